@@ -1,0 +1,167 @@
+"""The shapes in which a row may give its clip: what is accepted, and the fault of what is not."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# More than this is a spectrogram or a batch given by mistake, which averaging would turn into noise.
+MOST_CHANNELS = 32
+# `{"path": UNUSABLE + ...}` carries the fault of an entry that could not be stored, so its row can report it.
+UNUSABLE = "unusable-audio:"
+
+_ARRAY_REMEDY = "Give (samples,), (channels, samples) or (samples, channels): floats in [-1, 1], or int16."
+
+
+class AudioFault(ValueError):
+    """A clip that cannot be used, and what to do about it.
+
+    Args:
+        problem: what is wrong with which clip, without a full stop.
+        remedy: what to do instead, a sentence.
+    """
+
+    def __init__(self, problem: str, remedy: str = ""):
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}. {self.remedy}" if self.remedy else self.problem
+
+
+class Clip(NamedTuple):
+    """Samples in [-1, 1], (samples,) or (samples, channels) float32, and their rate in Hz."""
+
+    samples: np.ndarray
+    sampling_rate: int
+
+
+def holds_array(source: Any) -> bool:
+    """Whether an entry carries samples; they win over a path that stands beside them."""
+    return isinstance(source, Mapping) and source.get("array") is not None
+
+
+def array_clip(entry: Mapping[str, Any]) -> Clip:
+    """Check and scale the samples of an `{"array", "sampling_rate"}` entry.
+
+    Raises:
+        AudioFault: no usable rate, samples that are not numbers, 64-bit integers, or no clip's shape.
+    """
+    rate = entry.get("sampling_rate")
+    numeric = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
+    if not numeric or not 0 < rate < 2**31 or rate % 1:
+        raise AudioFault(
+            f"the audio array's sampling_rate is {short_repr(rate)}",
+            "Give the rate the array was recorded at, a whole number of Hz above zero.",
+        )
+    try:
+        samples = np.asarray(entry["array"])
+    except (ValueError, TypeError) as error:
+        raise AudioFault("the audio array is ragged or not made of numbers", _ARRAY_REMEDY) from error
+    return Clip(_scaled(_samples_first(samples)), int(rate))
+
+
+def _samples_first(samples: np.ndarray) -> np.ndarray:
+    if samples.ndim == 2 and samples.shape[0] <= samples.shape[1]:
+        samples = samples.T
+    if samples.ndim not in (1, 2) or (samples.ndim == 2 and not 1 <= samples.shape[1] <= MOST_CHANNELS):
+        raise AudioFault(f"the audio array has shape {samples.shape}, which is not a clip's", _ARRAY_REMEDY)
+    return samples[:, 0] if samples.ndim == 2 and samples.shape[1] == 1 else samples
+
+
+def _scaled(samples: np.ndarray) -> np.ndarray:
+    if samples.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # out of float32's range is infinite, and refused as such
+            return samples.astype(np.float32)
+    if samples.dtype.kind not in "iu" or samples.dtype.itemsize == 8:
+        raise AudioFault(
+            f"the audio array holds {samples.dtype} samples, which have no full scale",
+            "Divide them to floats in [-1, 1], or give a NumPy array of int16 or int32.",
+        )
+    half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+    middle = half if samples.dtype.kind == "u" else 0.0
+    return ((samples - middle) / half).astype(np.float32)
+
+
+def entry_file(source: Any) -> bytes | str:
+    """Where an entry's audio file is: its bytes, or the path of the file.
+
+    Raises:
+        AudioFault: the entry is none of the shapes that `load_audio` accepts.
+    """
+    if isinstance(source, Mapping) and ("bytes" in source or "path" in source):
+        source = _bytes_or_path(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
+    if isinstance(source, str | os.PathLike):
+        path = os.fsdecode(source)
+        if path.startswith(UNUSABLE):
+            raise AudioFault(*json.loads(path.removeprefix(UNUSABLE)))
+        return _data_address_bytes(path) if path.startswith("data:") else path
+    if source is None or source == "" or (isinstance(source, Mapping) and not source):
+        raise AudioFault(
+            "the audio entry is empty", "Give the clip's path, bytes or array, or remove the row."
+        )
+    shape = f"keys {sorted(map(str, source))}" if isinstance(source, Mapping) else type(source).__name__
+    raise AudioFault(
+        f"the audio entry {short_repr(source)} ({shape}) is not a clip",
+        'Give a path, bytes, {"path", "bytes"}, {"array", "sampling_rate"} or a data:audio/...;base64, '
+        "address; cast a datasets Audio column with Audio(decode=False).",
+    )
+
+
+def _bytes_or_path(entry: Mapping[str, Any]) -> Any:
+    content = entry.get("bytes")
+    if content is not None and not isinstance(content, bytes | bytearray | memoryview):
+        raise AudioFault(
+            f"the audio entry's bytes are of type {type(content).__name__}",
+            "In JSON, give a path or a data:audio/...;base64, address; in Python, give bytes.",
+        )
+    return entry.get("path") if content is None else content
+
+
+def _data_address_bytes(address: str) -> bytes:
+    head, comma, payload = address.partition(",")
+    if not comma or not head.startswith("data:audio/") or not head.endswith(";base64"):
+        raise AudioFault(
+            f"the data address starts with {short_repr(head)}",
+            "Write it as data:audio/wav;base64,... (RFC 2397).",
+        )
+    try:
+        return base64.b64decode("".join(payload.split()), validate=True)
+    except ValueError as error:  # damaged base64, or characters outside ASCII
+        reason = "padding or alphabet" if isinstance(error, binascii.Error) else "characters outside ASCII"
+        raise AudioFault(
+            f"the base64 of the data address does not decode ({reason})",
+            "Encode the audio file's bytes again with standard base64, padding included.",
+        ) from error
+
+
+def unusable_entry(fault: AudioFault) -> dict[str, Any]:
+    """A storable `{"bytes", "path"}` entry that raises the given fault whenever it is read."""
+    return {"bytes": None, "path": UNUSABLE + json.dumps([fault.problem, fault.remedy])}
+
+
+def entry_name(source: Any) -> str:
+    """How a fault names the clip: by its path where it has one."""
+    if holds_array(source):
+        return "the audio array"
+    if isinstance(source, Mapping):
+        path, inside = source.get("path"), source.get("bytes") is not None
+        return f"the audio of {short_repr(path)}" if inside and path else entry_name(path)
+    if isinstance(source, str | os.PathLike) and not os.fsdecode(source).startswith("data:"):
+        return f"audio file {short_repr(os.fsdecode(source))}"
+    return "the audio"
+
+
+def short_repr(value: object) -> str:
+    """repr() that a long value, base64 for example, does not turn into a page."""
+    text = repr(value)
+    return text if len(text) <= 160 else f"{text[:120]}...{text[-30:]}"

@@ -1,0 +1,165 @@
+"""The one batch every trainer, family and loss shares: K hypotheses for each of B clips.
+
+Axis letters, the same everywhere in the library:
+
+    B  clips in a batch            S  encoder frames (Whisper: 1500)
+    K  hypotheses for each clip    V  vocabulary
+    T  decoder tokens              D  model width
+    M  mel bins                    L  mel frames
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# How the audio of a clip reaches a model; a batch has exactly one of the two.
+AUDIO_KEYS = ("input_features", "input_values")
+# A row id below zero marks a placeholder: its clip was dropped as a bad row, its `keep` is all False.
+PLACEHOLDER_ROW_ID = -1
+
+
+class GroupBatch(Mapping[str, Tensor]):
+    """B clips with K hypotheses each, the audio held once per clip.
+
+    It is a `Mapping`, because `Trainer`, accelerate and the data loader move, pin, split and rebuild mappings.
+
+    Keys:
+        input_features: (B, M, L) float mel features, or
+        input_values: (B, N) float waveform at the model's rate.
+        audio_mask: optional (B, L) or (B, N), 1 where there is audio; for models that take an encoder mask.
+        tokens: (B, K, T + 1) long; prefix, transcript, end token, then padding. The decoder reads
+            `tokens[..., :-1]` and predicts `tokens[..., 1:]`.
+        keep: (B, K, T) bool, True where the predicted token counts: transcript and end token, never the prefix,
+            a prompt or padding. Never derived from token ids: Whisper's padding and end token share one id.
+        row_ids: (B,) long, the row of the data set; negative for a placeholder.
+        Anything else a method needs, one value for each clip, for example `ref_logps` (B, K).
+
+    Raises:
+        ValueError: the shapes of `tokens`, `keep`, `row_ids` and the audio do not belong together.
+    """
+
+    def __init__(self, data: Mapping[str, Tensor] | None = None, /, **tensors: Tensor):
+        self._tensors: dict[str, Tensor] = {**(data or {}), **tensors}
+        self._check_shapes()
+
+    def _check_shapes(self) -> None:
+        audio = [key for key in AUDIO_KEYS if key in self._tensors]
+        missing = [key for key in ("tokens", "keep", "row_ids") if key not in self._tensors]
+        if len(audio) != 1 or missing:
+            raise ValueError(
+                f"GroupBatch needs one of {AUDIO_KEYS} and tokens, keep, row_ids; got {sorted(self._tensors)}. "
+                "Build batches with SpeechCollator, or pass the missing tensors."
+            )
+        clips, hypotheses, length = self.tokens.shape
+        if self.keep.shape != (clips, hypotheses, length - 1):
+            raise ValueError(
+                f"keep marks the predicted tokens, so its shape is (B, K, T) for tokens (B, K, T + 1); got keep "
+                f"{tuple(self.keep.shape)} for tokens {tuple(self.tokens.shape)}. Leave out the first position."
+            )
+        if len(self.row_ids) != clips or len(self.audio) != clips:
+            raise ValueError(
+                f"audio comes once for each clip; got {len(self.audio)} clips of audio and {len(self.row_ids)} row "
+                f"ids for {clips} groups of tokens. Do not repeat the audio for each hypothesis."
+            )
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._tensors[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{key}={tuple(value.shape)}" for key, value in self._tensors.items())
+        return f"GroupBatch({shapes})"
+
+    @property
+    def audio_key(self) -> str:
+        return next(key for key in AUDIO_KEYS if key in self._tensors)
+
+    @property
+    def audio(self) -> Tensor:
+        """(B, M, L) features or (B, N) waveform."""
+        return self._tensors[self.audio_key]
+
+    @property
+    def audio_mask(self) -> Tensor | None:
+        return self._tensors.get("audio_mask")
+
+    @property
+    def tokens(self) -> Tensor:
+        """(B, K, T + 1)."""
+        return self._tensors["tokens"]
+
+    @property
+    def keep(self) -> Tensor:
+        """(B, K, T)."""
+        return self._tensors["keep"]
+
+    @property
+    def row_ids(self) -> Tensor:
+        """(B,)."""
+        return self._tensors["row_ids"]
+
+    @property
+    def num_hypotheses(self) -> int:
+        """K."""
+        return self.tokens.shape[1]
+
+    @property
+    def valid(self) -> Tensor:
+        """(B,) bool, False for placeholders of dropped rows."""
+        return self.row_ids >= 0
+
+    def replace(self, **tensors: Tensor) -> GroupBatch:
+        """The same batch with some tensors exchanged or added."""
+        return GroupBatch({**self._tensors, **tensors})
+
+
+class GroupScores(NamedTuple):
+    """What a model says of a `GroupBatch`; every field is (B, K, T) and zero where `keep` is False.
+
+    A family that scores a hypothesis as a whole (CTC, a classifier) has T = 1 here.
+    """
+
+    logps: Tensor  # log-probability of each token in nats, under the policy's temperature
+    entropy: Tensor  # entropy of the next-token distribution in nats, no gradient
+    mean_logits: Tensor  # mean logit over the vocabulary, no gradient; for TRL's `logits/*` metrics
+    is_top1: Tensor  # bool, whether the token is the most probable one
+    keep: Tensor  # bool, which entries count; the batch's own `keep` unless T = 1
+    states: Tensor  # what `encode` returned, to be shared with another model
+
+
+class GroupSamples(NamedTuple):
+    """K sampled hypotheses for each clip."""
+
+    tokens: Tensor  # (B, K, T + 1) long, prefix and end token included, padded on the right
+    keep: Tensor  # (B, K, T) bool, the sampled tokens
+    logps: Tensor  # (B, K, T) log-probability of each sampled token, zero where keep is False; (B, K, 1) of the whole
+    # hypothesis from a family that scores it as one
+    finished: Tensor  # (B, K) bool, False where the length limit cut the hypothesis
+
+
+def pad_tokens(sequences: list[list[list[int]]], first_kept: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Pack B lists of K token lists into `tokens` (B, K, T + 1) and `keep` (B, K, T).
+
+    Args:
+        sequences: for each clip K token lists, prefix and end token included.
+        first_kept: for each of them the position of the first token that counts (the length of its prefix).
+        pad: the id written behind the end; `keep`, not this id, says what is padding.
+    """
+    clips, hypotheses = len(sequences), len(sequences[0])
+    longest = max(len(ids) for group in sequences for ids in group)
+    tokens = torch.full((clips, hypotheses, longest), pad, dtype=torch.long)
+    keep = torch.zeros((clips, hypotheses, longest - 1), dtype=torch.bool)
+    for b, group in enumerate(sequences):
+        for k, ids in enumerate(group):
+            tokens[b, k, : len(ids)] = torch.tensor(ids)
+            keep[b, k, first_kept[b][k] - 1 : len(ids) - 1] = True
+    return tokens, keep

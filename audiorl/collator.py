@@ -1,0 +1,113 @@
+"""From rows to a `GroupBatch`: each clip is decoded and its features computed once, in the loader's workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audiorl.audio import AudioFault, load_audio
+from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch, pad_tokens
+from audiorl.datasets import BadRowsError, RowFault, SkippedRows, judge_row
+from audiorl.models import SpeechFamily, TokenizedText
+
+
+class SpeechCollator:
+    """Rows -> `GroupBatch`, with one hypothesis for each text column.
+
+    A row that turns out unusable only now (it came from a stream, or its audio breaks on decoding) is judged by the
+    same policy as in the check before training: it stops the run, or it is left out and written to `skipped_rows.jsonl`.
+    A batch of which nothing is left holds one placeholder that no loss counts.
+
+    Args:
+        family: the model's family; holds no weights, so it travels to worker processes.
+        text_columns: the columns that become hypotheses 0 ... K-1, e.g. ("chosen", "rejected").
+        distinct: whether a row's texts have to differ.
+        skipped: where unusable rows are written; None stops at the first batch that has one.
+        tensor_columns: numeric columns that travel along, one row for each clip.
+
+    Raises:
+        BadRowsError: an unusable row where `skipped` is None.
+    """
+
+    def __init__(
+        self,
+        family: SpeechFamily,
+        text_columns: Sequence[str] = ("chosen", "rejected"),
+        *,
+        distinct: bool = False,
+        skipped: SkippedRows | None = None,
+        tensor_columns: Sequence[str] = (),
+    ):
+        self.family = family
+        self.text_columns = tuple(text_columns)
+        self.distinct = distinct
+        self.skipped = skipped
+        self.tensor_columns = tuple(tensor_columns)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> GroupBatch:
+        usable, faults = [], []
+        for row in rows:
+            found = self._judge(row)
+            faults += found
+            if not found:
+                clip, fault = self._hear(row)
+                if fault is None:
+                    usable.append((row, clip))
+                else:
+                    faults.append(fault)
+        if faults:
+            if self.skipped is None:
+                raise BadRowsError(faults)
+            for fault in faults:
+                self.skipped.add(fault)
+        return self._batch(usable) if usable else self._placeholder()
+
+    def _judge(self, row: Mapping[str, Any]) -> list[RowFault]:
+        return judge_row(
+            row,
+            text_columns=self.text_columns,
+            tokenize=self.family.tokenize_row,
+            max_seconds=self.family.max_seconds,
+            distinct=self.distinct,
+        )
+
+    def _hear(self, row: Mapping[str, Any]) -> tuple[np.ndarray, None] | tuple[None, RowFault]:
+        try:
+            return load_audio(row["audio"], self.family.sampling_rate), None
+        except AudioFault as fault:
+            return None, RowFault(row["where"], row["row_id"], fault.problem, fault.remedy)
+
+    def _batch(self, usable: list[tuple[Mapping[str, Any], np.ndarray]]) -> GroupBatch:
+        texts: list[list[TokenizedText]] = [
+            [self.family.tokenize_row(row[column], row) for column in self.text_columns] for row, _ in usable
+        ]
+        tokens, keep = pad_tokens(
+            [[text.ids for text in group] for group in texts],
+            [[text.first_kept for text in group] for group in texts],
+            self.family.end_token,
+        )
+        extra = {name: torch.tensor([row[name] for row, _ in usable]) for name in self.tensor_columns}
+        row_ids = torch.tensor([row["row_id"] for row, _ in usable])
+        return GroupBatch(
+            **self.family.features([clip for _, clip in usable]),
+            tokens=tokens,
+            keep=keep,
+            row_ids=row_ids,
+            **extra,
+        )
+
+    def _placeholder(self) -> GroupBatch:
+        hypotheses = len(self.text_columns)
+        silence = np.zeros(self.family.sampling_rate // 10, dtype=np.float32)
+        extra: dict[str, Tensor] = {name: torch.zeros(1, hypotheses) for name in self.tensor_columns}
+        return GroupBatch(
+            **self.family.features([silence]),
+            tokens=torch.full((1, hypotheses, 2), self.family.end_token),
+            keep=torch.zeros((1, hypotheses, 1), dtype=torch.bool),
+            row_ids=torch.tensor([PLACEHOLDER_ROW_ID]),
+            **extra,
+        )

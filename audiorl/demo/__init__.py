@@ -1,0 +1,37 @@
+"""The embedded default: an offline speech synthesiser, sentences to say, and a small checkpoint to tune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from audiorl.demo.noise import NOISE_KINDS, add_noise, reverberate
+from audiorl.demo.rows import WINDOW_SECONDS, demo_rows, iterate_demo_rows
+from audiorl.demo.sentences import VOCABULARY, random_sentence
+from audiorl.demo.synthesiser import (
+    SAMPLING_RATE,
+    Synthesiser,
+    SynthesiserError,
+    SynthesiserMissing,
+    UnknownVoice,
+    Voice,
+)
+
+__all__ = [
+    "CHECKPOINT",
+    "NOISE_KINDS",
+    "SAMPLING_RATE",
+    "VOCABULARY",
+    "WINDOW_SECONDS",
+    "Synthesiser",
+    "SynthesiserError",
+    "SynthesiserMissing",
+    "UnknownVoice",
+    "Voice",
+    "add_noise",
+    "demo_rows",
+    "iterate_demo_rows",
+    "random_sentence",
+    "reverberate",
+]
+
+CHECKPOINT = Path(__file__).parent / "checkpoint"

@@ -1,0 +1,291 @@
+"""The recipe of the shipped checkpoint: `python -m audiorl.demo.train_base --output_dir demo_checkpoint`.
+
+1. synthesise clips of the `train` split and keep their log-mel features;
+2. learn a byte-level tokenizer from their sentences;
+3. train a stock Whisper from scratch: cross-entropy of the transcript, plus CTC over letters on the encoder's
+   states, whose head is thrown away afterwards (it teaches the encoder to align, which cross-attention alone
+   learns slowly from scratch);
+4. save in half precision, and print the word error rates on all splits as one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, ctc_loss
+from tqdm.auto import tqdm
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+from audiorl.demo.measure import word_error_rate
+from audiorl.demo.processor import build_model, build_processor
+from audiorl.demo.rows import demo_rows, iterate_demo_rows
+from audiorl.demo.sentences import split_sentence
+
+__all__ = ["Recipe", "main", "train"]
+
+_LETTERS = " abcdefghijklmnopqrstuvwxyz"
+_BLANK = len(_LETTERS)
+_IGNORED = -100
+_TOKENIZER_SENTENCES = 20_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the shipped checkpoint was trained with.
+
+    Args:
+        clips: synthetic clips, spoken once and reused in every epoch.
+        steps: optimizer steps.
+        batch_size: clips in a step.
+        learning_rate: peak of the cosine schedule.
+        warmup: steps of linear warm-up.
+        ctc_weight: share of the CTC loss over letters, 0 to 1.
+        seed: of clips, weights, order and masks.
+    """
+
+    clips: int = 10_000
+    steps: int = 4_000
+    batch_size: int = 16
+    learning_rate: float = 1.5e-3
+    warmup: int = 300
+    ctc_weight: float = 0.3
+    seed: int = 0
+
+
+@dataclass
+class Corpus:
+    """Features and texts of the training clips.
+
+    Args:
+        features: (clips, M, L) float16 log-mel.
+        texts: one transcript a clip.
+    """
+
+    features: Tensor
+    texts: list[str]
+
+
+def synthesise_corpus(processor: WhisperProcessor, recipe: Recipe, show_progress: bool = True) -> Corpus:
+    """Speak the training clips and keep their features.
+
+    Args:
+        processor: whose feature extractor is used.
+        recipe: number of clips and seed.
+        show_progress: draw a bar.
+
+    Returns:
+        The corpus.
+    """
+    extractor = processor.feature_extractor
+    shape = (recipe.clips, extractor.feature_size, extractor.nb_max_frames)
+    features, texts = torch.empty(shape, dtype=torch.float16), []
+    rows = iterate_demo_rows("train", recipe.clips, recipe.seed)
+    for index, row in enumerate(
+        tqdm(rows, total=recipe.clips, desc="speaking", disable=not show_progress, mininterval=1.0)
+    ):
+        audio = row["audio"]
+        mel = extractor(audio["array"], sampling_rate=audio["sampling_rate"], return_tensors="pt")
+        features[index] = mel.input_features[0].half()
+        texts.append(row["text"])
+    return Corpus(features, texts)
+
+
+def mask_spectrogram(features: Tensor, rng: np.random.Generator) -> Tensor:
+    """SpecAugment, light: one band of up to 10 mel bins and two spans of up to 0.15 s take the clip's mean.
+
+    Args:
+        features: (B, M, L), changed in place.
+        rng: the only source of randomness.
+
+    Returns:
+        (B, M, L), the same tensor.
+
+    Source: Park et al. 2019, arXiv:1904.08779.
+    """
+    _, bins, frames = features.shape
+    for clip in features:
+        mean = clip.mean()
+        low, width = int(rng.integers(bins - 10)), int(rng.integers(11))
+        clip[low : low + width] = mean
+        for _ in range(2):
+            start, span = int(rng.integers(frames - 15)), int(rng.integers(16))
+            clip[:, start : start + span] = mean
+    return features
+
+
+def learning_rate_share(step: int, recipe: Recipe) -> float:
+    """Share of the peak learning rate at `step`: linear warm-up, then a half cosine down to zero."""
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def token_targets(processor: WhisperProcessor, texts: list[str]) -> tuple[Tensor, Tensor]:
+    """Decoder inputs and what they have to predict.
+
+    Args:
+        processor: whose tokenizer is used; it adds prefix and end.
+        texts: B transcripts.
+
+    Returns:
+        inputs: (B, T) ids, padded with the end token.
+        targets: (B, T) ids, -100 in padding and where the prefix itself would be predicted.
+    """
+    ids = [processor.tokenizer(text).input_ids for text in texts]
+    longest = max(len(row) for row in ids) - 1
+    inputs = torch.full((len(ids), longest), processor.tokenizer.eos_token_id)
+    targets = torch.full((len(ids), longest), _IGNORED)
+    for row, sequence in enumerate(ids):
+        inputs[row, : len(sequence) - 1] = torch.tensor(sequence[:-1])
+        targets[row, 1 : len(sequence) - 1] = torch.tensor(sequence[2:])
+    return inputs, targets
+
+
+def letter_loss(logits: Tensor, texts: list[str]) -> Tensor:
+    """CTC over letters, mean over the batch of nats per letter.
+
+    Args:
+        logits: (B, S, letters + blank).
+        texts: B transcripts of lower-case letters and spaces.
+
+    Returns:
+        A scalar.
+
+    Source: Graves et al. 2006, Connectionist Temporal Classification.
+    """
+    targets = torch.tensor([_LETTERS.index(letter) for text in texts for letter in text])
+    frames = torch.full((len(texts),), logits.shape[1])
+    lengths = torch.tensor([len(text) for text in texts])
+    return ctc_loss(logits.log_softmax(-1).transpose(0, 1), targets, frames, lengths, blank=_BLANK)
+
+
+def train(
+    recipe: Recipe, processor: WhisperProcessor, corpus: Corpus, show_progress: bool = True
+) -> WhisperForConditionalGeneration:
+    """Train the checkpoint from random weights.
+
+    Args:
+        recipe: steps, batch size, learning rate, seed.
+        processor: tokenizer and feature shape.
+        corpus: what to train on.
+        show_progress: draw a bar with the loss.
+
+    Returns:
+        The trained model in float32, in evaluation mode.
+    """
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng(recipe.seed)
+    model = build_model(processor)
+    letters = nn.Linear(model.config.d_model, _BLANK + 1)
+    parameters = [*model.parameters(), *letters.parameters()]
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, recipe))
+    order = np.empty(0, dtype=np.int64)
+    bar = tqdm(range(recipe.steps), desc="training", disable=not show_progress, mininterval=1.0)
+    for step in bar:
+        if len(order) < recipe.batch_size:
+            order = np.concatenate([order, rng.permutation(len(corpus.texts))])
+        chosen, order = order[: recipe.batch_size], order[recipe.batch_size :]
+        texts = [corpus.texts[index] for index in chosen]
+        features = mask_spectrogram(corpus.features[torch.from_numpy(chosen)].float(), rng)
+        inputs, targets = token_targets(processor, texts)
+        out = model(input_features=features, decoder_input_ids=inputs, use_cache=False)
+        transcript_loss = cross_entropy(out.logits.flatten(0, 1), targets.flatten(), ignore_index=_IGNORED)
+        alignment_loss = letter_loss(letters(out.encoder_last_hidden_state), texts)
+        loss = (1 - recipe.ctc_weight) * transcript_loss + recipe.ctc_weight * alignment_loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trainable, 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 20 == 0:
+            bar.set_postfix(
+                nats_per_token=f"{transcript_loss:.3f}", ctc=f"{alignment_loss:.3f}", refresh=False
+            )
+    return model.eval()
+
+
+def measure_splits(
+    model: WhisperForConditionalGeneration, processor: WhisperProcessor, clips: int, seed: int
+) -> dict[str, Any]:
+    """Word error rates on fresh sentences of the checkpoint's own voices, and on both hard splits.
+
+    Args:
+        model: the checkpoint.
+        processor: its processor.
+        clips: clips of each split.
+        seed: of the rows.
+
+    Returns:
+        `{split: {"clips", "words", "wer"}}`.
+    """
+    figures = {}
+    for split in ("base", "tune", "held_out"):
+        rows = demo_rows(split, clips, seed)
+        words = sum(len(row["text"].split()) for row in rows)
+        wer = round(word_error_rate(model, processor, rows), 4)
+        figures[split] = {"clips": clips, "words": words, "wer": wer}
+    return figures
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line: one option for each field of `Recipe`, where to save, and how to run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m audiorl.demo.train_base", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path("demo_checkpoint"), help="folder to save in")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch, 1 or more")
+    parser.add_argument(
+        "--measure_clips", type=int, default=200, help="clips of each split to measure, 1 or more"
+    )
+    for name, default in asdict(Recipe()).items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the recipe from the command line, and print its figures as one line of JSON.
+
+    Args:
+        arguments: the command line; None takes the process's own.
+    """
+    options = parse_arguments(arguments)
+    torch.set_num_threads(options.threads)
+    recipe = Recipe(**{name: getattr(options, name) for name in asdict(Recipe())})
+    rng = np.random.default_rng(recipe.seed)
+    processor = build_processor(split_sentence("train", rng) for _ in range(_TOKENIZER_SENTENCES))
+    start = time.monotonic()
+    corpus = synthesise_corpus(processor, recipe)
+    spoken = time.monotonic()
+    model = train(recipe, processor, corpus)
+    trained = time.monotonic()
+    model.half().save_pretrained(options.output_dir)
+    processor.save_pretrained(options.output_dir)
+    # The figures are those of the saved, rounded weights.
+    saved = WhisperForConditionalGeneration.from_pretrained(options.output_dir, dtype=torch.float32).eval()
+    figures = {
+        "recipe": asdict(recipe),
+        "threads": options.threads,
+        "torch": torch.__version__,
+        "parameters": sum(parameter.numel() for parameter in saved.parameters()),
+        "minutes_speaking": round((spoken - start) / 60, 1),
+        "minutes_training": round((trained - spoken) / 60, 1),
+        "wer": measure_splits(saved, processor, options.measure_clips, seed=1),
+        "saved": str(options.output_dir),
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Substitutions, deletions and insertions of each utterance, and the error rates made of them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jiwer import process_characters, process_words
+from jiwer.transforms import AbstractTransform
+
+from audiorl.normalisers import normaliser
+
+UNITS = ("word", "character", "auto")
+
+# Scripts that put no space between words: Han, Hiragana, Katakana, Thai, Lao, Khmer, Myanmar.
+_UNSPACED = (
+    "\u2e80-\u2fd5\u3005\u3007\u3021-\u3029\u3038-\u303b\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufad9\U00020000-\U000323af"
+    "\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
+    "\u0e01-\u0e3a\u0e40-\u0e5b\u0e81-\u0edf\u1780-\u17f9\u19e0-\u19ff\u1000-\u109f\ua9e0-\ua9fe\uaa60-\uaa7f"
+)
+_UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
+_SPACE_BESIDE_UNSPACED = re.compile(rf"(?<=[{_UNSPACED}])\s+|\s+(?=[{_UNSPACED}])")
+
+
+class ErrorCounts(NamedTuple):
+    """How often one hypothesis, or a whole set of them, departs from the transcript."""
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    hits: int
+
+    @property
+    def words(self) -> int:
+        """Words (or characters) of the transcript: substitutions + deletions + hits."""
+        return self.substitutions + self.deletions + self.hits
+
+    @property
+    def errors(self) -> int:
+        """substitutions + deletions + insertions."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float:
+        """errors / max(words, 1), see `Errors.wer`."""
+        return self.errors / max(self.words, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """Error counts of N utterances, in the order in which they were given.
+
+    Attributes:
+        substitutions, deletions, insertions, hits: (N,) int64.
+        unit: "word" or "character", what was counted.
+        normaliser: name of the normaliser.
+        transcripts_digest: fingerprint of the normalised transcripts, so that two measurements can be told
+            to be of the same utterances.
+    """
+
+    substitutions: np.ndarray
+    deletions: np.ndarray
+    insertions: np.ndarray
+    hits: np.ndarray
+    unit: str
+    normaliser: str
+    transcripts_digest: str
+
+    def __post_init__(self) -> None:
+        for name in ErrorCounts._fields:
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __getitem__(self, place: int) -> ErrorCounts:
+        """Counts of one utterance."""
+        return ErrorCounts(*(int(getattr(self, name)[place]) for name in ErrorCounts._fields))
+
+    @property
+    def words(self) -> np.ndarray:
+        """(N,) words (or characters) of each transcript."""
+        return self.substitutions + self.deletions + self.hits
+
+    @property
+    def errors(self) -> np.ndarray:
+        """(N,) substitutions + deletions + insertions of each utterance."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def total(self) -> ErrorCounts:
+        """Sums over all utterances."""
+        return ErrorCounts(*(int(getattr(self, name).sum()) for name in ErrorCounts._fields))
+
+    @property
+    def wer(self) -> float:
+        """Corpus error rate, a fraction; the character error rate where `unit` is "character".
+
+            wer = sum of errors / max(sum of words, 1)
+
+        Sums come first, so an utterance with an empty transcript has a share: its insertions. Where all
+            transcripts
+        are empty the value is the number of insertions (0 for silence everywhere), as in jiwer; it is
+        finite, and no rate in the usual sense: `words` is 0 there.
+        """
+        return self.total.rate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and strings for JSON; `Errors(**errors.to_dict())` gives the same errors back."""
+        counts = {name: getattr(self, name).tolist() for name in ErrorCounts._fields}
+        return {
+            **counts,
+            "unit": self.unit,
+            "normaliser": self.normaliser,
+            "transcripts_digest": self.transcripts_digest,
+        }
+
+
+def count_errors(
+    transcripts: Sequence[str],
+    hypotheses: Sequence[str],
+    *,
+    unit: str = "word",
+    normalise: str | Callable[[str], str] = "none",
+) -> Errors:
+    """Align each hypothesis with its transcript by the fewest substitutions, deletions and insertions.
+
+    An empty transcript with n words in the hypothesis has n insertions and no words of its own; an empty
+    hypothesis for n words has n deletions. Both texts are normalised alike.
+
+    Args:
+        transcripts: N true texts.
+        hypotheses: N texts of the model, in the same order.
+        unit: "word" splits at white space. "character" counts code points; a run of spaces is one character,
+            except beside a script written without spaces, where it is none ("你好 世界" has 4, "at sea"
+            has 6). "auto" chooses once for all utterances: characters if more than half of the transcripts'
+            letters are Han, Hiragana, Katakana, Thai, Lao, Khmer or Myanmar, otherwise words. Measure a
+            multilingual set one language at a time.
+        normalise: a name or function that `audiorl.normalisers.normaliser` takes.
+
+    Returns:
+        `Errors` with (N,) counts.
+
+    Raises:
+        ValueError: unequal numbers of texts, something that is no text, an unknown unit or normaliser.
+
+    Source: Levenshtein alignment by jiwer; where several alignments are shortest their sum is fixed, their
+    split into substitutions, deletions and insertions is jiwer's choice.
+    """
+    _check_texts(transcripts, hypotheses)
+    function = normaliser(normalise)
+    true, said = [function(text) for text in transcripts], [function(text) for text in hypotheses]
+    unit = resolve_unit(unit, true)
+    rows = _align(true, said, unit)
+    counts = np.array(rows, dtype=np.int64).reshape(len(rows), len(ErrorCounts._fields))
+    substitutions, deletions, insertions, hits = counts.T
+    return Errors(substitutions, deletions, insertions, hits, unit, function.name, _digest(true))
+
+
+def resolve_unit(unit: str, transcripts: Sequence[str]) -> str:
+    """ "word" or "character" as they are; "auto" by the script of the transcripts, see `count_errors`."""
+    if unit not in UNITS:
+        raise ValueError(
+            f"Errors are counted in one unit of {', '.join(UNITS)}; got unit={unit!r}. "
+            "Choose 'character' for scripts without spaces between words, 'word' for the others, or 'auto'."
+        )
+    if unit != "auto":
+        return unit
+    text = "".join(transcripts)
+    unspaced = sum(character.isalpha() for character in _UNSPACED_CHARACTER.findall(text))
+    letters = sum(character.isalpha() for character in text)
+    return "character" if 2 * unspaced > letters else "word"
+
+
+class _Words(AbstractTransform):
+    """jiwer's own splitter knows one kind of space and refuses texts without words."""
+
+    def process_string(self, s: str) -> list[str]:
+        return s.split()
+
+
+class _Characters(AbstractTransform):
+    def process_string(self, s: str) -> list[str]:
+        return list(" ".join(_SPACE_BESIDE_UNSPACED.sub("", s).split()))
+
+
+def _align(transcripts: list[str], hypotheses: list[str], unit: str) -> list[ErrorCounts]:
+    if unit == "word":
+        alignments = process_words(transcripts, hypotheses, _Words(), _Words()).alignments
+    else:
+        alignments = process_characters(transcripts, hypotheses, _Characters(), _Characters()).alignments
+    return [_count(chunks) for chunks in alignments]
+
+
+def _count(chunks: list[Any]) -> ErrorCounts:
+    lengths = {"substitute": 0, "delete": 0, "insert": 0, "equal": 0}
+    for chunk in chunks:
+        # an insertion has no extent in the transcript, a deletion none in the hypothesis
+        lengths[chunk.type] += max(
+            chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx
+        )
+    return ErrorCounts(*lengths.values())
+
+
+def _check_texts(transcripts: Sequence[str], hypotheses: Sequence[str]) -> None:
+    if isinstance(transcripts, str) or isinstance(hypotheses, str):
+        raise ValueError(
+            "Errors are counted over lists of texts; got a single str. Put it in a list: "
+            "count_errors([transcript], [hypothesis])."
+        )
+    if len(transcripts) != len(hypotheses):
+        raise ValueError(
+            f"Each hypothesis is compared with its transcript; got {len(transcripts)} transcripts and "
+            f"{len(hypotheses)} hypotheses. Pass one hypothesis for each clip, '' where nothing was said."
+        )
+    for name, texts in (("transcripts", transcripts), ("hypotheses", hypotheses)):
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"Errors are counted between texts; {name}[{place}] is {type(text).__name__}. "
+                    "Pass a str, '' for silence."
+                )
+
+
+def _digest(transcripts: Sequence[str]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for text in transcripts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()

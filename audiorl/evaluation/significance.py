@@ -1,0 +1,171 @@
+"""How sure an error rate is, and whether two of them differ: the bootstrap over utterances or speakers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from audiorl.evaluation.error_rates import Errors
+
+# Resampled places held at once; bounds memory at some tens of MB whatever the number of utterances.
+_PLACES_AT_ONCE = 2_000_000
+
+
+class PairedResult(NamedTuple):
+    """The change of the corpus error rate from one system to another on the same utterances."""
+
+    difference: float  # after - before, a fraction: negative where `after` makes fewer errors
+    low: float  # lower end of the 95 % interval of the difference
+    high: float  # upper end
+    p_value: float  # two-sided, in (0, 1]
+
+
+def bootstrap_interval(
+    errors: Errors,
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+    groups: Sequence[Any] | np.ndarray | None = None,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the corpus error rate.
+
+    Each resample draws N utterances (or all utterances of G drawn speakers) with replacement and computes
+
+        wer* = sum of errors / max(sum of words, 1)
+
+    The interval runs from the (1 - level) / 2 to the (1 + level) / 2 quantile of wer*.
+
+    Args:
+        errors: counts of N utterances.
+        level: coverage aimed at, in (0, 1).
+        resamples: > 0.
+        seed: of `numpy.random.default_rng`.
+        groups: (N,) speaker of each utterance. Clips of one speaker are not independent, and without this the
+            interval speaks of new clips of these speakers, not of new speakers. With few speakers (under
+            about 20) it is still too narrow.
+
+    Returns:
+        (low, high), fractions.
+
+    Raises:
+        ValueError: fewer than two utterances or speakers, or arguments out of range.
+
+    Source: Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance
+    evaluation", ICASSP.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"An interval covers a share between 0 and 1; got level={level}. Try level=0.95.")
+    sums = _sum_groups(np.stack([errors.errors, errors.words], axis=1), groups)
+    error_sums, word_sums = _resample(sums, resamples, seed).T
+    rates = error_sums / np.maximum(word_sums, 1)
+    low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def paired_bootstrap(
+    before: Errors,
+    after: Errors,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    groups: Sequence[Any] | np.ndarray | None = None,
+) -> PairedResult:
+    """Test whether two systems differ, measured on the same utterances.
+
+    Both systems are resampled with the same draws; d* is the difference of their corpus rates in one of R
+    resamples:
+
+        d* = (sum of errors after - sum of errors before) / max(sum of words, 1)
+        p  = min(1, 2 * min(1 + #(d* <= 0), 1 + #(d* >= 0)) / (R + 1))
+
+    which is twice the smaller bootstrap probability that the change has, or lacks, the other sign. A tie
+    counts on both sides, so equal systems have p = 1; the added one keeps p above 0: the smallest value is
+    2 / (R + 1). A 95 % interval of d* that leaves out 0 goes with p < 0.05 (but for the added one). Swapping
+    the two turns the signs and keeps p.
+
+    Args:
+        before, after: counts of the same N utterances in the same order.
+        resamples: R > 0.
+        seed: of `numpy.random.default_rng`.
+        groups: (N,) speaker of each utterance; whole speakers are drawn, see `bootstrap_interval`.
+
+    Returns:
+        `PairedResult`; low and high are the 2.5 % and 97.5 % quantiles of d*.
+
+    Raises:
+        ValueError: the two were not measured on the same utterances with the same unit and normaliser, fewer
+            than two utterances or speakers, or arguments out of range.
+
+    Source: Bisani and Ney 2004, ICASSP (their probability of improvement is #(d* < 0) / R); the added one:
+    Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 4.2.
+    """
+    _check_same_utterances(before, after)
+    change = after.errors - before.errors
+    sums = _sum_groups(np.stack([change, before.words], axis=1), groups)
+    change_sums, word_sums = _resample(sums, resamples, seed).T
+    differences = change_sums / np.maximum(word_sums, 1)
+    low, high = np.quantile(differences, [0.025, 0.975])
+    rarer = 1 + min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    difference = int(change.sum()) / max(int(before.words.sum()), 1)
+    return PairedResult(difference, float(low), float(high), min(1.0, 2 * rarer / (resamples + 1)))
+
+
+def _resample(sums: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """(G, 2) counts -> (resamples, 2) totals of G draws with replacement."""
+    if resamples < 1:
+        raise ValueError(f"The bootstrap needs at least one resample; got resamples={resamples}. Try 10_000.")
+    rng = np.random.default_rng(seed)
+    size = len(sums)
+    totals = np.empty((resamples, 2), dtype=np.int64)
+    step = max(_PLACES_AT_ONCE // size, 1)
+    for start in range(0, resamples, step):
+        stop = min(start + step, resamples)
+        drawn = rng.integers(0, size, size=(stop - start, size))
+        for column in range(2):
+            totals[start:stop, column] = np.take(sums[:, column], drawn).sum(axis=1)
+    return totals
+
+
+def _sum_groups(counts: np.ndarray, groups: Sequence[Any] | np.ndarray | None) -> np.ndarray:
+    """(N, 2) counts of utterances -> (G, 2) counts of the units that are drawn."""
+    if groups is None:
+        drawn = counts
+    else:
+        if len(groups) != len(counts):
+            raise ValueError(
+                f"groups names the speaker of each utterance; got {len(groups)} for {len(counts)} "
+                "utterances. Pass one for each, in the order of the utterances."
+            )
+        # by value, not by numpy's order: speakers may be of mixed types
+        places: dict[Any, int] = {}
+        group_of = np.array([places.setdefault(group, len(places)) for group in groups], dtype=np.int64)
+        drawn = np.zeros((len(places), 2), dtype=np.int64)
+        np.add.at(drawn, group_of, counts)
+    if len(drawn) < 2:
+        kind = "utterances" if groups is None else "speakers"
+        raise ValueError(
+            f"The bootstrap measures spread between {kind}, so it needs at least 2; got {len(drawn)}. "
+            + ("Measure more clips." if groups is None else "Leave groups out to resample utterances.")
+        )
+    return drawn
+
+
+def _check_same_utterances(before: Errors, after: Errors) -> None:
+    for what, one, other in (
+        ("numbers of utterances", len(before), len(after)),
+        ("units", before.unit, after.unit),
+        ("normalisers", before.normaliser, after.normaliser),
+    ):
+        if one != other:
+            raise ValueError(
+                f"A paired test compares two systems on the same utterances; their {what} differ: "
+                f"before {one!r}, after {other!r}. Measure both on the same rows with the same settings."
+            )
+    if before.transcripts_digest != after.transcripts_digest:
+        raise ValueError(
+            "A paired test compares two systems on the same utterances; the transcripts of before and "
+            "after differ (or their order does). Measure both on the same rows in the same order."
+        )

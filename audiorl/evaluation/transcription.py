@@ -1,0 +1,206 @@
+"""Let a model transcribe a data set, batch by batch, longest clips first."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from audiorl.audio import AudioFault, load_audio
+
+Row = Mapping[str, Any]
+
+# Batches that are sorted by duration together: enough for even batches, little enough for streams.
+BATCHES_SORTED_TOGETHER = 64
+
+
+class TranscribedRow(NamedTuple):
+    """One row and what the model said of it."""
+
+    row: Row
+    hypothesis: str
+    seconds: float  # of audio, at the model's rate
+
+
+def transcribe(
+    model: nn.Module,
+    processor: Any,
+    rows: Any,
+    *,
+    batch_size: int = 16,
+    max_new_tokens: int | None = None,
+    num_beams: int | None = None,
+    progress: bool = True,
+    family: Any = None,
+) -> list[str]:
+    """What the model says of each clip, decoded as its generation config says.
+
+    Batches are made of clips of similar length where rows carry `duration` (seconds); the result does not
+    depend on it beyond rounding. Rows may carry `language` and `task`. The model is in evaluation mode
+    meanwhile; every submodule then returns to the mode it was in.
+
+    Args:
+        model: a speech model, wrapped or not.
+        processor: its processor.
+        rows: whatever `audiorl.datasets.speech_rows` takes, streams included.
+        batch_size: clips decoded at once, > 0.
+        max_new_tokens: limit of tokens for each clip; None leaves it to the generation config.
+        num_beams: beams of the search; None leaves it to the generation config.
+        progress: show a progress bar.
+        family: the model's family; None asks `audiorl.models.speech_family`.
+
+    Returns:
+        One hypothesis for each row, in the order of the rows.
+
+    Raises:
+        AudioFault: a clip cannot be read or is longer than the model's window; the message names the row.
+            Nothing is skipped or cut.
+    """
+    family = family or family_of(model, processor)
+    generation = generation_settings(max_new_tokens, num_beams)
+    done = transcribed_rows(model, family, rows, generation, batch_size=batch_size, progress=progress)
+    return [found.hypothesis for found in done]
+
+
+def family_of(model: nn.Module, processor: Any) -> Any:
+    # a family brings transformers' models, which counting errors does not need
+    from audiorl.models import speech_family
+
+    return speech_family(model, processor)
+
+
+def generation_settings(max_new_tokens: int | None, num_beams: int | None) -> dict[str, int]:
+    """Only what the caller set; the rest is the generation config's."""
+    given = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def transcribed_rows(
+    model: nn.Module,
+    family: Any,
+    rows: Any,
+    generation: Mapping[str, Any],
+    *,
+    batch_size: int,
+    progress: bool,
+    check: Callable[[Row, str], None] | None = None,
+) -> Iterator[TranscribedRow]:
+    """Rows with their hypotheses, in order; at most `BATCHES_SORTED_TOGETHER` batches of rows are held at
+    once.
+
+    Args:
+        generation: keywords for `family.transcribe`.
+        check: called with each row and its place before anything of its window is decoded; raises to refuse
+            it.
+    """
+    if batch_size < 1:
+        raise ValueError(
+            f"Clips are decoded in batches of at least one; got batch_size={batch_size}. Try 16."
+        )
+    known = read_rows(rows)
+    total = len(known) if isinstance(known, Sized) else None
+    with (
+        evaluation_mode(model),
+        tqdm(total=total, unit="clip", desc="transcribing", disable=not progress) as bar,
+    ):
+        for window in _windows(known, batch_size * BATCHES_SORTED_TOGETHER):
+            if check is not None:
+                for place, row in window:
+                    check(row, where(place, row))
+            found: dict[int, TranscribedRow] = {}
+            for batch in _batches(_longest_first(window), batch_size):
+                found.update(_transcribe_batch(model, family, batch, generation))
+                bar.update(len(batch))
+            yield from (found[place] for place, _ in window)
+
+
+def read_rows(rows: Any) -> Iterable[Row]:
+    from audiorl.datasets import speech_rows
+
+    return speech_rows(rows)
+
+
+def where(place: int, row: Row) -> str:
+    """How a message names a row: its file and line where known, else its number from 0; and its id if any."""
+    name = row.get("where") or f"row {place}"
+    return f"{name} (id {row['id']})" if row.get("id") is not None else str(name)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards each submodule is in the mode it was in.
+
+    A single `model.train()` at the end would wake the dropout of a frozen part.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _windows(rows: Iterable[Row], size: int) -> Iterator[list[tuple[int, Row]]]:
+    numbered = enumerate(rows)
+    while window := list(itertools.islice(numbered, size)):
+        yield window
+
+
+def _longest_first(window: list[tuple[int, Row]]) -> list[tuple[int, Row]]:
+    durations = [row.get("duration") for _, row in window]
+    if any(duration is None for duration in durations):
+        return window
+    order = np.argsort([-float(duration) for duration in durations], kind="stable")
+    return [window[place] for place in order]
+
+
+def _batches(window: list[tuple[int, Row]], size: int) -> Iterator[list[tuple[int, Row]]]:
+    for start in range(0, len(window), size):
+        yield window[start : start + size]
+
+
+def _transcribe_batch(
+    model: nn.Module, family: Any, batch: list[tuple[int, Row]], generation: Mapping[str, Any]
+) -> Iterator[tuple[int, TranscribedRow]]:
+    clips = [load_clip(row, where(place, row), family) for place, row in batch]
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    audio = {name: tensor.to(device) for name, tensor in family.features(clips).items()}
+    with torch.no_grad():
+        hypotheses = family.transcribe(model, audio, **_per_row(batch), **generation)
+    for (place, row), clip, hypothesis in zip(batch, clips, hypotheses, strict=True):
+        yield place, TranscribedRow(row, hypothesis, len(clip) / family.sampling_rate)
+
+
+def _per_row(batch: list[tuple[int, Row]]) -> dict[str, Sequence[str | None]]:
+    settings: dict[str, Sequence[str | None]] = {}
+    for keyword, column in (("languages", "language"), ("tasks", "task")):
+        values = [row.get(column) for _, row in batch]
+        if any(value is not None for value in values):
+            settings[keyword] = values
+    return settings
+
+
+def load_clip(row: Row, place: str, family: Any) -> np.ndarray:
+    """The samples of a row's clip at the family's rate.
+
+    Raises:
+        AudioFault: naming the row; the clip cannot be read, or is longer than the family's window.
+    """
+    try:
+        clip = load_audio(row.get("audio"), family.sampling_rate)
+    except AudioFault as fault:
+        raise AudioFault(f"{place}: {fault.problem}", fault.remedy) from fault
+    limit = family.max_seconds
+    if limit is not None and len(clip) > round(limit * family.sampling_rate):
+        raise AudioFault(
+            f"{place}: the clip lasts {len(clip) / family.sampling_rate:.2f} s, the model hears {limit:g} s",
+            "Cut the clip and its transcript, or leave the row out; words not heard would count as errors.",
+        )
+    return clip

@@ -1,0 +1,69 @@
+"""Losses as pure functions of tensors; importing them loads torch and nothing of transformers."""
+
+from audiorl.losses.anchored_losses import (
+    apo_down_loss,
+    apo_zero_loss,
+    bco_pair_loss,
+    nca_pair_loss,
+    sft_loss,
+    sppo_hard_loss,
+)
+from audiorl.losses.divergences import F_DIVERGENCES, f_divergence_scores
+from audiorl.losses.margin_losses import (
+    discopop_loss,
+    exo_pair_loss,
+    hinge_loss,
+    ipo_loss,
+    robust_loss,
+    sigmoid_loss,
+    sigmoid_norm_loss,
+)
+from audiorl.losses.objective import CombinedObjective, LossTerm, ObjectiveTerms, resolve_losses
+from audiorl.losses.pair_scores import PairScores, pair_scores
+from audiorl.losses.preference import LOSS_PRESETS, PREFERENCE_LOSSES, PreferenceObjective
+from audiorl.losses.reductions import (
+    length_desensitized_sum,
+    length_mean,
+    pair_mean,
+    sequence_reduction,
+    sequence_sum,
+    token_mean,
+)
+from audiorl.losses.settings import LossSettingError
+from audiorl.losses.transport_losses import aot_loss, aot_unpaired_loss
+
+__all__ = [
+    "F_DIVERGENCES",
+    "LOSS_PRESETS",
+    "PREFERENCE_LOSSES",
+    "CombinedObjective",
+    "LossSettingError",
+    "LossTerm",
+    "ObjectiveTerms",
+    "PairScores",
+    "PreferenceObjective",
+    "aot_loss",
+    "aot_unpaired_loss",
+    "apo_down_loss",
+    "apo_zero_loss",
+    "bco_pair_loss",
+    "discopop_loss",
+    "exo_pair_loss",
+    "f_divergence_scores",
+    "hinge_loss",
+    "ipo_loss",
+    "length_desensitized_sum",
+    "length_mean",
+    "nca_pair_loss",
+    "pair_mean",
+    "pair_scores",
+    "resolve_losses",
+    "robust_loss",
+    "sequence_reduction",
+    "sequence_sum",
+    "sft_loss",
+    "sigmoid_loss",
+    "sigmoid_norm_loss",
+    "sppo_hard_loss",
+    "token_mean",
+]

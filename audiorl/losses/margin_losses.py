@@ -1,0 +1,208 @@
+"""Losses of the difference between the two transcripts' scores; they take any f-divergence.
+
+Every function returns (B,), one value for each pair, never reduced. With `divergence` at its default the
+scores are the log-ratios, and
+
+    delta[b] = divergence(logps - ref_logps)[b, 0] - divergence(logps - ref_logps)[b, 1]
+
+is the margin in nats.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from audiorl.losses.divergences import ScoreFunction, reverse_kl_scores
+from audiorl.losses.pair_scores import PairScores
+from audiorl.losses.reductions import length_mean
+
+# The square of a larger error, times the slope of a clamped exponential, would leave float32.
+MAX_SQUARED_ERROR_ROOT = 1e18
+
+
+def _difference(scores: Tensor) -> Tensor:
+    return scores[:, 0] - scores[:, 1]
+
+
+def _delta(pairs: PairScores, divergence: ScoreFunction) -> Tensor:
+    return _difference(divergence(pairs.log_ratios))
+
+
+def _delta_per_token(pairs: PairScores, divergence: ScoreFunction) -> Tensor:
+    return _difference(length_mean(divergence(pairs.log_ratios), pairs.lengths))
+
+
+def sigmoid_loss(pairs: PairScores, *, beta: float, divergence: ScoreFunction = reverse_kl_scores) -> Tensor:
+    """Raise the chosen transcript above the rejected one, relative to a frozen policy: DPO.
+
+        loss[b] = -log sigmoid(beta * delta[b])
+
+    Args:
+        pairs: (B, 2) log-probabilities under both policies.
+        beta: > 0; larger keeps the policy closer to the frozen one.
+        divergence: from log-ratios to scores.
+
+    Returns:
+        (B,) >= 0.
+
+    Source: Rafailov et al. 2023, arXiv:2305.18290, eq. 7. As in TRL without label smoothing, which
+    `robust_loss` has.
+    """
+    return -F.logsigmoid(beta * _delta(pairs, divergence))
+
+
+def hinge_loss(pairs: PairScores, *, beta: float, divergence: ScoreFunction = reverse_kl_scores) -> Tensor:
+    """Push the margin up to 1 / beta and no further.
+
+        loss[b] = max(0, 1 - beta * delta[b])
+
+    Args:
+        pairs: (B, 2) log-probabilities under both policies.
+        beta: > 0; 1 / beta is the wanted margin in nats.
+        divergence: from log-ratios to scores.
+
+    Returns:
+        (B,) >= 0.
+
+    Source: Zhao et al. 2023 (SLiC-HF), arXiv:2305.10425, section 2; relative to the frozen policy as in
+    Liu et al. 2023 (RSO), arXiv:2309.06657.
+    """
+    return torch.relu(1 - beta * _delta(pairs, divergence))
+
+
+def ipo_loss(pairs: PairScores, *, beta: float, divergence: ScoreFunction = reverse_kl_scores) -> Tensor:
+    """Regress the margin per token onto a fixed target, so that no preference drives it to infinity.
+
+        h[b]    = score[b, 0] / lengths[b, 0] - score[b, 1] / lengths[b, 1]
+        loss[b] = (h[b] - 1 / (2 beta))^2
+
+    The division by lengths is TRL's reading, not the equation's. An |error| above 1e18, which only an
+    exponential divergence reaches, counts as 1e18 with gradient 0.
+
+    Args:
+        pairs: (B, 2) log-probabilities under both policies.
+        beta: > 0; the paper's tau.
+        divergence: from log-ratios to scores.
+
+    Returns:
+        (B,) >= 0.
+
+    Source: Azar et al. 2023, arXiv:2310.12036, eq. 17.
+    """
+    error = _delta_per_token(pairs, divergence) - 1 / (2 * beta)
+    return error.clamp(-MAX_SQUARED_ERROR_ROOT, MAX_SQUARED_ERROR_ROOT).square()
+
+
+def robust_loss(
+    pairs: PairScores,
+    *,
+    beta: float,
+    label_smoothing: float = 0.0,
+    divergence: ScoreFunction = reverse_kl_scores,
+) -> Tensor:
+    """DPO corrected for labels that are flipped at a known rate; its mean over such flips is the clean loss.
+
+        x[b]    = beta * delta[b]
+        loss[b] = (-(1 - e) log sigmoid(x[b]) + e log sigmoid(-x[b])) / (1 - 2e),  e = label_smoothing
+
+    Args:
+        pairs: (B, 2) log-probabilities under both policies.
+        beta: > 0.
+        label_smoothing: 0 <= e < 0.5, the share of pairs whose order is wrong.
+        divergence: from log-ratios to scores.
+
+    Returns:
+        (B,), negative where a large margin is disbelieved.
+
+    Source: Chowdhury et al. 2024, arXiv:2403.00409, section 3.1.
+    """
+    x = beta * _delta(pairs, divergence)
+    as_labelled = -F.logsigmoid(x)
+    flipped = -F.logsigmoid(-x)
+    return ((1 - label_smoothing) * as_labelled - label_smoothing * flipped) / (1 - 2 * label_smoothing)
+
+
+def exo_pair_loss(
+    pairs: PairScores, *, beta: float, label_smoothing: float, divergence: ScoreFunction = reverse_kl_scores
+) -> Tensor:
+    """Reverse KL between the policy's belief about the pair and the smoothed label.
+
+        p[b]    = (sigmoid(beta * delta[b]), sigmoid(-beta * delta[b]))
+        loss[b] = KL(p[b] || (1 - e, e)),  e = label_smoothing
+
+    Args:
+        pairs: (B, 2) log-probabilities under both policies.
+        beta: > 0.
+        label_smoothing: 0 < e < 0.5; the paper takes 1e-3. At 0 the loss is infinite.
+        divergence: from log-ratios to scores.
+
+    Returns:
+        (B,) >= 0, at most -log e.
+
+    Source: Ji et al. 2024 (EXO), arXiv:2402.00856, eq. 16.
+    """
+    x = beta * _delta(pairs, divergence)
+    chosen = torch.sigmoid(x) * (F.logsigmoid(x) - math.log1p(-label_smoothing))
+    rejected = torch.sigmoid(-x) * (F.logsigmoid(-x) - math.log(label_smoothing))
+    return chosen + rejected
+
+
+def discopop_loss(
+    pairs: PairScores,
+    *,
+    beta: float,
+    discopop_tau: float = 0.05,
+    divergence: ScoreFunction = reverse_kl_scores,
+) -> Tensor:
+    """A logistic loss that turns exponential where the margin is positive.
+
+        x[b]    = beta * delta[b],  m[b] = sigmoid(x[b] / tau)
+        loss[b] = -(1 - m[b]) log sigmoid(x[b]) + m[b] exp(-x[b])
+
+    exp(-x) alone overflows where the margin is very negative; m exp(-x) = exp(log sigmoid(x / tau) - x) does
+    not. For tau <= 1 it is at most 1; for tau > 1 the formula itself grows like exp(|x| (1 - 1 / tau)), and
+    float32 ends where that exponent passes 88.
+
+    The formula is not monotone: at tau = 0.05 its slope is positive for -0.12 < x < 0.07, with a local
+    minimum at the lower end. Training starts at x = 0, and its first steps narrow the margin.
+
+    Args:
+        pairs: (B, 2) log-probabilities under both policies.
+        beta: > 0.
+        discopop_tau: > 0; the paper takes 0.05.
+        divergence: from log-ratios to scores.
+
+    Returns:
+        (B,) >= 0.
+
+    Source: Lu et al. 2024 (DiscoPOP), arXiv:2406.08414, eq. 5.
+    """
+    x = beta * _delta(pairs, divergence)
+    logistic = -F.logsigmoid(x) * torch.sigmoid(-x / discopop_tau)
+    exponential = torch.exp(F.logsigmoid(x / discopop_tau) - x)
+    return logistic + exponential
+
+
+def sigmoid_norm_loss(
+    pairs: PairScores, *, beta: float, divergence: ScoreFunction = reverse_kl_scores
+) -> Tensor:
+    """DPO on scores per token, so that a long transcript does not weigh more than a short one.
+
+        h[b]    = score[b, 0] / lengths[b, 0] - score[b, 1] / lengths[b, 1]
+        loss[b] = -log sigmoid(beta * h[b])
+
+    Args:
+        pairs: (B, 2) log-probabilities under both policies.
+        beta: > 0; larger than for `sigmoid_loss`, since h is smaller by a length (the source takes 5).
+        divergence: from log-ratios to scores.
+
+    Returns:
+        (B,) >= 0.
+
+    Source: Lambert et al. 2024 (Tulu 3), arXiv:2411.15124, its length-normalised DPO.
+    """
+    return -F.logsigmoid(beta * _delta_per_token(pairs, divergence))

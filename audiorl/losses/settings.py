@@ -1,0 +1,57 @@
+"""Checks of what a user sets on a loss; they run when an objective is built, never at a training step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from difflib import get_close_matches
+from numbers import Real
+
+
+class LossSettingError(ValueError):
+    """A loss was asked for with a name, weight or number it cannot work with."""
+
+
+def finite_number(name: str, value: object) -> float:
+    """`value` as a float.
+
+    Args:
+        name: what the user calls the setting; opens the error message.
+        value: any finite real number; a bool is not one.
+
+    Raises:
+        LossSettingError: `value` is not a number, or infinite, or NaN.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise LossSettingError(
+            f"{name} has to be a finite number; got {value!r}. Set {name} to a plain number."
+        )
+    return float(value)
+
+
+def positive_number(name: str, value: object) -> float:
+    """`value` as a float above 0.
+
+    Raises:
+        LossSettingError: `value` is not a finite number above 0.
+    """
+    number = finite_number(name, value)
+    if number <= 0:
+        raise LossSettingError(
+            f"{name} has to be above 0; got {value!r}. Raise {name}, 0.1 is a usual start."
+        )
+    return number
+
+
+def known_name(setting: str, name: object, known: Iterable[str]) -> str:
+    """`name`, if it is one of `known`.
+
+    Raises:
+        LossSettingError: it is not; the message has the nearest name and the whole list.
+    """
+    names = sorted(known)
+    if isinstance(name, str) and name in names:
+        return name
+    nearest = get_close_matches(str(name), names, n=1, cutoff=0.5)
+    guess = f"Did you mean {nearest[0]!r}? " if nearest else ""
+    raise LossSettingError(f"{setting} {name!r} does not exist. {guess}Choose from: {', '.join(names)}.")

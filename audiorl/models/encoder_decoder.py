@@ -1,0 +1,209 @@
+"""Encoder-decoder speech models. First member: Whisper, stock, at any size and window.
+
+The K hypotheses of a clip lie side by side on the decoder's token axis, (B, K*T); grouped attention keeps them apart
+and cross-attention reads the clip's states once (`grouped_attention.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
+
+from audiorl.batch import GroupBatch, GroupSamples, GroupScores
+from audiorl.models.family import SpeechFamily, TokenizedText, base_model
+from audiorl.models.grouped_attention import GroupedCacheLayer, ignored_mask, use_grouped_attention
+from audiorl.models.head import at_least_float32, score_tokens
+from audiorl.models.whisper_text import WhisperText
+
+
+class WhisperFamily(SpeechFamily):
+    """Multilingual and English-only Whisper, distil-whisper and turbo, 80 or 128 mel bins, any window."""
+
+    def __init__(self, model: nn.Module, processor: Any):
+        super().__init__(model, processor)
+        config = base_model(model).config
+        extractor = processor.feature_extractor
+        self.sampling_rate = extractor.sampling_rate
+        self.max_seconds = float(extractor.chunk_length)
+        self._check_processor(config)
+        self.whisper_text = WhisperText(processor.tokenizer, config.vocab_size, config.max_target_positions)
+        self.end_token = self.whisper_text.end
+
+    def _check_processor(self, config: Any) -> None:
+        extractor = self.processor.feature_extractor
+        frames = 2 * config.max_source_positions
+        if (extractor.feature_size, extractor.nb_max_frames) != (config.num_mel_bins, frames):
+            raise ValueError(
+                f"The processor makes {extractor.feature_size} mel bins x {extractor.nb_max_frames} frames, the model "
+                f"hears {config.num_mel_bins} x {frames}. Load the processor from the model's own checkpoint."
+            )
+
+    def install(self, model: nn.Module) -> None:
+        super().install(model)
+        use_grouped_attention(base_model(model))
+
+    # ---- data ----
+
+    def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """(B, M, L) log-mel features; L is the model's whole window."""
+        made = self.processor.feature_extractor(
+            list(clips),
+            sampling_rate=self.sampling_rate,
+            return_tensors="pt",
+            truncation=False,
+            padding="max_length",
+        )
+        return {"input_features": made.input_features}
+
+    def tokenize(
+        self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
+    ) -> TokenizedText:
+        return self.whisper_text.tokenize(text, language=language, task=task, prompt=prompt)
+
+    def set_defaults(self, *, language: str | None = None, task: str | None = None) -> None:
+        self.whisper_text.set_defaults(language=language, task=task)
+
+    def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
+        return [
+            [self.whisper_text.decode(ids[counts].tolist()) for ids, counts in zip(group, kept, strict=True)]
+            for group, kept in zip(batch_tokens[..., 1:], keep, strict=True)
+        ]
+
+    # ---- weights ----
+
+    def encoder_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        return list(base_model(model).get_encoder().parameters())
+
+    def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
+        encoder = base.get_encoder()
+        return encoder(batch.audio.to(encoder.conv1.weight.dtype)).last_hidden_state
+
+    def _decode(
+        self,
+        base: PreTrainedModel,
+        states: Tensor,
+        tokens: Tensor,
+        positions: Tensor,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """(B, K, T) tokens at (B, K, T) positions -> (B, K, T, D)."""
+        clips, hypotheses, length = tokens.shape
+        out = base.get_decoder()(
+            input_ids=tokens.reshape(clips, hypotheses * length),
+            position_ids=positions.reshape(clips, hypotheses * length),
+            attention_mask=ignored_mask(tokens.device),
+            encoder_hidden_states=states,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            group_size=hypotheses,
+        )
+        return out.last_hidden_state.unflatten(1, (hypotheses, length))
+
+    def _score(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, temperature: float) -> GroupScores:
+        inputs = batch.tokens[..., :-1]
+        positions = torch.arange(inputs.shape[-1], device=inputs.device).expand_as(inputs)
+        hidden = self._decode(base, states, inputs, positions)
+        head = base.get_output_embeddings()
+        return score_tokens(hidden, head, batch.tokens[..., 1:], batch.keep, states, temperature)
+
+    def _sample(
+        self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, noise: Tensor, temperature: float
+    ) -> GroupSamples:
+        decoder, head = base.get_decoder(), base.get_output_embeddings()
+        cache = EncoderDecoderCache(
+            Cache(layers=[GroupedCacheLayer(noise.shape[1]) for _ in decoder.layers]),
+            Cache(layer_class_to_replicate=DynamicLayer),
+        )
+
+        def next_logits(tokens: Tensor, start: int) -> Tensor:
+            positions = torch.arange(start, start + tokens.shape[-1], device=tokens.device).expand_as(tokens)
+            hidden = self._decode(base, states, tokens, positions, cache)
+            return at_least_float32(head(hidden[:, :, -1])) / temperature
+
+        room = base.config.max_target_positions
+        return sample_from(next_logits, batch, noise, end_token=self.end_token, max_tokens=room)
+
+    def transcribe(
+        self,
+        model: nn.Module,
+        audio: Mapping[str, Tensor],
+        *,
+        languages: Sequence[str | None] | None = None,
+        tasks: Sequence[str | None] | None = None,
+        **generation: Any,
+    ) -> list[str]:
+        """Greedy or beam search by `WhisperForConditionalGeneration.generate`; clips fit the window."""
+        base = base_model(model)
+        features = audio["input_features"].to(base.device, base.get_encoder().conv1.weight.dtype)
+        named = [task or self.whisper_text.default_task for task in tasks or [None] * len(features)]
+        texts = [""] * len(features)
+        # generate() takes a language for each clip, but one task for all of them
+        for task in dict.fromkeys(named):
+            places = [i for i, other in enumerate(named) if other == task]
+            asked = self.whisper_text.generation_language([languages[i] for i in places] if languages else None, task)
+            with torch.no_grad():
+                ids = base.generate(input_features=features[places], **{**generation, **asked})
+            for i, row in zip(places, ids.tolist(), strict=True):
+                texts[i] = self.whisper_text.decode(row)
+        return texts
+
+
+def sample_from(next_logits, batch: GroupBatch, noise: Tensor, *, end_token: int, max_tokens: int) -> GroupSamples:
+    """Sample token by token from `next_logits(tokens (B, K, n), start) -> (B, K, V)`, until every hypothesis ended.
+
+    Prefixes of unequal length are followed to their own end before a row's first token is drawn.
+    """
+    keep = batch.keep[:, 0]
+    prefix_lengths = torch.where(keep.any(-1), keep.int().argmax(-1) + 1, 1)  # (B,)
+    clips, hypotheses, limit = noise.shape
+    shortest, longest = int(prefix_lengths.min()), int(prefix_lengths.max())
+    # the token that would fill the last position is predicted, never read, so `max_tokens` positions are enough
+    length = min(longest + limit, max_tokens + 1)
+    tokens = batch.tokens.new_full((clips, hypotheses, length), end_token)
+    in_prefix = torch.arange(longest, device=tokens.device) < prefix_lengths[:, None, None]
+    tokens[:, :, :longest] = torch.where(in_prefix, batch.tokens[:, :1, :longest], end_token)
+    drawn = torch.zeros((clips, hypotheses, length - 1), dtype=torch.bool, device=tokens.device)
+    logps = torch.zeros((clips, hypotheses, length - 1), device=tokens.device)
+    # nothing is sampled for a placeholder
+    finished = ~batch.valid[:, None].repeat(1, hypotheses)
+    start, stop = 0, shortest
+    while stop < length:
+        logits = next_logits(tokens[:, :, start:stop], start)
+        step = stop - prefix_lengths  # (B,) how many tokens each clip has drawn
+        active = ~finished & ((step >= 0) & (step < limit))[:, None]
+        uniform = noise.gather(2, step.clamp(0, limit - 1)[:, None, None].expand(-1, hypotheses, 1)).squeeze(-1)
+        token, token_logps = draw(logits, uniform)
+        tokens[:, :, stop] = torch.where(active, token, tokens[:, :, stop])
+        logps[:, :, stop - 1] = torch.where(active, token_logps, 0.0)
+        drawn[:, :, stop - 1] = active
+        finished |= active & (token == end_token)
+        start, stop = stop, stop + 1
+        if bool((finished | (step >= limit - 1)[:, None]).all()):
+            break
+    return GroupSamples(tokens[..., :stop], drawn[..., : stop - 1], logps[..., : stop - 1], finished)
+
+
+def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse-transform sampling: the first token whose cumulative probability exceeds `uniform`.
+
+    Args:
+        logits: (B, K, V).
+        uniform: (B, K) in [0, 1).
+
+    Returns:
+        (B, K) token ids and their log-probabilities.
+    """
+    log_probabilities = torch.log_softmax(logits, -1)
+    # float64: at 50,000 entries a float32 running sum is off by more than a rare token's probability
+    cumulative = log_probabilities.double().exp().cumsum(-1)
+    total = cumulative[..., -1]
+    # below the total whatever the rounding, so that what is found has a probability above zero
+    target = torch.minimum(uniform.double() * total, torch.nextafter(total, torch.zeros_like(total)))
+    token = torch.searchsorted(cumulative, target[..., None], right=True).squeeze(-1)
+    return token, log_probabilities.gather(-1, token[..., None]).squeeze(-1)

@@ -1,0 +1,280 @@
+"""The seam between trainers and models: what a family of speech models has to answer.
+
+Trainers never name a model class. They ask `speech_family(model, processor)` for a family and talk to that.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from audiorl.batch import GroupBatch, GroupSamples, GroupScores
+
+Result = TypeVar("Result")
+SpeechCall = Callable[[PreTrainedModel], Result]
+
+# Probabilities of random silence, by the names transformers' speech models give them.
+DROPOUT_ATTRIBUTES = (
+    "dropout",
+    "activation_dropout",
+    "attention_dropout",
+    "layerdrop",
+    "hidden_dropout",
+    "feat_proj_dropout",
+    "final_dropout",
+)
+
+
+class TokenizedText(NamedTuple):
+    """A transcript as one family's tokens."""
+
+    ids: list[int]  # prefix, transcript, end token
+    first_kept: int  # position of the first token that counts: the length of the prefix
+
+
+class SpeechFamily(ABC):
+    """What trainers, collators and rollouts ask of a model.
+
+    `model` arguments may be wrapped (DDP, FSDP, PEFT): whatever touches weights runs inside the wrapped model's one
+    `forward` (see `run_inside`), so that the wrappers' hooks fire.
+
+    Attributes:
+        sampling_rate: Hz at which the model hears.
+        max_seconds: the longest clip the model takes; None where there is no limit.
+        end_token: id of the token that ends a hypothesis; also used as padding in `tokens`.
+    """
+
+    sampling_rate: int
+    max_seconds: float | None = None
+    end_token: int
+
+    def __init__(self, model: nn.Module, processor: Any):
+        self.processor = processor
+
+    # ---- data, no weights ----
+
+    @abstractmethod
+    def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """Mono float32 clips at `sampling_rate` -> the audio tensors of a `GroupBatch`, one row for each clip."""
+
+    @abstractmethod
+    def tokenize(
+        self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
+    ) -> TokenizedText:
+        """Text -> prefix, transcript, end token; nothing is cut.
+
+        Raises:
+            ValueError: an unknown language or task, a prompt the model has no place for, a transcript longer than the
+                decoder; the message says what and what to do.
+        """
+
+    def tokenize_row(self, text: str, row: Mapping[str, Any]) -> TokenizedText:
+        """`tokenize` with what the row says of language, task and prompt."""
+        return self.tokenize(text, language=row.get("language"), task=row.get("task"), prompt=row.get("prompt"))
+
+    def set_defaults(self, *, language: str | None = None, task: str | None = None) -> None:
+        """Language and task of rows that name none; None leaves what the processor says.
+
+        Raises:
+            ValueError: this checkpoint has no such language or task.
+        """
+        if language or task:
+            raise ValueError(f"{type(self).__name__} has no languages or tasks to choose from. Leave them out.")
+
+    @abstractmethod
+    def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
+        """`tokens` (B, K, T + 1) and `keep` (B, K, T) -> B lists of K transcripts."""
+
+    def noise_length(self, batch: GroupBatch, max_tokens: int) -> int:
+        """How many random numbers `sample_groups` takes for a hypothesis of at most `max_tokens` tokens.
+
+        One for each token here; a family that draws something else (CTC: a symbol for each audio frame, so that the
+        audio is the limit) says how many it draws.
+        """
+        return max_tokens
+
+    # ---- weights: through the one forward ----
+
+    @abstractmethod
+    def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
+        """Audio -> states with B rows, inside the forward."""
+
+    @abstractmethod
+    def _score(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, temperature: float) -> GroupScores:
+        """Log-probabilities of all hypotheses given `states`, inside the forward."""
+
+    @abstractmethod
+    def _sample(
+        self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, noise: Tensor, temperature: float
+    ) -> GroupSamples:
+        """K hypotheses for each clip given `states`, inside the forward."""
+
+    @abstractmethod
+    def transcribe(
+        self,
+        model: nn.Module,
+        audio: Mapping[str, Tensor],
+        *,
+        languages: Sequence[str | None] | None = None,
+        tasks: Sequence[str | None] | None = None,
+        **generation: Any,
+    ) -> list[str]:
+        """Decode clips as the checkpoint's generation config says; the policy's sampling is `sample_groups`."""
+
+    @abstractmethod
+    def encoder_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        """Every parameter that `encode` reads."""
+
+    def encoder_is_frozen(self, model: nn.Module) -> bool:
+        """True where nothing trainable sits in the encoder, so that its states are the same for every policy."""
+        return not any(parameter.requires_grad for parameter in self.encoder_parameters(model))
+
+    def freeze_encoder(self, model: nn.Module) -> None:
+        for parameter in self.encoder_parameters(model):
+            parameter.requires_grad_(False)
+
+    def install(self, model: nn.Module) -> None:
+        """Let `model` answer this family's calls; ordinary calls stay as they were."""
+        install_speech_call(base_model(model))
+
+    def encode(self, model: nn.Module, batch: GroupBatch) -> Tensor:
+        """Encoder states, one row for each clip."""
+        return run_inside(model, lambda base: self._encode(base, batch))
+
+    def score_groups(
+        self, model: nn.Module, batch: GroupBatch, states: Tensor | None = None, *, temperature: float = 1.0
+    ) -> GroupScores:
+        """Score K hypotheses of B clips with one encoder pass over B clips, or none when `states` are given.
+
+        Args:
+            states: what `encode` or another `score_groups` returned for the same batch.
+            temperature: > 0; logits are divided by it.
+        """
+
+        def score(base: PreTrainedModel) -> GroupScores:
+            return self._score(base, batch, self._encode(base, batch) if states is None else states, temperature)
+
+        return run_inside(model, score)
+
+    @torch.no_grad()
+    def sample_groups(
+        self,
+        model: nn.Module,
+        batch: GroupBatch,
+        noise: Tensor,
+        states: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> GroupSamples:
+        """Sample K hypotheses for each of B clips from one encoder pass over B clips.
+
+        Args:
+            batch: the clips; the prefix of the first hypothesis of each is what sampling starts from.
+            noise: (B, K, T) uniform in [0, 1), one number for each token that may be sampled: the only source of
+                randomness, so K and the length limit T are its shape. `noise_length` says T where a family draws
+                something else than tokens.
+            temperature: > 0; the only change to the distribution, so that `score_groups` at the same temperature gives
+                the same log-probabilities.
+
+        Returns:
+            Samples; those of placeholders (`batch.valid` is False) have no kept token and count as finished.
+        """
+
+        def sample(base: PreTrainedModel) -> GroupSamples:
+            known = self._encode(base, batch) if states is None else states
+            return self._sample(base, batch, known, noise, temperature)
+
+        return run_inside(model, sample)
+
+
+def base_model(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside DDP, FSDP, torch.compile and PEFT wrappers."""
+    while True:
+        if hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        elif hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(getattr(model, "module", None), nn.Module):
+            model = model.module
+        else:
+            return model  # type: ignore[return-value]
+
+
+def run_inside(model: nn.Module, call: SpeechCall[Result]) -> Result:
+    """Run `call(base model)` inside the forward of a possibly wrapped model."""
+    return model(speech_call=call)
+
+
+def install_speech_call(model: PreTrainedModel) -> None:
+    """Teach a stock model's forward the keyword `speech_call`; without it the forward is the class's own.
+
+    The patch looks the class up at call time and holds no reference to this instance, so a deep copy of the model runs
+    its own weights.
+    """
+    if getattr(model.forward, "takes_speech_call", False):
+        return
+
+    # generate() validates its keywords against this signature
+    @functools.wraps(type(model).forward)
+    def forward(self, *args, speech_call: SpeechCall | None = None, **kwargs):
+        if speech_call is not None:
+            return speech_call(self)
+        return type(self).forward(self, *args, **kwargs)
+
+    forward.takes_speech_call = True  # type: ignore[attr-defined]
+    model.forward = types.MethodType(forward, model)  # type: ignore[method-assign]
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set dropout and layerdrop of every submodule to 0 for this run; the saved config keeps its values."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in DROPOUT_ATTRIBUTES:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+# model_type of a transformers config -> family; "module:Class" keeps imports lazy
+FAMILIES: dict[str, str | type[SpeechFamily]] = {
+    "whisper": "audiorl.models.encoder_decoder:WhisperFamily",
+}
+
+
+def register_family(model_type: str, family: type[SpeechFamily]) -> None:
+    """Make `speech_family` answer `family` for models whose config says `model_type`."""
+    FAMILIES[model_type] = family
+
+
+def speech_family(model: nn.Module, processor: Any) -> SpeechFamily:
+    """The family of a model, ready for use: the model's forward answers the family's calls from here on.
+
+    Args:
+        model: a transformers model, wrapped by PEFT or not.
+        processor: what `AutoProcessor.from_pretrained` returns for the checkpoint.
+
+    Raises:
+        ValueError: no family knows this kind of model.
+    """
+    base = base_model(model)
+    model_type = getattr(getattr(base, "config", None), "model_type", type(base).__name__)
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"No family knows models of type {model_type!r} ({type(base).__name__}); known: {sorted(FAMILIES)}. "
+            "Write one (audiorl/models/family.py describes it) and pass it to audiorl.models.register_family."
+        )
+    found = FAMILIES[model_type]
+    if isinstance(found, str):
+        module, _, name = found.partition(":")
+        found = getattr(__import__(module, fromlist=[name]), name)
+    family = found(base, processor)  # type: ignore[operator]
+    family.install(base)
+    return family

@@ -1,0 +1,159 @@
+"""Whisper's text side: transcripts to tokens and back, with the prefix each checkpoint and row asks for.
+
+    [<|startofprev|> prompt] <|startoftranscript|> [<|language|> <|task|>] [<|notimestamps|>] transcript <|endoftext|>
+
+English-only checkpoints have no language and task tokens. A transcript that begins with a timestamp has no
+`<|notimestamps|>`. The prefix is built from the vocabulary and not by the tokenizer's own `prefix_tokens`, which puts
+an end token where a checkpoint does not know the language.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+from audiorl.models.family import TokenizedText
+
+START, END, NO_TIMESTAMPS = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"
+PROMPT_START = "<|startofprev|>"
+TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
+# Scripts written without spaces between words: Whisper writes no space before their first character.
+UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+
+
+class WhisperText:
+    """Tokenizes transcripts for one Whisper checkpoint.
+
+    Attributes:
+        multilingual: whether the checkpoint knows language and task tokens.
+        default_language, default_task: used for rows that name none; from the processor
+            (`WhisperProcessor.from_pretrained(..., language="german")`) until a trainer's config says otherwise.
+    """
+
+    def __init__(self, tokenizer: Any, vocab_size: int, max_tokens: int):
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.vocab: dict[str, int] = tokenizer.get_vocab()
+        missing = [token for token in (START, END, NO_TIMESTAMPS) if token not in self.vocab]
+        if missing or max(self.vocab.values()) >= vocab_size:
+            raise ValueError(
+                f"The tokenizer does not fit the model: its ids go up to {max(self.vocab.values())}, its vocabulary to "
+                f"{vocab_size - 1}" + (f" and lacks {missing}" if missing else "") + ". "
+                "Load the processor from the model's own checkpoint."
+            )
+        self.end = self.vocab[END]
+        self.multilingual = "<|en|>" in self.vocab and "<|transcribe|>" in self.vocab
+        self.default_language: str | None = getattr(tokenizer, "language", None)
+        self.default_task: str = getattr(tokenizer, "task", None) or "transcribe"
+        self._special = {i for token, i in self.vocab.items() if token.startswith("<|") and token.endswith("|>")}
+        self._timestamps = {self.vocab[token] for token in self.vocab if TIMESTAMP.fullmatch(token)}
+
+    def set_defaults(self, *, language: str | None, task: str | None) -> None:
+        """See `SpeechFamily.set_defaults`."""
+        if language or task:
+            # a task alone is right or wrong whatever language the rows name
+            self._language_and_task(language or self.default_language or "en", task)
+        self.default_language = language or self.default_language
+        self.default_task = task or self.default_task
+
+    def tokenize(
+        self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
+    ) -> TokenizedText:
+        """See `SpeechFamily.tokenize`."""
+        timed = TIMESTAMP.match(text.strip()) is not None
+        prefix = [*self._prompt(prompt), self.vocab[START], *self._language_and_task(language, task)]
+        if not timed:
+            prefix.append(self.vocab[NO_TIMESTAMPS])
+        ids = [*prefix, *self._transcript(text), self.end]
+        # the decoder reads all but the last token, and Whisper predicts at most max_tokens of them
+        if len(ids) > self.max_tokens:
+            raise ValueError(
+                f"the transcript makes {len(ids)} tokens with its prefix and end, the decoder has {self.max_tokens} "
+                "positions. Cut the clip and its transcript into shorter pieces"
+            )
+        return TokenizedText(ids, len(prefix))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Token ids -> transcript, special tokens left out, outer spaces stripped."""
+        return self.tokenizer.decode([i for i in ids if i not in self._special], skip_special_tokens=True).strip()
+
+    def generation_language(
+        self, languages: Sequence[str | None] | None, task: str
+    ) -> dict[str, Any]:
+        """Keywords for Whisper's `generate`; no language for English-only checkpoints or where none is known.
+
+        Raises:
+            ValueError: this checkpoint has no such language or task, or some clips name a language and some do not.
+        """
+        chosen = [language or self.default_language for language in languages or [None]]
+        for language in dict.fromkeys(chosen):
+            self._language_and_task(language or "en", task)
+        if not self.multilingual:
+            return {}
+        if all(chosen):
+            return {"language": chosen if len(chosen) > 1 else chosen[0], "task": task}
+        if any(chosen):
+            raise ValueError(
+                "Some rows of the batch name a language and some do not, so they cannot be decoded together. "
+                "Fill the language column for every row, or set `language` in the config."
+            )
+        # the model finds the language and then transcribes of its own accord; only a translation has to be asked for
+        return {} if task == "transcribe" else {"task": task}
+
+    def _prompt(self, prompt: str | None) -> list[int]:
+        if not prompt:
+            return []
+        if PROMPT_START not in self.vocab:
+            raise ValueError(f"this checkpoint takes no prompt: its vocabulary has no {PROMPT_START}. Drop the prompt")
+        return [self.vocab[PROMPT_START], *self._plain(" " + prompt.strip())]
+
+    def _language_and_task(self, language: str | None, task: str | None) -> list[int]:
+        task = task or self.default_task
+        if task not in ("transcribe", "translate"):
+            raise ValueError(f"unknown task {task!r}. Use 'transcribe' or 'translate'")
+        language = (language or self.default_language or "").lower()
+        code = TO_LANGUAGE_CODE.get(language, language)
+        if not self.multilingual:
+            if code not in ("", "en") or task != "transcribe":
+                raise ValueError(
+                    f"this checkpoint only transcribes English; the row asks for language {language or 'en'!r}, task "
+                    f"{task!r}. Use a multilingual checkpoint, or drop the columns"
+                )
+            return []
+        if not code:
+            raise ValueError(
+                "no language is named for a multilingual checkpoint. Add a language column or set language"
+            )
+        if f"<|{code}|>" not in self.vocab:
+            near = get_close_matches(language, TO_LANGUAGE_CODE, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"unknown language {language!r} for this checkpoint{hint}. Use a name or code it knows")
+        return [self.vocab[f"<|{code}|>"], self.vocab[f"<|{task}|>"]]
+
+    def _transcript(self, text: str) -> list[int]:
+        """OpenAI's checkpoints begin a transcript with a space in the languages that use spaces; so do we, that it is
+        scored as the model would write it."""
+        ids: list[int] = []
+        position = 0
+        for match in [*TIMESTAMP.finditer(text), None]:
+            piece = text[position : match.start() if match else len(text)].strip()
+            if piece:
+                ids += self._plain(piece if UNSPACED.match(piece) else " " + piece)
+            if match:
+                if match.group() not in self.vocab:
+                    raise ValueError(f"unknown timestamp {match.group()}. Use multiples of 0.02 s inside the window")
+                ids.append(self.vocab[match.group()])
+                position = match.end()
+        return ids
+
+    def _plain(self, text: str) -> list[int]:
+        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        special = [i for i in ids if i in self._special and i not in self._timestamps]
+        if special:
+            tokens = self.tokenizer.convert_ids_to_tokens(special)
+            raise ValueError(f"the text contains special tokens {tokens}. Remove them")
+        return ids

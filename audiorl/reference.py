@@ -1,0 +1,130 @@
+"""The frozen policy that preference losses and KL terms compare with.
+
+Four ways to have it, one question: `token_logps(model, batch, states)`, the log-probabilities of a batch under it.
+
+    FrozenCopy    a second model; frozen parameters are shared with the policy, not copied
+    AdapterOff    the policy itself with its adapter switched off, or with the adapter it came with
+    Precomputed   a table made once, before the first step
+    None          for objectives that need none
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from audiorl.batch import GroupBatch
+from audiorl.models import SpeechFamily, base_model
+
+# The frozen copy of an adapter that a policy came with.
+REFERENCE_ADAPTER = "ref"
+
+
+class Reference(Protocol):
+    """Anything that scores a batch under the frozen policy.
+
+    Attributes:
+        same_encoder: whether its encoder computes what the policy's computes as long as that is not trained.
+    """
+
+    same_encoder: bool
+
+    def token_logps(self, model: nn.Module, batch: GroupBatch, states: Tensor | None) -> Tensor:
+        """(B, K, T) log-probabilities in nats, no graph.
+
+        Args:
+            model: the policy, wrapped as it is trained.
+            states: the policy's encoder states where they are the reference's too, else None.
+        """
+        ...
+
+
+class FrozenCopy:
+    """A model of its own that is never trained."""
+
+    def __init__(self, family: SpeechFamily, ref_model: nn.Module, policy: nn.Module):
+        self.family = family
+        self.ref_model = ref_model
+        mine, theirs = family.encoder_parameters(ref_model), family.encoder_parameters(policy)
+        self.same_encoder = len(mine) == len(theirs) and all(
+            a is b or (a.shape == b.shape and torch.equal(a.to(b.device), b)) for a, b in zip(mine, theirs, strict=True)
+        )
+
+    @torch.no_grad()
+    def token_logps(self, model: nn.Module, batch: GroupBatch, states: Tensor | None) -> Tensor:
+        return self.family.score_groups(self.ref_model, batch, states).logps
+
+
+class AdapterOff:
+    """The policy without its adapter, or with the adapter it came with: no second model in memory."""
+
+    def __init__(self, family: SpeechFamily, policy: nn.Module):
+        self.family = family
+        encoder = {id(parameter) for parameter in family.encoder_parameters(policy)}
+        active = f".{policy.active_adapter}."
+        adapted = any(active in name for name, parameter in policy.named_parameters() if id(parameter) in encoder)
+        self.same_encoder = not adapted
+
+    @torch.no_grad()
+    def token_logps(self, model: nn.Module, batch: GroupBatch, states: Tensor | None) -> Tensor:
+        with adapter_off(model):
+            return self.family.score_groups(model, batch, states).logps
+
+
+def frozen_copy(model: nn.Module, *, share_frozen: bool = True) -> nn.Module:
+    """A copy of a model in which nothing is trainable.
+
+    Args:
+        share_frozen: parameters of `model` that are frozen already are shared instead of copied; False where the copy
+            is going to be updated in place (a synced reference).
+    """
+    shared = {id(p): p for p in model.parameters() if not p.requires_grad} if share_frozen else {}
+    duplicate = copy.deepcopy(model, dict(shared))
+    for parameter in duplicate.parameters():
+        if id(parameter) not in shared:
+            parameter.requires_grad_(False)
+    return duplicate.eval()
+
+
+def keep_adapter_as_reference(model: nn.Module) -> None:
+    """Add a frozen copy of the adapter a policy came with, so that the reference is the policy as it was handed in."""
+    active = model.active_adapter
+    model.add_adapter(REFERENCE_ADAPTER, model.peft_config[active])
+    with torch.no_grad():
+        for name, parameter in list(model.named_parameters()):
+            if f".{active}." in name:
+                model.get_parameter(name.replace(f".{active}.", f".{REFERENCE_ADAPTER}.")).copy_(parameter)
+    model.set_adapter(active)
+
+
+@contextlib.contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """Run a PEFT policy, wrapped or not, as its reference."""
+    adapted = model
+    while not hasattr(adapted, "peft_config"):
+        adapted = adapted.module
+    if REFERENCE_ADAPTER not in adapted.peft_config:
+        with adapted.disable_adapter():
+            yield
+        return
+    active = adapted.active_adapter
+    adapted.set_adapter(REFERENCE_ADAPTER, inference_mode=True)
+    try:
+        yield
+    finally:
+        adapted.set_adapter(active)
+
+
+def check_same_tokens(model: nn.Module, ref_model: nn.Module) -> None:
+    """A reference with another vocabulary would score other words."""
+    sizes = [base_model(m).config.vocab_size for m in (model, ref_model)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"ref_model has a vocabulary of {sizes[1]}, the policy one of {sizes[0]}, so their log-probabilities "
+            "cannot be compared. Pass a ref_model with the policy's own tokenizer, or none."
+        )

@@ -1,0 +1,168 @@
+"""What the example scripts share: flags from configs, errors without tracebacks, rows from a name.
+
+Exit codes: 0 done, 1 the run failed with a message, 2 wrong arguments, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+import transformers
+from accelerate.utils import gather_object
+from datasets import Dataset, load_dataset
+from torch import nn
+from tqdm.auto import tqdm
+from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
+
+from audiorl.datasets import speech_rows
+from audiorl.pairs import MinedPairs, mine_pairs
+from audiorl.trainers.config import SpeechConfig
+
+# Attention and MLP of Whisper and most encoder-decoders.
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
+DEMO = "demo"
+DEMO_CLIPS = {"tune": 320, "held_out": 240}
+MISTYPED = 2
+
+
+@dataclass
+class SpeechScriptArguments(ScriptArguments):
+    """Where rows come from. A file or folder has no splits; a Hub name has `dataset_train_split` and `_test_split`."""
+
+    eval_dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Rows to measure WER on before and after; default the dataset's own test split."},
+    )
+    num_generations: int = field(
+        default=8,
+        metadata={"help": "Hypotheses sampled for each clip where rows bring no pairs but transcripts."},
+    )
+    mining_temperature: float = field(default=1.0, metadata={"help": "Temperature of those hypotheses, above 0."})
+
+
+def parse(configs: Sequence[type], demo_arguments: Sequence[str], argv: Sequence[str] | None = None) -> tuple:
+    """Dataclasses filled from the command line; without a model and a data set, from `demo_arguments` first.
+
+    Misspelt flags end the program with the nearest one; abbreviations are not taken.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    named = ("--model_name_or_path", "--dataset_name", "--config")
+    if not any(arg.split("=")[0] in named for arg in argv):
+        argv = [*demo_arguments, *argv]
+    known = {f"--{f.name}" for config in configs for f in fields(config)} | {"--config", "--help", "-h"}
+    for flag in (arg.split("=")[0] for arg in argv if arg.startswith("--")):
+        if flag.replace("--no_", "--") not in known and flag.replace("-", "_").replace("__", "--", 1) not in known:
+            near = get_close_matches(flag, known, n=1)
+            stop(
+                f"unknown flag {flag}" + (f"; did you mean {near[0]}?" if near else "; --help lists all"),
+                MISTYPED,
+            )
+    parser = TrlParser(list(configs), allow_abbrev=False)
+    try:
+        return parser.parse_args_and_config(argv)
+    except (ValueError, FileNotFoundError) as error:
+        stop(str(error), MISTYPED)
+
+
+def stop(message: str, code: int = 1) -> NoReturn:
+    """End the program with a message and no traceback; one of several processes speaks."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's `main`; what is the user's to mend is told without a traceback.
+
+    AUDIORL_DEBUG=1 shows the traceback.
+    """
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        main()
+    except KeyboardInterrupt:
+        stop("interrupted; go on with --resume_from_checkpoint True if a checkpoint was written", 130)
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+        if os.environ.get("AUDIORL_DEBUG"):
+            raise
+        stop(f"{error}\n(AUDIORL_DEBUG=1 shows where)")
+
+
+def train_rows(script: SpeechScriptArguments) -> Any:
+    """The rows to train on, by file, folder or Hub name, or the demo's."""
+    return _rows(script, script.dataset_name, script.dataset_train_split)
+
+
+def test_rows(script: SpeechScriptArguments) -> Any:
+    """The rows to measure on; None where a file was given to train on and no other to measure."""
+    if script.eval_dataset_name is not None:
+        return _rows(script, script.eval_dataset_name, script.dataset_test_split)
+    if script.dataset_name != DEMO and os.path.exists(script.dataset_name or ""):
+        return None
+    return _rows(script, script.dataset_name, script.dataset_test_split)
+
+
+def _rows(script: SpeechScriptArguments, name: str | None, split: str) -> Any:
+    if name is None:
+        raise ValueError("No rows to train on. Pass --dataset_name with a JSON lines file, a folder, or a Hub name.")
+    if name == DEMO:
+        return speech_rows(_demo_rows("tune" if split == script.dataset_train_split else "held_out"))
+    if os.path.exists(name):
+        return speech_rows(name)
+    return speech_rows(load_dataset(name, script.dataset_config, split=split, streaming=script.dataset_streaming))
+
+
+def _demo_rows(split: str) -> list[dict[str, Any]]:
+    from audiorl.demo import iterate_demo_rows
+
+    count = DEMO_CLIPS[split]
+    quiet = int(os.environ.get("RANK", "0")) != 0
+    rows = iterate_demo_rows(split, count, seed=0)
+    return list(tqdm(rows, desc=f"Synthesising {split} speech", total=count, unit="clip", disable=quiet))
+
+
+def adapter_and_quantization(model: ModelConfig) -> tuple[Any, Any]:
+    """`peft_config` and `quantization_config` from TRL's model flags."""
+    if model.lora_target_modules is None:
+        model.lora_target_modules = LORA_TARGETS
+    adapter = get_peft_config(model)
+    if adapter is not None:
+        adapter.task_type = None  # PEFT's task classes insist on text inputs
+    return adapter, get_quantization_config(model)
+
+
+def with_pairs(model: nn.Module, processor: Any, rows: Any, script: SpeechScriptArguments, args: SpeechConfig) -> Any:
+    """Rows that bring `chosen` and `rejected` as they are; transcribed rows become pairs, each process its share."""
+    columns = rows.column_names or ()
+    if "text" not in columns or "rejected" in columns or not isinstance(rows, Dataset):
+        return rows
+    share = rows.shard(args.world_size, args.process_index)
+    mined = mine_pairs(
+        model,
+        processor,
+        share,
+        num_generations=script.num_generations,
+        temperature=script.mining_temperature,
+        batch_size=args.per_device_eval_batch_size,
+        seed=args.seed,
+        progress=args.process_index == 0,
+    )
+    found = gather_object([mined]) if args.world_size > 1 else [mined]
+    clips = sum(part.clips for part in found)
+    together = MinedPairs(
+        [row for part in found for row in part.rows],
+        clips,
+        sum(p.mean_wer * p.clips for p in found) / max(clips, 1),
+    )
+    if args.process_index == 0:
+        print(together)
+    if not together.rows:
+        raise ValueError(
+            "The model made no mistake on these clips, so there are no pairs to learn from. Use harder clips, or raise "
+            "--mining_temperature."
+        )
+    return together.rows

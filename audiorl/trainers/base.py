@@ -1,0 +1,310 @@
+"""What all trainers share: rows are checked before anything is spent, counts are global, checkpoints are whole.
+
+1. Model, processor and family are found; every row is checked; the encoder is frozen, an adapter added, dropout off.
+2. For each optimizer step the pairs and tokens of all its micro-batches and processes are counted, so that a loss is
+   divided once, by the count of the whole step: 4 micro-batches of 1 equal 1 of 4, N processes equal one.
+3. A subclass computes the loss. It is not finite: the run stops before the weights are touched.
+4. Checkpoints are written aside and renamed when they are complete.
+
+Deviation from `transformers.Trainer`: where the last batch of an epoch is filled up with repeated rows, so that every
+process gets as many, the repeated rows have no weight.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import EvalPrediction, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
+
+from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch
+from audiorl.collator import SpeechCollator
+from audiorl.datasets import BadRowsError, SkippedRows, check_rows, drop_bad_rows, speech_rows
+from audiorl.evaluation import Decoded, count_errors, transcribe
+from audiorl.models import disable_dropout, speech_family
+from audiorl.trainers.checkpoints import WholeCheckpoints
+from audiorl.trainers.config import SpeechConfig
+from audiorl.trainers.loading import load_model, load_processor, prepare_adapter
+from audiorl.trainers.metrics import Metrics
+
+logger = logging.get_logger(__name__)
+
+
+class StepCounts(NamedTuple):
+    """What the losses of one optimizer step are divided by, over its micro-batches and all processes."""
+
+    clips: Tensor  # scalar: rows that count
+    tokens: Tensor  # scalar: kept tokens of the first hypothesis of each
+
+
+class StopOnBadGradients(TrainerCallback):
+    """Stops before an optimizer step whose gradients are not finite; fp16 has a scaler that skips such steps itself."""
+
+    def __init__(self, trainer: SpeechTrainer):
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
+        if not args.fp16 and gradients and not torch.isfinite(torch.stack(torch._foreach_norm(gradients)).sum()):
+            raise FloatingPointError(
+                f"A gradient is not finite at step {state.global_step + 1}. The weights were not updated; the last "
+                f"checkpoint in {args.output_dir} is intact. Lower the learning rate, or look at the rows of this step."
+            )
+
+
+class SpeechTrainer(WholeCheckpoints):
+    """Base of the trainers; a subclass says which text columns its rows need and computes the loss.
+
+    Args:
+        model: id or path of a checkpoint, or a model.
+        args: the subclass's config.
+        train_dataset, eval_dataset: anything `audiorl.datasets.speech_rows` takes; `eval_dataset` also a dict of them.
+        processing_class: the checkpoint's processor; found by the model's name where it is left out.
+        data_collator: rows -> `GroupBatch`; default `SpeechCollator`.
+        compute_metrics: gets an `EvalPrediction` of hypotheses and transcripts, two lists of strings.
+        callbacks, optimizers: as in `transformers.Trainer`.
+        peft_config: trains a new adapter instead of the model.
+        quantization_config: how to load the model by name or path, e.g. `BitsAndBytesConfig(load_in_8bit=True)`.
+    """
+
+    text_columns: tuple[str, ...] = ("text",)
+    distinct_texts = False
+
+    def __init__(
+        self,
+        model: str | os.PathLike | nn.Module,
+        args: SpeechConfig,
+        *,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        data_collator: Callable[[list[dict]], GroupBatch] | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        callbacks: list | None = None,
+        optimizers: tuple = (None, None),
+        peft_config: Any = None,
+        quantization_config: Any = None,
+    ):
+        model = load_model(model, args, quantization_config)
+        processor = load_processor(processing_class, model)
+        self.family = speech_family(model, processor)
+        self.family.set_defaults(language=args.language, task=args.task)
+        self.skipped = SkippedRows(os.path.join(args.output_dir, "skipped_rows.jsonl"))
+        train_rows = self._checked_rows(train_dataset, args, "train_dataset")
+        eval_rows = self._checked_rows(eval_dataset, args, "eval_dataset")
+        model = prepare_adapter(model, peft_config)
+        if args.freeze_encoder:
+            self.family.freeze_encoder(model)
+        if args.disable_dropout:
+            disable_dropout(model)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator or self._default_collator(args),
+            train_dataset=train_rows,
+            eval_dataset=eval_rows,
+            processing_class=processor,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        # Losses are divided by the counts of the whole step; Trainer must not guess from a forward's signature.
+        self.model_accepts_loss_kwargs = False
+        self.metrics = Metrics(self.accelerator)
+        self.step_counts: StepCounts | None = None
+        self.add_callback(StopOnBadGradients(self))
+        self._check_decoding()
+
+    def _check_decoding(self) -> None:
+        """Decoding at evaluation needs rows that can be read again and weights that are in one piece."""
+        if not self.args.eval_wer and self.compute_metrics is None:
+            return
+        sets = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+        if any(rows is not None and not isinstance(rows, Dataset) for rows in sets):
+            raise ValueError(
+                "eval_wer and compute_metrics decode the evaluation rows again at each evaluation, which a stream "
+                "cannot offer. Load eval_dataset as a Dataset (streaming=False), or turn them off."
+            )
+        if self.is_fsdp_enabled:
+            raise ValueError(
+                "eval_wer and compute_metrics decode with generate(), which FSDP cannot run on sharded weights. Turn "
+                "them off and measure the saved checkpoint with audiorl.evaluation.evaluate_model."
+            )
+
+    # ---- rows ----
+
+    def _default_collator(self, args: SpeechConfig) -> SpeechCollator:
+        return SpeechCollator(
+            self.family,
+            text_columns=self.text_columns,
+            distinct=self.distinct_texts,
+            skipped=self.skipped if args.on_bad_rows == "skip" else None,
+        )
+
+    def _checked_rows(self, source: Any, args: SpeechConfig, name: str) -> Any:
+        """Rows in the library's form, all faults of all rows found first; streams are judged row by row later."""
+        if source is None:
+            return None
+        if isinstance(source, dict):
+            return {split: self._checked_rows(rows, args, f"{name}[{split!r}]") for split, rows in source.items()}
+        rows = speech_rows(source)
+        if not isinstance(rows, Dataset):
+            return rows
+        # one process looks at every file, all of them hear what it found
+        found = [self._faults(rows) if args.process_index == 0 else None]
+        faults = broadcast_object_list(found)[0] if args.world_size > 1 else found[0]
+        if faults and args.on_bad_rows == "error":
+            raise BadRowsError(faults)
+        kept = drop_bad_rows(rows, faults, self.skipped if args.process_index == 0 else None)
+        if len(kept) == 0:
+            raise ValueError(f"{name} has no usable row left: {len(rows)} rows, {len(faults)} faults. Mend the rows.")
+        return kept
+
+    def _faults(self, rows: Dataset) -> list:
+        return check_rows(
+            rows,
+            text_columns=self.text_columns,
+            tokenize=self.family.tokenize_row,
+            max_seconds=self.family.max_seconds,
+            distinct=self.distinct_texts,
+        )
+
+    # ---- one optimizer step ----
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches:
+            batches = [*batches[:-1], self._without_repeats(batches[-1])]
+            self.step_counts = self._count(batches, device)
+        return batches, num_items
+
+    def _without_repeats(self, inputs: Any) -> GroupBatch:
+        """Turn rows that only fill up the last batch of an epoch into placeholders.
+
+        Batches go round the processes in order, so of the last round only the first `remainder` rows are new.
+        """
+        batch = GroupBatch(inputs)
+        state = self.accelerator.gradient_state
+        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return batch
+        new = state.remainder - self.accelerator.process_index * len(batch.row_ids)
+        repeated = torch.arange(len(batch.row_ids), device=batch.row_ids.device) >= new
+        return batch.replace(
+            keep=batch.keep & ~repeated[:, None, None],
+            row_ids=batch.row_ids.masked_fill(repeated, PLACEHOLDER_ROW_ID),
+        )
+
+    def _count(self, batches: Sequence[GroupBatch], device: torch.device) -> StepCounts:
+        clips = sum(batch.valid.sum() for batch in batches)
+        tokens = sum(batch.keep[:, 0].sum() for batch in batches)
+        counts = torch.stack([clips, tokens]).to(device)
+        return StepCounts(*self.accelerator.reduce(counts, reduction="sum"))
+
+    def counts_of(self, batch: GroupBatch, training: bool) -> StepCounts:
+        """What to divide the losses of this batch by: the whole step's counts in training, its own in evaluation."""
+        if training and self.step_counts is not None:
+            return self.step_counts
+        return StepCounts(batch.valid.sum(), batch.keep[:, 0].sum())
+
+    def scale_for_step(self, loss: Tensor, training: bool) -> Tensor:
+        """Undo the divisions that follow: `Trainer` divides by the micro-batches, DDP by the processes."""
+        if not training or self.step_counts is None:
+            return loss
+        return loss * self.accelerator.num_processes * self.current_gradient_accumulation_steps
+
+    def check_finite(self, loss: Tensor, batch: GroupBatch) -> None:
+        """Stop before a step that would spoil the weights.
+
+        Raises:
+            FloatingPointError: with the step and the rows.
+        """
+        if not torch.isfinite(loss):
+            rows = batch.row_ids[batch.valid].tolist()
+            raise FloatingPointError(
+                f"The loss is {loss.item()} at step {self.state.global_step + 1}, rows {rows} of the training set "
+                f"(process {self.args.process_index}). The weights were not updated; the last checkpoint in "
+                f"{self.args.output_dir} is intact. Lower the learning rate, use bf16, not fp16, or look at the rows."
+            )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.model.training:
+            logs = {**logs, **self.metrics.drain("train")}
+        super().log(logs, start_time)
+
+    # ---- evaluation ----
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        if eval_dataset is not None and not isinstance(eval_dataset, str | dict):
+            eval_dataset = self.prepare_rows(eval_dataset, "eval_dataset")
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def prepare_rows(self, source: Any, name: str) -> Any:
+        """Rows as this trainer reads them, from whatever a user passes to `evaluate`."""
+        return self._checked_rows(source, self.args, name)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor, None, None]:
+        batch = self._prepare_inputs(self._without_repeats(inputs))
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, batch).detach(), None, None
+
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        output.metrics.update({f"{prefix}_{name}": value for name, value in self.metrics.drain("eval").items()})
+        if self.args.eval_wer or self.compute_metrics is not None:
+            measured = self._decoded_metrics(dataloader.dataset)
+            output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
+        return output
+
+    def decode(self, rows: Any) -> Decoded:
+        """Transcribe rows with the model as it is, spread over the processes; every process gets all of it.
+
+        Args:
+            rows: rows with `audio` and `text`, or pairs, whose `chosen` then counts as the transcript; no stream.
+        """
+        known = speech_rows(rows)
+        rank, world = self.args.process_index, self.args.world_size
+        mine = known.select(range(rank, len(known), world))
+        transcripts = mine["text" if "text" in known.column_names else self.text_columns[0]]
+        hypotheses = transcribe(
+            self.model,
+            self.processing_class,
+            mine,
+            batch_size=self.args.per_device_eval_batch_size,
+            family=self.family,
+            progress=rank == 0 and not self.args.disable_tqdm,
+        )
+        parts = [list(zip(transcripts, hypotheses, strict=True))]
+        if world > 1:
+            parts = gather_object(parts)
+        # row i went to process i mod world
+        ordered = [parts[i % world][i // world] for i in range(len(known))]
+        return Decoded([transcript for transcript, _ in ordered], [hypothesis for _, hypothesis in ordered])
+
+    def _decoded_metrics(self, rows: Dataset) -> dict[str, float]:
+        decoded = self.decode(rows)
+        found: dict[str, float] = {}
+        if self.args.eval_wer:
+            for name, unit in (("wer", "auto"), ("cer", "character")):
+                found[name] = count_errors(*decoded, unit=unit, normalise=self.args.wer_normaliser).wer
+        if self.compute_metrics is not None:
+            found.update(
+                self.compute_metrics(EvalPrediction(predictions=decoded.hypotheses, label_ids=decoded.transcripts))
+            )
+        return found
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().train(*args, **kwargs)
+        if self.args.on_bad_rows == "skip" and (count := self.skipped.count()):
+            output.metrics["skipped_rows"] = count
+            logger.warning(f"{count} rows could not be used; {self.skipped.path} says which and why.")
+        return output

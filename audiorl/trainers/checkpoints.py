@@ -1,0 +1,182 @@
+"""Checkpoints that appear whole or not at all.
+
+`Trainer` writes a checkpoint file by file into the place where the next run looks for it. Here it is written into
+`<output_dir>/.incomplete/` and renamed when every process has written its part, so that a run killed at any moment
+leaves only whole `checkpoint-N` folders behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+STAGING = ".incomplete"
+STATE_FILE = "trainer_state.json"
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "adapter_model.safetensors",
+    "pytorch_model_fsdp_0",
+)
+
+
+class WholeCheckpoints(Trainer):
+    """A `Trainer` whose checkpoints and saved models appear whole, and which resumes from whole ones only."""
+
+    _staging: str | None = None
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(
+                    f"There is no whole checkpoint in {self.args.output_dir}. Start without resume_from_checkpoint."
+                )
+        elif resume_from_checkpoint and not is_whole(resume_from_checkpoint):
+            raise ValueError(
+                f"{resume_from_checkpoint} is not a whole checkpoint: trainer state or weights are missing. "
+                "Resume from another one, or pass True for the last whole one."
+            )
+        if self.args.should_save:
+            discard_staging(self.args.output_dir)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._staging or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Let `Trainer` write into a staging folder, then rename; rotation and push follow the rename."""
+        run_dir = super()._get_output_dir(trial)
+        folder = f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            discard_staging(run_dir)
+        self.accelerator.wait_for_everyone()
+        limit, push = self.args.save_total_limit, self.args.push_to_hub
+        self._staging = staging_dir(run_dir)
+        self.args.save_total_limit, self.args.push_to_hub = None, False
+        try:
+            super()._save_checkpoint(model, trial)
+            self.save_extra_state(os.path.join(self._staging, folder))
+            self._name_best_checkpoint(run_dir, os.path.join(self._staging, folder))
+        finally:
+            self._staging = None
+            self.args.save_total_limit, self.args.push_to_hub = limit, push
+        self.accelerator.wait_for_everyone()
+        final = os.path.join(run_dir, folder)
+        if self.args.should_save:
+            publish(os.path.join(staging_dir(run_dir), folder), final)
+            discard_staging(run_dir)
+            rotate_checkpoints(
+                output_dir=run_dir,
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        self.accelerator.wait_for_everyone()
+        if push:
+            self._push_from_checkpoint(final)
+
+    def save_extra_state(self, checkpoint: str) -> None:
+        """Write what a subclass needs beyond `Trainer`'s state to resume; called in every process."""
+
+    def _name_best_checkpoint(self, run_dir: str, staged: str) -> None:
+        """The best checkpoint's name as it will be after the rename, in the state and in its file."""
+        if not self.state.best_global_step:
+            return
+        name = f"checkpoint-{self.state.best_global_step}"
+        if os.path.isdir(os.path.join(run_dir, name)) or os.path.basename(staged) == name:
+            self.state.best_model_checkpoint = os.path.join(run_dir, name)
+        if self.args.should_save:
+            self.state.save_to_json(os.path.join(staged, "trainer_state.json"))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save model and processor; files appear one by one, each whole, weights last."""
+        if self._staging is not None:
+            super().save_model(output_dir, _internal_call=True)
+            return
+        final = output_dir or self.args.output_dir
+        staged = os.path.join(staging_dir(final), "model")
+        super().save_model(staged, _internal_call=True)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            publish_files(staged, final)
+            shutil.rmtree(staging_dir(final), ignore_errors=True)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+
+def staging_dir(output_dir: str) -> str:
+    """Where unfinished checkpoints lie; never looked at when a run resumes."""
+    return os.path.join(output_dir, STAGING)
+
+
+def discard_staging(output_dir: str) -> None:
+    """Remove what a killed run left unfinished."""
+    shutil.rmtree(staging_dir(output_dir), ignore_errors=True)
+
+
+def publish(staged: str, final: str) -> None:
+    """Move a finished folder to its place in one rename; an older folder of that name gives way."""
+    _flush(Path(staged))
+    if os.path.exists(final):
+        aside = f"{staged}.replaced"
+        os.replace(final, aside)
+        os.replace(staged, final)
+        shutil.rmtree(aside)
+    else:
+        os.replace(staged, final)
+    _flush_entry(Path(final).parent)
+
+
+def publish_files(staged: str, final: str) -> None:
+    """Move the files of a finished folder into an existing one, each in one rename, weights last."""
+    _flush(Path(staged))
+    os.makedirs(final, exist_ok=True)
+    for name in sorted(os.listdir(staged), key=lambda name: (name.endswith((".safetensors", ".bin")), name)):
+        target = os.path.join(final, name)
+        if os.path.isdir(target):
+            shutil.rmtree(target)
+        os.replace(os.path.join(staged, name), target)
+    os.rmdir(staged)
+    _flush_entry(Path(final))
+
+
+def is_whole(checkpoint: str | os.PathLike) -> bool:
+    """Whether a folder holds the trainer's state and a model; the state file is the last one that is written."""
+    folder = Path(checkpoint)
+    try:
+        TrainerState.load_from_json(str(folder / STATE_FILE))
+    except (OSError, ValueError, TypeError):
+        return False
+    return any(folder.glob("*.safetensors")) or any((folder / name).exists() for name in WEIGHTS)
+
+
+def last_whole_checkpoint(output_dir: str) -> str | None:
+    """The whole checkpoint with the highest step, or None; half-written ones of other programs are passed over."""
+    found = []
+    for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        step = folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+        if step.isdigit() and folder.is_dir() and is_whole(folder):
+            found.append((int(step), str(folder)))
+    return max(found)[1] if found else None
+
+
+def _flush(folder: Path) -> None:
+    """Make the contents of a folder survive a power cut before the folder is renamed."""
+    for path in [*folder.rglob("*"), folder]:
+        _flush_entry(path)
+
+
+def _flush_entry(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,117 @@
+"""What every trainer's config has on top of `transformers.TrainingArguments`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from transformers import TrainingArguments
+
+from audiorl.normalisers import normaliser
+
+OnBadRows = Literal["error", "skip"]
+
+
+@dataclass
+class SpeechConfig(TrainingArguments):
+    """Arguments that all trainers share. Defaults that differ from `TrainingArguments` are the first fields."""
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
+
+    # Defaults of TrainingArguments that are not ours
+    logging_steps: float = field(
+        default=10, metadata={"help": "Log every so many optimizer steps; below 1, a share of all steps."}
+    )
+    bf16: bool | None = field(
+        default=None,
+        metadata={"help": "Mixed bfloat16 precision. Unset: on where the GPU has it and fp16 is off; off on a CPU."},
+    )
+    remove_unused_columns: bool = field(
+        default=False,
+        metadata={"help": "Must stay False: the collator reads columns the model's forward does not."},
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "Must stay False: a loss that is not finite stops the run instead of being logged away."},
+    )
+
+    dataloader_pin_memory: bool | None = field(
+        default=None,
+        metadata={"help": "Pin batches in memory for the copy to the device. Unset: where there is a GPU."},
+    )
+
+    # Model
+    model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Keywords for `from_pretrained` where the model is given by name or path, as JSON. Weights are "
+            "loaded in float32 unless `dtype` is among them."
+        },
+    )
+    freeze_encoder: bool = field(
+        default=False,
+        metadata={
+            "help": "Train the decoder only. The encoder's output is then computed once and shared by policy and "
+            "reference."
+        },
+    )
+    disable_dropout: bool = field(
+        default=True,
+        metadata={"help": "Turn dropout and layerdrop off, so that what is sampled is what is scored."},
+    )
+
+    # Data
+    language: str | None = field(
+        default=None,
+        metadata={"help": "Language of rows without a `language` of their own, for multilingual checkpoints."},
+    )
+    task: str | None = field(default=None, metadata={"help": "Task of rows without a `task`: transcribe or translate."})
+    on_bad_rows: str = field(
+        default="error",
+        metadata={
+            "help": "What a row that cannot be used does: 'error' stops the run, with all of them named; 'skip' trains "
+            "on the rest and leaves skipped_rows.jsonl in output_dir.",
+            "choices": list(get_args(OnBadRows)),
+        },
+    )
+
+    # Evaluation
+    eval_wer: bool = field(
+        default=False,
+        metadata={"help": "Decode the evaluation set as the generation config says and log eval_wer and eval_cer."},
+    )
+    wer_normaliser: str = field(
+        default="basic",
+        metadata={"help": "Normaliser of transcripts and hypotheses before WER and CER: basic, english, lower, none."},
+    )
+
+    def __post_init__(self):
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
+        if self.dataloader_pin_memory is None:
+            self.dataloader_pin_memory = torch.accelerator.is_available() and not self.use_cpu
+        super().__post_init__()
+        self._checkpoint_without_reentry()
+        for name in ("remove_unused_columns", "logging_nan_inf_filter"):
+            if getattr(self, name):
+                raise ValueError(f"{type(self).__name__}.{name} must stay False. Leave it out.")
+        if self.on_bad_rows not in get_args(OnBadRows):
+            raise ValueError(
+                f"on_bad_rows is 'error' or 'skip'; got {self.on_bad_rows!r}. Use 'skip' to train on the other rows."
+            )
+        normaliser(self.wer_normaliser)
+        # Rows of one clip differ in length from process to process, so each process reads its own share of a stream.
+        self.accelerator_config.dispatch_batches = False
+
+    def _checkpoint_without_reentry(self) -> None:
+        """Reentrant checkpointing loses the gradients of an adapter below which nothing trains."""
+        # transformers 5.23 renamed gradient_checkpointing to activation_checkpointing and keeps both in step
+        for prefix in ("activation", "gradient"):
+            if getattr(self, f"{prefix}_checkpointing", False):
+                given = getattr(self, f"{prefix}_checkpointing_kwargs") or {}
+                setattr(self, f"{prefix}_checkpointing_kwargs", {"use_reentrant": False, **given})
+
+
+def _gpu_has_bf16() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()

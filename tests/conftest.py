@@ -1,0 +1,59 @@
+"""Shared by all tests: one thread, no network, tiny models, and real speech where a machine has it."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.register_assert_rewrite(
+    "tests.families.case",
+    "tests.families.scoring_checks",
+    "tests.families.sampling_checks",
+    "tests.families.wrapping_checks",
+)
+# sums over several threads add up in another order each time
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny_english():
+    """(model, processor): English-only, 80 mel bins, a window of one second."""
+    from tests.tiny_models import tiny_whisper
+
+    return tiny_whisper("english")
+
+
+@pytest.fixture
+def tiny_multilingual():
+    """(model, processor): en, de, hi, zh, prompts, translation and timestamps, a window of two seconds."""
+    from tests.tiny_models import tiny_whisper
+
+    return tiny_whisper("multilingual")
+
+
+@pytest.fixture
+def tiny_large_v3():
+    """(model, processor): multilingual, 128 mel bins, encoder and decoder of unequal depth and heads."""
+    from tests.tiny_models import tiny_whisper
+
+    return tiny_whisper("large_v3")
+
+
+@pytest.fixture
+def test_data() -> Path:
+    """The folder of real speech and a real model; a test that wants it is marked `real_speech`."""
+    if "AUDIORL_TEST_DATA" not in os.environ:
+        pytest.skip("AUDIORL_TEST_DATA is not set")
+    return Path(os.environ["AUDIORL_TEST_DATA"])
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers_each_time():
+    torch.manual_seed(0)

@@ -1,0 +1,174 @@
+"""Sampling: what is sampled is what is scored, and the noise alone decides."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from audiorl.batch import PLACEHOLDER_ROW_ID
+from tests.families.case import FamilyCase, Ready, encoded_rows, get_ready, group_batch
+
+LIMIT = 6
+HYPOTHESES = 5
+
+
+def noise_for(ready: Ready, hypotheses: int = HYPOTHESES, limit: int = LIMIT, seed: int = 0) -> Tensor:
+    """(B, K, N) float64."""
+    generator = torch.Generator().manual_seed(seed)
+    length = ready.family.noise_length(ready.batch, limit)
+    return torch.rand(len(ready.batch.row_ids), hypotheses, length, generator=generator, dtype=torch.float64)
+
+
+def sampled_log_probabilities_equal_scored_ones(case: FamilyCase) -> None:
+    family, model, batch = ready = get_ready(case)
+    for temperature in (1.0, 0.7):
+        samples = family.sample_groups(model, batch, noise_for(ready), temperature=temperature)
+        sampled = batch.replace(tokens=samples.tokens, keep=samples.keep)
+        scores = family.score_groups(model, sampled, temperature=temperature)
+        assert samples.keep.any(-1).all()
+        torch.testing.assert_close(samples.logps, scores.logps, rtol=1e-4, atol=1e-4)
+    other = family.score_groups(model, sampled, temperature=1.3)
+    assert (other.logps - scores.logps).abs().max() > 1e-2, "the temperature does nothing"
+
+
+def samples_begin_with_the_prefix_of_their_row(case: FamilyCase) -> None:
+    family, model, batch = ready = get_ready(case)
+    samples = family.sample_groups(model, batch, noise_for(ready))
+    for b in range(len(case.clips)):
+        ids, first_kept = family.tokenize_row(case.texts[b][0], case.row(b))
+        assert (samples.tokens[b, :, :first_kept] == torch.tensor(ids[:first_kept])).all()
+        assert not samples.keep[b, :, : first_kept - 1].any() and samples.keep[b, :, first_kept - 1].all()
+
+
+def the_end_is_sampled_once_and_finishes(case: FamilyCase) -> None:
+    family, model, batch = ready = get_ready(case)
+    samples = family.sample_groups(model, batch, noise_for(ready, hypotheses=24))
+    limit_is_in_tokens = family.noise_length(batch, LIMIT) == LIMIT
+    for tokens, keep, finished in zip(
+        samples.tokens[..., 1:].flatten(0, 1), samples.keep.flatten(0, 1), samples.finished.flatten(), strict=True
+    ):
+        drawn = tokens[keep].tolist()
+        assert (family.end_token in drawn) == bool(finished)
+        assert family.end_token not in drawn[:-1]
+        if limit_is_in_tokens:
+            assert len(drawn) <= LIMIT and (finished or len(drawn) == LIMIT)
+    assert samples.finished.any()
+    assert not limit_is_in_tokens or not samples.finished.all(), "the case never reaches its limit"
+
+
+def equal_noise_gives_equal_samples(case: FamilyCase) -> None:
+    family, model, batch = ready = get_ready(case)
+    noise = noise_for(ready)
+    torch.manual_seed(1)
+    first = family.sample_groups(model, batch, noise)
+    torch.manual_seed(2)
+    second = family.sample_groups(model, batch, noise)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    texts = family.text(first.tokens, first.keep)
+    others = family.sample_groups(model, batch, noise_for(ready, seed=3))
+    assert family.text(others.tokens, others.keep) != texts
+    assert len({text for group in texts for text in group}) > 1
+
+
+def each_hypothesis_follows_its_own_noise(case: FamilyCase) -> None:
+    family, model, batch = ready = get_ready(case)
+    noise = noise_for(ready)
+    changed = noise.clone()
+    changed[0, 1] = noise_for(ready, seed=4)[0, 1]
+    before = family.sample_groups(model, batch, noise)
+    after = family.sample_groups(model, batch, changed)
+    texts, new_texts = (family.text(samples.tokens, samples.keep) for samples in (before, after))
+    new_texts[0][1] = texts[0][1]
+    assert new_texts == texts
+
+
+def samples_do_not_depend_on_their_neighbours(case: FamilyCase) -> None:
+    family, model, batch = ready = get_ready(case)
+    noise = noise_for(ready)
+    together = family.sample_groups(model, batch, noise)
+    for b in range(len(case.clips)):
+        alone_batch = group_batch(family, case.clips[b : b + 1], case.texts[b : b + 1], [case.row(b)])
+        length = family.noise_length(alone_batch, LIMIT)
+        alone = family.sample_groups(model, alone_batch, noise[b : b + 1, :, :length])
+        for k in range(HYPOTHESES):
+            found = together.tokens[b, k, 1:][together.keep[b, k]]
+            assert found.tolist() == alone.tokens[0, k, 1:][alone.keep[0, k]].tolist()
+        assert torch.equal(together.finished[b], alone.finished[0])
+
+
+def samples_are_as_frequent_as_their_probability(case: FamilyCase) -> None:
+    """Within five standard deviations of a binomial, for everything more probable than one in fifty."""
+    family, model, _ = get_ready(case)
+    short = [clip[: family.sampling_rate // 8] for clip in case.clips[:1]]
+    batch = group_batch(family, short, [case.texts[0][:1]], [case.row(0)])
+    draws = 3000
+    noise = noise_for(Ready(family, model, batch), hypotheses=draws, limit=2, seed=5)
+    samples = family.sample_groups(model, batch, noise)
+    logps = samples.logps.sum(-1)[0].tolist()
+    drawn = [tuple(ids[kept].tolist()) for ids, kept in zip(samples.tokens[0, :, 1:], samples.keep[0], strict=True)]
+    probability = {ids: math.exp(logp) for ids, logp in zip(drawn, logps, strict=True)}
+    likely = {ids: p for ids, p in probability.items() if p > 0.02}
+    assert likely and sum(probability.values()) < 1 + 1e-4
+    for ids, times in Counter(drawn).items():
+        if ids in likely:
+            spread = math.sqrt(likely[ids] * (1 - likely[ids]) / draws)
+            assert abs(times / draws - likely[ids]) < 5 * spread
+
+
+def nothing_is_sampled_for_placeholders(case: FamilyCase) -> None:
+    family, model, batch = ready = get_ready(case)
+    noise = noise_for(ready)
+    drop = torch.arange(len(case.clips)) == 0
+    mixed = batch.replace(
+        tokens=batch.tokens.masked_fill(drop[:, None, None], family.end_token),
+        keep=batch.keep & ~drop[:, None, None],
+        row_ids=batch.row_ids.masked_fill(drop, PLACEHOLDER_ROW_ID),
+    )
+    samples = family.sample_groups(model, mixed, noise)
+    whole = family.sample_groups(model, batch, noise)
+    assert not samples.keep[drop].any() and not samples.logps[drop].any() and samples.finished[drop].all()
+    assert family.text(samples.tokens, samples.keep)[1:] == family.text(whole.tokens, whole.keep)[1:]
+
+
+def each_clip_is_encoded_once_for_all_its_samples(case: FamilyCase) -> None:
+    family, model, batch = ready = get_ready(case)
+    with encoded_rows(case, family, model) as seen:
+        samples = family.sample_groups(model, batch, noise_for(ready))
+    assert seen == {"family": [len(case.clips)], "module": [len(case.clips)]}
+    assert not samples.logps.requires_grad
+
+
+def transcribing_a_batch_equals_transcribing_each_clip(case: FamilyCase) -> None:
+    family, model, _ = get_ready(case)
+    rows = [case.row(i) for i in range(len(case.clips))]
+    named = {}
+    if any("language" in row for row in rows):
+        named = {"languages": [row["language"] for row in rows], "tasks": [row.get("task") for row in rows]}
+    together = family.transcribe(model, family.features(case.clips), max_new_tokens=8, **named)
+    alone = [
+        family.transcribe(
+            model,
+            family.features(case.clips[i : i + 1]),
+            max_new_tokens=8,
+            **{name: values[i : i + 1] for name, values in named.items()},
+        )[0]
+        for i in range(len(case.clips))
+    ]
+    assert together == alone and all(isinstance(text, str) for text in together)
+
+
+SAMPLING_CHECKS = (
+    sampled_log_probabilities_equal_scored_ones,
+    samples_begin_with_the_prefix_of_their_row,
+    the_end_is_sampled_once_and_finishes,
+    equal_noise_gives_equal_samples,
+    each_hypothesis_follows_its_own_noise,
+    samples_do_not_depend_on_their_neighbours,
+    samples_are_as_frequent_as_their_probability,
+    nothing_is_sampled_for_placeholders,
+    each_clip_is_encoded_once_for_all_its_samples,
+    transcribing_a_batch_equals_transcribing_each_clip,
+)

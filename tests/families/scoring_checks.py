@@ -1,0 +1,198 @@
+"""Scoring: K hypotheses of a clip at once give what one call for each of them gives."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import torch
+
+from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch
+from tests.families.case import (
+    FamilyCase,
+    assert_same_gradients,
+    encoded_rows,
+    get_ready,
+    gradients,
+    group_batch,
+    loss_weights,
+    single_batches,
+    weighted_loss,
+)
+
+
+def grouped_scoring_equals_one_call_for_each_hypothesis(case: FamilyCase) -> None:
+    compare_with_single_calls(case, torch.float32, values=1e-5, every_gradient=1e-4)
+
+
+def grouped_scoring_equals_one_call_for_each_hypothesis_in_float64(case: FamilyCase) -> None:
+    compare_with_single_calls(case, torch.float64, values=1e-11, every_gradient=1e-9)
+
+
+def compare_with_single_calls(case: FamilyCase, dtype: torch.dtype, values: float, every_gradient: float) -> None:
+    family, model, batch = get_ready(case, dtype)
+    weights = loss_weights(batch)
+    scores = family.score_groups(model, batch)
+    assert scores.logps.dtype == dtype
+    total = torch.zeros((), dtype=dtype)
+    for b, k, single in single_batches(case, family):
+        alone = family.score_groups(model, single)
+        kept = scores.keep[b, k]
+        for field in ("logps", "entropy", "mean_logits"):
+            together = getattr(scores, field)[b, k][kept]
+            torch.testing.assert_close(together, getattr(alone, field)[alone.keep], rtol=values, atol=values)
+        assert torch.equal(scores.is_top1[b, k][kept], alone.is_top1[alone.keep])
+        total = total + weighted_loss(alone.logps, weights[b, k])
+    expected = gradients(model, total)
+    found = gradients(model, weighted_loss(family.score_groups(model, batch).logps, weights))
+    assert_same_gradients(found, expected, every_gradient)
+
+
+def the_scores_depend_on_audio_and_text(case: FamilyCase) -> None:
+    """Otherwise the other checks would compare nothing with nothing."""
+    family, model, batch = get_ready(case)
+    logps = family.score_groups(model, batch).logps.sum(-1)
+    audio = {name: batch[name].roll(1, 0) for name in (batch.audio_key, "audio_mask") if name in batch}
+    assert (family.score_groups(model, batch.replace(**audio)).logps.sum(-1) - logps).abs().min() > 1e-3
+    hypotheses = logps[0].unique()
+    assert len(hypotheses) == batch.num_hypotheses and torch.isfinite(hypotheses).all()
+
+
+def what_lies_behind_the_end_changes_nothing(case: FamilyCase) -> None:
+    family, model, batch = get_ready(case)
+    clips, hypotheses, length = batch.keep.shape
+    more = torch.randint(1, int(batch.tokens.max()), (clips, hypotheses, length + 4))
+    tokens, keep = more.clone(), torch.zeros_like(more[..., 1:], dtype=torch.bool)
+    ends = length - batch.keep.int().flip(-1).argmax(-1)  # (B, K) position of the end token
+    for b in range(clips):
+        for k in range(hypotheses):
+            end = int(ends[b, k])
+            tokens[b, k, : end + 1] = batch.tokens[b, k, : end + 1]
+            keep[b, k, :end] = batch.keep[b, k, :end]
+    plain = family.score_groups(model, batch)
+    padded = family.score_groups(model, batch.replace(tokens=tokens, keep=keep))
+    for field in ("logps", "entropy", "mean_logits"):
+        found, expected = getattr(padded, field)[padded.keep], getattr(plain, field)[plain.keep]
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def permuted_hypotheses_have_permuted_scores(case: FamilyCase) -> None:
+    family, model, batch = get_ready(case)
+    order = list(reversed(range(batch.num_hypotheses)))
+    permuted = batch.replace(tokens=batch.tokens[:, order], keep=batch.keep[:, order])
+    found = family.score_groups(model, permuted).logps
+    torch.testing.assert_close(found, family.score_groups(model, batch).logps[:, order], rtol=1e-5, atol=1e-5)
+
+
+def each_clip_is_encoded_once(case: FamilyCase) -> None:
+    family, model, batch = get_ready(case)
+    clips = len(case.clips)
+    with encoded_rows(case, family, model) as seen:
+        family.score_groups(model, batch).logps.sum().backward()
+    assert seen == {"family": [clips], "module": [clips]}
+
+
+def given_states_nothing_is_encoded(case: FamilyCase) -> None:
+    family, model, batch = get_ready(case)
+    first = family.score_groups(model, batch)
+    states = family.encode(model, batch)
+    noise = torch.rand(len(case.clips), 3, family.noise_length(batch, 4))
+    sampled = family.sample_groups(model, batch, noise)
+    with encoded_rows(case, family, model) as seen:
+        again = family.score_groups(model, batch, first.states)
+        encoded_apart = family.score_groups(model, batch, states)
+        sampled_again = family.sample_groups(model, batch, noise, states)
+    assert seen == {"family": [], "module": []}
+    assert torch.equal(again.logps, first.logps) and torch.equal(encoded_apart.logps, first.logps)
+    assert torch.equal(sampled_again.tokens, sampled.tokens)
+
+
+def only_kept_positions_have_values(case: FamilyCase) -> None:
+    family, model, batch = get_ready(case)
+    scores = family.score_groups(model, batch)
+    if scores.keep.shape[-1] == 1:
+        assert torch.equal(scores.keep, batch.keep.any(-1, keepdim=True))
+    else:
+        assert torch.equal(scores.keep, batch.keep)
+    for values in (scores.logps, scores.entropy, scores.mean_logits, scores.is_top1):
+        assert values.shape == scores.keep.shape and not values[~scores.keep].any()
+    assert (scores.logps[scores.keep] < 0).all()
+    assert scores.logps.requires_grad and not scores.entropy.requires_grad and not scores.mean_logits.requires_grad
+
+
+def without_prompt(case: FamilyCase, clip: int) -> dict[str, Any]:
+    return {**case.row(clip), "prompt": None}
+
+
+def the_end_counts_and_the_start_stands_once(case: FamilyCase) -> None:
+    family, _, batch = get_ready(case)
+    for b, group in enumerate(case.texts):
+        for k, text in enumerate(group):
+            ids, first_kept = family.tokenize_row(text, case.row(b))
+            assert ids[-1] == family.end_token and 1 <= first_kept < len(ids)
+            start = family.tokenize_row("", without_prompt(case, b)).ids[:-1]
+            assert family.end_token not in ids[first_kept:-1] and not set(start) & set(ids[first_kept:-1])
+            assert ids[first_kept - len(start) : first_kept] == start
+            assert batch.tokens[b, k, 1:][batch.keep[b, k]].tolist() == ids[first_kept:]
+
+
+def an_empty_hypothesis_is_scored_by_its_end(case: FamilyCase) -> None:
+    family, model, batch = get_ready(case)
+    empty = torch.tensor([family.tokenize_row("", case.row(0)).ids])
+    keep = torch.zeros((1, 1, empty.shape[1] - 1), dtype=torch.bool)
+    keep[..., -1] = True
+    audio = {name: batch[name][:1] for name in (batch.audio_key, "audio_mask") if name in batch}
+    scores = family.score_groups(model, GroupBatch(audio, tokens=empty[None], keep=keep, row_ids=torch.tensor([0])))
+    assert scores.keep.sum() == 1 and (scores.logps.sum() < 0)
+
+
+def text_comes_back_as_it_was_written(case: FamilyCase) -> None:
+    family, _, batch = get_ready(case)
+    assert family.text(batch.tokens, batch.keep) == [list(group) for group in case.texts]
+    unprompted = group_batch(family, case.clips, case.texts, [without_prompt(case, b) for b in range(len(case.texts))])
+    special_too = family.text(unprompted.tokens, torch.ones_like(unprompted.keep))
+    assert special_too == [list(group) for group in case.texts]
+
+
+def placeholders_score_zero_without_gradient(case: FamilyCase) -> None:
+    family, model, batch = get_ready(case)
+    weights = loss_weights(batch)
+    drop = torch.arange(len(case.clips)) == 1
+    mixed = batch.replace(
+        tokens=batch.tokens.masked_fill(drop[:, None, None], family.end_token),
+        keep=batch.keep & ~drop[:, None, None],
+        row_ids=batch.row_ids.masked_fill(drop, PLACEHOLDER_ROW_ID),
+    )
+    scores = family.score_groups(model, mixed)
+    whole = family.score_groups(model, batch)
+    assert not scores.logps[drop].any() and not scores.keep[drop].any() and not scores.entropy[drop].any()
+    expected = gradients(model, weighted_loss(whole.logps[~drop], weights[~drop]))
+    assert_same_gradients(gradients(model, weighted_loss(scores.logps, weights)), expected)
+    nothing = mixed.replace(keep=torch.zeros_like(batch.keep), row_ids=torch.full_like(batch.row_ids, -1))
+    found = gradients(model, weighted_loss(family.score_groups(model, nothing).logps, weights))
+    assert found.keys() == expected.keys() and not any(gradient.any() for gradient in found.values())
+
+
+def the_family_travels_to_worker_processes(case: FamilyCase) -> None:
+    family, _, batch = get_ready(case)
+    arrived = pickle.loads(pickle.dumps(family))
+    assert arrived.tokenize_row(case.texts[0][0], case.row(0)) == family.tokenize_row(case.texts[0][0], case.row(0))
+    assert torch.equal(arrived.features(case.clips)[batch.audio_key], batch.audio)
+    assert not any(isinstance(value, torch.nn.Module) for value in vars(family).values())
+
+
+SCORING_CHECKS = (
+    grouped_scoring_equals_one_call_for_each_hypothesis,
+    grouped_scoring_equals_one_call_for_each_hypothesis_in_float64,
+    the_scores_depend_on_audio_and_text,
+    what_lies_behind_the_end_changes_nothing,
+    permuted_hypotheses_have_permuted_scores,
+    each_clip_is_encoded_once,
+    given_states_nothing_is_encoded,
+    only_kept_positions_have_values,
+    the_end_counts_and_the_start_stands_once,
+    an_empty_hypothesis_is_scored_by_its_end,
+    text_comes_back_as_it_was_written,
+    placeholders_score_zero_without_gradient,
+    the_family_travels_to_worker_processes,
+)

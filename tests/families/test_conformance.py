@@ -1,0 +1,77 @@
+"""Every family of the library and two toys, run through the conformance suite."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from audiorl.batch import GroupBatch
+from tests.families.conformance import CHECKS, FamilyCase
+from tests.families.toys import ToyAudioPrefix, ToyCTC, build_toy
+from tests.tiny_models import tiny_clips, tiny_whisper
+
+TEXTS = [["the quick brown fox", "a fox", ""], ["dog", "the lazy dog jumps over", "do g"], ["so", "soo", "s o b"]]
+GERMAN_AND_CHINESE = [["der Fuchs springt", "ein Fuchs", ""], ["你好，世界", "你好", "好"], ["the dog", "dog", "dogs"]]
+# unequal prefixes in one batch: a prompt, another task, neither
+ROWS = [
+    {"language": "german", "prompt": "braune Hunde"},
+    {"language": "zh"},
+    {"language": "en", "task": "translate"},
+]
+WHISPER_LORA = ("q_proj", "v_proj", "fc1")
+
+
+def ordinary_whisper(model, batch: GroupBatch) -> list[Tensor]:
+    """Logits with and without a left-padded decoder mask, and what generate() writes greedily and with beams."""
+    ids = batch.tokens[:, 0, :5]
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    given = {"input_features": batch.audio, "decoder_input_ids": ids}
+    logits = model(**given).logits, model(**given, decoder_attention_mask=mask).logits
+    return [*logits, *(model.generate(batch.audio, max_new_tokens=6, num_beams=beams) for beams in (1, 2))]
+
+
+def whisper_case(name: str, kind: str, texts: list[list[str]], rows: list[dict]) -> FamilyCase:
+    return FamilyCase(
+        name=name,
+        build=lambda: tiny_whisper(kind, dropout=0.1, attention_dropout=0.1, activation_dropout=0.1),
+        clips=tiny_clips(len(texts)),
+        texts=texts,
+        ordinary=ordinary_whisper,
+        encoder=lambda model: model.get_encoder(),
+        lora_targets=WHISPER_LORA,
+        rows=rows,
+    )
+
+
+def toy_case(name: str, model_class, ordinary, **more) -> FamilyCase:
+    return FamilyCase(
+        name=name,
+        build=lambda: build_toy(model_class),
+        clips=tiny_clips(len(TEXTS), sampling_rate=1000),
+        texts=[[text[:9] for text in group] for group in TEXTS],
+        ordinary=ordinary,
+        encoder=lambda model: model.encoder,
+        **more,
+    )
+
+
+CASES = [
+    whisper_case("whisper-english", "english", TEXTS, []),
+    whisper_case("whisper-multilingual", "multilingual", GERMAN_AND_CHINESE, ROWS),
+    whisper_case("whisper-large-v3-shape", "large_v3", TEXTS, [{"language": "en"}] * 3),
+    toy_case("toy-ctc", ToyCTC, lambda model, batch: [model(batch.audio)], lora_targets=("head",), checkpointing=False),
+    toy_case(
+        "toy-audio-prefix",
+        ToyAudioPrefix,
+        lambda model, batch: [model(batch.audio, batch.tokens[:, 0])],
+        lora_targets=("q_proj", "v_proj"),
+    ),
+]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_family_conforms(case: FamilyCase, check):
+    check(case)
