@@ -5,8 +5,8 @@ A source is one of: a path or fsspec address; the bytes of an audio file; `{"pat
 
 An array is (samples,), or two-dimensional with the shorter axis as the channels: librosa returns
 (channels, samples), soundfile (samples, channels), and a clip is longer than it has channels. A square array
-is read as librosa's. Integers are divided by their full scale. A clip is silent when no sample of its mono mix
-reaches `SILENCE_PEAK`.
+is read as librosa's. Integers are divided by their full scale. A clip is silent when no sample of its mono
+mix reaches `SILENCE_PEAK`.
 """
 
 from __future__ import annotations
@@ -127,9 +127,7 @@ def _sound(file: BinaryIO, name: str) -> Iterator[soundfile.SoundFile]:
         raise AudioFault(f"{name} is empty (0 bytes)", "Copy or record the file again.")
     container = inspect_container(file)
     if container.cut_off:
-        raise AudioFault(
-            f"{name} is cut off: its header promises more than the file holds", "Copy the file again."
-        )
+        raise AudioFault(f"{name} is cut off: its header promises more than the file holds", "Copy the file again.")
     try:
         sound = soundfile.SoundFile(container.file)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name that ends in .raw

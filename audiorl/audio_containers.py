@@ -1,8 +1,8 @@
 """What libsndfile does not tell about WAV, Ogg and MP3 files: whether they are cut off, how long an MP3 is.
 
 libsndfile shortens a cut WAV or Opus file without a word. It estimates the length of an MP3 without a length
-header from the bitrate of the first frame and reads no further: a clip of variable bitrate that starts loud is
-cut to less than half. So the containers are checked here by their own structure, without decoding.
+header from the bitrate of the first frame and reads no further: a clip of variable bitrate that starts loud
+is cut to less than half. So the containers are checked here by their own structure, without decoding.
 
 Not seen: up to one frame (at most 72 ms) missing from the end of an MP3, and any cut of an MP3 without a
 length header.
@@ -174,7 +174,5 @@ def _length_frame(first: _Mp3Frame, count: int) -> bytes:
     start = header.to_bytes(4, "big")
     empty = _mp3_frame(start, 0)
     assert empty is not None  # the first frame was valid, and so is its header at another bitrate
-    content = (
-        start.ljust(first.xing_offset, b"\0") + b"Xing" + (1).to_bytes(4, "big") + count.to_bytes(4, "big")
-    )
+    content = start.ljust(first.xing_offset, b"\0") + b"Xing" + (1).to_bytes(4, "big") + count.to_bytes(4, "big")
     return content.ljust(empty.bytes, b"\0")

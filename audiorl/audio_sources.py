@@ -54,7 +54,7 @@ def array_clip(entry: Mapping[str, Any]) -> Clip:
     Raises:
         AudioFault: no usable rate, samples that are not numbers, 64-bit integers, or no clip's shape.
     """
-    rate = entry.get("sampling_rate")
+    rate: Any = entry.get("sampling_rate")
     numeric = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
     if not numeric or not 0 < rate < 2**31 or rate % 1:
         raise AudioFault(
@@ -98,6 +98,8 @@ def entry_file(source: Any) -> bytes | str:
     """
     if isinstance(source, Mapping) and ("bytes" in source or "path" in source):
         source = _bytes_or_path(source)
+    if source is None or _is_blank(source):
+        raise AudioFault("the audio entry is empty", "Give the clip's path, bytes or array, or remove the row.")
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
     if isinstance(source, str | os.PathLike):
@@ -105,16 +107,16 @@ def entry_file(source: Any) -> bytes | str:
         if path.startswith(UNUSABLE):
             raise AudioFault(*json.loads(path.removeprefix(UNUSABLE)))
         return _data_address_bytes(path) if path.startswith("data:") else path
-    if source is None or source == "" or (isinstance(source, Mapping) and not source):
-        raise AudioFault(
-            "the audio entry is empty", "Give the clip's path, bytes or array, or remove the row."
-        )
     shape = f"keys {sorted(map(str, source))}" if isinstance(source, Mapping) else type(source).__name__
     raise AudioFault(
         f"the audio entry {short_repr(source)} ({shape}) is not a clip",
         'Give a path, bytes, {"path", "bytes"}, {"array", "sampling_rate"} or a data:audio/...;base64, '
         "address; cast a datasets Audio column with Audio(decode=False).",
     )
+
+
+def _is_blank(source: Any) -> bool:
+    return not source.strip() if isinstance(source, str) else isinstance(source, Mapping) and not source
 
 
 def _bytes_or_path(entry: Mapping[str, Any]) -> Any:

@@ -62,8 +62,7 @@ class SpeechCollator:
         if faults:
             if self.skipped is None:
                 raise BadRowsError(faults)
-            for fault in faults:
-                self.skipped.add(fault)
+            self.skipped.add(*faults)
         return self._batch(usable) if usable else self._placeholder()
 
     def _judge(self, row: Mapping[str, Any]) -> list[RowFault]:
@@ -76,10 +75,15 @@ class SpeechCollator:
         )
 
     def _hear(self, row: Mapping[str, Any]) -> tuple[np.ndarray, None] | tuple[None, RowFault]:
+        limit = self.family.max_seconds
         try:
-            return load_audio(row["audio"], self.family.sampling_rate), None
+            clip = load_audio(row["audio"], self.family.sampling_rate)
+            seconds = len(clip) / self.family.sampling_rate
+            if limit is not None and seconds > limit:  # a header may promise less than there is
+                raise AudioFault(f"the clip decodes to {seconds:.2f} s, the model hears {limit:g} s", "Cut it.")
         except AudioFault as fault:
             return None, RowFault(row["where"], row["row_id"], fault.problem, fault.remedy)
+        return clip, None
 
     def _batch(self, usable: list[tuple[Mapping[str, Any], np.ndarray]]) -> GroupBatch:
         texts: list[list[TokenizedText]] = [

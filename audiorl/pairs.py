@@ -62,6 +62,7 @@ def mine_pairs(
     unit: str = "auto",
     seed: int = 0,
     progress: bool = True,
+    family: SpeechFamily | None = None,
 ) -> MinedPairs:
     """Pair every clip's transcript with the worst of K hypotheses sampled from the model.
 
@@ -73,6 +74,7 @@ def mine_pairs(
         temperature: > 0; higher gives worse hypotheses.
         batch_size: clips sampled at once.
         normalise, unit: how hypotheses are compared with transcripts, see `audiorl.evaluation.count_errors`.
+        family: the model's family; None asks `speech_family`.
         seed: >= 0; the same seed gives the same pairs, whatever the batch size, up to rounding.
 
     Raises:
@@ -84,7 +86,7 @@ def mine_pairs(
             f"mine_pairs samples num_generations >= 1 hypotheses at a temperature > 0; got {num_generations} and "
             f"{temperature}. Use 8 and 1.0 to begin with."
         )
-    family = speech_family(model, processor)
+    family = family or speech_family(model, processor)
     collate = SpeechCollator(family, text_columns=("text",))
     mined = MinedPairs()
     total_wer = 0.0

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
 from audiorl.datasets import speech_rows
+from audiorl.models import base_model, speech_family
 from audiorl.pairs import MinedPairs, mine_pairs
 from audiorl.trainers.config import SpeechConfig
 
@@ -140,6 +141,10 @@ def with_pairs(model: nn.Module, processor: Any, rows: Any, script: SpeechScript
     columns = rows.column_names or ()
     if "text" not in columns or "rejected" in columns or not isinstance(rows, Dataset):
         return rows
+    family = speech_family(model, processor)
+    family.set_defaults(language=args.language, task=args.task)
+    if not getattr(base_model(model), "is_quantized", False):
+        model.to(args.device)
     share = rows.shard(args.world_size, args.process_index)
     mined = mine_pairs(
         model,
@@ -150,6 +155,7 @@ def with_pairs(model: nn.Module, processor: Any, rows: Any, script: SpeechScript
         batch_size=args.per_device_eval_batch_size,
         seed=args.seed,
         progress=args.process_index == 0,
+        family=family,
     )
     found = gather_object([mined]) if args.world_size > 1 else [mined]
     clips = sum(part.clips for part in found)

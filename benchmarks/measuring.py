@@ -1,12 +1,13 @@
 """What every benchmark here needs: a fresh process for each thing measured, peak memory, a table, a record.
 
 A measured thing is a *task*: `prepare(*args)` builds it inside a process of its own, `run()` is timed,
-`finish()` is not and gives everything back. Of the processes alive only the one that was told to go computes, so
-that they can take turns and what disturbs the machine disturbs all of them alike.
+`finish()` is not and gives everything back. Of the processes alive only the one that was told to go computes:
+they take turns, and what disturbs the machine disturbs all of them alike.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import datetime
 import gc
@@ -15,7 +16,6 @@ import json
 import multiprocessing
 import os
 import platform
-import statistics
 import subprocess
 import threading
 import time
@@ -65,8 +65,7 @@ class PeakMemory:
     """
 
     def __init__(self, device: str):
-        self.cuda = device == "cuda"
-        self.bytes = 0
+        self.cuda, self.bytes = device == "cuda", 0
         self._stop = threading.Event()
         self._sampler: threading.Thread | None = None
 
@@ -108,18 +107,13 @@ def _status_bytes(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def settle() -> bool:
-    """Give free memory back to the operating system, so that it cannot hide what is taken next.
-
-    Returns:
-        Whether the allocator could be asked (glibc only).
-    """
+def settle() -> None:
+    """Give free memory back, so that it cannot hide what is taken next; only glibc can be asked on a CPU."""
     gc.collect()
-    try:
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):
-        return False
-    return True
 
 
 def held_bytes(device: str) -> int:
@@ -158,7 +152,7 @@ class Worker:
         return self._receive()
 
     def close(self) -> None:
-        if self._process.is_alive():
+        with contextlib.suppress(OSError):  # it has ended already
             self._pipe.send(None)
         self._process.join()
         self._pipe.close()
@@ -208,17 +202,20 @@ def _serve(
 
 def _measure(task: Task, idle: int, device: str) -> Step:
     gc.collect()
+    if device == "cuda":
+        # a turn ends with the allocator's cache given back, to leave others room; this refills it
+        task.run()
+        task.finish()
     with PeakMemory(device) as peak:
         wall, cpu = time.perf_counter(), time.process_time()
         task.run()
         if device == "cuda":
             torch.cuda.synchronize()
         seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
-    return Step(seconds, cpu_seconds, max(0, peak.bytes - idle), task.finish())
-
-
-def median(values: Sequence[float]) -> float:
-    return statistics.median(values)
+    value = task.finish()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    return Step(seconds, cpu_seconds, max(0, peak.bytes - idle), value)
 
 
 def matmul_rate(device: str, dtype: torch.dtype, size: int, seconds: float = 1.0) -> float:

@@ -263,8 +263,9 @@ def agreement(found: Path, expected: Path) -> Agreement:
     worst = max(errors, key=errors.__getitem__)
     if not (loss <= LOSS_TOLERANCE and errors[worst] <= GRADIENT_TOLERANCE):
         raise RuntimeError(
-            f"{found.stem} disagrees with {expected.stem}: loss off by {loss:.1e} (allowed {LOSS_TOLERANCE:.0e}"
-            f"), the gradient of {worst} by {errors[worst]:.1e} (allowed {GRADIENT_TOLERANCE:.0e}), relative. "
-            "One of the ways computes something else; its times mean nothing until it is mended."
+            f"{found.stem} disagrees with {expected.stem}: the loss is off by {loss:.1e} (allowed "
+            f"{LOSS_TOLERANCE:.0e}), the gradient of {worst} by {errors[worst]:.1e} (allowed "
+            f"{GRADIENT_TOLERANCE:.0e}), relative. One of the ways computes something else; its times mean "
+            "nothing until it is mended."
         )
     return Agreement(loss, errors[worst], worst)

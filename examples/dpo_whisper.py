@@ -10,7 +10,6 @@ On your own data: rows with `audio`, `chosen`, `rejected`, or with `audio` and `
         --dataset_name my-org/pairs --output_dir out --push_to_hub
 """
 
-from transformers import AutoProcessor
 from trl import ModelConfig
 
 from audiorl import DPOConfig, DPOTrainer
@@ -25,7 +24,7 @@ from audiorl.script import (
     train_rows,
     with_pairs,
 )
-from audiorl.trainers.loading import load_model
+from audiorl.trainers.loading import load_model, load_processor
 
 DEMO_ARGUMENTS = [
     *("--model_name_or_path", str(CHECKPOINT), "--dataset_name", "demo", "--output_dir", "demo-dpo"),
@@ -41,8 +40,8 @@ def main() -> None:
 
     # 2. Model and rows; transcripts without pairs are paired with the model's own worst hypotheses
     adapter, quantization = adapter_and_quantization(model_args)
-    processor = AutoProcessor.from_pretrained(model_args.model_name_or_path)
-    model = load_model(model_args.model_name_or_path, args, quantization).to(args.device)
+    model = load_model(model_args.model_name_or_path, args, quantization)
+    processor = load_processor(None, model)
     pairs = with_pairs(model, processor, train_rows(script), script, args)
     held_out = test_rows(script)
 

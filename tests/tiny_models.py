@@ -33,7 +33,7 @@ SENTENCES = (
     "she had your dark suit in greasy wash water all year",
     "der schnelle braune Fuchs springt über den faulen Hund",
     "नमस्ते दुनिया",
-    "你好，世界",
+    "你好世界",
 )
 # What the end token's logit gets on top: about one sampled token in twelve is the end.
 END_LOGIT = 5.0
@@ -71,7 +71,7 @@ def tiny_clips(count: int, seconds: float = 0.9, sampling_rate: int = SAMPLING_R
     return clips
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _build(kind: str, changes: tuple[tuple[str, Any], ...]) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
     multilingual, seconds, mel_bins, sizes = KINDS[kind]
     processor = _processor(multilingual, seconds, mel_bins)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
@@ -11,9 +12,14 @@ from typing import Any
 from datasets import Dataset
 
 from audiorl.audio import AudioFault, audio_seconds
-from audiorl.datasets.faults import RowFault, SkippedRows
+from audiorl.audio_sources import short_repr
+from audiorl.datasets.faults import WHOLE_DATASET, BadRowsError, RowFault, SkippedRows
+from audiorl.datasets.rows import OURS, iterate_batches
 
 Tokenize = Callable[[str, Mapping[str, Any]], object]
+_Problem = tuple[str, str]  # what is wrong, and what to do about it
+# Rows may carry their audio as bytes, so only so many are in memory at once.
+_ROWS_AT_ONCE = 256
 
 
 def check_rows(
@@ -30,33 +36,24 @@ def check_rows(
     Args:
         rows: from `speech_rows`.
         text_columns: columns that have to hold text.
-        tokenize: (text, row) -> anything; raises ValueError("what. what to do") for a text the model cannot take.
+        tokenize: (text, row) -> anything; raises ValueError("what. what to do") for a text the model cannot
+            take. It is called from one thread.
         max_seconds: longest clip the model takes; None for no limit.
         distinct: whether the texts of a row have to differ.
-        num_threads: files opened at once.
+        num_threads: > 0, audio files opened at once.
 
     Returns:
-        Faults in the order of the rows; those of missing columns alone where columns are missing.
+        First one fault for each missing column, then the faults of the rows in their order.
     """
-    missing = missing_columns(rows.column_names, ("audio", *text_columns))
-    if missing:
-        return missing
-    judge = partial(
-        judge_row, text_columns=text_columns, tokenize=tokenize, max_seconds=max_seconds, distinct=distinct
-    )
+    faults = missing_columns(rows.column_names, ("audio", *text_columns))
+    present = [name for name in text_columns if name in rows.column_names]
+    listen = partial(_audio_problems, max_seconds=max_seconds)
     with ThreadPoolExecutor(num_threads) as pool:
-        return [fault for faults in pool.map(judge, rows) for fault in faults]
-
-
-def missing_columns(found: Sequence[str], needed: Sequence[str]) -> list[RowFault]:
-    """A fault for each needed column that is not there, with the nearest name that is."""
-    own = [name for name in found if name not in ("where", "row_id")]
-    faults = []
-    for name in needed:
-        if name not in own:
-            near = get_close_matches(name, own, n=1)
-            hint = f"Rename {near[0]!r} to {name!r}." if near else f"Add it; the columns are {own}."
-            faults.append(RowFault("all rows", -1, f"the column {name!r} is missing", hint))
+        for some in iterate_batches(rows, _ROWS_AT_ONCE):
+            heard = pool.map(listen, some)
+            read = [_text_problems(row, present, tokenize, distinct) for row in some]
+            for row, texts, audio in zip(some, read, heard, strict=True):
+                faults += _faults(row, texts + audio)
     return faults
 
 
@@ -71,55 +68,92 @@ def judge_row(
     """The faults of one row, the audio's as far as its header tells; arguments as in `check_rows`."""
     missing = missing_columns(list(row), ("audio", *text_columns))
     problems = [(fault.problem, fault.remedy) for fault in missing]
-    texts = [name for name in text_columns if name in row]
-    for name in texts:
-        problems += _text_problems(name, row[name], row, tokenize)
-    values = [row[name].strip() for name in texts if isinstance(row[name], str)]
-    if distinct and len(values) > 1 and values[0] and len(set(values)) == 1:
-        problems.append(
-            (f"{' and '.join(texts)} are the same text", "A pair needs two that differ; remove the row.")
-        )
-    if "audio" in row:
-        problems += _audio_problems(row["audio"], max_seconds)
+    problems += _text_problems(row, [name for name in text_columns if name in row], tokenize, distinct)
+    return _faults(row, problems + _audio_problems(row, max_seconds))
+
+
+def missing_columns(found: Sequence[str], needed: Sequence[str]) -> list[RowFault]:
+    """A fault for each needed column that is not there, with the nearest name that is."""
+    own = [name for name in found if name not in OURS]
+    spare = [name for name in own if name not in needed]
+    faults = []
+    for name in needed:
+        if name not in own:
+            near = get_close_matches(name, spare, n=1)
+            remedy = f"Rename {near[0]!r} to {name!r}." if near else f"Add it; the columns are {own}."
+            faults.append(RowFault("all rows", WHOLE_DATASET, f"the column {name!r} is missing", remedy))
+    return faults
+
+
+def drop_bad_rows(rows: Dataset, faults: Sequence[RowFault], skipped: SkippedRows | None) -> Dataset:
+    """The rows without a fault, under their own numbers and places.
+
+    Args:
+        rows: from `speech_rows`.
+        faults: from `check_rows`.
+        skipped: where the rows that are left out are written; None writes nothing.
+
+    Raises:
+        BadRowsError: a fault is the whole data set's, a missing column for example: no row could be kept.
+    """
+    whole = [fault for fault in faults if fault.row_id == WHOLE_DATASET]
+    if whole:
+        raise BadRowsError(whole)
+    if not faults:
+        return rows
+    if skipped is not None:
+        skipped.add(*faults)
+    bad = {fault.row_id for fault in faults}
+    return rows.select([i for i, row_id in enumerate(rows["row_id"]) if row_id not in bad])
+
+
+def _faults(row: Mapping[str, Any], problems: Sequence[_Problem]) -> list[RowFault]:
     return [RowFault(row["where"], row["row_id"], problem, remedy) for problem, remedy in problems]
 
 
-def _text_problems(name: str, text: Any, row: Mapping[str, Any], tokenize: Tokenize) -> list[tuple[str, str]]:
+def _text_problems(
+    row: Mapping[str, Any], text_columns: Sequence[str], tokenize: Tokenize, distinct: bool
+) -> list[_Problem]:
+    problems = [found for name in text_columns if (found := _text_problem(name, row, text_columns, tokenize))]
+    texts = [row[name].strip() for name in text_columns if isinstance(row[name], str)]
+    words = [text for text in texts if text]
+    if distinct and len(set(words)) < len(words):
+        remedy = "A comparison needs texts that differ; change one, or remove the row."
+        problems.append((f"{' and '.join(text_columns)} are the same text", remedy))
+    return problems
+
+
+def _text_problem(
+    name: str, row: Mapping[str, Any], text_columns: Sequence[str], tokenize: Tokenize
+) -> _Problem | None:
+    text = row[name]
+    if text is None:
+        # where a file misspells a column in some rows only, these rows have None in the right one
+        spare = [key for key, value in row.items() if value is not None and key not in (*OURS, *text_columns)]
+        near = get_close_matches(name, spare, n=1)
+        remedy = f"Rename {near[0]!r} to {name!r}." if near else "Add it, or remove the row."
+        return f"{name} is missing", remedy
     if not isinstance(text, str):
-        return [(f"{name} is {text!r}, not text", "Give a string, or remove the row.")]
+        return f"{name} is {short_repr(text)} ({type(text).__name__}), not text", "Give a string, or remove the row."
     if not text.strip():
-        return [(f"{name} is empty", "Give the words that are to be learnt, or remove the row.")]
+        return f"{name} is empty", "Give the words that are to be learnt, or remove the row."
     try:
         tokenize(text, row)
     except ValueError as error:
         problem, _, remedy = str(error).partition(". ")
-        return [(f"{name}: {problem}", f"{remedy}." if remedy and not remedy.endswith(".") else remedy)]
-    return []
+        return f"{name}: {problem.removesuffix('.')}", remedy or "Change the text, or remove the row."
+    return None
 
 
-def _audio_problems(audio: Any, max_seconds: float | None) -> list[tuple[str, str]]:
+def _audio_problems(row: Mapping[str, Any], max_seconds: float | None) -> list[_Problem]:
+    if "audio" not in row:
+        return []
     try:
-        seconds = audio_seconds(audio)
+        seconds = audio_seconds(row["audio"])
     except AudioFault as fault:
         return [(fault.problem, fault.remedy)]
-    if max_seconds is not None and seconds > max_seconds:
-        return [
-            (
-                f"the clip is {seconds:.2f} s long, the model hears {max_seconds:g} s",
-                "Cut the clip and its texts into shorter ones, or remove the row.",
-            )
-        ]
-    return []
-
-
-def drop_bad_rows(rows: Dataset, faults: Sequence[RowFault], skipped: SkippedRows | None) -> Dataset:
-    """The rows without a fault, under their own numbers; faults are written to `skipped` where it is given."""
-    if not faults:
-        return rows
-    if skipped is not None:
-        for fault in faults:
-            skipped.add(fault)
-    bad = {fault.row_id for fault in faults}
-    if -1 in bad:
-        return rows.select([])
-    return rows.select([i for i, row_id in enumerate(rows["row_id"]) if row_id not in bad])
+    if max_seconds is None or seconds <= max_seconds:
+        return []
+    shown = math.ceil(100 * seconds) / 100  # rounded up, so that it shows as the longer one
+    remedy = "Cut the clip and its texts into shorter ones, or remove the row."
+    return [(f"the clip is {shown:.2f} s long, the model hears {max_seconds:g} s", remedy)]

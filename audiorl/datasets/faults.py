@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,8 +45,8 @@ class RowFault:
 class BadRowsError(ValueError):
     """Rows that cannot be used, all of them in one message.
 
-    It survives pickling with its faults. The worker of a torch `DataLoader` sends no exception but its printed
-    traceback, from which this class recovers the message; `faults` is then empty.
+    It survives pickling with its faults. The worker of a torch `DataLoader` sends its printed traceback instead
+    of the exception; this class recovers the message from it, and `faults` is then empty.
 
     Args:
         faults: at least one; or a message, or a traceback that ends in one.
@@ -72,8 +72,8 @@ def describe_faults(faults: Sequence[RowFault]) -> str:
     for fault in faults:
         kinds[fault.kind].append(fault)
     shown = _examples_of_each(kinds)
-    rows = len({(fault.where, fault.row_id) for fault in faults})
-    lines = [f"{_count(len(faults), 'fault')} in {_count(rows, 'place')}"]
+    rows = len({(fault.where, fault.row_id) for fault in faults if fault.row_id != WHOLE_DATASET})
+    lines = [_count(len(faults), "fault") + (f" in {_count(rows, 'row')}:" if rows else ":")]
     lines += [f"  {fault}" for fault in shown]
     if len(faults) > len(shown):
         lines.append(f"  and {len(faults) - len(shown):,} more of the same kinds")
@@ -85,9 +85,7 @@ def describe_faults(faults: Sequence[RowFault]) -> str:
 
 def _examples_of_each(kinds: dict[str, list[RowFault]]) -> list[RowFault]:
     """At most 20 faults, no kind crowded out by a frequent one, in order within a kind."""
-    by_turn = sorted(
-        (turn, number) for number, same in enumerate(kinds.values()) for turn in range(len(same))
-    )
+    by_turn = sorted((turn, number) for number, same in enumerate(kinds.values()) for turn in range(len(same)))
     groups = list(kinds.values())
     return [groups[number][turn] for number, turn in sorted((n, t) for t, n in by_turn[:_SHOWN])]
 
@@ -99,8 +97,8 @@ def _count(number: int, noun: str) -> str:
 class SkippedRows:
     """The record of rows left out of training: one JSON line for each, in `skipped_rows.jsonl`.
 
-    Several workers and ranks may write to one file: each line is a single append, which a local file system keeps
-    whole. A row that several processes or runs skip has several lines and counts once.
+    Several workers and ranks may write to one file: each line is a single append, which a local file system
+    keeps whole. A row that several processes or runs skip has several lines and counts once.
 
     Args:
         path: the file to append to; it and its folder are made when the first row is skipped.
@@ -110,8 +108,8 @@ class SkippedRows:
         self.path = os.fspath(path)
         self._written: set[tuple[str, int]] = set()
 
-    def add(self, faults: Iterable[RowFault]) -> None:
-        """Append one line for each row among the faults that this process has not written yet.
+    def add(self, *faults: RowFault) -> None:
+        """Append one line for each row that this process has not written yet, with all its faults given here.
 
         Raises:
             OSError: the file cannot be written.

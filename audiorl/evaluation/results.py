@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -139,14 +140,9 @@ def evaluate_model(
     generation = generation_settings(max_new_tokens, num_beams)
     columns = [text_column] if group_column is None else [text_column, group_column]
     start = time.perf_counter()
+    check = functools.partial(_check_row, columns=columns)
     done = transcribed_rows(
-        model,
-        family,
-        rows,
-        generation,
-        batch_size=batch_size,
-        progress=progress,
-        check=lambda row, place: _check_row(row, place, columns),
+        model, family, rows, generation, batch_size=batch_size, progress=progress, check=check
     )
     clips = [_Measured.of(found, columns) for found in done]
     wall_seconds = time.perf_counter() - start
@@ -157,15 +153,14 @@ def evaluate_model(
     hypotheses = [clip.hypothesis for clip in clips]
     transcripts = [clip.transcript for clip in clips]
     errors = count_errors(transcripts, hypotheses, unit=unit, normalise=function)
-    total = errors.total
     return EvaluationResult(
         wer=errors.wer,
         cer=count_errors(transcripts, hypotheses, unit="character", normalise=function).wer,
         interval=_interval(errors, [clip.group for clip in clips], group_column, resamples, seed),
-        substitutions=total.substitutions,
-        deletions=total.deletions,
-        insertions=total.insertions,
-        words=total.words,
+        substitutions=errors.total.substitutions,
+        deletions=errors.total.deletions,
+        insertions=errors.total.insertions,
+        words=errors.total.words,
         unit=errors.unit,
         clips=len(clips),
         empty_share=sum(not function(text).strip() for text in hypotheses) / len(clips),

@@ -154,11 +154,9 @@ def _windows(rows: Iterable[Row], size: int) -> Iterator[list[tuple[int, Row]]]:
 
 
 def _longest_first(window: list[tuple[int, Row]]) -> list[tuple[int, Row]]:
-    durations = [row.get("duration") for _, row in window]
-    if any(duration is None for duration in durations):
+    if any(row.get("duration") is None for _, row in window):
         return window
-    order = np.argsort([-float(duration) for duration in durations], kind="stable")
-    return [window[place] for place in order]
+    return sorted(window, key=lambda numbered: -float(numbered[1]["duration"]))
 
 
 def _batches(window: list[tuple[int, Row]], size: int) -> Iterator[list[tuple[int, Row]]]:

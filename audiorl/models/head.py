@@ -1,9 +1,12 @@
-"""From hidden states to what the losses need: log-probability, entropy and two statistics of each kept token."""
+"""From hidden states to what losses need: log-probability, entropy, mean logit and top-1 of kept tokens."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
 from trl.kernels import ChunkedLogProbFunction
 
@@ -11,8 +14,8 @@ from audiorl.batch import GroupScores
 
 # Width of a vocabulary tile of TRL's fused head: tokens x 32768 logits at a time instead of tokens x V.
 VOCABULARY_CHUNK = 32768
-# Rows of (tokens, V) turned into probabilities at once for the entropy, which needs no gradient.
-ENTROPY_CHUNK = 64
+# Rows of (tokens, V) logits that the plain head passes over at once: few enough to stay in a CPU's cache.
+TOKEN_CHUNK = 16
 
 
 def score_tokens(
@@ -30,8 +33,8 @@ def score_tokens(
     """
     rows, labels = hidden[keep], targets[keep]
     weight = head.weight.full_tensor() if isinstance(head.weight, DTensor) else head.weight
-    # TRL's fused head holds no (tokens, V) logits but computes them twice: worth it on a GPU, where memory is short;
-    # on a CPU it took 1.3 times as long and no less memory.
+    # TRL's fused head holds no (tokens, V) logits but computes them twice: worth it on a GPU, where memory is
+    # short; on a CPU it took 1.3 times as long and no less memory.
     score = _fused if rows.device.type != "cpu" else _plain
     logps, entropy, mean_logits, is_top1 = score(rows, weight, head.bias, labels, temperature)
 
@@ -62,11 +65,49 @@ def _fused(rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, te
 
 
 def _plain(rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, temperature: float):
-    logits = at_least_float32(nn.functional.linear(rows, weight, bias)) / temperature
-    mean_logits = logits.detach().mean(-1)
-    log_probabilities = torch.log_softmax(logits, -1)
-    logps = log_probabilities.gather(-1, labels[:, None]).squeeze(-1)
-    detached = log_probabilities.detach()
-    is_top1 = detached.argmax(-1) == labels
-    entropy = [-(chunk.exp() * chunk).sum(-1) for chunk in detached.split(ENTROPY_CHUNK)]
-    return logps, torch.cat(entropy), mean_logits, is_top1
+    return TokenStatistics.apply(nn.functional.linear(rows, weight, bias), labels, temperature)
+
+
+class TokenStatistics(torch.autograd.Function):
+    """Log-probability, entropy, mean logit and top-1 of labels, from logits that are held once.
+
+        z = logits / temperature
+        logps[n] = z[n, label] - log sum_v exp z[n, v]
+        d logps[n] / d logits[n, v] = ([v = label] - softmax(z)[n, v]) / temperature
+
+    `log_softmax` of all logits and `gather` would hold two more copies of them, in float32, and every figure
+    would pass over all of them; here a few rows at a time are read, while they are in the cache. Only `logps`
+    has a gradient, and it can be differentiated once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, ...]:
+        parts = []
+        for chunk, label in zip(logits.split(TOKEN_CHUNK), labels.split(TOKEN_CHUNK), strict=True):
+            scaled = _scaled(chunk, temperature)
+            log_probabilities = scaled.log_softmax(-1)
+            logps = log_probabilities.gather(-1, label[:, None]).squeeze(-1)
+            entropy = -log_probabilities.exp().mul_(log_probabilities).sum(-1)
+            parts.append((logps, entropy, scaled.mean(-1), log_probabilities.argmax(-1) == label))
+        logps, *statistics = (torch.cat(column) for column in zip(*parts, strict=True))
+        ctx.save_for_backward(logits, labels)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(*statistics)
+        return logps, *statistics
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_logps: Tensor, *_: Any) -> tuple[Tensor, None, None]:
+        logits, labels = ctx.saved_tensors
+        slopes = grad_logps / ctx.temperature
+        grad_logits = torch.empty_like(logits)
+        chunks = (x.split(TOKEN_CHUNK) for x in (logits, grad_logits, labels[:, None], slopes[:, None]))
+        for chunk, grad_chunk, label, slope in zip(*chunks, strict=True):
+            grad = _scaled(chunk, ctx.temperature).softmax(-1).mul_(-slope)
+            grad_chunk.copy_(grad.scatter_add_(-1, label, slope))
+        return grad_logits, None, None
+
+
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    logits = at_least_float32(logits)
+    return logits if temperature == 1.0 else logits / temperature

@@ -30,6 +30,16 @@ def load_model(model: str | os.PathLike | nn.Module, args: SpeechConfig, quantiz
                 "is loaded already. Pass the model's name or path, or drop them."
             )
         return model
+    try:
+        return _from_name(model, options)
+    except OSError as error:
+        raise ValueError(
+            f"No model could be loaded from {str(model)!r}: {error}. Check the name; a folder has to hold config.json and "
+            "weights, and a Hub name needs a connection."
+        ) from error
+
+
+def _from_name(model: str | os.PathLike, options: dict[str, Any]) -> nn.Module:
     if os.path.exists(os.path.join(model, "adapter_config.json")):
         adapter = PeftConfig.from_pretrained(model)
         base = _model_class(adapter.base_model_name_or_path, options).from_pretrained(

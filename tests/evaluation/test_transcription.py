@@ -153,6 +153,14 @@ def test_a_bad_clip_stops_the_evaluation_with_its_row():
         evaluate_model(ModeModel(), None, rows, progress=False, family=CountingFamily())
 
 
+def test_a_bad_clip_of_a_file_is_named_by_file_and_line(tmp_path):
+    (tmp_path / "good.wav").write_bytes(wav(100))
+    lines = [json.dumps({"audio": f"{name}.wav", "text": "a"}) for name in ("good", "lost")]
+    (tmp_path / "held_out.jsonl").write_text("\n".join(lines))
+    with pytest.raises(AudioFault, match=r"held_out\.jsonl:2: .*lost\.wav"):
+        transcribe(ModeModel(), None, tmp_path / "held_out.jsonl", progress=False, family=CountingFamily())
+
+
 def test_a_family_that_loses_a_clip_is_noticed():
     class LosingFamily(CountingFamily):
         def transcribe(self, model, audio, **settings):
@@ -260,7 +268,7 @@ def test_a_transcript_that_is_no_text_is_refused():
 
 
 def test_no_rows_are_no_evaluation():
-    stream = datasets.Dataset.from_dict({"audio": [], "text": []}).to_iterable_dataset()
+    stream = datasets.IterableDataset.from_generator(lambda: iter(()))
     for rows in ([], stream):
         with pytest.raises(ValueError, match="no rows"):
             evaluate_model(ModeModel(), None, rows, progress=False, family=CountingFamily())

@@ -22,7 +22,7 @@ class FamilyCase:
 
     Attributes:
         name: shown in the tests' names.
-        build: makes the model (in evaluation mode, with dropout above zero in its config where it knows dropout) and its
+        build: makes the model (in evaluation mode, with dropout above zero where it knows dropout) and its
             processor; the same weights each time, `speech_family` not called yet.
         clips: B >= 2 different clips at the family's rate.
         texts: for each clip K >= 2 different texts of unequal lengths.
@@ -79,9 +79,7 @@ def group_batch(
 ) -> GroupBatch:
     """B clips with K texts each; `rows` say language, task and prompt."""
     rows = rows or [{}] * len(clips)
-    written = [
-        [family.tokenize_row(text, row) for text in group] for group, row in zip(texts, rows, strict=True)
-    ]
+    written = [[family.tokenize_row(text, row) for text in group] for group, row in zip(texts, rows, strict=True)]
     tokens, keep = pad_tokens(
         [[text.ids for text in group] for group in written],
         [[text.first_kept for text in group] for group in written],

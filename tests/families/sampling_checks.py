@@ -48,7 +48,10 @@ def the_end_is_sampled_once_and_finishes(case: FamilyCase) -> None:
     samples = family.sample_groups(model, batch, noise_for(ready, hypotheses=24))
     limit_is_in_tokens = family.noise_length(batch, LIMIT) == LIMIT
     for tokens, keep, finished in zip(
-        samples.tokens[..., 1:].flatten(0, 1), samples.keep.flatten(0, 1), samples.finished.flatten(), strict=True
+        samples.tokens[..., 1:].flatten(0, 1),
+        samples.keep.flatten(0, 1),
+        samples.finished.flatten(),
+        strict=True,
     ):
         drawn = tokens[keep].tolist()
         assert (family.end_token in drawn) == bool(finished)

@@ -11,8 +11,16 @@ from tests.families.conformance import CHECKS, FamilyCase
 from tests.families.toys import ToyAudioPrefix, ToyCTC, build_toy
 from tests.tiny_models import tiny_clips, tiny_whisper
 
-TEXTS = [["the quick brown fox", "a fox", ""], ["dog", "the lazy dog jumps over", "do g"], ["so", "soo", "s o b"]]
-GERMAN_AND_CHINESE = [["der Fuchs springt", "ein Fuchs", ""], ["你好，世界", "你好", "好"], ["the dog", "dog", "dogs"]]
+TEXTS = [
+    ["the quick brown fox", "a fox", ""],
+    ["dog", "the lazy dog jumps over", "do g"],
+    ["so", "soo", "s o b"],
+]
+GERMAN_AND_CHINESE = [
+    ["der Fuchs springt", "ein Fuchs", ""],
+    ["你好世界", "你好", "好"],
+    ["the dog", "dog", "dogs"],
+]
 # unequal prefixes in one batch: a prompt, another task, neither
 ROWS = [
     {"language": "german", "prompt": "braune Hunde"},
@@ -61,7 +69,13 @@ CASES = [
     whisper_case("whisper-english", "english", TEXTS, []),
     whisper_case("whisper-multilingual", "multilingual", GERMAN_AND_CHINESE, ROWS),
     whisper_case("whisper-large-v3-shape", "large_v3", TEXTS, [{"language": "en"}] * 3),
-    toy_case("toy-ctc", ToyCTC, lambda model, batch: [model(batch.audio)], lora_targets=("head",), checkpointing=False),
+    toy_case(
+        "toy-ctc",
+        ToyCTC,
+        lambda model, batch: [model(batch.audio)],
+        lora_targets=("head",),
+        checkpointing=False,
+    ),
     toy_case(
         "toy-audio-prefix",
         ToyAudioPrefix,

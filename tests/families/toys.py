@@ -88,7 +88,10 @@ class ToyCTCFamily(ToyFamily):
     def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
         waves = [torch.from_numpy(clip) for clip in clips]
         heard = [torch.ones(len(wave), dtype=torch.long) for wave in waves]
-        return {"input_values": pad_sequence(waves, batch_first=True), "audio_mask": pad_sequence(heard, batch_first=True)}
+        return {
+            "input_values": pad_sequence(waves, batch_first=True),
+            "audio_mask": pad_sequence(heard, batch_first=True),
+        }
 
     def noise_length(self, batch: GroupBatch, max_tokens: int) -> int:
         return batch.audio.shape[1] // FRAME

@@ -59,9 +59,7 @@ def test_grouped_attention_equals_a_loop_over_hypotheses_and_positions(sharing):
     query = random_heads(HEADS, 0)
     key, value = random_heads(HEADS // sharing, 1), random_heads(HEADS // sharing, 2)
     module = Attention(num_key_value_groups=sharing)
-    out, weights = grouped_attention_forward(
-        module, query, key, value, None, scaling=SCALING, group_size=HYPOTHESES
-    )
+    out, weights = grouped_attention_forward(module, query, key, value, None, scaling=SCALING, group_size=HYPOTHESES)
     expected = attention_by_loops(query.numpy(), key.numpy(), value.numpy(), sharing)
     assert weights is None
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-12, atol=1e-12)
@@ -84,9 +82,7 @@ def test_growing_cache_equals_all_positions_at_once(sharing, first):
     heads = HEADS // sharing
     module = Attention(num_key_value_groups=sharing)
     query, key, value = random_heads(HEADS, 0), random_heads(heads, 1), random_heads(heads, 2)
-    expected, _ = grouped_attention_forward(
-        module, query, key, value, None, scaling=SCALING, group_size=HYPOTHESES
-    )
+    expected, _ = grouped_attention_forward(module, query, key, value, None, scaling=SCALING, group_size=HYPOTHESES)
     cache = GroupedCacheLayer(HYPOTHESES)
     parts = []
     for start, stop in [(0, first), *((t, t + 1) for t in range(first, LENGTH))]:
@@ -96,9 +92,7 @@ def test_growing_cache_equals_all_positions_at_once(sharing, first):
         ]
         keys, values = cache.update(now[1], now[2])
         assert keys.shape == (CLIPS, heads * HYPOTHESES, stop, WIDTH)
-        out, _ = grouped_attention_forward(
-            module, now[0], keys, values, None, scaling=SCALING, group_size=HYPOTHESES
-        )
+        out, _ = grouped_attention_forward(module, now[0], keys, values, None, scaling=SCALING, group_size=HYPOTHESES)
         parts.append(out.unflatten(1, (HYPOTHESES, stop - start)))
     assert cache.get_seq_length() == LENGTH
     torch.testing.assert_close(torch.cat(parts, 2).flatten(1, 2), expected, rtol=1e-12, atol=1e-12)
@@ -118,7 +112,7 @@ def test_what_is_not_grouped_and_causal_is_stock_sdpa_bit_for_bit(group_size, is
 
 
 def test_left_padded_decoder_calls_are_stock_sdpa_bit_for_bit():
-    model, processor = tiny_whisper("english")
+    model, _ = tiny_whisper("english")
     features = torch.randn(2, 80, 100)
     ids = torch.randint(0, 200, (2, 7))
     mask = torch.ones_like(ids)

@@ -1,4 +1,4 @@
-"""Whisper's prefixes, spaces and special tokens, against token lists written by hand and transformers' own tokenizer."""
+"""Whisper's prefixes, spaces and special tokens, against lists written by hand and transformers' own tokenizer."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_prompt_stands_before_the_start_and_does_not_count(multilingual):
         ("  the dog \n", " the dog"),
         ("über", " über"),
         ("नमस्ते", " नमस्ते"),
-        ("你好，世界", "你好，世界"),
+        ("你好世界", "你好世界"),
         (" 你好", "你好"),
         ("こんにちは", "こんにちは"),
         ("ສະບາຍດີ", "ສະບາຍດີ"),
@@ -127,7 +127,12 @@ def test_decoding_strips_every_special_token(multilingual):
     "text, row, problem, remedy",
     [
         ("a <|endoftext|> b", {"language": "en"}, r"special tokens .*<\|endoftext\|>", "Remove"),
-        ("a <|startoftranscript|> b", {"language": "en"}, r"special tokens .*<\|startoftranscript\|>", "Remove"),
+        (
+            "a <|startoftranscript|> b",
+            {"language": "en"},
+            r"special tokens .*<\|startoftranscript\|>",
+            "Remove",
+        ),
         ("a <|de|> b", {"language": "en"}, r"special tokens .*<\|de\|>", "Remove"),
         ("a", {"language": "en", "prompt": "b <|endoftext|>"}, r"special tokens .*<\|endoftext\|>", "Remove"),
         ("<|0.01|>a", {"language": "en"}, r"unknown timestamp <\|0.01\|>", "multiples of 0.02"),
@@ -135,7 +140,12 @@ def test_decoding_strips_every_special_token(multilingual):
         ("a", {"language": "klingon"}, "unknown language 'klingon'", "name or code"),
         ("a", {"language": "germn"}, "unknown language 'germn'.*did you mean 'german'", "name or code"),
         ("a", {"language": "french"}, "unknown language 'french'", "name or code"),
-        ("a", {"language": "en", "task": "transcibe"}, "unknown task 'transcibe'", "'transcribe' or 'translate'"),
+        (
+            "a",
+            {"language": "en", "task": "transcibe"},
+            "unknown task 'transcibe'",
+            "'transcribe' or 'translate'",
+        ),
         ("a", {}, "no language is named", "language column or set language"),
         ("a " * 60, {"language": "en"}, "makes .* tokens .* 48 positions", "shorter pieces"),
     ],
@@ -188,7 +198,10 @@ def test_default_language_comes_from_the_processor():
 
 def test_default_task_alone_needs_no_default_language(multilingual):
     multilingual.set_defaults(language=None, task="translate")
-    assert written(multilingual, multilingual.tokenize("a", language="de").ids)[1:3] == ["<|de|>", "<|translate|>"]
+    assert written(multilingual, multilingual.tokenize("a", language="de").ids)[1:3] == [
+        "<|de|>",
+        "<|translate|>",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +247,7 @@ def test_generate_is_not_told_nonsense(kind, languages, problem):
 
 def test_tokenizer_of_another_model_is_refused():
     _, processor = tiny_whisper("multilingual")
-    with pytest.raises(ValueError, match="does not fit the model.* 390.*own checkpoint"):
+    with pytest.raises(ValueError, match=r"does not fit the model.* 390.*own checkpoint"):
         WhisperText(processor.tokenizer, 283, 48)
 
 

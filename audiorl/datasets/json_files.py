@@ -1,0 +1,126 @@
+"""JSON lines and JSON arrays, every element with the line on which a person finds it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any, NamedTuple
+
+from audiorl.datasets.faults import BadRowsError, RowFault
+
+_BLANK = re.compile(r"[ \t\r\n]*")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_REMEDY = 'Write one JSON object for each row, for example {"audio": "clip.wav", "text": "..."}.'
+
+
+class JsonRows(NamedTuple):
+    """The objects of a file and where each of them stands."""
+
+    rows: list[dict[str, Any]]
+    places: list[str]
+
+
+def read_json_rows(path: str | os.PathLike[str]) -> JsonRows:
+    """Read a file of JSON lines, or of one JSON array: its content tells which.
+
+    Returns:
+        Rows with "path:line", the path as given; "path: item n", from 1, where elements of an array share a line.
+
+    Raises:
+        BadRowsError: what does not parse or is no object; of JSON lines all such lines.
+    """
+    name = os.fspath(path)
+    with open(name, "rb") as file:
+        content = file.read().removeprefix(_BYTE_ORDER_MARK)
+    if content.lstrip()[:1] == b"[":
+        return _array_rows(name, content)
+    return _line_rows(name, content)
+
+
+def _line_rows(name: str, content: bytes) -> JsonRows:
+    rows: list[Any] = []
+    places: list[str] = []
+    faults: list[RowFault] = []
+    # Not splitlines(): U+2028 and its like may stand inside a JSON string.
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line or line.isspace():
+            continue
+        place = f"{name}:{number}"
+        try:
+            row = json.loads(line.decode())
+        except (ValueError, RecursionError) as error:
+            faults.append(RowFault(place, len(rows) + len(faults), _reason(error), _REMEDY))
+            continue
+        if not isinstance(row, dict):
+            faults.append(_no_object(place, len(rows) + len(faults), row))
+            continue
+        rows.append(row)
+        places.append(place)
+    if faults:
+        raise BadRowsError(faults)
+    return JsonRows(rows, places)
+
+
+def _array_rows(name: str, content: bytes) -> JsonRows:
+    elements, lines = _array_elements(name, content)
+    own_lines = len(set(lines)) == len(lines)
+    places = [f"{name}:{line}" if own_lines else f"{name}: item {i}" for i, line in enumerate(lines, start=1)]
+    faults = [
+        _no_object(place, i, element)
+        for i, (place, element) in enumerate(zip(places, elements, strict=True))
+        if not isinstance(element, dict)
+    ]
+    if faults:
+        raise BadRowsError(faults)
+    return JsonRows(elements, places)
+
+
+def _array_elements(name: str, content: bytes) -> tuple[list[Any], list[int]]:
+    """The elements and the line on which each starts."""
+    elements: list[Any] = []
+    lines: list[int] = []
+    line, counted = 1, 0
+    try:
+        text = content.decode()
+        decoder = json.JSONDecoder()
+        position = _behind_blank(text, text.index("[") + 1)
+        more = text[position : position + 1] != "]"
+        while more:
+            line += text.count("\n", counted, position)
+            counted = position
+            element, position = decoder.raw_decode(text, position)
+            elements.append(element)
+            lines.append(line)
+            position = _behind_blank(text, position)
+            more = text[position : position + 1] == ","
+            if more:
+                position = _behind_blank(text, position + 1)
+        if text[position : position + 1] != "]":
+            raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
+        if _behind_blank(text, position + 1) != len(text):
+            raise json.JSONDecodeError("Extra data behind the array", text, position + 1)
+    except json.JSONDecodeError as error:
+        fault = RowFault(f"{name}:{error.lineno}", len(elements), _reason(error), _REMEDY)
+        raise BadRowsError([fault]) from error
+    except UnicodeDecodeError as error:
+        broken = content.count(b"\n", 0, error.start) + 1
+        raise BadRowsError([RowFault(f"{name}:{broken}", len(elements), _reason(error), _REMEDY)]) from error
+    return elements, lines
+
+
+def _behind_blank(text: str, position: int) -> int:
+    blank = _BLANK.match(text, position)
+    return blank.end() if blank else position
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"this is not JSON ({error.msg} at column {error.colno})"
+    if isinstance(error, UnicodeDecodeError):
+        return f"this is not UTF-8 (byte 0x{error.object[error.start]:02x})"
+    return f"this is not JSON that can be read ({type(error).__name__})"
+
+
+def _no_object(place: str, row_id: int, element: Any) -> RowFault:
+    return RowFault(place, row_id, f"this is a JSON {type(element).__name__}, not an object", _REMEDY)

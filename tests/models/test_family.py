@@ -1,0 +1,183 @@
+"""The seam itself: who answers for a model, how calls get inside wrappers, what dropout is."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import BertConfig, BertModel
+
+from audiorl.models import (
+    FAMILIES,
+    SpeechFamily,
+    base_model,
+    disable_dropout,
+    register_family,
+    run_inside,
+    speech_family,
+)
+from audiorl.models.encoder_decoder import WhisperFamily
+from tests.families.case import group_batch
+from tests.families.toys import ToyCTC, ToyCTCFamily, build_toy
+from tests.tiny_models import tiny_clips, tiny_whisper
+
+
+class Wrapper(nn.Module):
+    """As DDP does, it holds the model as `module` and calls its forward."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+        self.calls = 0
+
+    def forward(self, *args, **kwargs):
+        self.calls += 1
+        return self.module(*args, **kwargs)
+
+
+def test_the_family_follows_from_the_type_in_the_config():
+    assert type(speech_family(*tiny_whisper("english"))) is WhisperFamily
+    assert type(speech_family(*build_toy(ToyCTC))) is ToyCTCFamily
+
+
+def test_a_model_of_no_family_is_refused_with_the_known_ones():
+    model = BertModel(
+        BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    )
+    with pytest.raises(ValueError, match=r"type 'bert' \(BertModel\); known: .*'whisper'.*register_family"):
+        speech_family(model, None)
+    with pytest.raises(ValueError, match="Linear"):
+        speech_family(nn.Linear(1, 1), None)
+
+
+def test_a_registered_family_answers_and_may_replace_another(monkeypatch):
+    class Mine(WhisperFamily):
+        pass
+
+    monkeypatch.setitem(FAMILIES, "whisper", FAMILIES["whisper"])
+    register_family("whisper", Mine)
+    assert type(speech_family(*tiny_whisper("english"))) is Mine
+
+
+@pytest.mark.parametrize("row", [{"language": "en"}, {"task": "transcribe"}])
+def test_a_family_without_languages_refuses_to_choose_one(row):
+    family = speech_family(*build_toy(ToyCTC))
+    with pytest.raises(ValueError, match=r"ToyCTCFamily has no languages or tasks.*Leave them out"):
+        family.set_defaults(**row)
+    family.set_defaults(language=None, task=None)
+
+
+def test_a_row_says_language_task_and_prompt(tiny_multilingual):
+    family = speech_family(*tiny_multilingual)
+    row = {
+        "language": "de",
+        "task": "translate",
+        "prompt": "Hunde",
+        "text": "nothing of this",
+        "duration": 1.0,
+    }
+    expected = family.tokenize("der Fuchs", language="de", task="translate", prompt="Hunde")
+    assert family.tokenize_row("der Fuchs", row) == expected
+    assert family.tokenize_row("a", {"language": "en"}) == family.tokenize("a", language="en")
+
+
+def test_the_base_is_found_inside_every_wrapper():
+    model, _ = tiny_whisper("english")
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    compiled = torch.compile(model, backend="eager")
+    for wrapped in (model, adapted, compiled, Wrapper(model), Wrapper(adapted), Wrapper(compiled)):
+        assert base_model(wrapped) is model
+
+
+def test_a_call_runs_inside_the_wrappers_forward():
+    model, processor = tiny_whisper("english")
+    speech_family(model, processor)
+    wrapped = Wrapper(get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])))
+    assert run_inside(wrapped, lambda base: (base, base.training)) == (model, model.training)
+    assert wrapped.calls == 1
+
+
+def test_asking_twice_installs_once():
+    model, processor = tiny_whisper("english")
+    speech_family(model, processor)
+    first = model.forward
+    speech_family(model, processor)
+    assert model.forward == first
+    assert run_inside(model, lambda base: base) is model
+
+
+def test_generate_and_trainer_still_see_the_stock_signature():
+    model, processor = tiny_whisper("english")
+    stock = list(inspect.signature(model.forward).parameters)
+    speech_family(model, processor)
+    assert list(inspect.signature(model.forward).parameters) == stock
+    with pytest.raises(ValueError, match="no_such_argument"):
+        model.generate(torch.zeros(1, 80, 100), no_such_argument=1)
+
+
+def test_a_copy_of_an_installed_model_answers_with_itself():
+    model, processor = tiny_whisper("english")
+    speech_family(model, processor)
+    duplicate = copy.deepcopy(model)
+    assert run_inside(duplicate, lambda base: base) is duplicate
+    assert run_inside(model, lambda base: base) is model
+
+
+def test_disabled_dropout_is_zero_everywhere_and_the_config_keeps_its_values():
+    model, _ = tiny_whisper(
+        "english", dropout=0.1, attention_dropout=0.2, activation_dropout=0.3, decoder_layerdrop=0.4
+    )
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], lora_dropout=0.5))
+    disable_dropout(adapted)
+    left = [
+        (name, attribute, value)
+        for name, module in adapted.named_modules()
+        for attribute, value in vars(module).items()
+        if isinstance(value, float) and ("drop" in attribute or (isinstance(module, nn.Dropout) and attribute == "p"))
+        if value != 0.0
+    ]
+    assert left == []
+    config = model.config
+    assert (config.dropout, config.attention_dropout, config.activation_dropout) == (0.1, 0.2, 0.3)
+    assert config.decoder_layerdrop == 0.4
+
+
+def test_the_encoder_counts_as_frozen_with_an_adapter_in_the_decoder_only():
+    for targets, frozen in (
+        (r".*decoder.*q_proj", True),
+        (r".*encoder\.layers.*q_proj", False),
+        (r".*q_proj", False),
+    ):
+        model, processor = tiny_whisper("english")
+        family = speech_family(model, processor)
+        assert not family.encoder_is_frozen(model)
+        adapted = get_peft_model(model, LoraConfig(r=2, target_modules=targets))
+        assert family.encoder_is_frozen(adapted) is frozen
+        batch = group_batch(family, tiny_clips(1), [["a dog", "dog"]])
+        assert family.encode(adapted, batch).requires_grad is not frozen
+
+
+def test_freezing_the_encoder_leaves_the_rest_trainable():
+    model, processor = tiny_whisper("english")
+    family = speech_family(model, processor)
+    family.freeze_encoder(model)
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trainable == {name for name, _ in model.named_parameters() if not name.startswith("model.encoder")}
+
+
+def test_the_seam_asks_for_these_answers_and_no_others():
+    """A family written against the seam breaks when a method is added that it does not have."""
+    assert SpeechFamily.__abstractmethods__ == {
+        "features",
+        "tokenize",
+        "text",
+        "transcribe",
+        "encoder_parameters",
+        "_encode",
+        "_score",
+        "_sample",
+    }

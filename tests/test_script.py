@@ -1,0 +1,149 @@
+"""The example as a person runs it: flags, errors without tracebacks, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.tiny_models import tiny_clips, tiny_whisper
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = str(ROOT / "examples" / "dpo_whisper.py")
+
+
+def run_example(*flags: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, EXAMPLE, *flags],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    model, processor = tiny_whisper()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Four good rows."""
+    lines = []
+    for i, clip in enumerate(tiny_clips(4)):
+        soundfile.write(tmp_path / f"{i}.wav", clip, 16_000)
+        lines.append({"audio": f"{i}.wav", "text": "the lazy dog", "chosen": "the lazy dog", "rejected": f"dog {i}"})
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+def break_rows(path: Path, **changes: dict) -> None:
+    """Change fields of lines, by line number: `break_rows(path, line2={"chosen": ""})`."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for line, fields in changes.items():
+        rows[int(line.removeprefix("line")) - 1].update(fields)
+    path.write_text("\n".join(map(json.dumps, rows)))
+
+
+def arguments(base: Path, data: Path, out: Path) -> list[str]:
+    return [
+        *("--model_name_or_path", str(base), "--dataset_name", str(data), "--output_dir", str(out)),
+        *("--max_steps", "2", "--per_device_train_batch_size", "2", "--report_to", "none", "--use_cpu", "true"),
+        *("--save_strategy", "no"),
+    ]
+
+
+def test_pairs_of_ones_own_are_tuned_on_and_measured(base, data, tmp_path):
+    done = run_example(*arguments(base, data, tmp_path / "out"), "--eval_dataset_name", str(data), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "WER before" in done.stdout and "WER after" in done.stdout and "95 % interval" in done.stdout
+    assert done.stdout.strip().endswith(f"lies in {tmp_path / 'out'}")
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_all_bad_rows_are_told_at_once_and_nothing_is_written(base, data, tmp_path):
+    soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).normal(size=40_000) * 0.1, 16_000)
+    (tmp_path / "text.wav").write_text("this is not audio")
+    break_rows(
+        data,
+        line1={"audio": "missing.wav"},
+        line2={"audio": "long.wav", "chosen": "  "},
+        line3={"audio": "text.wav"},
+        line4={"rejected": "the lazy dog", "language": "german"},
+    )
+    done = run_example(*arguments(base, data, tmp_path / "out"), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    for line in range(1, 5):
+        assert f"pairs.jsonl:{line}" in done.stderr
+    for words in ("missing.wav", "2.50 s long, the model hears 1 s", "chosen is empty", "not audio", "same text", "English"):
+        assert words in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_skipping_trains_on_the_rest_and_leaves_the_reasons(base, data, tmp_path):
+    silent = np.zeros(8000)
+    soundfile.write(tmp_path / "silent.wav", silent, 16_000)
+    break_rows(data, line1={"audio": "missing.wav"}, line3={"audio": "silent.wav"})
+    done = run_example(*arguments(base, data, tmp_path / "out"), "--on_bad_rows", "skip", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    left_out = [json.loads(line) for line in (tmp_path / "out" / "skipped_rows.jsonl").read_text().splitlines()]
+    assert {row["where"].rsplit(":")[-1] for row in left_out} == {"1", "3"}
+    assert any("silent" in row["problem"] for row in left_out)
+
+
+def test_a_clip_that_breaks_on_decoding_stops_the_run_with_its_line(base, data, tmp_path):
+    soundfile.write(tmp_path / "silent.wav", np.zeros(8000), 16_000)
+    break_rows(data, line3={"audio": "silent.wav"})
+    done = run_example(*arguments(base, data, tmp_path / "out"), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "pairs.jsonl:3" in done.stderr and "silent" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--learning_rat", "1e-3"], ["unknown flag --learning_rat", "--learning_rate"]),
+        (["--loss_type", "sigmoyd"], ["sigmoid"]),
+        (["--beta", "-1"], ["beta"]),
+        (["--model_name_or_path", "nowhere/at-all"], ["nowhere/at-all"]),
+        (["--dataset_name", "missing.jsonl"], ["missing.jsonl"]),
+    ],
+)
+def test_wrong_arguments_end_with_a_message(base, data, tmp_path, flags, words):
+    done = run_example(*arguments(base, data, tmp_path / "out"), *flags, cwd=tmp_path, HF_HUB_OFFLINE="1")
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_demo_without_arguments_improves_held_out_wer_by_a_fifth(tmp_path, seed):
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", EXAMPLE, "--seed", str(seed)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rates = [float(line.split()[2]) for line in done.stdout.splitlines() if line.startswith(("WER before", "WER after"))]
+    assert rates[1] <= 0.8 * rates[0], done.stdout
+    assert (tmp_path / "demo-dpo" / "model.safetensors").exists()

@@ -1,0 +1,74 @@
+"""A small DPO run in a process of its own: `python run_dpo.py '{"output_dir": ..., ...}'`.
+
+Keys that are no config field: `rows` (how many), `out` (file for the final weights and the log), `resume`, `kill` (where
+to end the process with SIGKILL, see `arrange_death`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from audiorl.trainers import checkpoints
+from tests.trainers.pair_rows import pair_rows, trainer, weights
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arrange_death(moment: str, dpo) -> None:
+    """End the process at step 3: in the middle of writing a file, between two files, or around the rename."""
+    save, publish, step = torch.save, checkpoints.publish, dpo.training_step
+
+    def at_step_three() -> bool:
+        return dpo.state.global_step == 3
+
+    def half_a_file(obj, path, *args, **kwargs):
+        save(obj, path, *args, **kwargs)
+        if at_step_three() and str(path).endswith("optimizer.pt"):
+            os.truncate(path, os.path.getsize(path) // 2)
+            die()
+
+    def around_publish(staged, final):
+        if at_step_three() and moment == "before rename":
+            die()
+        publish(staged, final)
+        if at_step_three() and moment == "after rename":
+            die()
+
+    def in_a_step(*args, **kwargs):
+        loss = step(*args, **kwargs)
+        if at_step_three():
+            die()
+        return loss
+
+    if moment == "half a file":
+        torch.save = half_a_file
+    elif moment == "in a step":
+        dpo.training_step = in_a_step
+    else:
+        checkpoints.publish = around_publish
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    own = {name: settings.pop(name, None) for name in ("rows", "out", "resume", "kill")}
+    torch.set_num_threads(1)
+    dpo = trainer(settings.pop("output_dir"), pair_rows(own["rows"] or 8), **settings)
+    if own["kill"]:
+        arrange_death(own["kill"], dpo)
+    dpo.train(resume_from_checkpoint=own["resume"])
+    if dpo.is_world_process_zero() and own["out"]:
+        torch.save({"weights": weights(dpo.model), "log": dpo.state.log_history}, own["out"])
+
+
+if __name__ == "__main__":
+    main()

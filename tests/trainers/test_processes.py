@@ -1,0 +1,108 @@
+"""Runs in processes of their own: killed and resumed, and two processes against one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from audiorl.trainers.checkpoints import STAGING, last_whole_checkpoint
+from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference
+
+SCRIPT = str(Path(__file__).with_name("run_dpo.py"))
+
+
+def run_dpo(processes: int = 1, **settings) -> subprocess.CompletedProcess:
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    quiet = {**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
+    return subprocess.run(
+        [*launcher, SCRIPT, json.dumps({name: str(v) if isinstance(v, Path) else v for name, v in settings.items()})],
+        env=quiet,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def finished(path: Path) -> dict:
+    return torch.load(path, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    done = run_dpo(output_dir=folder, out=folder / "final.pt", num_train_epochs=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return finished(folder / "final.pt")
+
+
+@pytest.mark.parametrize(
+    ("moment", "resumes_at"), [("in a step", 3), ("half a file", 2), ("before rename", 2), ("after rename", 3)]
+)
+def test_killed_and_resumed_equals_not_stopped_bit_for_bit(tmp_path, uninterrupted, moment, resumes_at):
+    settings = {"output_dir": tmp_path / "run", "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1}
+    died = run_dpo(**settings, kill=moment)
+    assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]
+    assert last_whole_checkpoint(str(tmp_path / "run")).endswith(f"checkpoint-{resumes_at}")
+    for folder in (tmp_path / "run").glob("checkpoint-*"):
+        assert {"model.safetensors", "optimizer.pt", "trainer_state.json"} <= {p.name for p in folder.iterdir()}
+    resumed = run_dpo(**settings, resume=True, out=tmp_path / "final.pt")
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    assert not (tmp_path / "run" / STAGING).exists()
+    after = finished(tmp_path / "final.pt")
+    assert largest_difference(uninterrupted["weights"], after["weights"]) == 0
+    losses = [[log["loss"] for log in run["log"] if "loss" in log] for run in (uninterrupted, after)]
+    assert losses[0] == losses[1]
+
+
+def test_a_synced_reference_survives_a_resume(tmp_path):
+    settings = {"sync_ref_model": True, "ref_model_sync_steps": 2, "num_train_epochs": 2}
+    whole = run_dpo(output_dir=tmp_path / "a", out=tmp_path / "whole.pt", **settings)
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    saving = {**settings, "output_dir": tmp_path / "b", "save_strategy": "steps", "save_steps": 1}
+    assert run_dpo(**saving, kill="after rename").returncode == -signal.SIGKILL
+    assert run_dpo(**saving, resume=True, out=tmp_path / "resumed.pt").returncode == 0
+    runs = [finished(tmp_path / f"{name}.pt")["weights"] for name in ("whole", "resumed")]
+    assert largest_difference(*runs) == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss_type": ["sigmoid", "sft"], "rows": 7},
+        {"loss_type": ["aot"], "rows": 8},
+        {"loss_type": ["sigmoid"], "freeze_encoder": True, "gradient_accumulation_steps": 2, "rows": 7},
+    ],
+    ids=["uneven last batch", "a loss over the whole batch", "frozen encoder, accumulation"],
+)
+def test_two_processes_end_with_the_weights_of_one(tmp_path, settings):
+    """Seven rows leave one process without a row of its own in the last step: the repeated row has no weight."""
+    shared = {**settings, **PLAIN_STEPS, "num_train_epochs": 2}
+    one = run_dpo(output_dir=tmp_path / "one", out=tmp_path / "one.pt", per_device_train_batch_size=4, **shared)
+    assert one.returncode == 0, one.stderr[-2000:]
+    two = run_dpo(2, output_dir=tmp_path / "two", out=tmp_path / "two.pt", per_device_train_batch_size=2, **shared)
+    assert two.returncode == 0, two.stderr[-2000:]
+    single, double = finished(tmp_path / "one.pt"), finished(tmp_path / "two.pt")
+    assert largest_difference(single["weights"], double["weights"]) < 1e-5
+    for name in ("loss", "rewards/margins", "entropy", "logps/chosen"):
+        logged = [[log[name] for log in run["log"] if name in log] for run in (single, double)]
+        assert logged[0] == pytest.approx(logged[1], rel=1e-4, abs=1e-6), name
+
+
+def test_half_written_checkpoints_of_other_programs_are_passed_over(tmp_path):
+    settings = {"output_dir": tmp_path, "save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    assert run_dpo(**settings).returncode == 0
+    (tmp_path / "checkpoint-9").mkdir()
+    (tmp_path / "checkpoint-9" / "model.safetensors").write_bytes(b"half")
+    assert last_whole_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-2")
+    (tmp_path / "checkpoint-8").mkdir()
+    (tmp_path / "checkpoint-8" / "trainer_state.json").write_text('{"global_st')
+    assert last_whole_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-2")
