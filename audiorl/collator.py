@@ -19,8 +19,8 @@ class SpeechCollator:
     """Rows -> `GroupBatch`, with one hypothesis for each text column.
 
     A row that turns out unusable only now (it came from a stream, or its audio breaks on decoding) is judged by the
-    same policy as in the check before training: it stops the run, or it is left out and written to `skipped_rows.jsonl`.
-    A batch of which nothing is left holds one placeholder that no loss counts.
+    same policy as in the check before training: it stops the run, or it is left out and written to
+    `skipped_rows.jsonl`. A batch of which nothing is left holds one placeholder that no loss counts.
 
     Args:
         family: the model's family; holds no weights, so it travels to worker processes.
@@ -49,16 +49,16 @@ class SpeechCollator:
         self.tensor_columns = tuple(tensor_columns)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> GroupBatch:
-        usable, faults = [], []
+        usable: list[tuple[Mapping[str, Any], np.ndarray]] = []
+        faults: list[RowFault] = []
         for row in rows:
             found = self._judge(row)
             faults += found
             if not found:
-                clip, fault = self._hear(row)
-                if fault is None:
-                    usable.append((row, clip))
-                else:
-                    faults.append(fault)
+                try:
+                    usable.append((row, self._hear(row)))
+                except AudioFault as fault:
+                    faults.append(RowFault(row["where"], row["row_id"], fault.problem, fault.remedy))
         if faults:
             if self.skipped is None:
                 raise BadRowsError(faults)
@@ -74,16 +74,14 @@ class SpeechCollator:
             distinct=self.distinct,
         )
 
-    def _hear(self, row: Mapping[str, Any]) -> tuple[np.ndarray, None] | tuple[None, RowFault]:
+    def _hear(self, row: Mapping[str, Any]) -> np.ndarray:
+        """The row's clip, decoded; raises AudioFault."""
         limit = self.family.max_seconds
-        try:
-            clip = load_audio(row["audio"], self.family.sampling_rate)
-            seconds = len(clip) / self.family.sampling_rate
-            if limit is not None and seconds > limit:  # a header may promise less than there is
-                raise AudioFault(f"the clip decodes to {seconds:.2f} s, the model hears {limit:g} s", "Cut it.")
-        except AudioFault as fault:
-            return None, RowFault(row["where"], row["row_id"], fault.problem, fault.remedy)
-        return clip, None
+        clip = load_audio(row["audio"], self.family.sampling_rate)
+        seconds = len(clip) / self.family.sampling_rate
+        if limit is not None and seconds > limit:  # a header may promise less than there is
+            raise AudioFault(f"the clip decodes to {seconds:.2f} s, the model hears {limit:g} s", "Cut it.")
+        return clip
 
     def _batch(self, usable: list[tuple[Mapping[str, Any], np.ndarray]]) -> GroupBatch:
         texts: list[list[TokenizedText]] = [

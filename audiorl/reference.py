@@ -13,9 +13,10 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
 from audiorl.batch import GroupBatch
@@ -91,7 +92,7 @@ def frozen_copy(model: nn.Module, *, share_frozen: bool = True) -> nn.Module:
     return duplicate.eval()
 
 
-def keep_adapter_as_reference(model: nn.Module) -> None:
+def keep_adapter_as_reference(model: PeftModel) -> None:
     """Add a frozen copy of the adapter a policy came with, so that the reference is the policy as it was handed in."""
     active = model.active_adapter
     model.add_adapter(REFERENCE_ADAPTER, model.peft_config[active])
@@ -105,7 +106,7 @@ def keep_adapter_as_reference(model: nn.Module) -> None:
 @contextlib.contextmanager
 def adapter_off(model: nn.Module) -> Iterator[None]:
     """Run a PEFT policy, wrapped or not, as its reference."""
-    adapted = model
+    adapted: Any = model
     while not hasattr(adapted, "peft_config"):
         adapted = adapted.module
     if REFERENCE_ADAPTER not in adapted.peft_config:

@@ -53,9 +53,7 @@ def sharing(way: str, clips: int, hypotheses: int, tokens: int, kept: int) -> Sh
 def forward_flops(shape: Shape, work: Sharing) -> dict[str, float]:
     """Floating-point operations of one forward, a multiplication and an addition counted as two."""
     width, frames = shape.width, shape.positions
-    block = (
-        8 * width**2 + 4 * width * shape.feed_forward
-    )  # self-attention's four projections and the feed-forward
+    block = 8 * width**2 + 4 * width * shape.feed_forward  # self-attention's four projections and the feed-forward
     convolutions = 6 * width * (2 * frames * shape.mel_bins + frames * width)
     encoder = convolutions + shape.encoder_layers * (frames * block + 4 * frames**2 * width)
     cross = 4 * work.tokens * width**2 + 4 * work.tokens * frames * width
@@ -96,10 +94,7 @@ def peak_bytes(shape: Shape, work: Sharing, *, checkpointing: bool = False) -> f
     cross = 2 * frames * width
     if checkpointing:
         encoder = work.encoded * (shape.encoder_layers * frames * width + encoder_layer + convolutions)
-        decoder = (
-            work.scored * (shape.decoder_layers * work.tokens * width + decoder_layer)
-            + work.projected * cross
-        )
+        decoder = work.scored * (shape.decoder_layers * work.tokens * width + decoder_layer) + work.projected * cross
     else:
         encoder = work.encoded * (shape.encoder_layers * encoder_layer + convolutions)
         decoder = shape.decoder_layers * (work.scored * decoder_layer + work.projected * cross)

@@ -58,10 +58,10 @@ class Step(NamedTuple):
 
 
 class PeakMemory:
-    """Peak memory of a `with` block in bytes.
+    """Peak memory of a `with` block in bytes, to be compared with `held_bytes` before it.
 
-    CUDA: bytes held by tensors. Linux: the kernel's high-water mark of the resident set, reset before the
-    block. Elsewhere, or where the reset is forbidden: a thread that samples the resident set every 2 ms.
+    CUDA: what tensors hold. Linux: the kernel's high-water mark of the resident set, reset before the block,
+    less the pages of files. Elsewhere, or where the reset is forbidden: a thread that looks every 2 ms.
     """
 
     def __init__(self, device: str):
@@ -83,15 +83,25 @@ class PeakMemory:
             torch.cuda.synchronize()
             self.bytes = torch.cuda.max_memory_allocated()
         elif self._sampler is None:
-            self.bytes = _status_bytes("VmHWM")
+            status = _memory_status()
+            self.bytes = status["VmHWM"] - status["RssFile"] - status["RssShmem"]
         else:
             self._stop.set()
             self._sampler.join()
 
     def _sample(self) -> None:
-        process = psutil.Process()
         while not self._stop.wait(SAMPLING_SECONDS):
-            self.bytes = max(self.bytes, process.memory_info().rss)
+            self.bytes = max(self.bytes, held_bytes("cpu"))
+
+
+def held_bytes(device: str) -> int:
+    """Memory the process holds now: tensors on a CUDA device, the resident set elsewhere.
+
+    On Linux without the pages of files: the kernel drops and reloads those of libraries as it sees fit.
+    """
+    if device == "cuda":
+        return torch.cuda.memory_allocated()
+    return _memory_status()["RssAnon"] if STATUS.exists() else psutil.Process().memory_info().rss
 
 
 def _reset_high_water_mark() -> bool:
@@ -102,9 +112,10 @@ def _reset_high_water_mark() -> bool:
     return True
 
 
-def _status_bytes(field: str) -> int:
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field + ":"))
-    return int(line.split()[1]) * 1024
+def _memory_status() -> dict[str, int]:
+    """Bytes by the kernel's names."""
+    rows = (line.split() for line in STATUS.read_text().splitlines())
+    return {row[0].rstrip(":"): 1024 * int(row[1]) for row in rows if row[-1] == "kB"}
 
 
 def settle() -> None:
@@ -114,11 +125,6 @@ def settle() -> None:
         torch.cuda.empty_cache()
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def held_bytes(device: str) -> int:
-    """Memory the process holds now: tensors on a CUDA device, the resident set elsewhere."""
-    return torch.cuda.memory_allocated() if device == "cuda" else psutil.Process().memory_info().rss
 
 
 class Worker:
@@ -132,9 +138,7 @@ class Worker:
         threads: of torch, on the CPU.
     """
 
-    def __init__(
-        self, name: str, prepare: Callable[..., Task], arguments: Sequence[Any], *, device: str, threads: int
-    ):
+    def __init__(self, name: str, prepare: Callable[..., Task], arguments: Sequence[Any], *, device: str, threads: int):
         self.name = name
         # before the process starts, because OpenMP reads it when torch is loaded
         os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -167,9 +171,7 @@ class Worker:
                 "-9 usually means that memory ran out. Measure fewer clips or hypotheses, or a smaller shape."
             ) from None
         if failed:
-            raise RuntimeError(
-                f"The process that measured {self.name!r} failed, its own report follows.\n{answer}"
-            )
+            raise RuntimeError(f"The process that measured {self.name!r} failed, its own report follows.\n{answer}")
         return answer
 
 
@@ -218,30 +220,12 @@ def _measure(task: Task, idle: int, device: str) -> Step:
     return Step(seconds, cpu_seconds, max(0, peak.bytes - idle), value)
 
 
-def matmul_rate(device: str, dtype: torch.dtype, size: int, seconds: float = 1.0) -> float:
-    """Floating-point operations per second of a square matrix product, the best of several within `seconds`.
-
-    Args:
-        size: rows and columns; large enough to fill the device.
-    """
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best, begin = float("inf"), time.perf_counter()
-    while time.perf_counter() - begin < seconds:
-        started = time.perf_counter()
-        torch.mm(left, right)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
-
-
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned for a terminal, and a table in Markdown too."""
     lines = [list(headings), *map(list, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
     cells = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-        for line in lines
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([cells[0], rule, *cells[1:]])
@@ -285,9 +269,7 @@ def _cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next(
-        (line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine()
-    )
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def report(result: dict[str, Any], out: Path | None) -> None:

@@ -23,11 +23,12 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
 from counting import SHAPES
-from measuring import Step, Worker, environment, hardware_line, matmul_rate, report
+from measuring import Step, Worker, environment, hardware_line, report
 from scoring_tables import Measurement, describe, judge, results_table, targets_table
 from scoring_ways import PREFIX_TOKENS, ROWS, Agreement, Setting, agreement, prepare
 from tqdm import tqdm
@@ -55,9 +56,7 @@ def compare(setting: Setting, threads: int, repeats: int, progress: tqdm) -> lis
             steps: list[list[Step]] = [[] for _ in ROWS]
             for turn in range(repeats + 1):
                 for worker, mine in zip(workers, steps, strict=True):
-                    progress.set_description(
-                        f"K = {setting.hypotheses}: round {turn} of {repeats}, {worker.name}"
-                    )
+                    progress.set_description(f"K = {setting.hypotheses}: round {turn} of {repeats}, {worker.name}")
                     mine.append(worker.go())
                     progress.update()
         finally:
@@ -67,17 +66,27 @@ def compare(setting: Setting, threads: int, repeats: int, progress: tqdm) -> lis
 
 
 class RateTask:
-    """The device's matrix rate, in a process of its own like everything else."""
+    """The device's matrix rate, in a process of its own like everything else.
+
+    Floating-point operations per second of a square matrix product, the best of those that fit into a second.
+    """
 
     def __init__(self, device: str, dtype: torch.dtype):
-        self.arguments = (device, dtype, MATMUL_SIZE[device])
-        self.rate = 0.0
+        size = MATMUL_SIZE[device]
+        self.left, self.right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+        self.best_seconds = float("inf")
 
     def run(self) -> None:
-        self.rate = matmul_rate(*self.arguments)
+        begin = time.perf_counter()
+        while time.perf_counter() - begin < 1:
+            started = time.perf_counter()
+            torch.mm(self.left, self.right)
+            if self.left.is_cuda:
+                torch.cuda.synchronize()
+            self.best_seconds = min(self.best_seconds, time.perf_counter() - started)
 
     def finish(self) -> float:
-        return self.rate
+        return 2 * len(self.left) ** 3 / self.best_seconds
 
 
 def measured_rate(device: str, precision: str, threads: int) -> float:
@@ -97,9 +106,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--shape", choices=SHAPES, default="tiny", help="of which Whisper; weights are random"
-    )
+    parser.add_argument("--shape", choices=SHAPES, default="tiny", help="of which Whisper; weights are random")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--precision",
@@ -107,9 +114,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         help="bfloat16: the weights too; autocast: float32 weights. Default: float32 on a CPU, else bfloat16",
     )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of every way")
-    parser.add_argument(
-        "--repeats", type=int, default=5, help="timed steps after one warm-up; their median counts"
-    )
+    parser.add_argument("--repeats", type=int, default=5, help="timed steps after one warm-up; their median counts")
     parser.add_argument("--hypotheses", type=int, nargs="+", default=[1, 2, 8], help="every K to measure")
     parser.add_argument("--clips", type=int, help="B; 4, or 2 from K = 8 on")
     parser.add_argument("--tokens", type=int, default=40, help="T, decoder tokens of the longest hypothesis")
@@ -120,9 +125,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     if min(*options.hypotheses, options.threads, options.repeats, options.clips or 1) < 1:
         parser.error("--hypotheses, --threads, --repeats and --clips count things; use 1 or more")
     if not PREFIX_TOKENS + 2 <= options.tokens <= 448:
-        parser.error(
-            f"--tokens {options.tokens}: Whisper's decoder has 448 positions; use {PREFIX_TOKENS + 2} to 448"
-        )
+        parser.error(f"--tokens {options.tokens}: Whisper's decoder has 448 positions; use {PREFIX_TOKENS + 2} to 448")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device; use --device cpu")
     return options

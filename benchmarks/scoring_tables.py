@@ -119,7 +119,7 @@ def judge(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def results_table(records: list[dict[str, Any]]) -> str:
-    """One line for each K and way; ratios against K full forwards, in brackets as counted, and audio repeated."""
+    """One line for each K and way; ratios against K full forwards, in brackets as counted, and audio."""
     found = {(record["hypotheses"], record["row"]): record for record in records}
     lines = []
     for record in records:

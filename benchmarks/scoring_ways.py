@@ -33,21 +33,15 @@ def full_forwards(model: WhisperForConditionalGeneration, batch: GroupBatch) -> 
     columns = []
     for k in range(batch.num_hypotheses):
         column = slice(k, k + 1)
-        out = model.model(
-            input_features=batch.audio, decoder_input_ids=batch.tokens[:, k, :-1], use_cache=False
-        )
-        columns.append(
-            _head(model, out.last_hidden_state, batch.tokens[:, column], batch.keep[:, column], batch.audio)
-        )
+        out = model.model(input_features=batch.audio, decoder_input_ids=batch.tokens[:, k, :-1], use_cache=False)
+        columns.append(_head(model, out.last_hidden_state, batch.tokens[:, column], batch.keep[:, column], batch.audio))
     return torch.cat(columns, 1)
 
 
 def audio_repeated(model: WhisperForConditionalGeneration, batch: GroupBatch) -> Tensor:
     """(B, K, T) log-probabilities from one call with B * K rows of audio."""
     audio = batch.audio.repeat_interleave(batch.num_hypotheses, 0)
-    out = model.model(
-        input_features=audio, decoder_input_ids=batch.tokens[..., :-1].flatten(0, 1), use_cache=False
-    )
+    out = model.model(input_features=audio, decoder_input_ids=batch.tokens[..., :-1].flatten(0, 1), use_cache=False)
     return _head(model, out.last_hidden_state, batch.tokens, batch.keep, audio)
 
 
@@ -183,9 +177,7 @@ class ScoringTask:
     def __init__(self, row: Row, setting: Setting):
         self.setting = setting
         self.model = build_model(setting.shape).to(setting.device)
-        self.batch = GroupBatch(
-            {key: value.to(setting.device) for key, value in build_batch(setting).items()}
-        )
+        self.batch = GroupBatch({key: value.to(setting.device) for key, value in build_batch(setting).items()})
         self.loss: Tensor | None = None
         if row.checkpointing:
             enable_checkpointing(self.model)
@@ -199,9 +191,7 @@ class ScoringTask:
         """A float32 step whose loss and gradients go to a file; then the precision that is measured."""
         torch.backends.cudnn.allow_tf32 = False
         self.run()
-        found = {
-            name: weight.grad for name, weight in self.model.named_parameters() if weight.grad is not None
-        }
+        found = {name: weight.grad for name, weight in self.model.named_parameters() if weight.grad is not None}
         save_file({**found, "loss": torch.tensor(self.finish())}, gradients)
         found.clear()
         if self.setting.precision == "bfloat16":
@@ -256,9 +246,7 @@ def agreement(found: Path, expected: Path) -> Agreement:
         errors = {}
         for name in theirs.keys():
             ours_now, theirs_now = ours.get_tensor(name), theirs.get_tensor(name)
-            errors[name] = (
-                (ours_now - theirs_now).abs().max() / theirs_now.abs().max().clamp(min=1e-30)
-            ).item()
+            errors[name] = ((ours_now - theirs_now).abs().max() / theirs_now.abs().max().clamp(min=1e-30)).item()
     loss = errors.pop("loss")
     worst = max(errors, key=errors.__getitem__)
     if not (loss <= LOSS_TOLERANCE and errors[worst] <= GRADIENT_TOLERANCE):

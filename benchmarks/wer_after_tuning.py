@@ -14,6 +14,7 @@ The last line is JSON.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -60,14 +61,10 @@ def speech(root: Path, name: str, limit: int | None) -> list[dict[str, Any]]:
     folder = root / "data" / "librispeech-mini"
     rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
     fitting = [row for row in rows if row["duration"] <= 11.9]
-    return [
-        {**row, "audio": str(folder / row["audio"]), "text": row["text"].lower()} for row in fitting[:limit]
-    ]
+    return [{**row, "audio": str(folder / row["audio"]), "text": row["text"].lower()} for row in fitting[:limit]]
 
 
-def build(
-    root: Path, method: str, rows: list[dict], seed: int, max_steps: int, output_dir: str
-) -> SpeechTrainer:
+def build(root: Path, method: str, rows: list[dict], seed: int, max_steps: int, output_dir: str) -> SpeechTrainer:
     losses, weights = METHODS[method]
     checkpoint = root / "models" / "whisper-tiny-regrown"
     args = DPOConfig(
@@ -104,13 +101,11 @@ def steps_for(minutes: float, **settings: Any) -> int:
 
     trainer.training_step = timed
     trainer.train()
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     return max(1, round(60 * minutes / statistics.median(gaps)))
 
 
-def run_seed(
-    root: Path, seed: int, minutes: float, methods: list[str], limit: int | None, k: int
-) -> dict[str, Any]:
+def run_seed(root: Path, seed: int, minutes: float, methods: list[str], limit: int | None, k: int) -> dict[str, Any]:
     """All methods from one seed: mined pairs, then equal time for each."""
     train, validation = speech(root, "train", limit), speech(root, "validation", limit)
     found: dict[str, Any] = {}
@@ -118,9 +113,7 @@ def run_seed(
         first = build(root, "DPO", [{**train[0], "chosen": "a", "rejected": "b"}], seed, 1, folder)
         before = first.decode(validation)
         start = time.perf_counter()
-        mined = mine_pairs(
-            first.model, first.processing_class, train, num_generations=k, seed=seed, progress=False
-        )
+        mined = mine_pairs(first.model, first.processing_class, train, num_generations=k, seed=seed, progress=False)
         print(f"seed {seed}: {mined}, mined in {time.perf_counter() - start:.0f} s", flush=True)
         for method in methods:
             rows = train if method == "SFT" else mined.rows
@@ -149,9 +142,7 @@ def table(runs: dict[int, dict[str, Any]]) -> str:
     """One line for each method: mean and spread over seeds, and the paired test of each seed."""
     methods = next(iter(runs.values())).keys()
     base = next(iter(next(iter(runs.values())).values()))["result"].before.wer
-    lines = [
-        f"| method | WER | seeds | p | epochs |\n|---|---|---|---|---|\n| checkpoint | {100 * base:.1f} % | | | |"
-    ]
+    lines = [f"| method | WER | seeds | p | epochs |\n|---|---|---|---|---|\n| checkpoint | {100 * base:.1f} % | | | |"]
     for method in methods:
         results: list[Comparison] = [run[method]["result"] for run in runs.values()]
         wers = [100 * result.after.wer for result in results]
@@ -169,9 +160,7 @@ def plain(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=1.5, help="training time of each method")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
@@ -181,13 +170,9 @@ def main() -> None:
     if "AUDIORL_TEST_DATA" not in os.environ:
         parser.error("AUDIORL_TEST_DATA is not set. Point it at the folder with data/ and models/.")
     root = Path(os.environ["AUDIORL_TEST_DATA"])
-    runs = {
-        s: run_seed(root, s, args.minutes, args.methods, args.limit, args.num_generations) for s in args.seeds
-    }
+    runs = {s: run_seed(root, s, args.minutes, args.methods, args.limit, args.num_generations) for s in args.seeds}
     print(table(runs))
-    results = {
-        str(seed): {method: plain(run) for method, run in found.items()} for seed, found in runs.items()
-    }
+    results = {str(seed): {method: plain(run) for method, run in found.items()} for seed, found in runs.items()}
     print(
         json.dumps(
             {

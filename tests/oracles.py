@@ -185,9 +185,7 @@ def length_desensitized_pair(
     return [sum(tokens[:shared]) + ld_alpha * sum(tokens[shared:]) for tokens in kept]
 
 
-def central_differences(
-    function: Callable[[list[list[float]]], float], at: list[list[float]]
-) -> list[list[float]]:
+def central_differences(function: Callable[[list[list[float]]], float], at: list[list[float]]) -> list[list[float]]:
     """Gradient of a scalar function of a table of floats, by central differences with step 1e-5."""
     step = 1e-5
     gradient = []

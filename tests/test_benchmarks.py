@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -85,9 +86,7 @@ def test_counted_flops_equal_the_products_that_a_forward_runs(load, one_thread, 
 def test_counted_weights_are_those_of_the_model(load):
     ways, counting = load("scoring_ways"), load("counting")
     shape = counting.SHAPES["toy"]._replace(width=128, feed_forward=512, vocabulary=2000)
-    weights = sum(
-        w.numel() for n, w in ways.build_model(shape).named_parameters() if "embed_positions" not in n
-    )
+    weights = sum(w.numel() for n, w in ways.build_model(shape).named_parameters() if "embed_positions" not in n)
     assert counting.parameters(shape) == pytest.approx(weights, rel=0.02)
 
 
@@ -160,9 +159,7 @@ def test_scoring_benchmark_runs_and_its_last_line_is_json(tmp_path):
     assert result["targets"] == []
 
 
-@pytest.mark.parametrize(
-    "options", [["--hypotheses", "0"], ["--tokens", "500"], ["--repeats", "0"], ["--shap", "toy"]]
-)
+@pytest.mark.parametrize("options", [["--hypotheses", "0"], ["--tokens", "500"], ["--repeats", "0"], ["--shap", "toy"]])
 def test_options_that_make_no_sense_are_refused(load, options, capsys):
     with pytest.raises(SystemExit) as stopped:
         load("scoring").main(options)
@@ -170,8 +167,10 @@ def test_options_that_make_no_sense_are_refused(load, options, capsys):
     assert options[0] in capsys.readouterr().err
 
 
-def test_a_worker_that_fails_reports_what_happened(load):
-    """The task is built from arguments it does not take."""
+def test_a_task_that_cannot_be_built_is_reported_to_the_parent(load):
+    """The task is built from arguments it does not take; the process's work is done in this one."""
     measuring, scoring = load("measuring"), load("scoring")
-    with pytest.raises(RuntimeError, match=r"(?s)'odd' failed.*TypeError"):
-        measuring.Worker("odd", scoring.RateTask, (), device="cpu", threads=1)
+    near_end, far_end = multiprocessing.Pipe()
+    measuring._serve(far_end, scoring.RateTask, (), "cpu", torch.get_num_threads())
+    failed, answer = near_end.recv()
+    assert failed and "TypeError" in answer

@@ -134,9 +134,7 @@ def test_a_normaliser_passes_through():
     assert normaliser(mine) is mine
 
 
-@pytest.mark.parametrize(
-    ("wrong", "nearest"), [("basics", "'basic'"), ("englsh", "'english'"), ("", "Did you mean")]
-)
+@pytest.mark.parametrize(("wrong", "nearest"), [("basics", "'basic'"), ("englsh", "'english'"), ("", "Did you mean")])
 def test_an_unknown_name_is_refused_with_the_nearest(wrong, nearest):
     with pytest.raises(ValueError, match="No normaliser is called") as fault:
         normaliser(wrong)

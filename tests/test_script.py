@@ -89,7 +89,14 @@ def test_all_bad_rows_are_told_at_once_and_nothing_is_written(base, data, tmp_pa
     assert "Traceback" not in done.stderr
     for line in range(1, 5):
         assert f"pairs.jsonl:{line}" in done.stderr
-    for words in ("missing.wav", "2.50 s long, the model hears 1 s", "chosen is empty", "not audio", "same text", "English"):
+    for words in (
+        "missing.wav",
+        "2.50 s long, the model hears 1 s",
+        "chosen is empty",
+        "not audio",
+        "same text",
+        "English",
+    ):
         assert words in done.stderr
     assert not (tmp_path / "out").exists()
 
@@ -144,6 +151,8 @@ def test_the_demo_without_arguments_improves_held_out_wer_by_a_fifth(tmp_path, s
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    rates = [float(line.split()[2]) for line in done.stdout.splitlines() if line.startswith(("WER before", "WER after"))]
+    rates = [
+        float(line.split()[2]) for line in done.stdout.splitlines() if line.startswith(("WER before", "WER after"))
+    ]
     assert rates[1] <= 0.8 * rates[0], done.stdout
     assert (tmp_path / "demo-dpo" / "model.safetensors").exists()

@@ -31,13 +31,16 @@ def transcribe_rows(
     hypotheses: list[str] = []
     for start in range(0, len(rows), batch_size):
         audio = [row["audio"] for row in rows[start : start + batch_size]]
-        features = processor(
+        inputs = processor(
             audio=[clip["array"] for clip in audio],
             sampling_rate=audio[0]["sampling_rate"],
+            return_attention_mask=True,
             return_tensors="pt",
-        ).input_features
+        ).to(model.device)
         with torch.no_grad():
-            tokens = model.generate(features.to(device=model.device, dtype=model.dtype))
+            tokens = model.generate(
+                inputs.input_features.to(model.dtype), attention_mask=inputs.attention_mask
+            )
         hypotheses += processor.batch_decode(tokens, skip_special_tokens=True)
     return [hypothesis.strip() for hypothesis in hypotheses]
 

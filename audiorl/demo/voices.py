@@ -56,9 +56,9 @@ SPLITS: dict[str, Split] = {
         ),
         rate=(170, 215),
         pitch=(30, 70),
-        noisy=0.8,
-        snr_db=(5.0, 15.0),
-        reverberant=0.3,
+        noisy=0.7,
+        snr_db=(10.0, 20.0),
+        reverberant=0.2,
     ),
     "held_out": Split(
         voices=_cross(
@@ -67,8 +67,8 @@ SPLITS: dict[str, Split] = {
         ),
         rate=(170, 215),
         pitch=(30, 70),
-        noisy=0.8,
-        snr_db=(5.0, 15.0),
-        reverberant=0.3,
+        noisy=0.7,
+        snr_db=(10.0, 20.0),
+        reverberant=0.2,
     ),
 }

@@ -56,8 +56,8 @@ def compare(
     Raises:
         ValueError: the two were not measured on the same clips.
     """
-    counts = [count_errors(*decoded, unit=unit, normalise=normalise) for decoded in (before, after)]
-    return Comparison(*counts, paired_bootstrap(*counts))
+    first, second = (count_errors(*decoded, unit=unit, normalise=normalise) for decoded in (before, after))
+    return Comparison(first, second, paired_bootstrap(first, second))
 
 
 def _rate(errors: Errors) -> str:

@@ -200,9 +200,7 @@ def _count(chunks: list[Any]) -> ErrorCounts:
     lengths = {"substitute": 0, "delete": 0, "insert": 0, "equal": 0}
     for chunk in chunks:
         # an insertion has no extent in the transcript, a deletion none in the hypothesis
-        lengths[chunk.type] += max(
-            chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx
-        )
+        lengths[chunk.type] += max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
     return ErrorCounts(*lengths.values())
 
 

@@ -141,15 +141,11 @@ def evaluate_model(
     columns = [text_column] if group_column is None else [text_column, group_column]
     start = time.perf_counter()
     check = functools.partial(_check_row, columns=columns)
-    done = transcribed_rows(
-        model, family, rows, generation, batch_size=batch_size, progress=progress, check=check
-    )
+    done = transcribed_rows(model, family, rows, generation, batch_size=batch_size, progress=progress, check=check)
     clips = [_Measured.of(found, columns) for found in done]
     wall_seconds = time.perf_counter() - start
     if not clips:
-        raise ValueError(
-            "An error rate needs clips; the data set has no rows. Check its path, split and filters."
-        )
+        raise ValueError("An error rate needs clips; the data set has no rows. Check its path, split and filters.")
     hypotheses = [clip.hypothesis for clip in clips]
     transcripts = [clip.transcript for clip in clips]
     errors = count_errors(transcripts, hypotheses, unit=unit, normalise=function)
@@ -211,9 +207,7 @@ def _interval(
     drawn = len(errors) if group_column is None else len(set(groups))
     if drawn < 2:
         return None
-    return bootstrap_interval(
-        errors, resamples=resamples, seed=seed, groups=None if group_column is None else groups
-    )
+    return bootstrap_interval(errors, resamples=resamples, seed=seed, groups=None if group_column is None else groups)
 
 
 def decoding_in_force(model: nn.Module, generation: Mapping[str, Any], batch_size: int) -> dict[str, Any]:

@@ -100,9 +100,7 @@ def transcribed_rows(
             it.
     """
     if batch_size < 1:
-        raise ValueError(
-            f"Clips are decoded in batches of at least one; got batch_size={batch_size}. Try 16."
-        )
+        raise ValueError(f"Clips are decoded in batches of at least one; got batch_size={batch_size}. Try 16.")
     known = read_rows(rows)
     total = len(known) if isinstance(known, Sized) else None
     with (

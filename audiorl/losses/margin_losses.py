@@ -187,9 +187,7 @@ def discopop_loss(
     return logistic + exponential
 
 
-def sigmoid_norm_loss(
-    pairs: PairScores, *, beta: float, divergence: ScoreFunction = reverse_kl_scores
-) -> Tensor:
+def sigmoid_norm_loss(pairs: PairScores, *, beta: float, divergence: ScoreFunction = reverse_kl_scores) -> Tensor:
     """DPO on scores per token, so that a long transcript does not weigh more than a short one.
 
         h[b]    = score[b, 0] / lengths[b, 0] - score[b, 1] / lengths[b, 1]

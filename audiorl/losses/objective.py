@@ -135,10 +135,7 @@ class CombinedObjective:
     def __call__(self, pairs: PairScores) -> ObjectiveTerms:
         """Every loss for every pair of the batch."""
         bound = zip(self._losses.items(), self.loss_weights, self._functions, strict=True)
-        terms = [
-            LossTerm(name, weight, loss.reduction, function(pairs))
-            for (name, loss), weight, function in bound
-        ]
+        terms = [LossTerm(name, weight, loss.reduction, function(pairs)) for (name, loss), weight, function in bound]
         return ObjectiveTerms(tuple(terms), pairs.margin.detach(), pairs.lengths[:, 0])
 
 

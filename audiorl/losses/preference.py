@@ -37,9 +37,7 @@ class PreferenceObjective(NamedTuple):
     reduction: Reduction = "pairs"  # what its sum over the batch is divided by
     batch_wide: bool = False  # its value is the batch's, not a pair's: gather over processes first
     uses_reference: bool = True  # it reads `ref_logps`
-    allows_f_divergence: bool = (
-        False  # it may be asked for together with another divergence than the reverse KL
-    )
+    allows_f_divergence: bool = False  # it may be asked for together with another divergence than the reverse KL
     needs_label_smoothing: bool = False  # it is infinite at label_smoothing = 0
 
     @property

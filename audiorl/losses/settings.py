@@ -23,9 +23,7 @@ def finite_number(name: str, value: object) -> float:
         LossSettingError: `value` is not a number, or infinite, or NaN.
     """
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise LossSettingError(
-            f"{name} has to be a finite number; got {value!r}. Set {name} to a plain number."
-        )
+        raise LossSettingError(f"{name} has to be a finite number; got {value!r}. Set {name} to a plain number.")
     return float(value)
 
 
@@ -37,9 +35,7 @@ def positive_number(name: str, value: object) -> float:
     """
     number = finite_number(name, value)
     if number <= 0:
-        raise LossSettingError(
-            f"{name} has to be above 0; got {value!r}. Raise {name}, 0.1 is a usual start."
-        )
+        raise LossSettingError(f"{name} has to be above 0; got {value!r}. Raise {name}, 0.1 is a usual start.")
     return number
 
 

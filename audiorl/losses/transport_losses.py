@@ -43,9 +43,7 @@ def aot_loss(pairs: PairScores, *, beta: float, label_smoothing: float = 0.0) ->
     preference = pairs.logps[:, 0] - pairs.logps[:, 1]
     ref_logps = pairs.ref_logps.detach()
     ref_preference = ref_logps[:, 0] - ref_logps[:, 1]
-    return _smoothed_logistic(
-        beta * (preference - _of_the_same_rank(ref_preference, preference)), label_smoothing
-    )
+    return _smoothed_logistic(beta * (preference - _of_the_same_rank(ref_preference, preference)), label_smoothing)
 
 
 def aot_unpaired_loss(pairs: PairScores, *, beta: float, label_smoothing: float = 0.0) -> Tensor:

@@ -197,15 +197,16 @@ class SpeechFamily(ABC):
 
 def base_model(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside DDP, FSDP, torch.compile and PEFT wrappers."""
+    inner: Any = model
     while True:
-        if hasattr(model, "get_base_model"):
-            model = model.get_base_model()
-        elif hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif isinstance(getattr(model, "module", None), nn.Module):
-            model = model.module
+        if hasattr(inner, "get_base_model"):
+            inner = inner.get_base_model()
+        elif hasattr(inner, "_orig_mod"):
+            inner = inner._orig_mod
+        elif isinstance(getattr(inner, "module", None), nn.Module):
+            inner = inner.module
         else:
-            return model  # type: ignore[return-value]
+            return inner
 
 
 def run_inside(model: nn.Module, call: SpeechCall[Result]) -> Result:
@@ -230,7 +231,7 @@ def install_speech_call(model: PreTrainedModel) -> None:
         return type(self).forward(self, *args, **kwargs)
 
     forward.takes_speech_call = True  # type: ignore[attr-defined]
-    model.forward = types.MethodType(forward, model)  # type: ignore[method-assign]
+    model.forward = types.MethodType(forward, model)
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -275,6 +276,6 @@ def speech_family(model: nn.Module, processor: Any) -> SpeechFamily:
     if isinstance(found, str):
         module, _, name = found.partition(":")
         found = getattr(__import__(module, fromlist=[name]), name)
-    family = found(base, processor)  # type: ignore[operator]
+    family = found(base, processor)
     family.install(base)
     return family

@@ -81,9 +81,7 @@ class WhisperText:
         """Token ids -> transcript, special tokens left out, outer spaces stripped."""
         return self.tokenizer.decode([i for i in ids if i not in self._special], skip_special_tokens=True).strip()
 
-    def generation_language(
-        self, languages: Sequence[str | None] | None, task: str
-    ) -> dict[str, Any]:
+    def generation_language(self, languages: Sequence[str | None] | None, task: str) -> dict[str, Any]:
         """Keywords for Whisper's `generate`; no language for English-only checkpoints or where none is known.
 
         Raises:

@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch
 from audiorl.collator import SpeechCollator
-from audiorl.datasets import BadRowsError, SkippedRows, check_rows, drop_bad_rows, speech_rows
+from audiorl.datasets import BadRowsError, RowFault, SkippedRows, check_rows, drop_bad_rows, speech_rows
 from audiorl.evaluation import Decoded, count_errors, transcribe
 from audiorl.models import disable_dropout, speech_family
 from audiorl.trainers.checkpoints import WholeCheckpoints
@@ -74,6 +74,8 @@ class SpeechTrainer(WholeCheckpoints):
         quantization_config: how to load the model by name or path, e.g. `BitsAndBytesConfig(load_in_8bit=True)`.
     """
 
+    train_dataset: Any
+    eval_dataset: Any
     text_columns: tuple[str, ...] = ("text",)
     distinct_texts = False
 
@@ -158,7 +160,7 @@ class SpeechTrainer(WholeCheckpoints):
         if not isinstance(rows, Dataset):
             return rows
         # one process looks at every file, all of them hear what it found
-        found = [self._faults(rows) if args.process_index == 0 else None]
+        found: list[list[RowFault]] = [self._faults(rows) if args.process_index == 0 else []]
         faults = broadcast_object_list(found)[0] if args.world_size > 1 else found[0]
         if faults and args.on_bad_rows == "error":
             raise BadRowsError(faults)
@@ -167,7 +169,7 @@ class SpeechTrainer(WholeCheckpoints):
             raise ValueError(f"{name} has no usable row left: {len(rows)} rows, {len(faults)} faults. Mend the rows.")
         return kept
 
-    def _faults(self, rows: Dataset) -> list:
+    def _faults(self, rows: Dataset) -> list[RowFault]:
         return check_rows(
             rows,
             text_columns=self.text_columns,
@@ -202,10 +204,9 @@ class SpeechTrainer(WholeCheckpoints):
         )
 
     def _count(self, batches: Sequence[GroupBatch], device: torch.device) -> StepCounts:
-        clips = sum(batch.valid.sum() for batch in batches)
-        tokens = sum(batch.keep[:, 0].sum() for batch in batches)
-        counts = torch.stack([clips, tokens]).to(device)
-        return StepCounts(*self.accelerator.reduce(counts, reduction="sum"))
+        counts = sum(torch.stack([batch.valid.sum(), batch.keep[:, 0].sum()]) for batch in batches)
+        clips, tokens = self.accelerator.reduce(torch.as_tensor(counts).to(device), reduction="sum")
+        return StepCounts(clips, tokens)
 
     def counts_of(self, batch: GroupBatch, training: bool) -> StepCounts:
         """What to divide the losses of this batch by: the whole step's counts in training, its own in evaluation."""

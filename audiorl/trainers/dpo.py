@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
+from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -28,12 +28,12 @@ from tqdm.auto import tqdm
 from trl.trainer.callbacks import SyncRefModelCallback
 
 from audiorl.batch import GroupBatch, GroupScores
+from audiorl.collator import SpeechCollator
 from audiorl.losses import CombinedObjective, PairScores, pair_scores, sequence_reduction
 from audiorl.models import base_model, disable_dropout
 from audiorl.reference import (
     AdapterOff,
     FrozenCopy,
-    Reference,
     check_same_tokens,
     frozen_copy,
     keep_adapter_as_reference,
@@ -147,12 +147,12 @@ class DPOTrainer(SpeechTrainer):
         **kwargs: Any,
     ):
         if args is None:
-            name = model if isinstance(model, str | os.PathLike) else model.config._name_or_path
+            name = base_model(model).config._name_or_path if isinstance(model, nn.Module) else model
             args = DPOConfig(output_dir=f"{os.path.basename(str(name)) or 'model'}-DPO")
         super().__init__(model, args, **kwargs)
         self.objective = args.objective()
         self.sum_tokens = sequence_reduction(args.ld_alpha)
-        self.reference: Reference | None = None
+        self.reference: FrozenCopy | AdapterOff | None = None
         if self.objective.uses_reference:
             self.reference = self._build_reference(ref_model, new_adapter=kwargs.get("peft_config") is not None)
             if args.precompute_ref_log_probs:
@@ -160,7 +160,9 @@ class DPOTrainer(SpeechTrainer):
 
     # ---- the frozen policy ----
 
-    def _build_reference(self, ref_model: str | os.PathLike | nn.Module | None, new_adapter: bool) -> Reference:
+    def _build_reference(
+        self, ref_model: str | os.PathLike | nn.Module | None, new_adapter: bool
+    ) -> FrozenCopy | AdapterOff:
         if ref_model is self.model:
             raise ValueError("ref_model is the model that is trained, so it would not stay fixed. Leave it out.")
         if ref_model is not None:
@@ -190,6 +192,11 @@ class DPOTrainer(SpeechTrainer):
 
     def _precompute_all(self) -> None:
         """Score all rows now, while the policy is what was handed in, and let go of the reference."""
+        if not isinstance(self.data_collator, SpeechCollator):
+            raise ValueError(
+                "precompute_ref_log_probs hands its table over in a column for SpeechCollator; data_collator is a "
+                f"{type(self.data_collator).__name__}. Leave data_collator out, or precompute_ref_log_probs off."
+            )
         self.data_collator.tensor_columns = (*self.data_collator.tensor_columns, REF_LOGPS)
         self.train_dataset = self._with_ref_logps(self.train_dataset, "training")
         if isinstance(self.eval_dataset, dict):
@@ -215,13 +222,15 @@ class DPOTrainer(SpeechTrainer):
             DataLoader(rows, batch_size, collate_fn=collate, num_workers=self.args.dataloader_num_workers)
         )
         found: dict[int, list[float]] = {}
+        reference = self._required_reference()
         self.model.eval()
         for inputs in tqdm(loader, desc=f"Reference of the {name} rows", disable=self.args.disable_tqdm):
             batch = GroupBatch(self._prepare_inputs(inputs))
             with self.accelerator.autocast():
-                logps = self.sum_tokens(self.reference.token_logps(self.model, batch, None), batch.keep)
-            ids, logps = self.accelerator.gather_for_metrics((batch.row_ids, logps))
-            found.update(zip(ids.tolist(), logps.tolist(), strict=True))
+                logps = self.sum_tokens(reference.token_logps(self.model, batch, None), batch.keep)
+            found.update(zip(batch.row_ids.tolist(), logps.tolist(), strict=True))
+        if self.args.world_size > 1:
+            found = {row_id: logps for part in gather_object([found]) for row_id, logps in part.items()}
         nothing = [0.0] * len(self.text_columns)  # a row that broke on decoding; it will break again and not count
         return rows.add_column(REF_LOGPS, [found.get(row_id, nothing) for row_id in rows["row_id"]])
 
@@ -268,9 +277,15 @@ class DPOTrainer(SpeechTrainer):
         if self.args.precompute_ref_log_probs:
             return batch[REF_LOGPS]
         # what no gradient reaches is the same for policy and reference: one encoder pass serves both
-        share = self.reference.same_encoder and self.family.encoder_is_frozen(model)
+        reference = self._required_reference()
+        share = reference.same_encoder and self.family.encoder_is_frozen(model)
         states = scores.states.detach() if share else None
-        return self.sum_tokens(self.reference.token_logps(model, batch, states), scores.keep)
+        return self.sum_tokens(reference.token_logps(model, batch, states), scores.keep)
+
+    def _required_reference(self) -> FrozenCopy | AdapterOff:
+        if self.reference is None:
+            raise ValueError("There is no reference to score with. Build the trainer with a loss that uses one.")
+        return self.reference
 
     def _batch_wide_loss(self, pairs: PairScores, counts: StepCounts) -> Tensor:
         """A loss over the pairs of all processes; gradients reach this process's own.
@@ -303,11 +318,11 @@ class DPOTrainer(SpeechTrainer):
     # ---- resuming ----
 
     def save_extra_state(self, checkpoint: str) -> None:
-        if self.args.sync_ref_model and self.args.should_save:
+        if isinstance(self.reference, FrozenCopy) and self.args.sync_ref_model and self.args.should_save:
             torch.save(base_model(self.reference.ref_model).state_dict(), os.path.join(checkpoint, SYNCED_REFERENCE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self.args.sync_ref_model:
+        if isinstance(self.reference, FrozenCopy) and self.args.sync_ref_model:
             state = torch.load(os.path.join(resume_from_checkpoint, SYNCED_REFERENCE), weights_only=True)
             base_model(self.reference.ref_model).load_state_dict(state)

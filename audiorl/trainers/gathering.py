@@ -17,13 +17,13 @@ def gathered_pairs(pairs: PairScores, accelerator: Accelerator) -> PairScores:
     size = torch.tensor([len(pairs.logps)], device=pairs.logps.device)
     sizes = accelerator.gather(size).tolist()
 
-    def gather(own: Tensor | None) -> Tensor | None:
-        if own is None:
-            return None
+    def gather(own: Tensor) -> Tensor:
         padded = nn.functional.pad(own.detach(), (0, 0, 0, max(sizes) - len(own)))
         parts = list(accelerator.gather(padded).split(max(sizes)))
         parts = [part[:n] for part, n in zip(parts, sizes, strict=True)]
         parts[accelerator.process_index] = own
         return torch.cat(parts)
 
-    return PairScores(*map(gather, pairs))
+    unweighted = pairs.unweighted_logps
+    logps, ref_logps, lengths = (gather(field) for field in pairs[:3])
+    return PairScores(logps, ref_logps, lengths, None if unweighted is None else gather(unweighted))

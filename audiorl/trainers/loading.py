@@ -20,7 +20,9 @@ def load_model(model: str | os.PathLike | nn.Module, args: SpeechConfig, quantiz
     Raises:
         ValueError: keywords for loading beside an instance, which is loaded already.
     """
-    options = {"dtype": "float32", **(args.model_init_kwargs or {})}
+    # the parser has turned JSON into a dict by now
+    given = args.model_init_kwargs if isinstance(args.model_init_kwargs, dict) else {}
+    options: dict[str, Any] = {"dtype": "float32", **given}
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
     if isinstance(model, nn.Module):
@@ -34,8 +36,8 @@ def load_model(model: str | os.PathLike | nn.Module, args: SpeechConfig, quantiz
         return _from_name(model, options)
     except OSError as error:
         raise ValueError(
-            f"No model could be loaded from {str(model)!r}: {error}. Check the name; a folder has to hold config.json and "
-            "weights, and a Hub name needs a connection."
+            f"No model could be loaded from {str(model)!r}: {error}. Check the name; a folder has to hold config.json "
+            "and weights, and a Hub name needs a connection."
         ) from error
 
 

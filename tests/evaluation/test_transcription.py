@@ -66,9 +66,7 @@ def wav(samples):
 
 
 def make_rows(lengths, **columns):
-    return [
-        {"audio": {"bytes": wav(length), "path": None}, "text": f"w{length}", **columns} for length in lengths
-    ]
+    return [{"audio": {"bytes": wav(length), "path": None}, "text": f"w{length}", **columns} for length in lengths]
 
 
 LENGTHS = [300, 100, 500, 200, 400]
@@ -207,9 +205,7 @@ def test_a_result_reads_as_one_line():
     found = measured()
     low, high = (100 * end for end in found.interval)
     assert str(found) == format_result(found)
-    assert str(found) == (
-        f"WER 71.4 % (95 % interval {low:.1f} to {high:.1f}), 1 S 2 D 2 I in 7 words, 4 clips"
-    )
+    assert str(found) == (f"WER 71.4 % (95 % interval {low:.1f} to {high:.1f}), 1 S 2 D 2 I in 7 words, 4 clips")
     single = measured(make_rows([100]))
     assert single.interval is None
     assert str(single) == "WER 300.0 % (no interval), 1 S 0 D 2 I in 1 word, 1 clip"
@@ -255,9 +251,7 @@ def test_a_missing_column_is_named_with_its_nearest_before_anything_is_decoded()
         evaluate_model(ModeModel(), None, rows, progress=False, family=family)
     assert family.batches == []
     with pytest.raises(ValueError, match="column 'speaker'"):
-        evaluate_model(
-            ModeModel(), None, make_rows([100]), group_column="speaker", progress=False, family=family
-        )
+        evaluate_model(ModeModel(), None, make_rows([100]), group_column="speaker", progress=False, family=family)
 
 
 def test_a_transcript_that_is_no_text_is_refused():

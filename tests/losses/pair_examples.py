@@ -31,9 +31,7 @@ LOSS_SETTINGS: list[tuple[str, dict[str, Any]]] = [
         if loss.allows_f_divergence
     ),
 ]
-LOSS_SETTING_IDS = [
-    "-".join([name, *(str(value) for value in settings.values())]) for name, settings in LOSS_SETTINGS
-]
+LOSS_SETTING_IDS = ["-".join([name, *(str(value) for value in settings.values())]) for name, settings in LOSS_SETTINGS]
 
 
 def random_pairs(num_pairs: int = 6, seed: int = 0, spread: float = 2.0) -> PairScores:

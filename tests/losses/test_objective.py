@@ -37,9 +37,7 @@ def test_parts_with_the_global_counts_add_up_to_the_whole_batch(names, weights):
     whole = objective(pairs).total()
     (expected_gradient,) = torch.autograd.grad(whole, pairs.logps)
     num_tokens = pairs.lengths[:, 0].sum()
-    parts = [
-        objective(pairs.select(torch.arange(7)[part])) for part in (slice(0, 2), slice(2, 3), slice(3, 7))
-    ]
+    parts = [objective(pairs.select(torch.arange(7)[part])) for part in (slice(0, 2), slice(2, 3), slice(3, 7))]
     summed = sum(part.total(num_pairs=7, num_tokens=num_tokens) for part in parts)
     (gradient,) = torch.autograd.grad(summed, pairs.logps)
     torch.testing.assert_close(summed, whole)

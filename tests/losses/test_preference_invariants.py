@@ -57,9 +57,7 @@ def test_a_constant_on_both_policies_changes_nothing(name, settings):
     pairs = random_pairs()
     constants = torch.tensor([[3.0, -2.0]] * 6, dtype=torch.float64)
     shifted = pairs._replace(logps=pairs.logps + constants, ref_logps=pairs.ref_logps + constants)
-    torch.testing.assert_close(
-        loss_per_pair(name, shifted, settings).sum(), loss_per_pair(name, pairs, settings).sum()
-    )
+    torch.testing.assert_close(loss_per_pair(name, shifted, settings).sum(), loss_per_pair(name, pairs, settings).sum())
 
 
 @every_loss_setting
@@ -83,9 +81,7 @@ def test_transport_losses_do_not_care_who_is_paired_with_whom(name):
             ref_logps=torch.stack([pairs.ref_logps[:, 0], pairs.ref_logps[order, 1]], dim=1),
         )
     torch.testing.assert_close(loss_per_pair(name, mixed, {}).sum(), loss_per_pair(name, pairs, {}).sum())
-    assert not torch.allclose(
-        loss_per_pair("sigmoid", mixed, {}).sum(), loss_per_pair("sigmoid", pairs, {}).sum()
-    )
+    assert not torch.allclose(loss_per_pair("sigmoid", mixed, {}).sum(), loss_per_pair("sigmoid", pairs, {}).sum())
 
 
 @pytest.mark.parametrize("name", ["aot", "aot_unpaired"])

@@ -42,9 +42,7 @@ def test_exo_equals_numbers_worked_by_hand():
     1/2 log(0.5 / 0.9) + 1/2 log(0.5 / 0.1) = (-0.5877867 + 1.6094379) / 2 = 0.5108256
     """
     pairs = PairScores(torch.tensor([[-3.0, -7.0]]), torch.tensor([[-4.0, -8.0]]), torch.tensor([[3, 4]]))
-    assert exo_pair_loss(pairs, beta=0.1, label_smoothing=0.1).tolist() == pytest.approx(
-        [0.5108256], abs=1e-6
-    )
+    assert exo_pair_loss(pairs, beta=0.1, label_smoothing=0.1).tolist() == pytest.approx([0.5108256], abs=1e-6)
 
 
 def test_aot_unpaired_compares_equal_ranks_worked_by_hand():
@@ -101,9 +99,7 @@ def test_exo_is_least_where_the_policy_believes_the_smoothed_label():
     epsilon, beta = 0.1, 0.5
     best = math.log((1 - epsilon) / epsilon) / beta
     margins = torch.tensor([best - 1, best, best + 1], dtype=torch.float64)
-    pairs = PairScores(
-        torch.stack([margins, torch.zeros(3)], dim=1), torch.zeros(3, 2), torch.ones(3, 2).long()
-    )
+    pairs = PairScores(torch.stack([margins, torch.zeros(3)], dim=1), torch.zeros(3, 2), torch.ones(3, 2).long())
     before, least, after = exo_pair_loss(pairs, beta=beta, label_smoothing=epsilon).tolist()
     assert least == pytest.approx(0.0, abs=1e-12)
     assert before > least < after

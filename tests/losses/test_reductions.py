@@ -25,9 +25,7 @@ NAN = float("nan")
 def random_tokens(seed: int, hypotheses: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     """(4, K, 9) float64 with NaN outside `keep`, whose rows have holes and may be empty."""
     rng = random.Random(seed)
-    keep = torch.tensor(
-        [[[rng.random() < 0.6 for _ in range(9)] for _ in range(hypotheses)] for _ in range(4)]
-    )
+    keep = torch.tensor([[[rng.random() < 0.6 for _ in range(9)] for _ in range(hypotheses)] for _ in range(4)])
     keep[0, 0] = False
     logps = torch.tensor([[[-rng.random() for _ in range(9)] for _ in range(hypotheses)] for _ in range(4)])
     return torch.where(keep, logps.double(), NAN), keep
@@ -48,8 +46,7 @@ def test_length_desensitized_sum_equals_the_loop(ld_alpha):
     for seed in range(5):
         token_logps, keep = random_tokens(seed)
         expected = [
-            oracles.length_desensitized_pair(token_logps[b].tolist(), keep[b].tolist(), ld_alpha)
-            for b in range(4)
+            oracles.length_desensitized_pair(token_logps[b].tolist(), keep[b].tolist(), ld_alpha) for b in range(4)
         ]
         actual = length_desensitized_sum(token_logps, keep, ld_alpha)
         torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64))

@@ -44,9 +44,7 @@ class PrescribedModel(nn.Module):
 
     def forward(self, **_: Any) -> SimpleNamespace:
         zeros = torch.zeros_like(self.token_logps)
-        return SimpleNamespace(
-            log_probs=self.token_logps, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool()
-        )
+        return SimpleNamespace(log_probs=self.token_logps, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool())
 
 
 def tokens_and_mask(spread: float, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,9 +77,7 @@ def trl_loss(
     trainer = SimpleNamespace(
         model=policy,
         ref_model=frozen,
-        accelerator=SimpleNamespace(
-            device=torch.device("cpu"), gather=lambda x: x, gather_for_metrics=lambda x: x
-        ),
+        accelerator=SimpleNamespace(device=torch.device("cpu"), gather=lambda x: x, gather_for_metrics=lambda x: x),
         args=SimpleNamespace(gradient_checkpointing_kwargs=None, discopop_tau=config["discopop_tau"]),
         aux_loss_enabled=False,
         precompute_ref_logps=False,

@@ -52,7 +52,9 @@ def config(output_dir: Any, **changes: Any) -> DPOConfig:
 
 def trainer(output_dir: Any, rows: Any = None, *, kind: str = "english", **changes: Any) -> DPOTrainer:
     """A `DPOTrainer` on a fresh tiny model; `trainer_` prefixed changes go to the trainer, the others to the config."""
-    options = {name.removeprefix("trainer_"): changes.pop(name) for name in list(changes) if name.startswith("trainer_")}
+    options = {
+        name.removeprefix("trainer_"): changes.pop(name) for name in list(changes) if name.startswith("trainer_")
+    }
     model, processor = tiny_whisper(kind)
     model = options.pop("model", model)
     return DPOTrainer(

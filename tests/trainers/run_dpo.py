@@ -1,7 +1,7 @@
 """A small DPO run in a process of its own: `python run_dpo.py '{"output_dir": ..., ...}'`.
 
-Keys that are no config field: `rows` (how many), `out` (file for the final weights and the log), `resume`, `kill` (where
-to end the process with SIGKILL, see `arrange_death`).
+Keys that are no config field: `rows` (how many), `out` (file for the final weights and the log), `resume`, `kill`
+(where to end the process with SIGKILL, see `arrange_death`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def arrange_death(moment: str, dpo) -> None:
+def arrange_death(moment: str, dpo) -> None:  # noqa: C901 four ways to die
     """End the process at step 3: in the middle of writing a file, between two files, or around the rename."""
     save, publish, step = torch.save, checkpoints.publish, dpo.training_step
 
