@@ -38,9 +38,7 @@ def transcribe_rows(
             return_tensors="pt",
         ).to(model.device)
         with torch.no_grad():
-            tokens = model.generate(
-                inputs.input_features.to(model.dtype), attention_mask=inputs.attention_mask
-            )
+            tokens = model.generate(inputs.input_features.to(model.dtype), attention_mask=inputs.attention_mask)
         hypotheses += processor.batch_decode(tokens, skip_special_tokens=True)
     return [hypothesis.strip() for hypothesis in hypotheses]
 

@@ -88,7 +88,8 @@ def build_model(processor: WhisperProcessor) -> WhisperForConditionalGeneration:
         bos_token_id=end,
         eos_token_id=end,
         decoder_start_token_id=start,
-        # Twice Whisper's own: at this width 0.02 leaves the sound far below the position embeddings.
+        # Twice Whisper's own: at this width 0.02 makes the convolutions' output 0.02 strong against position
+        # embeddings of 0.62; with 0.04 it is 0.11.
         init_std=0.04,
         suppress_tokens=None,
         begin_suppress_tokens=None,

@@ -170,9 +170,7 @@ def letter_loss(logits: Tensor, texts: list[str]) -> Tensor:
     return ctc_loss(logits.log_softmax(-1).transpose(0, 1), targets, frames, lengths, blank=_BLANK)
 
 
-def training_batches(
-    corpus: Corpus, recipe: Recipe, rng: np.random.Generator
-) -> Iterator[tuple[Tensor, list[str]]]:
+def training_batches(corpus: Corpus, recipe: Recipe, rng: np.random.Generator) -> Iterator[tuple[Tensor, list[str]]]:
     """Yield `recipe.steps` batches of masked features (B, M, L) and their texts, every clip once an epoch."""
     order = np.empty(0, dtype=np.int64)
     for _ in range(recipe.steps):
@@ -246,14 +244,10 @@ def measure_splits(
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line: one option for each field of `Recipe`, where to save, and how to run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m audiorl.demo.train_base", description=__doc__, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(prog="python -m audiorl.demo.train_base", description=__doc__, allow_abbrev=False)
     parser.add_argument("--output_dir", type=Path, default=Path("demo_checkpoint"), help="folder to save in")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch, 1 or more")
-    parser.add_argument(
-        "--measure_clips", type=int, default=200, help="clips of each split to measure, 1 or more"
-    )
+    parser.add_argument("--measure_clips", type=int, default=200, help="clips of each split to measure, 1 or more")
     for name, default in asdict(Recipe()).items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     return parser.parse_args(arguments)

@@ -291,12 +291,12 @@ def test_draw_follows_the_cumulative_distribution_by_hand():
     assert token[0].tolist() == [0, 0, 1, 1, 2, 2]
 
 
-def test_rare_tokens_of_a_large_vocabulary_are_drawn_at_their_place():
-    """100,000 tokens of 1e-6 in front of one of 0.9: a float32 running sum misses the boundary by many tokens."""
-    probabilities = torch.cat([torch.full((100_000,), 1e-6, dtype=torch.float64), torch.tensor([0.9]).double()])
-    logits = probabilities.log()
-    places = torch.tensor([10, 5_000, 50_000, 99_990])
-    token, _ = draw(logits.expand(1, 4, -1), ((places + 0.5) * 1e-6)[None].double())
+def test_rare_tokens_behind_a_probable_one_are_drawn_at_their_place():
+    """100,000 tokens of 1e-8 behind one of 0.999: float32 has a number for one in six of their boundaries."""
+    probabilities = torch.tensor([0.999, *[1e-8] * 100_000], dtype=torch.float64)
+    places = torch.tensor([1, 10, 5_003, 50_001, 99_990])
+    uniform = 0.999 + (places.double() - 0.5) * 1e-8
+    token, _ = draw(probabilities.log().expand(1, 5, -1), uniform[None])
     assert token[0].tolist() == places.tolist()
 
 
