@@ -122,12 +122,13 @@ def _sample_texts(
     seed: int,
 ) -> list[list[str]]:
     limits = LOOP_LENGTH * batch.keep.sum(-1) + LOOP_SLACK  # (B, 1), each clip's own, whatever lies beside it
+    length = family.noise_length(batch, int(limits.max()))
     noise = rollout_noise(
         batch.row_ids.tolist(),
         seed=seed,
         step=0,
         num_generations=num_generations,
-        max_tokens=int(limits.max()),
+        max_tokens=length,
     )
     device = next(model.parameters()).device
     on_device = GroupBatch({name: tensor.to(device) for name, tensor in batch.items()})

@@ -30,7 +30,11 @@ class Metrics:
         values = values.detach().double()
         if keep is None:
             keep = torch.ones_like(values, dtype=torch.bool)
-        entry = torch.stack([torch.where(keep, values, 0.0).sum(), keep.sum().double()])
+        self.add_ratio(mode, name, torch.where(keep, values, 0.0).sum(), keep.sum())
+
+    def add_ratio(self, mode: str, name: str, total: Tensor, count: Tensor) -> None:
+        """Add a sum (scalar) and the number of things (scalar) it was taken over."""
+        entry = torch.stack([total.detach().double(), count.double()])
         sums = self._sums[mode]
         sums[name] = sums[name] + entry if name in sums else entry
 

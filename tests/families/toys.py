@@ -20,8 +20,8 @@ from transformers import DynamicCache, LlamaConfig, LlamaModel, PreTrainedConfig
 
 from audiorl.batch import GroupBatch, GroupSamples, GroupScores, pad_tokens
 from audiorl.models import SpeechFamily, TokenizedText, base_model, register_family
-from audiorl.models.encoder_decoder import draw, sample_from
 from audiorl.models.head import score_tokens
+from audiorl.models.sampling import draw, sample_from
 
 BLANK = 0
 FRAME = 50  # samples

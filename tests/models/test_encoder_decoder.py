@@ -12,7 +12,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from audiorl.audio import load_audio
 from audiorl.batch import GroupBatch
 from audiorl.models import disable_dropout, speech_family
-from audiorl.models.encoder_decoder import draw
+from audiorl.models.sampling import draw
 from tests.families.case import group_batch, perturb
 from tests.tiny_models import tiny_clips, tiny_whisper
 

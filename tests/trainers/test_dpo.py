@@ -157,6 +157,14 @@ def test_metrics_carry_trl_names_and_worked_values(tmp_path):
     assert later["rewards/margins"] == pytest.approx(later["rewards/chosen"] - later["rewards/rejected"], abs=1e-6)
 
 
+def test_each_loss_of_a_sum_is_logged_and_they_add_up(tmp_path):
+    dpo = trainer(tmp_path, loss_type="mpo")
+    dpo.train()
+    log = dpo.state.log_history[1]
+    parts = 0.8 * log["loss/sigmoid"] + 0.2 * log["loss/bco_pair"] + log["loss/sft"]
+    assert log["loss"] == pytest.approx(parts, rel=1e-5)
+
+
 def test_tuning_raises_the_margin(tmp_path):
     dpo = trainer(tmp_path, num_train_epochs=5)
     dpo.train()
