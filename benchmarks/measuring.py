@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -175,7 +176,7 @@ class Worker:
         return answer
 
 
-def _process_context(device: str) -> multiprocessing.context.BaseContext:
+def _process_context(device: str) -> SpawnContext | ForkServerContext:
     """How fresh processes start: forked from a server that has only imported modules, where that is possible.
 
     Importing takes longer than most things measured here. CUDA, which an import may touch, survives no fork.
@@ -198,6 +199,8 @@ def _serve(
         pipe.send((False, idle))
         while pipe.recv() is not None:
             pipe.send((False, _measure(task, idle, device)))
+    except (EOFError, BrokenPipeError):
+        return  # the parent has ended, nobody waits for an answer
     except Exception:
         pipe.send((True, traceback.format_exc()))
 
