@@ -245,6 +245,7 @@ def environment(device: str, threads: int) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": threads,
         "load_average": [round(load, 2) for load in psutil.getloadavg()],
+        "allocator": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
     }
 

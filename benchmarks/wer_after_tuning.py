@@ -5,8 +5,9 @@
 Data: librispeech-mini, training clips of 7 speakers, measured on `validation`, one speaker that neither the checkpoint
 nor the tuning heard. Checkpoint: whisper-tiny-regrown, 12 s window, so clips up to 11.9 s. The encoder is frozen. For
 each seed pairs are mined from the checkpoint itself (transcript against the worst of K samples); mining time counts for
-nobody and is printed. Every method then trains for the same number of CPU minutes, so that other users of the machine
-favour none: steps = minutes / its own CPU time for a step, measured first. Settings were fixed before the first run and not chosen by these figures.
+nobody and is printed. Every method then trains for the same number of CPU minutes, so that other users of the
+machine favour none: steps = minutes / its own CPU time for a step, measured first. Settings were fixed before the
+first run and not chosen by these figures.
 
 The last line is JSON.
 """
