@@ -141,9 +141,6 @@ def test_wrong_arguments_end_with_a_message(base, data, tmp_path, flags, words):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True, reason="the demo does not reach its target yet; README, section Limits, has the figures"
-)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_demo_without_arguments_improves_held_out_wer_by_a_fifth(tmp_path, seed):
     done = subprocess.run(
