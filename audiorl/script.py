@@ -27,7 +27,7 @@ from audiorl.trainers.config import SpeechConfig
 # Attention and MLP of Whisper and most encoder-decoders.
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
 DEMO = "demo"
-# split -> clips, seed of the clips; learning rate and epochs of the demo were chosen on other held-out clips (seed 0)
+# split -> clips, seed of the clips; audiorl/demo/README.md says how the settings of the demo were chosen
 DEMO_CLIPS = {"tune": (480, 0), "held_out": (240, 1)}
 MISTYPED = 2
 
