@@ -2,8 +2,8 @@
 
 1. Sample K hypotheses for each clip, the clip encoded once.
 2. Count each one's word errors against the transcript.
-3. The transcript is chosen, the hypothesis with the highest error rate is rejected; a clip whose hypotheses are all
-   right gives no pair.
+3. The transcript is chosen, the hypothesis with the highest error rate is rejected. Empty hypotheses and those too long
+   for the decoder cannot be; a clip that has no other wrong ones gives no pair.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def mine_pairs(
                 rates = [count_errors([row["text"]], [text], unit=unit, normalise=normalise).wer for text in texts]
                 total_wer += sum(rates)
                 mined.clips += 1
-                pair = _pair(row, texts, rates)
+                pair = _pair(family, row, texts, rates)
                 if pair is not None:
                     mined.rows.append(pair)
             bar.update(len(some))
@@ -138,11 +138,21 @@ def _sample_texts(
     return family.text(samples.tokens, samples.keep & within)
 
 
-def _pair(row: dict[str, Any], texts: list[str], rates: list[float]) -> dict[str, Any] | None:
-    """The row with its worst hypothesis that says anything; None where every one of them is right or empty."""
+def _pair(family: SpeechFamily, row: dict[str, Any], texts: list[str], rates: list[float]) -> dict[str, Any] | None:
+    """The row with its worst hypothesis that says anything; None where every one of them is right or unusable."""
     wrong = [(rate, text) for rate, text in zip(rates, texts, strict=True) if rate > 0 and text.strip()]
-    if not wrong:
+    usable = [found for found in wrong if _can_be_scored(family, found[1], row)]
+    if not usable:
         return None
-    rate, worst = max(wrong, key=lambda found: found[0])
+    rate, worst = max(usable, key=lambda found: found[0])
     columns = {name: value for name, value in row.items() if name not in ("where", "row_id")}
     return {**columns, "chosen": row["text"], "rejected": worst, "rejected_wer": rate}
+
+
+def _can_be_scored(family: SpeechFamily, text: str, row: dict[str, Any]) -> bool:
+    """A loop may need more tokens as text than it was sampled with, and then more than the decoder has."""
+    try:
+        family.tokenize_row(text, row)
+    except ValueError:
+        return False
+    return True
