@@ -19,6 +19,7 @@ from audiorl.losses.margin_losses import (
     sigmoid_norm_loss,
 )
 from audiorl.losses.objective import CombinedObjective, LossTerm, ObjectiveTerms, resolve_losses
+from audiorl.losses.odds_ratio import OddsRatioObjective, log1mexp, log_odds, log_odds_ratio, odds_ratio_loss
 from audiorl.losses.pair_scores import PairScores, pair_scores
 from audiorl.losses.preference import LOSS_PRESETS, PREFERENCE_LOSSES, PreferenceObjective
 from audiorl.losses.reductions import (
@@ -40,6 +41,7 @@ __all__ = [
     "LossSettingError",
     "LossTerm",
     "ObjectiveTerms",
+    "OddsRatioObjective",
     "PairScores",
     "PreferenceObjective",
     "aot_loss",
@@ -54,7 +56,11 @@ __all__ = [
     "ipo_loss",
     "length_desensitized_sum",
     "length_mean",
+    "log1mexp",
+    "log_odds",
+    "log_odds_ratio",
     "nca_pair_loss",
+    "odds_ratio_loss",
     "pair_mean",
     "pair_scores",
     "resolve_losses",
