@@ -84,7 +84,8 @@ class WhisperText:
 
     def words(self, text: str) -> str:
         """See `SpeechFamily.words`."""
-        return " ".join(TIMESTAMP.sub(" ", text).split()) if TIMESTAMP.search(text) else text
+        pieces = [piece.strip() for piece in TIMESTAMP.split(text)[::2]]  # every second one is a time
+        return "".join(_spaced(piece) for piece in pieces if piece).strip()
 
     def last_time(self, text: str) -> float | None:
         """See `SpeechFamily.last_time`."""
@@ -164,7 +165,7 @@ class WhisperText:
         for match in [*TIMESTAMP.finditer(text), None]:
             piece = text[position : match.start() if match else len(text)].strip()
             if piece:
-                ids += self._plain(piece if UNSPACED.match(piece) else " " + piece)
+                ids += self._plain(_spaced(piece))
             if match:
                 if match.group() not in self.vocab:
                     raise ValueError(f"unknown timestamp {match.group()}. Use multiples of 0.02 s inside the window")
@@ -179,3 +180,8 @@ class WhisperText:
             tokens = self.tokenizer.convert_ids_to_tokens(special)
             raise ValueError(f"the text contains special tokens {tokens}. Remove them")
         return ids
+
+
+def _spaced(piece: str) -> str:
+    """A piece of a transcript with the space that Whisper writes before it, if its script has spaces."""
+    return piece if UNSPACED.match(piece) else " " + piece

@@ -28,6 +28,8 @@ from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, pair_rows,
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "orpo_whisper.py"
+# transformers 5.23 gave it another name
+CHECKPOINTING = next(f"--{f}" for f in ("activation_checkpointing", "gradient_checkpointing") if hasattr(ORPOConfig, f))
 
 
 def config(output_dir: Any, **changes: Any) -> ORPOConfig:
@@ -306,7 +308,7 @@ def test_rows_with_and_without_timestamps_get_their_own_prefix_and_train(tmp_pat
     orpo.train()
     assert orpo.state.global_step == 3
     decoded = orpo.decode(str(foreign))
-    assert decoded.transcripts[2:4] == ["你好 世界", "the lazy dog"]
+    assert decoded.transcripts[2:4] == ["你好世界", "the lazy dog"]
 
 
 BAD_TIMES = {
@@ -403,7 +405,7 @@ def test_the_example_takes_what_the_other_command_line_offers(tmp_path, base, fo
         *("--per_device_train_batch_size", "2", "--per_device_eval_batch_size", "2"),
         *("--gradient_accumulation_steps", "1", "--min_audio_seconds", "0.55", "--max_audio_seconds", "0.85"),
         *("--use_peft", "--lora_r", "4", "--lora_alpha", "8", "--lora_dropout", "0.05", "--load_in_8bit"),
-        *("--activation_checkpointing", "true", "--lr_scheduler_type", "cosine", "--seed", "42"),
+        *("--disable_dropout", "false", CHECKPOINTING, "true", "--lr_scheduler_type", "cosine", "--seed", "42"),
         *("--eval_strategy", "epoch", "--save_strategy", "epoch", "--load_best_model_at_end", "true"),
         *("--dataloader_num_workers", "0", "--logging_steps", "1", "--optim", "adamw_torch"),
         *("--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true", "--output_dir", str(tmp_path / "out")),
