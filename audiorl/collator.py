@@ -72,6 +72,7 @@ class SpeechCollator:
             tokenize=self.family.tokenize_row,
             max_seconds=self.family.max_seconds,
             distinct=self.distinct,
+            last_time=self.family.last_time,
         )
 
     def _hear(self, row: Mapping[str, Any]) -> np.ndarray:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, NoReturn
@@ -22,6 +22,7 @@ from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_qu
 from audiorl.datasets import speech_rows
 from audiorl.models import base_model, speech_family
 from audiorl.pairs import MinedPairs, mine_pairs
+from audiorl.trainers.audio_bounds import rows_within_bounds
 from audiorl.trainers.checkpoints import checkpoint_to_resume
 from audiorl.trainers.config import SpeechConfig
 
@@ -48,10 +49,17 @@ class SpeechScriptArguments(ScriptArguments):
     mining_temperature: float = field(default=1.0, metadata={"help": "Temperature of those hypotheses, above 0."})
 
 
-def parse(configs: Sequence[type], demo_arguments: Sequence[str], argv: Sequence[str] | None = None) -> tuple:
+def parse(
+    configs: Sequence[type],
+    demo_arguments: Sequence[str],
+    argv: Sequence[str] | None = None,
+    *,
+    refused: Mapping[str, str] | None = None,
+) -> tuple:
     """Dataclasses filled from the command line; without a model and a data set, from `demo_arguments` first.
 
-    Misspelt flags end the program with the nearest one; abbreviations are not taken.
+    Misspelt flags end the program with the nearest one, flags of `refused` with the reason given there; abbreviations
+    are not taken.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     named = ("--model_name_or_path", "--dataset_name", "--config")
@@ -59,6 +67,8 @@ def parse(configs: Sequence[type], demo_arguments: Sequence[str], argv: Sequence
         argv = [*demo_arguments, *argv]
     known = {f"--{f.name}" for config in configs for f in fields(config)} | {"--config", "--help", "-h"}
     for flag in (arg.split("=")[0] for arg in argv if arg.startswith("--")):
+        if flag in (refused or {}):
+            stop(f"{flag}: {(refused or {})[flag]}", MISTYPED)
         if flag.replace("--no_", "--") not in known and flag.replace("-", "_").replace("__", "--", 1) not in known:
             near = get_close_matches(flag, known, n=1)
             stop(
@@ -99,18 +109,19 @@ def run(main: Callable[[], None]) -> None:
         stop(f"{error}\n(AUDIORL_DEBUG=1 shows where)")
 
 
-def train_rows(script: SpeechScriptArguments) -> Any:
-    """The rows to train on, by file, folder or Hub name, or the demo's."""
-    return _rows(script, script.dataset_name, script.dataset_train_split)
+def train_rows(script: SpeechScriptArguments, args: SpeechConfig | None = None) -> Any:
+    """The rows to train on, by file, folder or Hub name, or the demo's; with `args`, those of the length it wants."""
+    rows = _rows(script, script.dataset_name, script.dataset_train_split)
+    return rows if args is None else rows_within_bounds(rows, args, "training rows")
 
 
-def test_rows(script: SpeechScriptArguments) -> Any:
-    """The rows to measure on; None where a file was given to train on and no other to measure."""
-    if script.eval_dataset_name is not None:
-        return _rows(script, script.eval_dataset_name, script.dataset_test_split)
-    if script.dataset_name != DEMO and os.path.exists(script.dataset_name or ""):
+def test_rows(script: SpeechScriptArguments, args: SpeechConfig | None = None) -> Any:
+    """The rows to measure on, likewise; None where a file was given to train on and no other to measure."""
+    on_disk = script.dataset_name != DEMO and os.path.exists(script.dataset_name or "")
+    if script.eval_dataset_name is None and on_disk:
         return None
-    return _rows(script, script.dataset_name, script.dataset_test_split)
+    rows = _rows(script, script.eval_dataset_name or script.dataset_name, script.dataset_test_split)
+    return rows if args is None else rows_within_bounds(rows, args, "test rows")
 
 
 def _rows(script: SpeechScriptArguments, name: str | None, split: str) -> Any:

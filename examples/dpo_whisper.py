@@ -42,8 +42,8 @@ def main() -> None:
     adapter, quantization = adapter_and_quantization(model_args)
     model = load_model(model_args.model_name_or_path, args, quantization)
     processor = load_processor(None, model)
-    pairs = with_pairs(model, processor, train_rows(script), script, args)
-    held_out = test_rows(script)
+    pairs = with_pairs(model, processor, train_rows(script, args), script, args)
+    held_out = test_rows(script, args)
 
     # 3. Tune, with WER before and after
     trainer = DPOTrainer(model, args=args, train_dataset=pairs, processing_class=processor, peft_config=adapter)

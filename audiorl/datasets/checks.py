@@ -17,9 +17,16 @@ from audiorl.datasets.faults import WHOLE_DATASET, BadRowsError, RowFault, Skipp
 from audiorl.datasets.rows import OURS, iterate_batches
 
 Tokenize = Callable[[str, Mapping[str, Any]], object]
+LastTime = Callable[[str], float | None]
 _Problem = tuple[str, str]  # what is wrong, and what to do about it
 # Rows may carry their audio as bytes, so only so many are in memory at once.
 _ROWS_AT_ONCE = 256
+# Times are written in steps of 0.02 s, so the end of a clip may be rounded up.
+_TIME_SLACK = 0.02
+
+
+def no_time(text: str) -> None:
+    """The latest time of a text without timestamps."""
 
 
 def check_rows(
@@ -29,6 +36,7 @@ def check_rows(
     tokenize: Tokenize,
     max_seconds: float | None,
     distinct: bool,
+    last_time: LastTime = no_time,
     num_threads: int = 8,
 ) -> list[RowFault]:
     """Every fault of every row that shows without decoding audio.
@@ -40,6 +48,7 @@ def check_rows(
             take. It is called from one thread.
         max_seconds: longest clip the model takes; None for no limit.
         distinct: whether the texts of a row have to differ.
+        last_time: text -> the latest time it mentions, in seconds, or None; called from several threads.
         num_threads: > 0, audio files opened at once.
 
     Returns:
@@ -47,7 +56,7 @@ def check_rows(
     """
     faults = missing_columns(rows.column_names, ("audio", *text_columns))
     present = [name for name in text_columns if name in rows.column_names]
-    listen = partial(_audio_problems, max_seconds=max_seconds)
+    listen = partial(_audio_problems, max_seconds=max_seconds, text_columns=present, last_time=last_time)
     with ThreadPoolExecutor(num_threads) as pool:
         for some in iterate_batches(rows, _ROWS_AT_ONCE):
             heard = pool.map(listen, some)
@@ -64,12 +73,14 @@ def judge_row(
     tokenize: Tokenize,
     max_seconds: float | None,
     distinct: bool,
+    last_time: LastTime = no_time,
 ) -> list[RowFault]:
     """The faults of one row, the audio's as far as its header tells; arguments as in `check_rows`."""
     missing = missing_columns(list(row), ("audio", *text_columns))
     problems = [(fault.problem, fault.remedy) for fault in missing]
-    problems += _text_problems(row, [name for name in text_columns if name in row], tokenize, distinct)
-    return _faults(row, problems + _audio_problems(row, max_seconds))
+    present = [name for name in text_columns if name in row]
+    problems += _text_problems(row, present, tokenize, distinct)
+    return _faults(row, problems + _audio_problems(row, max_seconds, present, last_time))
 
 
 def missing_columns(found: Sequence[str], needed: Sequence[str]) -> list[RowFault]:
@@ -145,15 +156,30 @@ def _text_problem(
     return None
 
 
-def _audio_problems(row: Mapping[str, Any], max_seconds: float | None) -> list[_Problem]:
+def _audio_problems(
+    row: Mapping[str, Any], max_seconds: float | None, text_columns: Sequence[str], last_time: LastTime
+) -> list[_Problem]:
     if "audio" not in row:
         return []
     try:
         seconds = audio_seconds(row["audio"])
     except AudioFault as fault:
         return [(fault.problem, fault.remedy)]
+    problems = [found for name in text_columns if (found := _time_problem(name, row[name], seconds, last_time))]
     if max_seconds is None or seconds <= max_seconds:
-        return []
-    shown = math.ceil(100 * seconds) / 100  # rounded up, so that it shows as the longer one
+        return problems
     remedy = "Cut the clip and its texts into shorter ones, or remove the row."
-    return [(f"the clip is {shown:.2f} s long, the model hears {max_seconds:g} s", remedy)]
+    return [(f"the clip is {_shown(seconds)} s long, the model hears {max_seconds:g} s", remedy), *problems]
+
+
+def _time_problem(name: str, text: Any, seconds: float, last_time: LastTime) -> _Problem | None:
+    """A text that mentions a time at which the clip is over."""
+    last = last_time(text) if isinstance(text, str) else None
+    if last is None or last <= seconds + _TIME_SLACK:
+        return None
+    problem = f"{name} has a timestamp at {last:.2f} s, the clip ends at {_shown(seconds)} s"
+    return problem, "Correct the timestamps, which count from the start of the clip, or remove the row."
+
+
+def _shown(seconds: float) -> str:
+    return f"{math.ceil(100 * seconds) / 100:.2f}"  # rounded up, so that a clip too long shows as the longer one

@@ -27,6 +27,7 @@ from audiorl.losses.margin_losses import (
     sigmoid_norm_loss,
 )
 from audiorl.losses.objective import CombinedObjective, LossTerm, ObjectiveTerms, resolve_losses
+from audiorl.losses.odds_ratio import OddsRatioObjective, log1mexp, log_odds, log_odds_ratio, odds_ratio_loss
 from audiorl.losses.pair_scores import PairScores, pair_scores
 from audiorl.losses.policy import POLICY_LOSSES, PolicyMethod, PolicyObjective
 from audiorl.losses.policy_batch import PolicyBatch, PolicyCounts, PolicyLoss, count_copies, policy_counts
@@ -65,6 +66,7 @@ __all__ = [
     "LossSettingError",
     "LossTerm",
     "ObjectiveTerms",
+    "OddsRatioObjective",
     "PairScores",
     "PolicyBatch",
     "PolicyCounts",
@@ -96,9 +98,13 @@ __all__ = [
     "k3_divergence",
     "length_desensitized_sum",
     "length_mean",
+    "log1mexp",
+    "log_odds",
+    "log_odds_ratio",
     "mean_advantages",
     "mwer_loss",
     "nca_pair_loss",
+    "odds_ratio_loss",
     "pair_mean",
     "pair_scores",
     "policy_counts",

@@ -67,6 +67,12 @@ class WhisperFamily(SpeechFamily):
     ) -> TokenizedText:
         return self.whisper_text.tokenize(text, language=language, task=task, prompt=prompt)
 
+    def words(self, text: str) -> str:
+        return self.whisper_text.words(text)
+
+    def last_time(self, text: str) -> float | None:
+        return self.whisper_text.last_time(text)
+
     def set_defaults(self, *, language: str | None = None, task: str | None = None) -> None:
         self.whisper_text.set_defaults(language=language, task=task)
 

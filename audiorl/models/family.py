@@ -80,6 +80,14 @@ class SpeechFamily(ABC):
         """`tokenize` with what the row says of language, task and prompt."""
         return self.tokenize(text, language=row.get("language"), task=row.get("task"), prompt=row.get("prompt"))
 
+    def words(self, text: str) -> str:
+        """A transcript without marks that are not spoken, such as timestamps: what error rates compare."""
+        return text
+
+    def last_time(self, text: str) -> float | None:
+        """The latest time that a transcript mentions, in seconds from the start of its clip; None if it has none."""
+        return None
+
     def set_defaults(self, *, language: str | None = None, task: str | None = None) -> None:
         """Language and task of rows that name none; None leaves what the processor says.
 

@@ -2,9 +2,9 @@
 
     [<|startofprev|> prompt] <|startoftranscript|> [<|language|> <|task|>] [<|notimestamps|>] transcript <|endoftext|>
 
-English-only checkpoints have no language and task tokens. A transcript that begins with a timestamp has no
-`<|notimestamps|>`. The prefix is built from the vocabulary and not by the tokenizer's own `prefix_tokens`, which puts
-an end token where a checkpoint does not know the language.
+English-only checkpoints have no language and task tokens. A transcript with timestamps begins with one, they do not go
+back, and there is no `<|notimestamps|>`. The prefix is built from the vocabulary and not by the tokenizer's own
+`prefix_tokens`, which puts an end token where a checkpoint does not know the language.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import Any
 
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
@@ -20,7 +21,7 @@ from audiorl.models.family import TokenizedText
 
 START, END, NO_TIMESTAMPS = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"
 PROMPT_START = "<|startofprev|>"
-TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
+TIMESTAMP = re.compile(r"<\|(\d+\.\d\d)\|>")
 # Scripts written without spaces between words: Whisper writes no space before their first character.
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
@@ -64,7 +65,7 @@ class WhisperText:
         self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
     ) -> TokenizedText:
         """See `SpeechFamily.tokenize`."""
-        timed = TIMESTAMP.match(text.strip()) is not None
+        timed = self._is_timed(text)
         prefix = [*self._prompt(prompt), self.vocab[START], *self._language_and_task(language, task)]
         if not timed:
             prefix.append(self.vocab[NO_TIMESTAMPS])
@@ -80,6 +81,15 @@ class WhisperText:
     def decode(self, ids: Sequence[int]) -> str:
         """Token ids -> transcript, special tokens left out, outer spaces stripped."""
         return self.tokenizer.decode([i for i in ids if i not in self._special], skip_special_tokens=True).strip()
+
+    def words(self, text: str) -> str:
+        """See `SpeechFamily.words`."""
+        pieces = [piece.strip() for piece in TIMESTAMP.split(text)[::2]]  # every second one is a time
+        return "".join(_spaced(piece) for piece in pieces if piece).strip()
+
+    def last_time(self, text: str) -> float | None:
+        """See `SpeechFamily.last_time`."""
+        return max(map(float, TIMESTAMP.findall(text)), default=None)
 
     def generation_language(self, languages: Sequence[str | None] | None, task: str) -> dict[str, Any]:
         """Keywords for Whisper's `generate`; no language for English-only checkpoints or where none is known.
@@ -132,6 +142,21 @@ class WhisperText:
             raise ValueError(f"unknown language {language!r} for this checkpoint{hint}. Use a name or code it knows")
         return [self.vocab[f"<|{code}|>"], self.vocab[f"<|{task}|>"]]
 
+    def _is_timed(self, text: str) -> bool:
+        """Whether a transcript has timestamps; raises ValueError where they are not at the start or not in order."""
+        times = [float(time) for time in TIMESTAMP.findall(text)]
+        if not times:
+            return False
+        if not TIMESTAMP.match(text.strip()):
+            raise ValueError(
+                "the text has timestamps but does not begin with one. Begin it with the time at which the speech "
+                "starts, for example <|0.00|>, or remove all of them"
+            )
+        for before, after in pairwise(times):
+            if after < before:
+                raise ValueError(f"the timestamps go back from {before:.2f} s to {after:.2f} s. Put them in order")
+        return True
+
     def _transcript(self, text: str) -> list[int]:
         """OpenAI's checkpoints begin a transcript with a space in the languages that use spaces; so do we, that it is
         scored as the model would write it."""
@@ -140,7 +165,7 @@ class WhisperText:
         for match in [*TIMESTAMP.finditer(text), None]:
             piece = text[position : match.start() if match else len(text)].strip()
             if piece:
-                ids += self._plain(piece if UNSPACED.match(piece) else " " + piece)
+                ids += self._plain(_spaced(piece))
             if match:
                 if match.group() not in self.vocab:
                     raise ValueError(f"unknown timestamp {match.group()}. Use multiples of 0.02 s inside the window")
@@ -155,3 +180,8 @@ class WhisperText:
             tokens = self.tokenizer.convert_ids_to_tokens(special)
             raise ValueError(f"the text contains special tokens {tokens}. Remove them")
         return ids
+
+
+def _spaced(piece: str) -> str:
+    """A piece of a transcript with the space that Whisper writes before it, if its script has spaces."""
+    return piece if UNSPACED.match(piece) else " " + piece

@@ -29,6 +29,7 @@ from audiorl.collator import SpeechCollator
 from audiorl.datasets import BadRowsError, RowFault, SkippedRows, check_rows, drop_bad_rows, speech_rows
 from audiorl.evaluation import Decoded, count_errors, transcribe
 from audiorl.models import disable_dropout, speech_family
+from audiorl.trainers.audio_bounds import LEFT_OUT_FILE, count_left_out_of_streams, rows_within_bounds
 from audiorl.trainers.checkpoints import WholeCheckpoints
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.loading import load_model, load_processor, prepare_adapter
@@ -156,7 +157,7 @@ class SpeechTrainer(WholeCheckpoints):
             return None
         if isinstance(source, dict):
             return {split: self._checked_rows(rows, args, f"{name}[{split!r}]") for split, rows in source.items()}
-        rows = speech_rows(source)
+        rows = rows_within_bounds(speech_rows(source), args, name)
         if not isinstance(rows, Dataset):
             return rows
         # one process looks at every file, all of them hear what it found
@@ -176,6 +177,7 @@ class SpeechTrainer(WholeCheckpoints):
             tokenize=self.family.tokenize_row,
             max_seconds=self.family.max_seconds,
             distinct=self.distinct_texts,
+            last_time=self.family.last_time,
         )
 
     # ---- one optimizer step ----
@@ -275,7 +277,8 @@ class SpeechTrainer(WholeCheckpoints):
         known = speech_rows(rows)
         rank, world = self.args.process_index, self.args.world_size
         mine = known.select(range(rank, len(known), world))
-        transcripts = mine["text" if "text" in known.column_names else self.text_columns[0]]
+        written = mine["text" if "text" in known.column_names else self.text_columns[0]]
+        transcripts = [self.family.words(text) for text in written]
         hypotheses = transcribe(
             self.model,
             self.processing_class,
@@ -308,4 +311,7 @@ class SpeechTrainer(WholeCheckpoints):
         if self.args.on_bad_rows == "skip" and (count := self.skipped.count()):
             output.metrics["skipped_rows"] = count
             logger.warning(f"{count} rows could not be used; {self.skipped.path} says which and why.")
+        if count := count_left_out_of_streams(self.args):
+            output.metrics["left_out_clips"] = count
+            logger.warning(f"{count} clips of streams were left out for their length; {LEFT_OUT_FILE} says which.")
         return output

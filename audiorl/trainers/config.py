@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from transformers import TrainingArguments
 
+from audiorl.datasets.seconds import check_bounds
 from audiorl.normalisers import normaliser
 
 OnBadRows = Literal["error", "skip"]
@@ -67,6 +68,20 @@ class SpeechConfig(TrainingArguments):
         metadata={"help": "Language of rows without a `language` of their own, for multilingual checkpoints."},
     )
     task: str | None = field(default=None, metadata={"help": "Task of rows without a `task`: transcribe or translate."})
+    min_audio_seconds: float | None = field(
+        default=None,
+        metadata={
+            "help": "Leave shorter clips out, which is no fault: they are counted. Seconds, >= 0, by the `duration` "
+            "column where a row has one, else by the audio's header. Unset: none."
+        },
+    )
+    max_audio_seconds: float | None = field(
+        default=None,
+        metadata={
+            "help": "Leave longer clips out, likewise. Seconds, above 0. Unset: clips longer than the model's window "
+            "are faults."
+        },
+    )
     on_bad_rows: str = field(
         default="error",
         metadata={
@@ -100,6 +115,7 @@ class SpeechConfig(TrainingArguments):
             raise ValueError(
                 f"on_bad_rows is 'error' or 'skip'; got {self.on_bad_rows!r}. Use 'skip' to train on the other rows."
             )
+        check_bounds(self.min_audio_seconds, self.max_audio_seconds)
         normaliser(self.wer_normaliser)
         # Rows of one clip differ in length from process to process, so each process reads its own share of a stream.
         self.accelerator_config.dispatch_batches = False

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.losses import CombinedObjective, ObjectiveTerms, PairScores, pair_scores, sequence_reduction
-from audiorl.models import base_model
 from audiorl.trainers.base import StepCounts
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.gathering import gathered_pairs
+from audiorl.trainers.loading import default_output_dir
+from audiorl.trainers.pair_metrics import add_pair_rewards, add_pair_scores
 from audiorl.trainers.with_reference import ReferenceTrainer
 
 
@@ -130,8 +131,7 @@ class DPOTrainer(ReferenceTrainer):
         **kwargs: Any,
     ):
         if args is None:
-            name = base_model(model).config._name_or_path if isinstance(model, nn.Module) else model
-            args = DPOConfig(output_dir=f"{os.path.basename(str(name)) or 'model'}-DPO")
+            args = DPOConfig(output_dir=default_output_dir(model, "DPO"))
         super().__init__(model, args, **kwargs)
         self.objective = args.objective()
         self.sum_tokens = sequence_reduction(args.ld_alpha)
@@ -188,17 +188,6 @@ class DPOTrainer(ReferenceTrainer):
     def _log_pairs(self, pairs: PairScores, scores: GroupScores, mode: str) -> None:
         """TRL's metrics; means over pairs and tokens of all micro-batches and processes since the last log."""
 
-        def add(name: str, values: Tensor, keep: Tensor | None = None) -> None:
-            self.metrics.add(mode, name, values, keep)
-
         if self.objective.uses_reference:
-            rewards = self.args.beta * pairs.log_ratios
-            add("rewards/chosen", rewards[:, 0])
-            add("rewards/rejected", rewards[:, 1])
-            add("rewards/margins", rewards[:, 0] - rewards[:, 1])
-            add("rewards/accuracies", rewards[:, 0] > rewards[:, 1])
-        for k, name in enumerate(self.text_columns):
-            add(f"logps/{name}", pairs.logps[:, k])
-            add(f"logits/{name}", scores.mean_logits[:, k], scores.keep[:, k])
-        add("entropy", scores.entropy, scores.keep)
-        add("mean_token_accuracy", scores.is_top1[:, 0], scores.keep[:, 0])
+            add_pair_rewards(self.metrics, mode, self.args.beta * pairs.log_ratios)
+        add_pair_scores(self.metrics, mode, self.text_columns, pairs.logps, scores)

@@ -106,6 +106,20 @@ def test_empty_transcript_is_its_end_token(english):
         assert found.ids[found.first_kept :] == [english.end]
 
 
+def test_words_and_last_time_of_a_timed_transcript(multilingual):
+    """The words are those that the transcript's tokens decode to."""
+    for text in (
+        "<|0.00|> the dog<|0.50|><|0.50|>barks<|1.20|>",
+        "<|0.00|>你好<|0.50|>世界<|1.20|>",
+        "<|0.00|>a<|1.20|>",
+    ):
+        assert multilingual.words(text) == multilingual.decode(multilingual.tokenize(text, language="en").ids)
+        assert multilingual.last_time(text) == 1.2
+    assert multilingual.words("<|0.00|>你好<|0.50|>世界<|1.20|>") == "你好世界"
+    assert multilingual.words("as  it is") == "as  it is"
+    assert multilingual.last_time("as it is") is None
+
+
 def test_timestamps_by_hand(multilingual):
     """A transcript that begins with a timestamp has no <|notimestamps|>, and each segment begins with a space."""
     found = multilingual.tokenize("<|0.00|>the dog<|0.50|><|0.50|> 你好<|1.00|>", language="en")
@@ -137,6 +151,8 @@ def test_decoding_strips_every_special_token(multilingual):
         ("a", {"language": "en", "prompt": "b <|endoftext|>"}, r"special tokens .*<\|endoftext\|>", "Remove"),
         ("<|0.01|>a", {"language": "en"}, r"unknown timestamp <\|0.01\|>", "multiples of 0.02"),
         ("<|5.00|>a", {"language": "en"}, r"unknown timestamp <\|5.00\|>", "inside the window"),
+        ("<|1.00|>a<|0.98|>", {"language": "en"}, "go back from 1.00 s to 0.98 s", "in order"),
+        ("a<|0.50|>", {"language": "en"}, "does not begin with one", "Begin it"),
         ("a", {"language": "klingon"}, "unknown language 'klingon'", "name or code"),
         ("a", {"language": "germn"}, "unknown language 'germn'.*did you mean 'german'", "name or code"),
         ("a", {"language": "french"}, "unknown language 'french'", "name or code"),

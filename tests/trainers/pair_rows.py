@@ -32,9 +32,9 @@ def pair_rows(count: int = 8, **columns: list) -> list[dict[str, Any]]:
     return [{**row, **{name: values[i] for name, values in columns.items()}} for i, row in enumerate(rows)]
 
 
-def config(output_dir: Any, **changes: Any) -> DPOConfig:
-    """Few steps on a CPU, nothing saved, nothing shown."""
-    settings: dict[str, Any] = {
+def settings(output_dir: Any) -> dict[str, Any]:
+    """Of any trainer: few steps on a CPU, nothing saved, nothing shown."""
+    return {
         "output_dir": str(output_dir),
         "per_device_train_batch_size": 2,
         "per_device_eval_batch_size": 2,
@@ -47,7 +47,10 @@ def config(output_dir: Any, **changes: Any) -> DPOConfig:
         "disable_tqdm": True,
         "seed": 7,
     }
-    return DPOConfig(**{**settings, **changes})
+
+
+def config(output_dir: Any, **changes: Any) -> DPOConfig:
+    return DPOConfig(**{**settings(output_dir), **changes})
 
 
 def trainer(output_dir: Any, rows: Any = None, *, kind: str = "english", **changes: Any) -> DPOTrainer:

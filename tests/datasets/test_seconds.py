@@ -1,0 +1,93 @@
+"""Clips outside the wanted length: found by column or header, left out and counted, never a fault."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import datasets
+import pytest
+
+import audiorl.datasets.seconds as seconds_module
+from audiorl.datasets import SkippedRows, speech_rows
+from audiorl.datasets.seconds import (
+    check_bounds,
+    clip_seconds,
+    drop_outside,
+    outside_seconds,
+    stream_within_seconds,
+)
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list:
+    """The audio entries whose headers are read."""
+    seen = []
+    read = seconds_module.audio_seconds
+    monkeypatch.setattr(seconds_module, "audio_seconds", lambda entry: seen.append(entry) or read(entry))
+    return seen
+
+
+def test_headers_decide_and_both_bounds_belong_to_the_wanted_lengths(clips):
+    """Clips of 0.1, 0.2, 0.3, 0.4 s."""
+    rows = speech_rows([{"audio": str(clip), "text": "a"} for clip in clips])
+    outside = outside_seconds(rows, 0.2, 0.3)
+    assert outside == ([0], [3])
+    kept = drop_outside(rows, outside)
+    assert kept["row_id"][:] == [1, 2]
+    assert kept["where"][:] == ["row 1", "row 2"]
+    assert outside.describe(4, 0.2, 0.3) == "2 of 4 clips left out: 1 shorter than 0.2 s, 1 longer than 0.3 s"
+    assert outside_seconds(rows, None, 0.1).longer == [1, 2, 3]
+    assert outside_seconds(rows, 0.4, None).shorter == [0, 1, 2]
+    assert drop_outside(rows, outside_seconds(rows, 0.1, 0.4)) is rows
+
+
+def test_a_duration_column_spares_opening_the_files(clips, opened):
+    rows = speech_rows([{"audio": str(clip), "duration": i + 1} for i, clip in enumerate(clips)])
+    assert outside_seconds(rows, 2, 3) == ([0], [3])
+    assert opened == []
+
+
+@pytest.mark.parametrize("duration", [None, 0, -3.0, math.nan, math.inf, "long", True])
+def test_a_duration_that_is_no_length_leaves_the_word_to_the_header(clips, opened, duration):
+    rows = speech_rows([{"audio": str(clips[0]), "duration": duration}, {"audio": str(clips[1]), "duration": 9.5}])
+    assert outside_seconds(rows, 0.15, 5.0) == ([0], [1])
+    assert len(opened) == 1
+
+
+def test_rows_whose_length_nobody_knows_stay_for_the_check_to_report(tmp_path, clips):
+    (tmp_path / "broken.wav").write_text("no audio")
+    entries = [str(tmp_path / "gone.wav"), str(tmp_path / "broken.wav"), None, 5, str(clips[0])]
+    rows = speech_rows([{"audio": entry, "text": "a"} for entry in entries])
+    assert outside_seconds(rows, 1.0, None).shorter == [4]
+    assert outside_seconds(speech_rows([{"text": "a"}]), 1.0, None) == ([], [])
+    assert clip_seconds({"text": "a"}) is None
+
+
+def test_a_stream_is_judged_as_it_comes_and_its_file_counts(tmp_path, clips):
+    table = datasets.Dataset.from_list([{"audio": str(clip), "text": "a"} for clip in clips])
+    left_out = SkippedRows(tmp_path / "left_out.jsonl")
+    stream = stream_within_seconds(speech_rows(table.to_iterable_dataset()), 0.2, 0.3, left_out)
+    assert not (tmp_path / "left_out.jsonl").exists()
+    for _ in range(2):  # a second epoch leaves the same clips out and counts them once
+        assert [row["row_id"] for row in stream] == [1, 2]
+    assert left_out.count() == 2
+    lines = [json.loads(line) for line in (tmp_path / "left_out.jsonl").read_text().splitlines()]
+    assert [line["problem"] for line in lines] == [
+        "the clip is 0.10 s long, shorter than 0.2 s",
+        "the clip is 0.40 s long, longer than 0.3 s",
+    ]
+    assert speech_rows(stream) is stream or [row["row_id"] for row in speech_rows(stream)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "bounds", [(-1, None), (None, 0), (None, -2.0), (3, 2), (math.nan, None), ("1", None), (True, 2)]
+)
+def test_bounds_that_are_none_are_refused(bounds):
+    with pytest.raises(ValueError, match=r"0 <= min <= max.*Leave a bound out"):
+        check_bounds(*bounds)
+
+
+@pytest.mark.parametrize("bounds", [(None, None), (0, None), (0.5, 30), (2, 2)])
+def test_bounds_that_are_bounds_pass(bounds):
+    check_bounds(*bounds)
