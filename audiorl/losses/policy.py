@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from audiorl.losses.policy_batch import PolicyBatch, PolicyCounts, PolicyLoss, count_copies, policy_counts
-from audiorl.losses.policy_checks import check_batch, check_length, checked_clipping, checked_level
+from audiorl.losses.policy_checks import check_batch, check_length, checked_clipping, checked_level, checked_switch
 from audiorl.losses.policy_losses import POLICY_LOSSES, PolicyMethod, PolicyTerms, bounded_exp, k3_divergence
 from audiorl.losses.reductions import HALF_PRECISION, counted_mean, policy_reduction, sequence_mean, sequence_sum
 from audiorl.losses.settings import known_name, number_not_below
@@ -92,7 +92,7 @@ class PolicyObjective:
         method = POLICY_LOSSES[loss_type]
         self.beta = number_not_below("beta", beta, 0)
         self.entropy_coef = number_not_below("entropy_coef", entropy_coef, 0)
-        self.use_bias_correction_kl = use_bias_correction_kl
+        self.use_bias_correction_kl = checked_switch("use_bias_correction_kl", use_bias_correction_kl)
         self.level = checked_level(importance_sampling_level, loss_type, self.beta > 0 and use_bias_correction_kl)
         check_length(max_completion_length, loss_type)
         settings = checked_clipping(loss_type, epsilon, epsilon_high, delta)

@@ -33,6 +33,13 @@ def checked_level(level: str, loss_type: str, kl_reads_it: bool) -> str:
     return method.level or level
 
 
+def checked_switch(name: str, value: object) -> bool:
+    """`value`; raises `LossSettingError` unless it is True or False."""
+    if not isinstance(value, bool):
+        raise LossSettingError(f"{name} is True or False; got {value!r}. Set {name} to one of the two.")
+    return value
+
+
 def check_length(max_completion_length: int | None, loss_type: str) -> None:
     """Raises `LossSettingError` unless `max_completion_length` is a number of tokens, or None where it is not read."""
     if max_completion_length is not None:

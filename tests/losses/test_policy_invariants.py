@@ -1,0 +1,300 @@
+"""What has to hold for every policy loss, whatever its formula."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from audiorl.losses import ADVANTAGES, POLICY_LOSSES, PolicyBatch, PolicyCounts, policy_counts
+from tests.losses.policy_examples import (
+    CLIPPED,
+    POLICY_SETTING_IDS,
+    POLICY_SETTINGS,
+    chosen,
+    gradients_of,
+    loss_of,
+    objective_of,
+    random_batch,
+)
+
+every_setting = pytest.mark.parametrize(("name", "settings"), POLICY_SETTINGS, ids=POLICY_SETTING_IDS)
+every_loss = pytest.mark.parametrize("name", sorted(POLICY_LOSSES))
+TOKENLESS = sorted(name for name, method in POLICY_LOSSES.items() if not method.needs_tokens)
+
+
+def detached(batch: PolicyBatch) -> PolicyBatch:
+    """The same numbers as leaves of their own."""
+    leaves = PolicyBatch(*(None if x is None else x.detach().clone() for x in batch))
+    leaves.logps.requires_grad_()
+    leaves.entropy.requires_grad_()
+    return leaves
+
+
+@every_setting
+def test_permuted_hypotheses_change_nothing(name, settings):
+    batch, order = random_batch(), torch.tensor([2, 0, 3, 1])
+    loss, gradient = gradients_of(name, batch, settings)
+    mixed = detached(chosen(batch, slice(None), order))
+    mixed_loss, mixed_gradient = gradients_of(name, mixed, settings)
+    torch.testing.assert_close(mixed_loss, loss)
+    torch.testing.assert_close(mixed_gradient, gradient[:, order])
+
+
+@every_setting
+def test_permuted_clips_change_nothing(name, settings):
+    batch, order = random_batch(), torch.tensor([2, 0, 1])
+    loss, gradient = gradients_of(name, batch, settings)
+    mixed_loss, mixed_gradient = gradients_of(name, detached(chosen(batch, order)), settings)
+    torch.testing.assert_close(mixed_loss, loss)
+    torch.testing.assert_close(mixed_gradient, gradient[order])
+
+
+@every_setting
+def test_micro_batches_add_up_to_the_whole_step(name, settings):
+    batch = random_batch(clips=4)
+    whole, gradient = gradients_of(name, batch, settings)
+    parts = [detached(chosen(batch, part)) for part in (slice(0, 1), slice(1, 3), slice(3, 4))]
+    counts = PolicyCounts(*(sum(fields) for fields in zip(*(policy_counts(p.keep) for p in parts), strict=True)))
+    losses = [objective_of(name, **settings)(part, counts).loss for part in parts]
+    torch.testing.assert_close(sum(losses), whole)
+    gradients = [torch.autograd.grad(loss, part.logps)[0] for loss, part in zip(losses, parts, strict=True)]
+    torch.testing.assert_close(torch.cat(gradients), gradient)
+
+
+@pytest.mark.parametrize("advantages", sorted(ADVANTAGES))
+@every_loss
+def test_a_constant_added_to_the_rewards_of_a_clip_changes_nothing(name, advantages):
+    batch, valid = random_batch(), torch.ones(3, 4, dtype=torch.bool)
+    rewards = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    results = []
+    for constant in (torch.zeros(3, 1), torch.tensor([[5.0], [-3.0], [100.0]])):
+        a = ADVANTAGES[advantages](rewards + constant, valid)
+        results.append(gradients_of(name, batch._replace(advantages=a)))
+    if advantages == "batch":  # clips shifted apart widen the batch: only one constant for all leaves its spread alone
+        a = ADVANTAGES[advantages](rewards + 5.0, valid)
+        results[1] = gradients_of(name, batch._replace(advantages=a))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_mwer_takes_raw_rewards_because_it_subtracts_their_mean_itself():
+    batch = random_batch(padding=0.0)
+    shifted = batch._replace(advantages=batch.advantages + torch.tensor([[5.0], [-3.0], [100.0]]))
+    torch.testing.assert_close(gradients_of("mwer", shifted), gradients_of("mwer", batch))
+
+
+@every_setting
+def test_nan_in_padding_leaks_into_no_value_and_no_gradient(name, settings):
+    with_zeros, with_nans = random_batch(padding=0.0), random_batch(padding=float("nan"))
+    assert with_nans.logps.isnan().any() and with_nans.advantages.isnan().any()
+    results = [gradients_of(name, batch, settings) for batch in (with_zeros, with_nans)]
+    torch.testing.assert_close(results[0], results[1])
+    gradient = results[1][1]
+    assert gradient[~with_nans.keep].abs().sum() == 0
+    assert gradient[with_nans.keep].abs().sum() > 0
+    shown = [x for x in loss_of(name, with_nans, settings)[1:] if x is not None]
+    assert all(x.isfinite().all() for x in shown)
+
+
+@every_setting
+def test_a_nan_that_counts_is_not_hidden(name, settings):
+    batch = detached(random_batch())
+    b, k, t = batch.keep.nonzero()[0].tolist()
+    with torch.no_grad():
+        batch.logps[b, k, t] = float("nan")
+    assert loss_of(name, batch, settings).loss.isnan()
+
+
+@every_setting
+def test_hypotheses_that_keep_nothing_count_nowhere(name, settings):
+    """The batch without them, which is also the batch that was never asked for them, gives the same number."""
+    batch = random_batch(clips=2)
+    keep = batch.keep.clone()
+    keep[:, 1] = False
+    loss, gradient = gradients_of(name, batch._replace(keep=keep), settings)
+    without = detached(chosen(batch, slice(None), torch.tensor([0, 2, 3])))
+    smaller_loss, smaller_gradient = gradients_of(name, without, settings)
+    torch.testing.assert_close(loss, smaller_loss)
+    torch.testing.assert_close(gradient[:, [0, 2, 3]], smaller_gradient)
+    assert gradient[:, 1].abs().sum() == 0
+
+
+@every_setting
+def test_a_batch_where_nothing_counts_gives_zero_and_zero_gradients(name, settings):
+    batch = random_batch()
+    nothing = batch._replace(keep=torch.zeros_like(batch.keep))
+    loss, gradient = gradients_of(name, nothing, settings)
+    assert loss.item() == 0
+    assert gradient.abs().sum() == 0
+
+
+@every_setting
+def test_only_the_policy_receives_a_gradient(name, settings):
+    batch = random_batch()
+    constant = {x: getattr(batch, x).clone().requires_grad_() for x in ("old_logps", "ref_logps", "advantages")}
+    loss_of(name, batch._replace(**constant), settings).loss.backward()
+    assert batch.logps.grad.abs().sum() > 0
+    assert all(x.grad is None for x in constant.values())
+
+
+@every_setting
+def test_declared_use_of_a_tensor_is_the_actual_one(name, settings):
+    batch, objective = random_batch(), objective_of(name, **settings)
+    changed = {
+        "uses_reference": {"ref_logps": batch.ref_logps + 0.5},
+        "uses_entropy": {"entropy": batch.entropy + 0.5},
+        "needs_copies": {"copies": torch.tensor([[2, 1, 2, 1], [1, 1, 2, 2], [1, 1, 1, 1]])},
+    }
+    before = loss_of(name, batch, settings).loss
+    for attribute, tensors in changed.items():
+        after = loss_of(name, batch._replace(**tensors), settings).loss
+        assert torch.equal(before, after) != getattr(objective, attribute), attribute
+
+
+@every_loss
+def test_declared_use_of_the_ratio_is_the_actual_one(name):
+    batch = random_batch()
+    moved = batch._replace(old_logps=batch.old_logps + 0.1)
+    same = torch.equal(gradients_of(name, batch)[1], gradients_of(name, moved)[1])
+    assert same != objective_of(name).uses_ratio
+
+
+@pytest.mark.parametrize("settings", [{}, {"beta": 0.3}], ids=["plain", "beta"])
+@pytest.mark.parametrize("name", TOKENLESS)
+def test_a_hypothesis_scored_as_a_whole_is_one_token(name, settings):
+    """T = 1: every loss that allows it gives a finite number, whose one term is that of the whole hypothesis."""
+    batch = random_batch(length=1)
+    loss, gradient = gradients_of(name, batch, settings)
+    assert loss.isfinite() and gradient[batch.keep].ne(0).any()
+    assert not objective_of(name, **settings).needs_tokens
+
+
+def test_mwer_of_whole_hypotheses_equals_mwer_of_their_tokens():
+    batch = random_batch()
+    summed = [torch.where(batch.keep, x, 0.0).sum(-1, keepdim=True) for x in (batch.logps, batch.old_logps)]
+    whole = batch._replace(logps=summed[0], old_logps=summed[1], keep=batch.keep.any(-1, keepdim=True))
+    torch.testing.assert_close(loss_of("mwer", whole).loss, loss_of("mwer", batch).loss)
+
+
+def test_losses_that_divide_by_a_number_of_tokens_say_that_they_need_them():
+    assert set(POLICY_LOSSES) - set(TOKENLESS) == {"dr_grpo", "gspo"}
+    assert objective_of("grpo", importance_sampling_level="sequence").needs_tokens
+
+
+# ---- what the formulas promise ----
+
+
+@pytest.mark.parametrize("name", sorted(POLICY_LOSSES))
+def test_the_first_update_raises_what_is_better_than_its_group(name):
+    """Two hypotheses that the policy gave equal probability, advantages 1 and -1."""
+    logps = torch.full((1, 2, 3), -1.0, dtype=torch.float64, requires_grad=True)
+    keep, ones = torch.ones(1, 2, 3, dtype=torch.bool), torch.ones(1, 2).long()
+    batch = PolicyBatch(logps, logps.detach(), keep, torch.tensor([[1.0, -1.0]]), copies=ones)
+    _, gradient = gradients_of(name, batch)
+    assert (gradient[0, 0] < 0).all() and (gradient[0, 1] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "divisor"),
+    [
+        ("grpo", [[2 * 2, 2 * 2], [2 * 4] * 4]),
+        ("dapo", [[6] * 2, [6] * 4]),
+        ("bnpo", [[6] * 2, [6] * 4]),
+        ("cispo", [[6] * 2, [6] * 4]),
+        ("dr_grpo", [[2 * 7] * 2, [2 * 7] * 4]),
+        ("gspo", [[2 * 2, 2 * 2], [2 * 4] * 4]),
+    ],
+)
+def test_the_divisor_is_what_the_first_update_tells_the_losses_apart_by(name, divisor):
+    """Hypotheses of 2 and 4 tokens, advantages 1 and -1: the gradient on a token is -A / divisor."""
+    keep = torch.tensor([[[True, True, False, False], [True] * 4]])
+    logps = torch.full((1, 2, 4), -1.0, dtype=torch.float64, requires_grad=True)
+    _, gradient = gradients_of(name, PolicyBatch(logps, logps.detach(), keep, torch.tensor([[1.0, -1.0]])))
+    expected = [-1 / d for d in divisor[0]] + [1 / d for d in divisor[1]]
+    assert gradient[keep].tolist() == pytest.approx(expected)
+
+
+@every_loss
+def test_advantages_of_zero_teach_nothing(name):
+    batch = random_batch()
+    loss, gradient = gradients_of(name, batch._replace(advantages=torch.zeros(3, 4)))
+    assert loss.item() == 0 and gradient.abs().sum() == 0
+
+
+@every_setting
+def test_bnpo_of_a_whole_step_is_dapo(name, settings):
+    if name == "bnpo":
+        batch = random_batch()
+        torch.testing.assert_close(gradients_of("bnpo", batch, settings), gradients_of("dapo", batch, settings))
+
+
+def test_gspo_is_grpo_at_the_level_of_sequences():
+    batch, level = random_batch(), {"importance_sampling_level": "sequence"}
+    for settings in ({}, {"beta": 0.3}, {"epsilon": 0.05, "delta": 1.5}):
+        torch.testing.assert_close(gradients_of("gspo", batch, settings), gradients_of("grpo", batch, level | settings))
+
+
+def one_token(ratio: float, advantage: float) -> PolicyBatch:
+    logps = torch.tensor([[[ratio]]], dtype=torch.float64).log().requires_grad_()
+    one = torch.ones(1, 1, 1, dtype=torch.bool)
+    return PolicyBatch(logps, torch.zeros(1, 1, 1).double(), one, torch.tensor([[advantage]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", CLIPPED)
+def test_clipping_stops_a_token_only_where_it_has_gone_far_enough(name):
+    """epsilon 0.2, epsilon_high 0.3, without and with delta 2; gradient on log pi is -ratio A where nothing is clipped.
+
+    Rising with A > 0 stops above 1.3, falling with A < 0 below 0.8; against its advantage a token is never clipped,
+    unless the ratio is above delta.
+    """
+    settings = {"epsilon": 0.2, "epsilon_high": 0.3, **({"max_completion_length": 1} if name == "dr_grpo" else {})}
+    cases = [
+        (1.29, 1.0, -1.29, -1.29),
+        (1.31, 1.0, 0.0, 0.0),
+        (0.1, 1.0, -0.1, -0.1),
+        (0.81, -1.0, 0.81, 0.81),
+        (0.79, -1.0, 0.0, 0.0),
+        (1.9, -1.0, 1.9, 1.9),
+        (2.1, -1.0, 2.1, 0.0),
+    ]
+    for ratio, advantage, plain, dual in cases:
+        batch = one_token(ratio, advantage)
+        assert gradients_of(name, batch, settings)[1].item() == pytest.approx(plain)
+        assert gradients_of(name, batch, settings | {"delta": 2.0})[1].item() == pytest.approx(dual)
+    assert loss_of(name, one_token(50.0, -1.0), settings | {"delta": 2.0}).loss.item() == pytest.approx(2.0)
+
+
+def test_cispo_never_loses_the_gradient_of_a_token():
+    for ratio, weight in ((0.1, 0.1), (1.2, 1.2), (50.0, 1.3)):
+        for advantage in (1.0, -1.0):
+            gradient = gradients_of("cispo", one_token(ratio, advantage))[1]
+            assert gradient.item() == pytest.approx(-weight * advantage)
+
+
+def test_bias_correction_turns_the_slope_of_k3_into_that_of_the_kl():
+    """On-policy, the mean over the policy of d(kl term)/d(theta) is the gradient of KL(pi || pi_ref).
+
+    A policy over 3 tokens with logits theta; the mean is taken exactly, by weighing each token with its probability.
+    """
+    theta = torch.tensor([0.3, -0.8, 0.1], dtype=torch.float64, requires_grad=True)
+    ref_logps = torch.tensor([-0.2, 0.9, 0.4], dtype=torch.float64).log_softmax(0)
+    exact = (theta.softmax(0) * (theta.log_softmax(0) - ref_logps)).sum()
+    (expected,) = torch.autograd.grad(exact, theta)
+    slopes = {}
+    for corrected in (True, False):
+        logps = theta.log_softmax(0)
+        total = torch.zeros((), dtype=torch.float64)
+        for token, probability in enumerate(theta.detach().softmax(0)):
+            one = logps[token].reshape(1, 1, 1)
+            batch = PolicyBatch(
+                one,
+                one.detach(),
+                torch.ones(1, 1, 1, dtype=torch.bool),
+                torch.zeros(1, 1),
+                ref_logps[token].reshape(1, 1, 1),
+            )
+            settings = {"beta": 1.0, "use_bias_correction_kl": corrected}
+            total = total + probability * loss_of("grpo", batch, settings).loss
+        assert total.item() == pytest.approx(exact.item())
+        (slopes[corrected],) = torch.autograd.grad(total, theta)
+    torch.testing.assert_close(slopes[True], expected)
+    assert not torch.allclose(slopes[False], expected, rtol=0.05)
