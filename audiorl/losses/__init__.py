@@ -31,6 +31,8 @@ from audiorl.losses.pair_scores import PairScores, pair_scores
 from audiorl.losses.policy import POLICY_LOSSES, PolicyMethod, PolicyObjective
 from audiorl.losses.policy_batch import PolicyBatch, PolicyCounts, PolicyLoss, count_copies, policy_counts
 from audiorl.losses.policy_losses import (
+    PolicyTerms,
+    Surrogate,
     bnpo_loss,
     cispo_loss,
     dapo_loss,
@@ -69,7 +71,9 @@ __all__ = [
     "PolicyLoss",
     "PolicyMethod",
     "PolicyObjective",
+    "PolicyTerms",
     "PreferenceObjective",
+    "Surrogate",
     "aot_loss",
     "aot_unpaired_loss",
     "apo_down_loss",

@@ -50,10 +50,11 @@ class PolicyObjective:
 
     Args:
         loss_type: a key of `POLICY_LOSSES`.
-        epsilon: 0 < epsilon < 1, how far a ratio may fall; read by all but cispo and mwer.
+        epsilon: > 0, how far a ratio may fall; from 1 on without bound. Read by all but cispo and mwer.
         epsilon_high: > 0, how far a ratio may rise; default epsilon. cispo: the cap itself, >= 1, has to be given.
         delta: dual clip, > 1 + epsilon_high; None for none.
-        beta: >= 0, weight of the KL to the frozen policy; 0 needs none.
+        beta: >= 0, weight of the KL to the frozen policy; 0 needs none. With T = 1 the KL is that of whole hypotheses,
+            and k3 is steep there: leave it at 0, or far below what tokens take.
         use_bias_correction_kl: multiply k3 by the ratio, which makes its gradient that of the KL (Shao et al. 2025,
             DeepSeek-V3.2, arXiv:2512.02556).
         importance_sampling_level: "token", or "sequence" for one ratio for each hypothesis, length-normalised. gspo

@@ -59,16 +59,15 @@ def policy_counts(keep: Tensor) -> PolicyCounts:
 def count_copies(tokens: Tensor, keep: Tensor) -> Tensor:
     """How often each hypothesis stands in the list of its clip, itself included.
 
-        copies[b, k] = number of j that count with (kept tokens of j) = (kept tokens of k) at the same positions
+        copies[b, k] = number of j whose kept tokens are those of k, at the same positions
 
     Args:
         tokens: (B, K, T + 1) long, as in `GroupBatch`.
-        keep: (B, K, T) bool over `tokens[..., 1:]`, of the tokens themselves: for a family with T = 1 the `keep` of the
-            `GroupBatch`, not that of its scores. All False: the hypothesis does not count.
+        keep: (B, K, T) bool over `tokens[..., 1:]`, of the tokens themselves: for a family with T = 1 the `keep` of
+            the `GroupBatch`, not that of its scores. All False for a hypothesis that does not count.
 
     Returns:
         (B, K) long >= 1.
     """
     shown = torch.where(keep, tokens[..., 1:], -1)
-    same = (shown[:, :, None] == shown[:, None]).all(-1) & keep.any(-1)[:, None]
-    return same.sum(-1).clamp(min=1)
+    return (shown[:, :, None] == shown[:, None]).all(-1).sum(-1)

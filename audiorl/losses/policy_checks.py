@@ -60,15 +60,10 @@ def checked_clipping(
         LossSettingError: one of them is out of its range, or set although the loss does not read it.
     """
     reads = POLICY_LOSSES[loss_type].settings
-    low = finite_number("epsilon", epsilon)
+    low = positive_number("epsilon", epsilon)
     _refuse_unread(loss_type, {"epsilon_high": epsilon_high, "delta": delta})
     if "epsilon" not in reads:
         return {"epsilon_high": _checked_cap(loss_type, epsilon_high)} if "epsilon_high" in reads else {}
-    if not 0 < low < 1:
-        raise LossSettingError(
-            f"epsilon bounds the ratio from below to 1 - epsilon, so 0 < epsilon < 1; got {epsilon!r}. 0.2 is usual, "
-            "gspo takes 3e-4."
-        )
     high = low if epsilon_high is None else positive_number("epsilon_high", epsilon_high)
     upper = None if delta is None else finite_number("delta", delta)
     if upper is not None and upper <= 1 + high:

@@ -82,7 +82,7 @@ def grpo_loss(terms: PolicyTerms, *, epsilon: float, epsilon_high: float, delta:
 
     Args:
         terms: of B clips with K hypotheses.
-        epsilon: 0 ... 1; how far the ratio may fall before a negative advantage pushes no more.
+        epsilon: > 0; how far the ratio may fall before a negative advantage pushes no more; from 1 on it always does.
         epsilon_high: > 0; how far it may rise before a positive advantage pushes no more.
         delta: > 1 + epsilon_high, or None.
 
@@ -90,7 +90,8 @@ def grpo_loss(terms: PolicyTerms, *, epsilon: float, epsilon_high: float, delta:
         `Surrogate`, one value for each token, or for each hypothesis at level "sequence".
 
     Source: Shao et al. 2024 (GRPO), arXiv:2402.03300, eq. 3; `epsilon_high` from Yu et al. 2025 (DAPO),
-    arXiv:2503.14476, eq. 10; `delta` from Prime Intellect 2025 (INTELLECT-2), arXiv:2505.07291, section 3.4.
+    arXiv:2503.14476, its "clip-higher"; `delta` from Prime Intellect 2025 (INTELLECT-2), arXiv:2505.07291, its
+    two-sided clipping, with 4.
     """
     return _clipped_surrogate(terms, epsilon, epsilon_high, delta)
 
@@ -121,7 +122,7 @@ def dapo_loss(terms: PolicyTerms, *, epsilon: float, epsilon_high: float, delta:
 
     Args and returns as `grpo_loss`; the paper takes epsilon = 0.2, epsilon_high = 0.28.
 
-    Source: Yu et al. 2025 (DAPO), arXiv:2503.14476, eq. 8, 12.
+    Source: Yu et al. 2025 (DAPO), arXiv:2503.14476, its token-level loss.
     """
     return _clipped_surrogate(terms, epsilon, epsilon_high, delta)
 
@@ -170,8 +171,8 @@ def cispo_loss(terms: PolicyTerms, *, epsilon_high: float) -> Surrogate:
     Returns:
         `Surrogate`, one value for each token. The values say little: the gradient is what counts.
 
-    Source: MiniMax 2025 (MiniMax-M1), arXiv:2506.13585, eq. 4, 5, without its lower bound; Khatri et al. 2025
-    (ScaleRL), arXiv:2510.13786.
+    Source: MiniMax 2025 (MiniMax-M1), arXiv:2506.13585, its CISPO objective without a lower bound; Khatri et al.
+    2025 (ScaleRL), arXiv:2510.13786.
     """
     weight = terms.ratio.detach().clamp(max=epsilon_high)
     clipped_high = (terms.ratio > epsilon_high) & (terms.advantages > 0)
@@ -204,7 +205,8 @@ def mwer_loss(terms: PolicyTerms) -> Surrogate:
     Returns:
         `Surrogate`, one value for each hypothesis.
 
-    Source: Prabhavalkar et al. 2018, arXiv:1712.01818, eq. 4, with the mean risk as its section 3.2 subtracts it.
+    Source: Prabhavalkar et al. 2018, arXiv:1712.01818, its loss over N-best lists, from which the mean number of errors
+    of the list is subtracted.
     """
     assert terms.copies is not None
     counted = terms.keep.any(-1)
@@ -212,7 +214,7 @@ def mwer_loss(terms: PolicyTerms) -> Surrogate:
     # A finite stand-in for -inf: a clip without hypotheses has a softmax too, and no NaN.
     p = torch.softmax(log_mass.masked_fill(~counted, torch.finfo(log_mass.dtype).min), dim=-1)
     risk = -terms.advantages[..., 0]
-    loss = torch.where(counted, p * (risk - distinct_mean(risk, terms.copies, counted)), 0.0)[..., None]
+    loss = (p * (risk - distinct_mean(risk, terms.copies, counted)))[..., None]
     never = torch.zeros_like(loss, dtype=torch.bool)
     return Surrogate(loss, never, never)
 
