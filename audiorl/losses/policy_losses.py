@@ -82,7 +82,7 @@ def grpo_loss(terms: PolicyTerms, *, epsilon: float, epsilon_high: float, delta:
 
     Args:
         terms: of B clips with K hypotheses.
-        epsilon: > 0; how far the ratio may fall before a negative advantage pushes no more. 1 or more: it always pushes.
+        epsilon: > 0; how far the ratio may fall before a negative advantage pushes no more; 1 or more: no bound.
         epsilon_high: > 0; how far it may rise before a positive advantage pushes no more.
         delta: > 1 + epsilon_high, or None.
 
