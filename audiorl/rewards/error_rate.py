@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from rapidfuzz.distance import Levenshtein
 
-from audiorl.rewards.texts import TextPair, TextReward
+from audiorl.rewards.texts import PairReward, TextPair
 
 
 def edit_count(pair: TextPair) -> int:
@@ -30,7 +30,7 @@ def error_rate(pair: TextPair) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneMinusWER(TextReward):
+class OneMinusWER(PairReward):
     """Share of the transcript that is right, less what is invented.
 
         reward = max(0, 1 - WER)
@@ -49,7 +49,7 @@ class OneMinusWER(TextReward):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NegativeWER(TextReward):
+class NegativeWER(PairReward):
     """Minus the error rate; unlike `OneMinusWER` it still tells an empty hypothesis from a long invention.
 
         reward = max(floor, -WER)
@@ -101,7 +101,7 @@ class NegativeCER(NegativeWER):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NegativeEdits(TextReward):
+class NegativeEdits(PairReward):
     """Minus the number of errors, not divided by the transcript's length: long clips weigh more.
 
         reward = -(S + D + I)
@@ -118,7 +118,7 @@ class NegativeEdits(TextReward):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExactMatch(TextReward):
+class ExactMatch(PairReward):
     """1 where the normalised texts are the same, else 0.
 
     Range: {0, 1}. Silence: 1 for an empty hypothesis. A sparse reward: groups in which nobody is right learn nothing.

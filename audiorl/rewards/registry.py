@@ -16,6 +16,13 @@ from typing import Any
 
 from audiorl.rewards.error_rate import ExactMatch, NegativeCER, NegativeEdits, NegativeWER, OneMinusWER
 from audiorl.rewards.errors import RewardError
+from audiorl.rewards.funasr import FunASR
+from audiorl.rewards.hallucination import Hallucination
+from audiorl.rewards.keywords import KeywordPrecision, KeywordRecall, KeywordScore, OneMinusKeywordWER
+from audiorl.rewards.labels import LabelMatch
+from audiorl.rewards.language import RightScript
+from audiorl.rewards.length import LengthRatio, SoftOverlong
+from audiorl.rewards.stock_phrases import NoStockPhrases
 
 # None = the reward abstains
 Reward = Callable[..., Sequence[float | None] | Awaitable[Sequence[float | None]]]
@@ -24,7 +31,26 @@ ENTRY_POINT_GROUP = "audiorl.rewards"
 
 # name -> the shipped reward with its default settings
 REWARDS: dict[str, Reward] = {
-    reward.__name__: reward for reward in (OneMinusWER(), NegativeWER(), NegativeCER(), NegativeEdits(), ExactMatch())
+    reward.__name__: reward
+    for reward in (
+        OneMinusWER(),
+        NegativeWER(),
+        NegativeCER(),
+        NegativeEdits(),
+        ExactMatch(),
+        KeywordScore(),
+        KeywordPrecision(),
+        KeywordRecall(),
+        OneMinusKeywordWER(),
+        Hallucination(),
+        RightScript(),
+        NoStockPhrases(),
+        LengthRatio(),
+        SoftOverlong(),
+        LabelMatch(),
+        LabelMatch(name="fuzzy_label_match", min_similarity=0.8),
+        FunASR(),
+    )
 }
 
 

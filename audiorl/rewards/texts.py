@@ -5,10 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
+
+from rapidfuzz.distance import Levenshtein
 
 from audiorl.evaluation.error_rates import UNSPACED_CHARACTER, resolve_unit, split_units
 from audiorl.normalisers import Normaliser, normaliser
+
+
+# (equal | replace | insert | delete, transcript start, end, hypothesis start, end) of each stretch of an alignment
+Opcodes = Sequence[tuple[str, int, int, int, int]]
 
 
 class TextPair(NamedTuple):
@@ -17,11 +23,34 @@ class TextPair(NamedTuple):
     transcript: list[str]  # units of the normalised transcript, empty for silence
     hypothesis: list[str]  # units of the normalised hypothesis
     unit: str  # "word", "character" or "mixed"
+    normalised_hypothesis: str  # as one text
+
+    def opcodes(self) -> Opcodes:
+        """The shortest alignment, which jiwer takes from the same library."""
+        return cast(Opcodes, Levenshtein.opcodes(self.transcript, self.hypothesis).as_list())
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextReward(ABC):
-    """A reward of one number for each hypothesis and its transcript; called as TRL calls rewards.
+class ShippedReward(ABC):
+    """Settings under a name, called as TRL calls rewards; picklable and comparable.
+
+    Args:
+        name: under which the reward is logged; default the one it is registered under.
+    """
+
+    name: str = ""
+
+    default_name: ClassVar[str]
+    needed_columns: ClassVar[tuple[str, ...]] = ("text",)
+
+    @property
+    def __name__(self) -> str:
+        return self.name or self.default_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextReward(ShippedReward):
+    """A reward that compares a hypothesis with its transcript; called as TRL calls rewards.
 
     Args:
         normalise: a name or function that `audiorl.normalisers.normaliser` takes, applied to both texts.
@@ -39,23 +68,30 @@ class TextReward(ABC):
 
     normalise: str | Callable[[str], str] = "basic"
     unit: str = "auto"
-    name: str = ""
-
-    default_name: ClassVar[str]
-    needed_columns: ClassVar[tuple[str, ...]] = ("text",)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "normalise", normaliser(self.normalise))
         resolve_unit(self.unit, ())
 
     @property
-    def __name__(self) -> str:
-        return self.name or self.default_name
+    def normaliser(self) -> Normaliser:
+        """What `normalise` stands for."""
+        return normaliser(self.normalise)
 
+    def pairs(self, completions: Sequence[Any], text: Sequence[str | None]) -> list[TextPair | None]:
+        """Each completion beside its transcript, see `text_pairs`."""
+        return text_pairs(completions, text, self.normaliser, self.unit)
+
+    @abstractmethod
     def __call__(self, completions: Sequence[Any], text: Sequence[str | None], **columns: Any) -> list[float | None]:
         """One value for each completion; None where the row has no transcript."""
-        pairs = text_pairs(completions, text, normaliser(self.normalise), self.unit)
-        return [None if pair is None else self.score(pair) for pair in pairs]
+
+
+class PairReward(TextReward):
+    """A `TextReward` that looks at one pair at a time and at nothing else."""
+
+    def __call__(self, completions: Sequence[Any], text: Sequence[str | None], **columns: Any) -> list[float | None]:
+        return [None if pair is None else self.score(pair) for pair in self.pairs(completions, text)]
 
     @abstractmethod
     def score(self, pair: TextPair) -> float:
@@ -102,7 +138,7 @@ def text_pairs(
     K hypotheses share a transcript, and a sure policy repeats itself: each distinct text is normalised once.
     """
     transcripts: dict[str, tuple[list[str], str]] = {}
-    hypotheses: dict[tuple[str, str], list[str]] = {}
+    hypotheses: dict[tuple[str, str], tuple[list[str], str]] = {}
     pairs: list[TextPair | None] = []
     for completion, transcript in zip(completions, text, strict=True):
         if transcript is None:
@@ -115,6 +151,7 @@ def text_pairs(
         units, own = transcripts[transcript]
         said = completion_text(completion)
         if (said, own) not in hypotheses:
-            hypotheses[said, own] = split_units(function(said), own)
-        pairs.append(TextPair(units, hypotheses[said, own], own))
+            normalised = function(said)
+            hypotheses[said, own] = split_units(normalised, own), normalised
+        pairs.append(TextPair(units, hypotheses[said, own][0], own, hypotheses[said, own][1]))
     return pairs
