@@ -19,6 +19,7 @@ from audiorl.batch import GroupBatch, GroupSamples, GroupScores
 from audiorl.models.family import SpeechFamily, TokenizedText, base_model
 from audiorl.models.grouped_attention import GroupedCacheLayer, ignored_mask, use_grouped_attention
 from audiorl.models.head import at_least_float32, score_tokens
+from audiorl.models.sampler import Sampler
 from audiorl.models.sampling import sample_from
 from audiorl.models.whisper_text import WhisperText
 
@@ -114,7 +115,13 @@ class WhisperFamily(SpeechFamily):
         return score_tokens(hidden, head, batch.tokens[..., 1:], batch.keep, states, temperature)
 
     def _sample(
-        self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, noise: Tensor, temperature: float
+        self,
+        base: PreTrainedModel,
+        batch: GroupBatch,
+        states: Tensor,
+        noise: Tensor,
+        temperature: float,
+        sampler: Sampler | None,
     ) -> GroupSamples:
         decoder, head = base.get_decoder(), base.get_output_embeddings()
         cache = EncoderDecoderCache(
@@ -128,7 +135,7 @@ class WhisperFamily(SpeechFamily):
             return at_least_float32(head(hidden[:, :, -1])) / temperature
 
         room = base.config.max_target_positions
-        return sample_from(next_logits, batch, noise, end_token=self.end_token, max_tokens=room)
+        return sample_from(next_logits, batch, noise, end_token=self.end_token, max_tokens=room, sampler=sampler)
 
     def transcribe(
         self,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from audiorl.batch import GroupBatch, GroupSamples, GroupScores
+from audiorl.models.sampler import Sampler
 
 Result = TypeVar("Result")
 SpeechCall = Callable[[PreTrainedModel], Result]
@@ -113,9 +114,15 @@ class SpeechFamily(ABC):
 
     @abstractmethod
     def _sample(
-        self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, noise: Tensor, temperature: float
+        self,
+        base: PreTrainedModel,
+        batch: GroupBatch,
+        states: Tensor,
+        noise: Tensor,
+        temperature: float,
+        sampler: Sampler | None,
     ) -> GroupSamples:
-        """K hypotheses for each clip given `states`, inside the forward."""
+        """K hypotheses for each clip given `states`, inside the forward; ValueError for a sampler it cannot apply."""
 
     @abstractmethod
     def transcribe(
@@ -173,6 +180,7 @@ class SpeechFamily(ABC):
         states: Tensor | None = None,
         *,
         temperature: float = 1.0,
+        sampler: Sampler | None = None,
     ) -> GroupSamples:
         """Sample K hypotheses for each of B clips from one encoder pass over B clips.
 
@@ -181,16 +189,21 @@ class SpeechFamily(ABC):
             noise: (B, K, T) uniform in [0, 1), one number for each token that may be sampled: the only source of
                 randomness, so K and the length limit T are its shape. `noise_length` says T where a family draws
                 something else than tokens.
-            temperature: > 0; the only change to the distribution, so that `score_groups` at the same temperature gives
-                the same log-probabilities.
+            temperature: > 0; logits are divided by it.
+            sampler: top-k, top-p, min-p and repetition control; None draws from the policy as it is.
 
         Returns:
-            Samples; those of placeholders (`batch.valid` is False) have no kept token and count as finished.
+            Samples; those of placeholders (`batch.valid` is False) have no kept token and count as finished. Their
+            log-probabilities are those of the policy at this temperature, untruncated: what `score_groups` gives for
+            these tokens, with a sampler and without.
+
+        Raises:
+            ValueError: a sampler for a family that does not draw token by token.
         """
 
         def sample(base: PreTrainedModel) -> GroupSamples:
             known = self._encode(base, batch) if states is None else states
-            return self._sample(base, batch, known, noise, temperature)
+            return self._sample(base, batch, known, noise, temperature, sampler)
 
         return run_inside(model, sample)
 

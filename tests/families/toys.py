@@ -21,6 +21,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaModel, PreTrainedConfig
 from audiorl.batch import GroupBatch, GroupSamples, GroupScores, pad_tokens
 from audiorl.models import SpeechFamily, TokenizedText, base_model, register_family
 from audiorl.models.head import score_tokens
+from audiorl.models.sampler import Sampler
 from audiorl.models.sampling import draw, sample_from
 
 BLANK = 0
@@ -114,8 +115,16 @@ class ToyCTCFamily(ToyFamily):
         return GroupScores(logps, nothing, nothing, nothing.bool(), keep, states)
 
     def _sample(
-        self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, noise: Tensor, temperature: float
+        self,
+        base: PreTrainedModel,
+        batch: GroupBatch,
+        states: Tensor,
+        noise: Tensor,
+        temperature: float,
+        sampler: Sampler | None,
     ) -> GroupSamples:
+        if sampler is not None:
+            raise ValueError("toy_ctc draws a symbol for each frame, a sampler works on tokens. Leave `sampler` out.")
         clips, hypotheses, _ = noise.shape
         path, _ = draw((base.head(states) / temperature)[:, None].expand(-1, hypotheses, -1, -1), noise)
         frames = (batch.audio_mask.sum(-1) // FRAME).tolist()
@@ -199,7 +208,13 @@ class ToyAudioPrefixFamily(ToyFamily):
         return score_tokens(hidden, base.head, batch.tokens[..., 1:], batch.keep, states, temperature)
 
     def _sample(
-        self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, noise: Tensor, temperature: float
+        self,
+        base: PreTrainedModel,
+        batch: GroupBatch,
+        states: Tensor,
+        noise: Tensor,
+        temperature: float,
+        sampler: Sampler | None,
     ) -> GroupSamples:
         cache = DynamicCache(config=base.decoder.config)
         prefix = states.repeat_interleave(noise.shape[1], 0)
@@ -209,7 +224,7 @@ class ToyAudioPrefixFamily(ToyFamily):
             return base.head(hidden[:, -1]).unflatten(0, noise.shape[:2]) / temperature
 
         room = base.decoder.config.max_position_embeddings - states.shape[1]
-        return sample_from(next_logits, batch, noise, end_token=BLANK, max_tokens=room)
+        return sample_from(next_logits, batch, noise, end_token=BLANK, max_tokens=room, sampler=sampler)
 
     def transcribe(self, model: nn.Module, audio: Mapping[str, Tensor], **generation: Any) -> list[str]:
         base, ids = base_model(model), torch.full((len(audio["input_features"]), 1), BLANK)
