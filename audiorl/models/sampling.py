@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,16 @@ from torch import Tensor, nn
 from audiorl.batch import GroupBatch, GroupSamples
 from audiorl.models.sampler import Sampler
 
-# (tokens (B, K, n), position of the first of them) -> logits of the token that follows, (B, K, V)
-NextLogits = Callable[[Tensor, int], Tensor]
 # Tokens whose probabilities are added up before a draw looks closer: about the root of a large vocabulary.
 BLOCK = 256
+
+
+class NextLogits(Protocol):
+    """Predicts the next token of K hypotheses for each clip; remembers what it has read."""
+
+    def __call__(self, tokens: Tensor, start: int, /) -> Tensor:
+        """(B, K, n) tokens that are new since the last call, the first of them at position `start` -> (B, K, V) logits
+        of the token that follows. In the first call the tokens of a clip's hypotheses are the same."""
 
 
 def prefix_lengths(batch: GroupBatch) -> Tensor:
@@ -36,8 +42,7 @@ def sample_from(
     Prefixes of unequal length are followed to their own end before a row's first token is drawn.
 
     Args:
-        next_logits: called with the tokens that are new since its last call; in the first call those of all hypotheses
-            of a clip are the same.
+        next_logits: see `NextLogits`; used up by one rollout.
         batch: B clips; the prefix of each one's first hypothesis is where sampling starts.
         noise: (B, K, T) uniform in [0, 1); T limits the tokens drawn for each hypothesis.
         end_token: ends a hypothesis and fills up shorter ones.
@@ -49,9 +54,7 @@ def sample_from(
     shortest, longest = int(prefixes.min()), int(prefixes.max())
     # the token that would fill the last position is predicted, never read, so `max_tokens` positions are enough
     length = min(longest + limit, max_tokens + 1)
-    tokens = batch.tokens.new_full((clips, hypotheses, length), end_token)
-    in_prefix = torch.arange(longest, device=tokens.device) < prefixes[:, None, None]
-    tokens[:, :, :longest] = torch.where(in_prefix, batch.tokens[:, :1, :longest], end_token)
+    tokens = started(batch, prefixes, hypotheses, length, end_token)
     drawn = torch.zeros((clips, hypotheses, length - 1), dtype=torch.bool, device=tokens.device)
     logps = torch.zeros((clips, hypotheses, length - 1), device=tokens.device)
     # nothing is sampled for a placeholder
@@ -75,6 +78,15 @@ def sample_from(
         if bool((finished | (step >= limit - 1)[:, None]).all()):
             break
     return GroupSamples(tokens[..., :stop], drawn[..., : stop - 1], logps[..., : stop - 1], finished)
+
+
+def started(batch: GroupBatch, prefixes: Tensor, hypotheses: int, length: int, end_token: int) -> Tensor:
+    """(B, K, length) tokens: each clip's prefix, K times, and end tokens behind it."""
+    longest = int(prefixes.max())
+    in_prefix = torch.arange(longest, device=prefixes.device) < prefixes[:, None]
+    tokens = batch.tokens.new_full((len(prefixes), length), end_token)
+    tokens[:, :longest] = torch.where(in_prefix, batch.tokens[:, 0, :longest], end_token)
+    return tokens[:, None].repeat(1, hypotheses, 1)
 
 
 def _truncated(sampler: Sampler, logits: Tensor, tokens: Tensor, prefixes: Tensor) -> Tensor:
