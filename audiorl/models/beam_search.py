@@ -6,7 +6,8 @@ and a group pays for a token as often as the groups before it have just chosen i
 
     score(token) = log p(token | past) - diversity_penalty * (times chosen at this position by earlier groups)
 
-As in the paper's and transformers' former version of it, what a hypothesis has paid stays in its score.
+What a hypothesis has paid stays in its score. Deviation from transformers' former version of it: the end token counts as
+chosen too where a hypothesis finishes, or every group could return the same short one.
 """
 
 from __future__ import annotations
@@ -133,9 +134,6 @@ def beam_search(
         for i, group in enumerate(groups):
             now = logits[:, i * beams : (i + 1) * beams]
             parents.append(i * beams + group.advance(now, chosen, step, limits, stop))
-            if len(groups) > 1:
-                newest = group.running.tokens[:, :, stop]
-                chosen.scatter_add_(1, newest, torch.ones_like(newest, dtype=chosen.dtype))
         start, stop = stop, stop + 1
         if not bool(torch.stack([group.open for group in groups]).any()):
             break
@@ -182,7 +180,7 @@ class BeamGroup:
 
         Args:
             logits: (B, k, V) of the next token.
-            chosen: (B, V) how often earlier groups have chosen each token at this position.
+            chosen: (B, V) how often earlier groups have chosen each token at this position; this group's are added.
             step: (B,) tokens behind the prefix so far; below 0 while a clip still reads its prefix.
             limits: (B,) of them that a hypothesis may have.
 
@@ -201,7 +199,9 @@ class BeamGroup:
         finals = candidates._replace(scores=torch.where(may_finish, ranked, -torch.inf))
         merged = Hypotheses(*(torch.cat(pair, 1) for pair in zip(self.done, finals, strict=True)))
         self.done = merged.pick(merged.scores.topk(beams, 1).indices)
-        places = torch.where(stops, -torch.inf, candidates.scores).topk(beams, 1).indices
+        places = torch.where(candidates.ended, -torch.inf, candidates.scores).topk(beams, 1).indices
+        if self.settings.num_beam_groups > 1:
+            self._claim(chosen, candidates.tokens[..., stop], may_finish & candidates.ended, places)
         # a clip that still reads its prefix stays as it is
         reading = (step < 0)[:, None]
         going_on = candidates.pick(places)
@@ -238,6 +238,12 @@ class BeamGroup:
         picked.logps[:, :, stop - 1] = logps
         counts = (step + 1).clamp(min=0)[:, None].expand_as(token)
         return picked._replace(scores=scores, ended=token == self.end_token, counts=counts), parents
+
+    def _claim(self, chosen: Tensor, tokens: Tensor, finishing: Tensor, places: Tensor) -> None:
+        """Count the tokens of the hypotheses that finish and of those that go on, while the clip is searched."""
+        going_on = torch.zeros_like(finishing).scatter(1, places, True)
+        counted = (finishing | going_on) & self.open[:, None]
+        chosen.scatter_add_(1, tokens, counted.to(chosen.dtype))
 
     def _close(self, step: Tensor, limits: Tensor) -> None:
         """Which clips are done with: transformers' rule for each value of `early_stopping`."""

@@ -72,6 +72,8 @@ class GroupedDecoder:
         logits = self.predict(shared, positions, self._cache, ignored_mask(tokens.device))
         for layer in self._layers:
             layer.spread(self.hypotheses)
+        if self.engine == "captured":
+            refuse_capture(tokens.device)
         if self.engine != "dynamic":
             self._position = torch.full((1,), shared.shape[-1], device=tokens.device)
             self._layers = [StaticGroupedCacheLayer(layer, self.room, self._position) for layer in self._layers]
@@ -82,6 +84,15 @@ class GroupedDecoder:
         places = torch.arange(self.room, device=tokens.device)
         mask = (places <= self._position)[None, None, None]
         return self.predict(tokens, self._position.expand(tokens.shape), self._cache, mask)
+
+
+def refuse_capture(device: torch.device) -> None:
+    """Say that a CUDA graph needs CUDA, where there is none."""
+    if device.type != "cuda":
+        raise ValueError(
+            f"The engine 'captured' replays a CUDA graph, and this model is on {device}. Move it to a CUDA device, or "
+            "call set_engine('static') or set_engine('dynamic')."
+        )
 
 
 class CapturedStep:
