@@ -6,8 +6,8 @@ and a group pays for a token as often as the groups before it have just chosen i
 
     score(token) = log p(token | past) - diversity_penalty * (times chosen at this position by earlier groups)
 
-What a hypothesis has paid stays in its score. Deviation from transformers' former version of it: the end token counts as
-chosen too where a hypothesis finishes, or every group could return the same short one.
+What a hypothesis has paid stays in its score. Deviation from transformers' former version of it: the end token counts
+as chosen too where a hypothesis finishes, or every group could return the same short one.
 """
 
 from __future__ import annotations
