@@ -22,12 +22,13 @@ from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_qu
 from audiorl.datasets import speech_rows
 from audiorl.models import base_model, speech_family
 from audiorl.pairs import MinedPairs, mine_pairs
+from audiorl.trainers.checkpoints import checkpoint_to_resume
 from audiorl.trainers.config import SpeechConfig
 
 # Attention and MLP of Whisper and most encoder-decoders.
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
 DEMO = "demo"
-# split -> clips, seed of the clips; learning rate and epochs of the demo were chosen on other held-out clips (seed 0)
+# split -> clips, seed of the clips; audiorl/demo/README.md says how the settings of the demo were chosen
 DEMO_CLIPS = {"tune": (480, 0), "held_out": (240, 1)}
 MISTYPED = 2
 
@@ -66,9 +67,13 @@ def parse(configs: Sequence[type], demo_arguments: Sequence[str], argv: Sequence
             )
     parser = TrlParser(list(configs), allow_abbrev=False)
     try:
-        return parser.parse_args_and_config(argv)
+        parsed = parser.parse_args_and_config(argv)
+        for args in parsed:
+            if isinstance(args, SpeechConfig):  # now, before pairs are mined and clips decoded
+                args.resume_from_checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
     except (ValueError, FileNotFoundError) as error:
         stop(str(error), MISTYPED)
+    return parsed
 
 
 def stop(message: str, code: int = 1) -> NoReturn:

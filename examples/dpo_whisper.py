@@ -28,7 +28,7 @@ from audiorl.trainers.loading import load_model, load_processor
 
 DEMO_ARGUMENTS = [
     *("--model_name_or_path", str(CHECKPOINT), "--dataset_name", "demo", "--output_dir", "demo-dpo"),
-    *("--loss_type", "sigmoid", "sft", "--loss_weights", "1.0", "1.0", "--beta", "0.1"),
+    *("--loss_type", "sigmoid", "sft", "--loss_weights", "0.2", "1.0", "--beta", "0.1"),
     *("--learning_rate", "8e-4", "--num_train_epochs", "4", "--warmup_steps", "10"),
     *("--per_device_train_batch_size", "16", "--per_device_eval_batch_size", "16", "--save_strategy", "no"),
 ]

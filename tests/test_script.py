@@ -129,6 +129,7 @@ def test_a_clip_that_breaks_on_decoding_stops_the_run_with_its_line(base, data, 
         (["--beta", "-1"], ["beta"]),
         (["--model_name_or_path", "nowhere/at-all"], ["nowhere/at-all"]),
         (["--dataset_name", "missing.jsonl"], ["missing.jsonl"]),
+        (["--resume_from_checkpoint", "True"], ["no whole checkpoint in"]),
     ],
 )
 def test_wrong_arguments_end_with_a_message(base, data, tmp_path, flags, words):
@@ -138,6 +139,16 @@ def test_wrong_arguments_end_with_a_message(base, data, tmp_path, flags, words):
     for word in words:
         assert word in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_goes_on_from_its_last_whole_checkpoint_by_the_flag(base, data, tmp_path):
+    flags = [*arguments(base, data, tmp_path / "out"), "--save_strategy", "steps", "--save_steps", "1"]
+    assert run_example(*flags, "--max_steps", "1", cwd=tmp_path).returncode == 0
+    (tmp_path / "out" / "checkpoint-9").mkdir()  # what a killed run of another program leaves
+    done = run_example(*flags, "--resume_from_checkpoint", "True", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    state = json.loads((tmp_path / "out" / "checkpoint-2" / "trainer_state.json").read_text())
+    assert state["global_step"] == 2
 
 
 @pytest.mark.slow

@@ -1,5 +1,13 @@
 """Losses as pure functions of tensors; importing them loads torch and nothing of transformers."""
 
+from audiorl.losses.advantages import (
+    ADVANTAGES,
+    batch_advantages,
+    group_advantages,
+    mean_advantages,
+    rloo_advantages,
+    zero_variance,
+)
 from audiorl.losses.anchored_losses import (
     apo_down_loss,
     apo_zero_loss,
@@ -20,6 +28,20 @@ from audiorl.losses.margin_losses import (
 )
 from audiorl.losses.objective import CombinedObjective, LossTerm, ObjectiveTerms, resolve_losses
 from audiorl.losses.pair_scores import PairScores, pair_scores
+from audiorl.losses.policy import POLICY_LOSSES, PolicyMethod, PolicyObjective
+from audiorl.losses.policy_batch import PolicyBatch, PolicyCounts, PolicyLoss, count_copies, policy_counts
+from audiorl.losses.policy_losses import (
+    PolicyTerms,
+    Surrogate,
+    bnpo_loss,
+    cispo_loss,
+    dapo_loss,
+    dr_grpo_loss,
+    grpo_loss,
+    gspo_loss,
+    k3_divergence,
+    mwer_loss,
+)
 from audiorl.losses.preference import LOSS_PRESETS, PREFERENCE_LOSSES, PreferenceObjective
 from audiorl.losses.reductions import (
     length_desensitized_sum,
@@ -30,34 +52,58 @@ from audiorl.losses.reductions import (
     token_mean,
 )
 from audiorl.losses.settings import LossSettingError
+from audiorl.losses.supervised import supervised_loss
 from audiorl.losses.transport_losses import aot_loss, aot_unpaired_loss
 
 __all__ = [
+    "ADVANTAGES",
     "F_DIVERGENCES",
     "LOSS_PRESETS",
+    "POLICY_LOSSES",
     "PREFERENCE_LOSSES",
     "CombinedObjective",
     "LossSettingError",
     "LossTerm",
     "ObjectiveTerms",
     "PairScores",
+    "PolicyBatch",
+    "PolicyCounts",
+    "PolicyLoss",
+    "PolicyMethod",
+    "PolicyObjective",
+    "PolicyTerms",
     "PreferenceObjective",
+    "Surrogate",
     "aot_loss",
     "aot_unpaired_loss",
     "apo_down_loss",
     "apo_zero_loss",
+    "batch_advantages",
     "bco_pair_loss",
+    "bnpo_loss",
+    "cispo_loss",
+    "count_copies",
+    "dapo_loss",
     "discopop_loss",
+    "dr_grpo_loss",
     "exo_pair_loss",
     "f_divergence_scores",
+    "group_advantages",
+    "grpo_loss",
+    "gspo_loss",
     "hinge_loss",
     "ipo_loss",
+    "k3_divergence",
     "length_desensitized_sum",
     "length_mean",
+    "mean_advantages",
+    "mwer_loss",
     "nca_pair_loss",
     "pair_mean",
     "pair_scores",
+    "policy_counts",
     "resolve_losses",
+    "rloo_advantages",
     "robust_loss",
     "sequence_reduction",
     "sequence_sum",
@@ -65,5 +111,7 @@ __all__ = [
     "sigmoid_loss",
     "sigmoid_norm_loss",
     "sppo_hard_loss",
+    "supervised_loss",
     "token_mean",
+    "zero_variance",
 ]

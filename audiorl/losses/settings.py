@@ -39,6 +39,18 @@ def positive_number(name: str, value: object) -> float:
     return number
 
 
+def number_not_below(name: str, value: object, least: float) -> float:
+    """`value` as a float of at least `least`.
+
+    Raises:
+        LossSettingError: `value` is not a finite number, or below `least`.
+    """
+    number = finite_number(name, value)
+    if number < least:
+        raise LossSettingError(f"{name} has to be {least:g} or more; got {value!r}. Set {name} to {least:g} or above.")
+    return number
+
+
 def known_name(setting: str, name: object, known: Iterable[str]) -> str:
     """`name`, if it is one of `known`.
 

@@ -77,7 +77,8 @@ class TokenStatistics(torch.autograd.Function):
 
     `log_softmax` of all logits and `gather` would hold two more copies of them, in float32, and every figure
     would pass over all of them; here a few rows at a time are read, while they are in the cache. Only `logps`
-    has a gradient, and it can be differentiated once.
+    has a gradient. The gradient is written over the logits, so `backward` runs once for each forward; where
+    `retain_graph=True` asks for a second one, autograd notices the changed logits and raises.
     """
 
     @staticmethod
@@ -100,12 +101,12 @@ class TokenStatistics(torch.autograd.Function):
     def backward(ctx: Any, grad_logps: Tensor, *_: Any) -> tuple[Tensor, None, None]:
         logits, labels = ctx.saved_tensors
         slopes = grad_logps / ctx.temperature
-        grad_logits = torch.empty_like(logits)
-        chunks = (x.split(TOKEN_CHUNK) for x in (logits, grad_logits, labels[:, None], slopes[:, None]))
-        for chunk, grad_chunk, label, slope in zip(*chunks, strict=True):
+        chunks = (x.split(TOKEN_CHUNK) for x in (logits, labels[:, None], slopes[:, None]))
+        for chunk, label, slope in zip(*chunks, strict=True):
             grad = _scaled(chunk, ctx.temperature).softmax(-1).mul_(-slope)
-            grad_chunk.copy_(grad.scatter_add_(-1, label, slope))
-        return grad_logits, None, None
+            # the logits are the largest tensor of the step: their memory is used again
+            chunk.copy_(grad.scatter_add_(-1, label, slope))
+        return logits, None, None
 
 
 def _scaled(logits: Tensor, temperature: float) -> Tensor:

@@ -33,20 +33,10 @@ class WholeCheckpoints(Trainer):
     _staging: str | None = None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
-            if resume_from_checkpoint is None:
-                raise ValueError(
-                    f"There is no whole checkpoint in {self.args.output_dir}. Start without resume_from_checkpoint."
-                )
-        elif resume_from_checkpoint and not is_whole(resume_from_checkpoint):
-            raise ValueError(
-                f"{resume_from_checkpoint} is not a whole checkpoint: trainer state or weights are missing. "
-                "Resume from another one, or pass True for the last whole one."
-            )
+        checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
         if self.args.should_save:
             discard_staging(self.args.output_dir)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        return super().train(resume_from_checkpoint=checkpoint, **kwargs)
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._staging or super()._get_output_dir(trial)
@@ -146,6 +136,31 @@ def publish_files(staged: str, final: str) -> None:
         os.replace(os.path.join(staged, name), target)
     os.rmdir(staged)
     _flush_entry(Path(final))
+
+
+def checkpoint_to_resume(asked: str | bool | None, output_dir: str) -> str | None:
+    """The checkpoint that `resume_from_checkpoint` means.
+
+    Args:
+        asked: a folder; True for the last whole checkpoint of `output_dir`; None or False for none. A command line
+            can only say the words "True" and "False", so they count as well.
+
+    Raises:
+        ValueError: there is no whole checkpoint.
+    """
+    if str(asked).lower() in ("none", "false", ""):
+        return None
+    if str(asked).lower() == "true":
+        last = last_whole_checkpoint(output_dir)
+        if last is None:
+            raise ValueError(f"There is no whole checkpoint in {output_dir}. Start without resume_from_checkpoint.")
+        return last
+    if not is_whole(str(asked)):
+        raise ValueError(
+            f"{asked} is not a whole checkpoint: trainer state or weights are missing. "
+            "Resume from another one, or pass True for the last whole one."
+        )
+    return str(asked)
 
 
 def is_whole(checkpoint: str | os.PathLike) -> bool:

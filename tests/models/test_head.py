@@ -91,3 +91,11 @@ def test_only_kept_positions_reach_the_vocabulary():
         found = getattr(scores, field)
         assert not found[~keep].any()
         torch.testing.assert_close(found[keep], getattr(expected, field)[keep], rtol=1e-6, atol=1e-6)
+
+
+def test_a_second_backward_through_the_reused_memory_is_an_error_and_not_a_wrong_gradient():
+    *inputs, labels = random_head(5)
+    logps = _plain(*inputs, labels, 1.0)[0]
+    logps.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        logps.sum().backward()
