@@ -51,6 +51,12 @@ def _from_name(model: str | os.PathLike, options: dict[str, Any]) -> nn.Module:
     return _model_class(model, options).from_pretrained(model, **options)
 
 
+def default_output_dir(model: str | os.PathLike | nn.Module, method: str) -> str:
+    """Where a trainer without a config writes: "<model name>-<method>" in the current folder."""
+    name = base_model(model).config._name_or_path if isinstance(model, nn.Module) else model
+    return f"{os.path.basename(str(name)) or 'model'}-{method}"
+
+
 def load_processor(processing_class: Any, model: nn.Module) -> Any:
     """The processor a user passed, or the one of the model's own checkpoint."""
     if processing_class is not None:
