@@ -256,14 +256,20 @@ def reward_texts(
     rewards: RewardSet, family: SpeechFamily, rows: Dataset, texts: Sequence[str], state: TrainerState
 ) -> tuple[Tensor, Tensor]:
     """Rewards of one decoded hypothesis for each row, (n, 1) and (n, 1, R) as in `reward_completions`."""
-    tokens = [family.tokenize_row(text, row) for text, row in zip(texts, rows, strict=True)]
-    return reward_completions(
-        rewards,
-        list(rows),
-        [[text] for text in texts],
-        [[found.ids[found.first_kept :]] for found in tokens],
-        {"trainer_state": state},
-    )
+    ids = [[_text_tokens(family, text, row)] for text, row in zip(texts, rows, strict=True)]
+    return reward_completions(rewards, list(rows), [[text] for text in texts], ids, {"trainer_state": state})
+
+
+def _text_tokens(family: SpeechFamily, text: str, row: Mapping[str, Any]) -> list[int]:
+    """Token ids of a decoded text; of a loop that needs more of them than the decoder has, a beginning that fits."""
+    while True:
+        try:
+            tokens = family.tokenize_row(text, row)
+            return tokens.ids[tokens.first_kept :]
+        except ValueError:
+            if not text:
+                raise
+            text = text[: len(text) // 2]
 
 
 def kept_tokens(samples: GroupSamples, clip: int) -> list[list[int]]:

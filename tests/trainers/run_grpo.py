@@ -1,7 +1,7 @@
 """GRPO runs in a process of their own: `python run_grpo.py '[{"output_dir": ..., ...}, ...]'`, one after the other.
 
-Keys that are no config field: `rows` (how many), `out` (file for the final weights and the log), `resume`, `kill` (where
-to end the process with SIGKILL, see `run_dpo.arrange_death`), `online_dpo`.
+Keys that are no config field: `rows` (how many), `out` (file for the final weights and the log), `resume`, `kill`
+(where to end the process with SIGKILL, see `run_dpo.arrange_death`), `online_dpo`.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def test_two_processes_sample_and_learn_what_one_does(tmp_path, two_processes, m
 @pytest.mark.slow
 @pytest.mark.parametrize(("moment", "resumes_at"), [("in a step", 3), ("half a file", 2), ("after rename", 3)])
 def test_killed_and_resumed_equals_not_stopped_bit_for_bit(tmp_path, moment, resumes_at):
-    """Two updates for each round of rollouts: step 3 is the first of a round, so one moment each lies within a round."""
+    """Two updates for each round of rollouts: checkpoint 2 lies between rounds, checkpoint 3 within one."""
     settings = {"num_iterations": 2, "beta": 0.1, "sft_weight": 0.3, "num_train_epochs": 1}
     whole = run([{**settings, "output_dir": tmp_path / "whole", "out": tmp_path / "whole.pt"}])
     assert whole.returncode == 0, whole.stderr[-2000:]
