@@ -240,7 +240,7 @@ class RolloutTrainer(ReferenceTrainer):
         assert self.step_counts is not None
         scores = self.family.score_groups(model, batch, batch.get("states"), temperature=self.args.temperature)
         sampled = batch.num_hypotheses - (self.args.sft_weight > 0)
-        own = GroupScores(*(field[:, :sampled] for field in scores[:-1]), scores.states)
+        own = scores._replace(**{name: getattr(scores, name)[:, :sampled] for name in scores._fields[:-1]})
         loss = self.rollout_loss(batch, own, self._data().counts)
         if self.args.sft_weight > 0:
             logps, keep = scores.logps[:, sampled:], scores.keep[:, sampled:]

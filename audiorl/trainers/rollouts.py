@@ -71,7 +71,8 @@ class RolloutCollator(SpeechCollator):
 
 
 def _with_rows(batch: GroupBatch, rows: Sequence[Mapping[str, Any]]) -> GroupBatch:
-    return GroupBatch({**batch, ROWS: BatchRows(rows)})
+    carried: dict[str, Any] = {ROWS: BatchRows(rows)}
+    return batch.replace(**carried)
 
 
 def length_fault(family: SpeechFamily, row: Mapping[str, Any], max_tokens: int) -> RowFault | None:
