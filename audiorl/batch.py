@@ -36,7 +36,8 @@ class GroupBatch(Mapping[str, Tensor]):
         keep: (B, K, T) bool, True where the predicted token counts: transcript and end token, never the prefix,
             a prompt or padding. Never derived from token ids: Whisper's padding and end token share one id.
         row_ids: (B,) long, the row of the data set; negative for a placeholder.
-        Anything else a method needs, one value for each clip, for example `ref_logps` (B, K).
+        Anything else a method needs, one value for each clip, for example `ref_logps` (B, K). What is no tensor, list
+            or mapping is handed on as it is by all that move, pin or rebuild batches (`rows` of `RolloutCollator`).
 
     Raises:
         ValueError: the shapes of `tokens`, `keep`, `row_ids` and the audio do not belong together.
@@ -76,8 +77,8 @@ class GroupBatch(Mapping[str, Tensor]):
         return len(self._tensors)
 
     def __repr__(self) -> str:
-        shapes = ", ".join(f"{key}={tuple(value.shape)}" for key, value in self._tensors.items())
-        return f"GroupBatch({shapes})"
+        shapes = (tuple(getattr(value, "shape", ())) for value in self._tensors.values())
+        return f"GroupBatch({', '.join(f'{key}={shape}' for key, shape in zip(self, shapes, strict=True))})"
 
     @property
     def audio_key(self) -> str:
@@ -129,7 +130,7 @@ class GroupScores(NamedTuple):
     """
 
     logps: Tensor  # log-probability of each token in nats, under the policy's temperature
-    entropy: Tensor  # entropy of the next-token distribution in nats, no gradient
+    entropy: Tensor  # entropy of the next-token distribution in nats; with gradient where the family offers one
     mean_logits: Tensor  # mean logit over the vocabulary, no gradient; for TRL's `logits/*` metrics
     is_top1: Tensor  # bool, whether the token is the most probable one
     keep: Tensor  # bool, which entries count; the batch's own `keep` unless T = 1

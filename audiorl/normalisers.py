@@ -14,6 +14,7 @@ from typing import Any
 
 _IN_BRACKETS = re.compile(r"[<\[][^>\]]*[>\]]")
 _IN_PARENTHESES = re.compile(r"\(([^)]+?)\)")
+_ASCII_SYMBOLS = {code: " " for code in range(128) if unicodedata.category(chr(code))[0] in "SP"}
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ def basic_text(text: str) -> str:
     of Arabic and Hebrew count: a pointed transcript differs from a bare hypothesis.
     """
     text = _IN_PARENTHESES.sub("", _IN_BRACKETS.sub("", text.lower()))
+    if text.isascii():  # no marks and nothing to compose; five times as fast, and rewards call this often
+        return _collapse(text.translate(_ASCII_SYMBOLS))
     kept: list[str] = []
     for character in unicodedata.normalize("NFKC", text):
         category = unicodedata.category(character)

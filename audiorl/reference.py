@@ -35,12 +35,15 @@ class Reference(Protocol):
 
     same_encoder: bool
 
-    def token_logps(self, model: nn.Module, batch: GroupBatch, states: Tensor | None) -> Tensor:
+    def token_logps(
+        self, model: nn.Module, batch: GroupBatch, states: Tensor | None, *, temperature: float = 1.0
+    ) -> Tensor:
         """(B, K, T) log-probabilities in nats, no graph.
 
         Args:
             model: the policy, wrapped as it is trained.
             states: the policy's encoder states where they are the reference's too, else None.
+            temperature: > 0, the policy's own, so that the two are compared at the same one.
         """
         ...
 
@@ -57,8 +60,10 @@ class FrozenCopy:
         )
 
     @torch.no_grad()
-    def token_logps(self, model: nn.Module, batch: GroupBatch, states: Tensor | None) -> Tensor:
-        return self.family.score_groups(self.ref_model, batch, states).logps
+    def token_logps(
+        self, model: nn.Module, batch: GroupBatch, states: Tensor | None, *, temperature: float = 1.0
+    ) -> Tensor:
+        return self.family.score_groups(self.ref_model, batch, states, temperature=temperature).logps
 
 
 class AdapterOff:
@@ -72,9 +77,11 @@ class AdapterOff:
         self.same_encoder = not adapted
 
     @torch.no_grad()
-    def token_logps(self, model: nn.Module, batch: GroupBatch, states: Tensor | None) -> Tensor:
+    def token_logps(
+        self, model: nn.Module, batch: GroupBatch, states: Tensor | None, *, temperature: float = 1.0
+    ) -> Tensor:
         with adapter_off(model):
-            return self.family.score_groups(model, batch, states).logps
+            return self.family.score_groups(model, batch, states, temperature=temperature).logps
 
 
 def frozen_copy(model: nn.Module, *, share_frozen: bool = True) -> nn.Module:

@@ -35,13 +35,32 @@ MISTYPED = 2
 
 
 @dataclass
-class SpeechScriptArguments(ScriptArguments):
+class RowScriptArguments(ScriptArguments):
     """Where rows come from. A file or folder has no splits; a Hub name has `dataset_train_split` and `_test_split`."""
 
     eval_dataset_name: str | None = field(
         default=None,
         metadata={"help": "Rows to measure WER on before and after; default the dataset's own test split."},
     )
+
+
+@dataclass
+class RewardScriptArguments(RowScriptArguments):
+    """Rows, and the rewards their hypotheses get; `reward_weights` is the trainer's."""
+
+    reward_funcs: list[str] = field(
+        default_factory=lambda: ["one_minus_wer"],
+        metadata={
+            "help": "Rewards by name (audiorl.rewards.reward_names lists them) or by dotted path, my_module.my_reward; "
+            "modules in the working folder are found."
+        },
+    )
+
+
+@dataclass
+class SpeechScriptArguments(RowScriptArguments):
+    """Rows, and how pairs are mined from transcribed ones."""
+
     num_generations: int = field(
         default=8,
         metadata={"help": "Hypotheses sampled for each clip where rows bring no pairs but transcripts."},
@@ -109,13 +128,13 @@ def run(main: Callable[[], None]) -> None:
         stop(f"{error}\n(AUDIORL_DEBUG=1 shows where)")
 
 
-def train_rows(script: SpeechScriptArguments, args: SpeechConfig | None = None) -> Any:
+def train_rows(script: RowScriptArguments, args: SpeechConfig | None = None) -> Any:
     """The rows to train on, by file, folder or Hub name, or the demo's; with `args`, those of the length it wants."""
     rows = _rows(script, script.dataset_name, script.dataset_train_split)
     return rows if args is None else rows_within_bounds(rows, args, "training rows")
 
 
-def test_rows(script: SpeechScriptArguments, args: SpeechConfig | None = None) -> Any:
+def test_rows(script: RowScriptArguments, args: SpeechConfig | None = None) -> Any:
     """The rows to measure on, likewise; None where a file was given to train on and no other to measure."""
     on_disk = script.dataset_name != DEMO and os.path.exists(script.dataset_name or "")
     if script.eval_dataset_name is None and on_disk:
@@ -124,7 +143,7 @@ def test_rows(script: SpeechScriptArguments, args: SpeechConfig | None = None) -
     return rows if args is None else rows_within_bounds(rows, args, "test rows")
 
 
-def _rows(script: SpeechScriptArguments, name: str | None, split: str) -> Any:
+def _rows(script: RowScriptArguments, name: str | None, split: str) -> Any:
     if name is None:
         raise ValueError("No rows to train on. Pass --dataset_name with a JSON lines file, a folder, or a Hub name.")
     if name == DEMO:

@@ -14,7 +14,7 @@ from jiwer.transforms import AbstractTransform
 
 from audiorl.normalisers import normaliser
 
-UNITS = ("word", "character", "auto")
+UNITS = ("word", "character", "mixed", "auto")
 
 # Scripts that put no space between words: Han, Hiragana, Katakana, Thai, Lao, Khmer, Myanmar.
 _UNSPACED = (
@@ -22,7 +22,7 @@ _UNSPACED = (
     "\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
     "\u0e01-\u0e3a\u0e40-\u0e5b\u0e81-\u0edf\u1780-\u17f9\u19e0-\u19ff\u1000-\u109f\ua9e0-\ua9fe\uaa60-\uaa7f"
 )
-_UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
+UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
 _SPACE_BESIDE_UNSPACED = re.compile(rf"(?<=[{_UNSPACED}])\s+|\s+(?=[{_UNSPACED}])")
 
 
@@ -56,7 +56,7 @@ class Errors:
 
     Attributes:
         substitutions, deletions, insertions, hits: (N,) int64.
-        unit: "word" or "character", what was counted.
+        unit: "word", "character" or "mixed", what was counted.
         normaliser: name of the normaliser.
         transcripts_digest: fingerprint of the normalised transcripts, so that two measurements can be told
             to be of the same utterances.
@@ -137,9 +137,10 @@ def count_errors(
         hypotheses: N texts of the model, in the same order.
         unit: "word" splits at white space. "character" counts code points; a run of spaces is one character,
             except beside a script written without spaces, where it is none ("你好 世界" has 4, "at sea"
-            has 6). "auto" chooses once for all utterances: characters if more than half of the transcripts'
-            letters are Han, Hiragana, Katakana, Thai, Lao, Khmer or Myanmar, otherwise words. Measure a
-            multilingual set one language at a time.
+            has 6). "mixed" counts each character of those scripts and each word of the others, for speech that
+            switches between them ("我买了 new phone" has 5). "auto" chooses once for all utterances: characters
+            if more than half of the transcripts' letters are Han, Hiragana, Katakana, Thai, Lao, Khmer or
+            Myanmar, otherwise words. Measure a multilingual set one language at a time.
         normalise: a name or function that `audiorl.normalisers.normaliser` takes.
 
     Returns:
@@ -162,37 +163,48 @@ def count_errors(
 
 
 def resolve_unit(unit: str, transcripts: Sequence[str]) -> str:
-    """ "word" or "character" as they are; "auto" by the script of the transcripts, see `count_errors`."""
+    """ "word", "character" and "mixed" as they are; "auto" by the script of the transcripts, see `count_errors`."""
     if unit not in UNITS:
         raise ValueError(
             f"Errors are counted in one unit of {', '.join(UNITS)}; got unit={unit!r}. "
-            "Choose 'character' for scripts without spaces between words, 'word' for the others, or 'auto'."
+            "Choose 'character' for scripts without spaces between words, 'word' for the others, 'mixed' for both in "
+            "one transcript, or 'auto'."
         )
     if unit != "auto":
         return unit
     text = "".join(transcripts)
-    unspaced = sum(character.isalpha() for character in _UNSPACED_CHARACTER.findall(text))
+    unspaced = sum(character.isalpha() for character in UNSPACED_CHARACTER.findall(text))
     letters = sum(character.isalpha() for character in text)
     return "character" if 2 * unspaced > letters else "word"
 
 
-class _Words(AbstractTransform):
+def split_units(text: str, unit: str) -> list[str]:
+    """What is counted of a normalised text: its words, its characters, or a mixture; see `count_errors`.
+
+    Args:
+        text: normalised.
+        unit: "word", "character" or "mixed".
+    """
+    if unit == "character":
+        return list(" ".join(_SPACE_BESIDE_UNSPACED.sub("", text).split()))
+    if unit == "mixed" and not text.isascii():
+        text = UNSPACED_CHARACTER.sub(r" \g<0> ", text)
+    return text.split()
+
+
+class _Split(AbstractTransform):
     """jiwer's own splitter knows one kind of space and refuses texts without words."""
 
-    def process_string(self, s: str) -> list[str]:
-        return s.split()
+    def __init__(self, unit: str):
+        self.unit = unit
 
-
-class _Characters(AbstractTransform):
     def process_string(self, s: str) -> list[str]:
-        return list(" ".join(_SPACE_BESIDE_UNSPACED.sub("", s).split()))
+        return split_units(s, self.unit)
 
 
 def _align(transcripts: list[str], hypotheses: list[str], unit: str) -> list[ErrorCounts]:
-    if unit == "word":
-        alignments = process_words(transcripts, hypotheses, _Words(), _Words()).alignments
-    else:
-        alignments = process_characters(transcripts, hypotheses, _Characters(), _Characters()).alignments
+    process = process_characters if unit == "character" else process_words
+    alignments = process(transcripts, hypotheses, _Split(unit), _Split(unit)).alignments
     return [_count(chunks) for chunks in alignments]
 
 

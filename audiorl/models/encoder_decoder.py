@@ -13,18 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
+from transformers.cache_utils import Cache
 
-from audiorl.batch import GroupBatch, GroupSamples, GroupScores
-from audiorl.models.family import SpeechFamily, TokenizedText, base_model
-from audiorl.models.grouped_attention import GroupedCacheLayer, ignored_mask, use_grouped_attention
+from audiorl.batch import GroupBatch, GroupScores
+from audiorl.models.autoregressive import AutoregressiveFamily
+from audiorl.models.family import TokenizedText, base_model
+from audiorl.models.grouped_attention import ignored_mask, use_grouped_attention
+from audiorl.models.grouped_decoder import ENGINES, GroupedDecoder
 from audiorl.models.head import at_least_float32, score_tokens
-from audiorl.models.sampling import sample_from
 from audiorl.models.whisper_text import WhisperText
 
 
-class WhisperFamily(SpeechFamily):
+class WhisperFamily(AutoregressiveFamily):
     """Multilingual and English-only Whisper, distil-whisper and turbo, 80 or 128 mel bins, any window."""
+
+    engines = ENGINES
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
@@ -98,13 +101,14 @@ class WhisperFamily(SpeechFamily):
         tokens: Tensor,
         positions: Tensor,
         cache: Cache | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """(B, K, T) tokens at (B, K, T) positions -> (B, K, T, D)."""
         clips, hypotheses, length = tokens.shape
         out = base.get_decoder()(
             input_ids=tokens.reshape(clips, hypotheses * length),
             position_ids=positions.reshape(clips, hypotheses * length),
-            attention_mask=ignored_mask(tokens.device),
+            attention_mask=ignored_mask(tokens.device) if mask is None else mask,
             encoder_hidden_states=states,
             past_key_values=cache,
             use_cache=cache is not None,
@@ -119,22 +123,21 @@ class WhisperFamily(SpeechFamily):
         head = base.get_output_embeddings()
         return score_tokens(hidden, head, batch.tokens[..., 1:], batch.keep, states, temperature)
 
-    def _sample(
-        self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, noise: Tensor, temperature: float
-    ) -> GroupSamples:
-        decoder, head = base.get_decoder(), base.get_output_embeddings()
-        cache = EncoderDecoderCache(
-            Cache(layers=[GroupedCacheLayer(noise.shape[1]) for _ in decoder.layers]),
-            Cache(layer_class_to_replicate=DynamicLayer),
-        )
+    def _positions(self, base: PreTrainedModel, states: Tensor) -> int:
+        return base.config.max_target_positions
 
-        def next_logits(tokens: Tensor, start: int) -> Tensor:
-            positions = torch.arange(start, start + tokens.shape[-1], device=tokens.device).expand_as(tokens)
-            hidden = self._decode(base, states, tokens, positions, cache)
-            return at_least_float32(head(hidden[:, :, -1])) / temperature
+    def _decoder(
+        self, base: PreTrainedModel, states: Tensor, hypotheses: int, room: int, temperature: float
+    ) -> GroupedDecoder:
+        head = base.get_output_embeddings()
 
-        room = base.config.max_target_positions
-        return sample_from(next_logits, batch, noise, end_token=self.end_token, max_tokens=room)
+        def predict(tokens: Tensor, positions: Tensor, cache: Cache, mask: Tensor) -> Tensor:
+            hidden = self._decode(base, states, tokens, positions, cache, mask)
+            logits = at_least_float32(head(hidden[:, :, -1]))
+            return logits if temperature == 1.0 else logits / temperature
+
+        layers = len(base.get_decoder().layers)
+        return GroupedDecoder(predict, layers=layers, hypotheses=hypotheses, room=room, engine=self.engine)
 
     def transcribe(
         self,

@@ -5,11 +5,9 @@ Trainers never name a model class. They ask `speech_family(model, processor)` fo
 
 from __future__ import annotations
 
-import functools
-import types
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,20 +15,21 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from audiorl.batch import GroupBatch, GroupSamples, GroupScores
+from audiorl.models.beam_search import BeamSettings, GroupBeams
+from audiorl.models.sampler import Sampler
+from audiorl.models.speech_call import base_model, disable_dropout, install_speech_call, run_inside
 
-Result = TypeVar("Result")
-SpeechCall = Callable[[PreTrainedModel], Result]
-
-# Probabilities of random silence, by the names transformers' speech models give them.
-DROPOUT_ATTRIBUTES = (
-    "dropout",
-    "activation_dropout",
-    "attention_dropout",
-    "layerdrop",
-    "hidden_dropout",
-    "feat_proj_dropout",
-    "final_dropout",
-)
+__all__ = [
+    "FAMILIES",
+    "SpeechFamily",
+    "TokenizedText",
+    "base_model",
+    "disable_dropout",
+    "install_speech_call",
+    "register_family",
+    "run_inside",
+    "speech_family",
+]
 
 
 class TokenizedText(NamedTuple):
@@ -50,14 +49,17 @@ class SpeechFamily(ABC):
         sampling_rate: Hz at which the model hears.
         max_seconds: the longest clip the model takes; None where there is no limit.
         end_token: id of the token that ends a hypothesis; also used as padding in `tokens`.
+        engines: how this family can run a step of sampling, the default first; `set_engine` chooses.
     """
 
     sampling_rate: int
     max_seconds: float | None = None
     end_token: int
+    engines: Sequence[str] = ("dynamic",)
 
     def __init__(self, model: nn.Module, processor: Any):
         self.processor = processor
+        self.engine = self.engines[0]
 
     # ---- data, no weights ----
 
@@ -97,6 +99,18 @@ class SpeechFamily(ABC):
         if language or task:
             raise ValueError(f"{type(self).__name__} has no languages or tasks to choose from. Leave them out.")
 
+    def set_engine(self, engine: str) -> None:
+        """How steps of sampling and beam search run from here on; the samples are the same.
+
+        Raises:
+            ValueError: this family does not know the engine.
+        """
+        if engine not in self.engines:
+            raise ValueError(
+                f"{type(self).__name__} has no engine {engine!r}; it has {list(self.engines)}. Choose one of them."
+            )
+        self.engine = engine
+
     @abstractmethod
     def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
         """`tokens` (B, K, T + 1) and `keep` (B, K, T) -> B lists of K transcripts."""
@@ -121,9 +135,21 @@ class SpeechFamily(ABC):
 
     @abstractmethod
     def _sample(
-        self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, noise: Tensor, temperature: float
+        self,
+        base: PreTrainedModel,
+        batch: GroupBatch,
+        states: Tensor,
+        noise: Tensor,
+        temperature: float,
+        sampler: Sampler | None,
     ) -> GroupSamples:
-        """K hypotheses for each clip given `states`, inside the forward."""
+        """K hypotheses for each clip given `states`, inside the forward; ValueError for a sampler it cannot apply."""
+
+    def _beam(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, settings: BeamSettings) -> GroupBeams:
+        """The best hypotheses of each clip given `states`, inside the forward."""
+        raise ValueError(
+            f"{type(self).__name__} has no beam search. Use sample_groups, or a family that writes token by token."
+        )
 
     @abstractmethod
     def transcribe(
@@ -181,6 +207,7 @@ class SpeechFamily(ABC):
         states: Tensor | None = None,
         *,
         temperature: float = 1.0,
+        sampler: Sampler | None = None,
     ) -> GroupSamples:
         """Sample K hypotheses for each of B clips from one encoder pass over B clips.
 
@@ -189,67 +216,61 @@ class SpeechFamily(ABC):
             noise: (B, K, T) uniform in [0, 1), one number for each token that may be sampled: the only source of
                 randomness, so K and the length limit T are its shape. `noise_length` says T where a family draws
                 something else than tokens.
-            temperature: > 0; the only change to the distribution, so that `score_groups` at the same temperature gives
-                the same log-probabilities.
+            temperature: > 0; logits are divided by it.
+            sampler: top-k, top-p, min-p and repetition control; None draws from the policy as it is.
 
         Returns:
-            Samples; those of placeholders (`batch.valid` is False) have no kept token and count as finished.
+            Samples; those of placeholders (`batch.valid` is False) have no kept token and count as finished. Their
+            log-probabilities are those of the policy at this temperature, untruncated: what `score_groups` gives for
+            these tokens, with a sampler and without.
+
+        Raises:
+            ValueError: a sampler for a family that does not draw token by token.
         """
 
         def sample(base: PreTrainedModel) -> GroupSamples:
             known = self._encode(base, batch) if states is None else states
-            return self._sample(base, batch, known, noise, temperature)
+            return self._sample(base, batch, known, noise, temperature, sampler)
 
         return run_inside(model, sample)
 
+    @torch.no_grad()
+    def beam_groups(
+        self,
+        model: nn.Module,
+        batch: GroupBatch,
+        num_beams: int,
+        states: Tensor | None = None,
+        *,
+        max_tokens: int,
+        num_beam_groups: int = 1,
+        diversity_penalty: float = 0.0,
+        length_penalty: float = 1.0,
+        early_stopping: bool | Literal["never"] = False,
+        temperature: float = 1.0,
+    ) -> GroupBeams:
+        """The K = `num_beams` best hypotheses of each of B clips from one encoder pass over B clips.
 
-def base_model(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside DDP, FSDP, torch.compile and PEFT wrappers."""
-    inner: Any = model
-    while True:
-        if hasattr(inner, "get_base_model"):
-            inner = inner.get_base_model()
-        elif hasattr(inner, "_orig_mod"):
-            inner = inner._orig_mod
-        elif isinstance(getattr(inner, "module", None), nn.Module):
-            inner = inner.module
-        else:
-            return inner
+        Args:
+            batch: the clips; the prefix of the first hypothesis of each is what the search starts from.
+            max_tokens: T, tokens of a hypothesis behind its prefix, the end token included.
+            num_beam_groups, diversity_penalty: above 1 and above 0 for diverse beams.
+            length_penalty, early_stopping, temperature: see `BeamSettings`.
 
+        Returns:
+            Hypotheses, best first, with the scores they are ranked by and log-probabilities as of `score_groups`.
 
-def run_inside(model: nn.Module, call: SpeechCall[Result]) -> Result:
-    """Run `call(base model)` inside the forward of a possibly wrapped model."""
-    return model(speech_call=call)
+        Raises:
+            ValueError: a setting out of its range, or a family without beam search.
+        """
+        settings = BeamSettings(
+            num_beams, max_tokens, num_beam_groups, diversity_penalty, length_penalty, early_stopping, temperature
+        )
 
+        def search(base: PreTrainedModel) -> GroupBeams:
+            return self._beam(base, batch, self._encode(base, batch) if states is None else states, settings)
 
-def install_speech_call(model: PreTrainedModel) -> None:
-    """Teach a stock model's forward the keyword `speech_call`; without it the forward is the class's own.
-
-    The patch looks the class up at call time and holds no reference to this instance, so a deep copy of the model runs
-    its own weights.
-    """
-    if getattr(model.forward, "takes_speech_call", False):
-        return
-
-    # generate() validates its keywords against this signature
-    @functools.wraps(type(model).forward)
-    def forward(self, *args, speech_call: SpeechCall | None = None, **kwargs):
-        if speech_call is not None:
-            return speech_call(self)
-        return type(self).forward(self, *args, **kwargs)
-
-    forward.takes_speech_call = True  # type: ignore[attr-defined]
-    model.forward = types.MethodType(forward, model)
-
-
-def disable_dropout(model: nn.Module) -> None:
-    """Set dropout and layerdrop of every submodule to 0 for this run; the saved config keeps its values."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in DROPOUT_ATTRIBUTES:
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
+        return run_inside(model, search)
 
 
 # model_type of a transformers config -> family; "module:Class" keeps imports lazy

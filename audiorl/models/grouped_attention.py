@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -33,10 +32,11 @@ def grouped_attention_forward(
 
     Args:
         query: (B, H, K*T, d), hypothesis after hypothesis.
-        key, value: (B, H, K*T, d); or (B, H*K, T_past + T, d) when they come from a `GroupedCacheLayer`. H may be a
-            divisor of the query's, as in grouped-query attention.
-        attention_mask: ignored in a grouped causal call: hypotheses are padded on the right, and a causal query never
-            sees what stands to its right.
+        key, value: (B, H, K*T, d); or (B, H*K, T_past + T, d) when they come from a `GroupedCacheLayer`, T_past = 0 or
+            T = 1. H may be a divisor of the query's, as in grouped-query attention.
+        attention_mask: of a grouped causal call ignored, unless it is as long as the keys: then it says which of them
+            count, for a cache with room for more than it holds. Otherwise hypotheses are padded on the right, and a
+            causal query never sees what stands to its right.
         group_size: K; None for an ordinary call.
 
     Returns:
@@ -54,33 +54,19 @@ def grouped_attention_forward(
         apart = (clips, heads // shared, group_size, -1, width)
         key = key.reshape(apart).repeat_interleave(shared, dim=1)
         value = value.reshape(apart).repeat_interleave(shared, dim=1)
-    grouped_query = query.reshape(fold)
+    grouped_query, grouped_key = query.reshape(fold), key.reshape(fold)
+    held = attention_mask is not None and attention_mask.shape[-1] == grouped_key.shape[2] > 1
     out = nn.functional.scaled_dot_product_attention(
         grouped_query,
-        key.reshape(fold),
+        grouped_key,
         value.reshape(fold),
+        attn_mask=attention_mask if held else None,
         dropout_p=dropout,
         scale=scaling,
         # one new token for each hypothesis sees all of its past; more of them start from an empty past
-        is_causal=grouped_query.shape[2] > 1,
+        is_causal=not held and grouped_query.shape[2] > 1,
     )
     return out.reshape(query.shape).transpose(1, 2), None
-
-
-class GroupedCacheLayer(DynamicLayer):
-    """Keys and values of K growing hypotheses per clip, held as (B, H*K, T, d).
-
-    `update` takes the (B, H, K*n, d) that a grouped decoder call produces, n new tokens for each hypothesis.
-    """
-
-    def __init__(self, group_size: int):
-        super().__init__()
-        self.group_size = group_size
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        clips, heads, _, width = key_states.shape
-        fold = (clips, heads * self.group_size, -1, width)
-        return super().update(key_states.reshape(fold), value_states.reshape(fold), *args, **kwargs)
 
 
 def ignored_mask(device: torch.device) -> Tensor:

@@ -61,7 +61,7 @@ def _fused(rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, te
         1.0,
         ("entropy", "mean_logits", "is_top1"),
     )
-    return logps, entropy.detach(), mean_logits, is_top1
+    return logps, entropy, mean_logits, is_top1
 
 
 def _plain(rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, temperature: float):
@@ -73,12 +73,15 @@ class TokenStatistics(torch.autograd.Function):
 
         z = logits / temperature
         logps[n] = z[n, label] - log sum_v exp z[n, v]
-        d logps[n] / d logits[n, v] = ([v = label] - softmax(z)[n, v]) / temperature
+        entropy[n] = -sum_v p[n, v] log p[n, v], p = softmax(z)
+        d logps[n] / d logits[n, v] = ([v = label] - p[n, v]) / temperature
+        d entropy[n] / d logits[n, v] = -p[n, v] (log p[n, v] + entropy[n]) / temperature
 
     `log_softmax` of all logits and `gather` would hold two more copies of them, in float32, and every figure
-    would pass over all of them; here a few rows at a time are read, while they are in the cache. Only `logps`
-    has a gradient. The gradient is written over the logits, so `backward` runs once for each forward; where
-    `retain_graph=True` asks for a second one, autograd notices the changed logits and raises.
+    would pass over all of them; here a few rows at a time are read, while they are in the cache. `logps` and
+    `entropy` have a gradient; an entropy that is only logged costs nothing in `backward`. The gradient is written over
+    the logits, so `backward` runs once for each forward; where `retain_graph=True` asks for a second one, autograd
+    notices the changed logits and raises.
     """
 
     @staticmethod
@@ -93,20 +96,38 @@ class TokenStatistics(torch.autograd.Function):
         logps, *statistics = (torch.cat(column) for column in zip(*parts, strict=True))
         ctx.save_for_backward(logits, labels)
         ctx.temperature = temperature
-        ctx.mark_non_differentiable(*statistics)
+        ctx.mark_non_differentiable(*statistics[1:])
+        ctx.set_materialize_grads(False)
         return logps, *statistics
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_logps: Tensor, *_: Any) -> tuple[Tensor, None, None]:
+    def backward(
+        ctx: Any, grad_logps: Tensor | None, grad_entropy: Tensor | None, *_: Any
+    ) -> tuple[Tensor | None, None, None]:
         logits, labels = ctx.saved_tensors
-        slopes = grad_logps / ctx.temperature
-        chunks = (x.split(TOKEN_CHUNK) for x in (logits, labels[:, None], slopes[:, None]))
-        for chunk, label, slope in zip(*chunks, strict=True):
-            grad = _scaled(chunk, ctx.temperature).softmax(-1).mul_(-slope)
+        if grad_logps is None and grad_entropy is None:
+            return None, None, None
+        for start in range(0, len(logits), TOKEN_CHUNK):
+            rows = slice(start, start + TOKEN_CHUNK)
+            scaled = _scaled(logits[rows], ctx.temperature)
+            grad = torch.zeros_like(scaled) if grad_logps is None else scaled.softmax(-1)
+            if grad_logps is not None:
+                slope = grad_logps[rows, None] / ctx.temperature
+                grad = grad.mul_(-slope).scatter_add_(-1, labels[rows, None], slope)
+            if grad_entropy is not None:
+                grad -= _entropy_slope(scaled) * (grad_entropy[rows, None] / ctx.temperature)
             # the logits are the largest tensor of the step: their memory is used again
-            chunk.copy_(grad.scatter_add_(-1, label, slope))
+            logits[rows] = grad
         return logits, None, None
+
+
+def _entropy_slope(scaled: Tensor) -> Tensor:
+    """p (log p + entropy), (n, V): minus the gradient of the entropy with respect to scaled logits."""
+    log_probabilities = scaled.log_softmax(-1)
+    probabilities = log_probabilities.exp()
+    entropy = -(probabilities * log_probabilities).sum(-1, keepdim=True)
+    return probabilities * (log_probabilities + entropy)
 
 
 def _scaled(logits: Tensor, temperature: float) -> Tensor:

@@ -2,40 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from audiorl.batch import GroupBatch, GroupSamples
+from audiorl.models.sampler import Sampler
 
-# (tokens (B, K, n), position of the first of them) -> logits of the token that follows, (B, K, V)
-NextLogits = Callable[[Tensor, int], Tensor]
+# Tokens whose probabilities are added up before a draw looks closer: about the root of a large vocabulary.
+BLOCK = 256
+
+
+class NextLogits(Protocol):
+    """Predicts the next token of K hypotheses for each clip; remembers what it has read."""
+
+    def __call__(self, tokens: Tensor, start: int, /) -> Tensor:
+        """(B, K, n) tokens that are new since the last call, the first of them at position `start` -> (B, K, V) logits
+        of the token that follows. In the first call the tokens of a clip's hypotheses are the same."""
+
+
+def prefix_lengths(batch: GroupBatch) -> Tensor:
+    """(B,) tokens before the first that counts, of each clip's first hypothesis; 1 for a placeholder."""
+    keep = batch.keep[:, 0]
+    return torch.where(keep.any(-1), keep.int().argmax(-1) + 1, 1)
 
 
 def sample_from(
-    next_logits: NextLogits, batch: GroupBatch, noise: Tensor, *, end_token: int, max_tokens: int
+    next_logits: NextLogits,
+    batch: GroupBatch,
+    noise: Tensor,
+    *,
+    end_token: int,
+    max_tokens: int,
+    sampler: Sampler | None = None,
 ) -> GroupSamples:
     """Sample token by token until every hypothesis of every clip has ended.
 
     Prefixes of unequal length are followed to their own end before a row's first token is drawn.
 
     Args:
-        next_logits: called with the tokens that are new since its last call.
+        next_logits: see `NextLogits`; used up by one rollout.
         batch: B clips; the prefix of each one's first hypothesis is where sampling starts.
         noise: (B, K, T) uniform in [0, 1); T limits the tokens drawn for each hypothesis.
         end_token: ends a hypothesis and fills up shorter ones.
         max_tokens: positions of the decoder.
+        sampler: changes what is drawn, not the log-probabilities.
     """
-    keep = batch.keep[:, 0]
-    prefix_lengths = torch.where(keep.any(-1), keep.int().argmax(-1) + 1, 1)  # (B,)
+    prefixes = prefix_lengths(batch)
     clips, hypotheses, limit = noise.shape
-    shortest, longest = int(prefix_lengths.min()), int(prefix_lengths.max())
+    shortest, longest = int(prefixes.min()), int(prefixes.max())
     # the token that would fill the last position is predicted, never read, so `max_tokens` positions are enough
     length = min(longest + limit, max_tokens + 1)
-    tokens = batch.tokens.new_full((clips, hypotheses, length), end_token)
-    in_prefix = torch.arange(longest, device=tokens.device) < prefix_lengths[:, None, None]
-    tokens[:, :, :longest] = torch.where(in_prefix, batch.tokens[:, :1, :longest], end_token)
+    tokens = started(batch, prefixes, hypotheses, length, end_token)
     drawn = torch.zeros((clips, hypotheses, length - 1), dtype=torch.bool, device=tokens.device)
     logps = torch.zeros((clips, hypotheses, length - 1), device=tokens.device)
     # nothing is sampled for a placeholder
@@ -43,10 +62,14 @@ def sample_from(
     start, stop = 0, shortest
     while stop < length:
         logits = next_logits(tokens[:, :, start:stop], start)
-        step = stop - prefix_lengths  # (B,) how many tokens each clip has drawn
+        step = stop - prefixes  # (B,) how many tokens each clip has drawn
         active = ~finished & ((step >= 0) & (step < limit))[:, None]
         uniform = noise.gather(2, step.clamp(0, limit - 1)[:, None, None].expand(-1, hypotheses, 1)).squeeze(-1)
-        token, token_logps = draw(logits, uniform)
+        if sampler is None:
+            token, token_logps = draw(logits, uniform)
+        else:
+            token, _ = draw(_truncated(sampler, logits, tokens[:, :, :stop], prefixes), uniform)
+            token_logps = logits.log_softmax(-1).gather(-1, token[..., None]).squeeze(-1)
         tokens[:, :, stop] = torch.where(active, token, tokens[:, :, stop])
         logps[:, :, stop - 1] = torch.where(active, token_logps, 0.0)
         drawn[:, :, stop - 1] = active
@@ -57,8 +80,30 @@ def sample_from(
     return GroupSamples(tokens[..., :stop], drawn[..., : stop - 1], logps[..., : stop - 1], finished)
 
 
+def started(batch: GroupBatch, prefixes: Tensor, hypotheses: int, length: int, end_token: int) -> Tensor:
+    """(B, K, length) tokens: each clip's prefix, K times, and end tokens behind it."""
+    longest = int(prefixes.max())
+    in_prefix = torch.arange(longest, device=prefixes.device) < prefixes[:, None]
+    tokens = batch.tokens.new_full((len(prefixes), length), end_token)
+    tokens[:, :longest] = torch.where(in_prefix, batch.tokens[:, 0, :longest], end_token)
+    return tokens[:, None].repeat(1, hypotheses, 1)
+
+
+def _truncated(sampler: Sampler, logits: Tensor, tokens: Tensor, prefixes: Tensor) -> Tensor:
+    """(B, K, V) logits after the sampler; clips of one prefix length have drawn equally many tokens and go together."""
+    shaped = torch.empty_like(logits)
+    for length in prefixes.unique().tolist():
+        rows = prefixes == length
+        drawn, now = tokens[rows, :, length:], logits[rows]
+        shaped[rows] = sampler(drawn.flatten(0, 1), now.flatten(0, 1)).view_as(now)
+    return shaped
+
+
 def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Inverse-transform sampling: the first token whose cumulative probability exceeds `uniform`.
+
+    Probabilities are added up in float64 (at 50,000 entries a float32 running sum is off by more than a rare token's
+    probability), but block by block: only the block in which the number falls is looked at token by token.
 
     Args:
         logits: (B, K, V).
@@ -67,11 +112,23 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (B, K) token ids and their log-probabilities.
     """
-    log_probabilities = torch.log_softmax(logits, -1)
-    # float64: at 50,000 entries a float32 running sum is off by more than a rare token's probability
-    cumulative = log_probabilities.double().exp().cumsum(-1)
-    total = cumulative[..., -1]
-    # below the total whatever the rounding, so that what is found has a probability above zero
-    target = torch.minimum(uniform.double() * total, torch.nextafter(total, torch.zeros_like(total)))
-    token = torch.searchsorted(cumulative, target[..., None], right=True).squeeze(-1)
-    return token, log_probabilities.gather(-1, token[..., None]).squeeze(-1)
+    vocabulary = logits.shape[-1]
+    block = min(BLOCK, vocabulary)
+    highest = logits.amax(-1, keepdim=True)
+    padded = nn.functional.pad(logits, (0, -vocabulary % block), value=-torch.inf)
+    weights = padded.sub_(highest).exp_().unflatten(-1, (-1, block))  # (B, K, blocks, block)
+    blocks = weights.sum(-1, dtype=torch.float64).cumsum(-1)
+    total = blocks[..., -1:]
+    target = _below(uniform.double()[..., None] * total, total)
+    place = torch.searchsorted(blocks, target, right=True)
+    before = nn.functional.pad(blocks, (1, 0)).gather(-1, place)
+    inside = weights.gather(-2, place[..., None].expand(*place.shape, block)).squeeze(-2).double().cumsum(-1)
+    offset = torch.searchsorted(inside, _below(target - before, inside[..., -1:]), right=True)
+    token = place * block + offset
+    logps = logits.gather(-1, token) - highest - total.log().to(logits.dtype)
+    return token.squeeze(-1), logps.squeeze(-1)
+
+
+def _below(target: Tensor, total: Tensor) -> Tensor:
+    """Below the total whatever the rounding, so that what is found has a probability above zero."""
+    return torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))

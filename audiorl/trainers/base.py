@@ -264,7 +264,7 @@ class SpeechTrainer(WholeCheckpoints):
         prefix = kwargs.get("metric_key_prefix", "eval")
         output.metrics.update({f"{prefix}_{name}": value for name, value in self.metrics.drain("eval").items()})
         if self.args.eval_wer or self.compute_metrics is not None:
-            measured = self._decoded_metrics(dataloader.dataset)
+            measured = self._decoded_metrics(self.decode(dataloader.dataset))
             output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
         return output
 
@@ -294,8 +294,7 @@ class SpeechTrainer(WholeCheckpoints):
         ordered = [parts[i % world][i // world] for i in range(len(known))]
         return Decoded([transcript for transcript, _ in ordered], [hypothesis for _, hypothesis in ordered])
 
-    def _decoded_metrics(self, rows: Dataset) -> dict[str, float]:
-        decoded = self.decode(rows)
+    def _decoded_metrics(self, decoded: Decoded) -> dict[str, float]:
         found: dict[str, float] = {}
         if self.args.eval_wer:
             for name, unit in (("wer", "auto"), ("cer", "character")):

@@ -1,4 +1,4 @@
-"""The pairs of all processes, for losses whose value belongs to the whole batch."""
+"""What is computed over all processes: pairs of losses that belong to the whole batch, rows of a step's rollouts."""
 
 from __future__ import annotations
 
@@ -27,3 +27,17 @@ def gathered_pairs(pairs: PairScores, accelerator: Accelerator) -> PairScores:
     unweighted = pairs.unweighted_logps
     logps, ref_logps, lengths = (gather(field) for field in pairs[:3])
     return PairScores(logps, ref_logps, lengths, None if unweighted is None else gather(unweighted))
+
+
+def gathered_rows(own: Tensor, accelerator: Accelerator) -> tuple[Tensor, int]:
+    """The rows of all processes in process order, and where this process's own begin; no gradient.
+
+    Args:
+        own: (n, ...); n may differ from process to process, the other sizes may not.
+    """
+    sizes = accelerator.gather(torch.tensor([len(own)], device=accelerator.device)).tolist()
+    padded = own.detach().new_zeros(max(sizes), *own.shape[1:])
+    padded[: len(own)] = own.detach()
+    parts = accelerator.gather(padded.to(accelerator.device)).to(own.device).split(max(sizes))
+    start = sum(sizes[: accelerator.process_index])
+    return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)]), start

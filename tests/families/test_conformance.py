@@ -8,6 +8,7 @@ from torch import Tensor
 
 from audiorl.batch import GroupBatch
 from tests.families.conformance import CHECKS, FamilyCase
+from tests.families.toy_speech2text import build_speech2text
 from tests.families.toys import ToyAudioPrefix, ToyCTC, build_toy
 from tests.tiny_models import tiny_clips, tiny_whisper
 
@@ -80,6 +81,18 @@ CASES = [
         "toy-audio-prefix",
         ToyAudioPrefix,
         lambda model, batch: [model(batch.audio, batch.tokens[:, 0])],
+        lora_targets=("q_proj", "v_proj"),
+    ),
+    FamilyCase(
+        name="speech2text-by-generate",
+        build=build_speech2text,
+        clips=tiny_clips(len(TEXTS), sampling_rate=1000),
+        texts=[[text[:9] for text in group] for group in TEXTS],
+        ordinary=lambda model, batch: [
+            model(batch.audio.transpose(1, 2), decoder_input_ids=batch.tokens[:, 0]).logits,
+            model.generate(batch.audio.transpose(1, 2), max_new_tokens=6),
+        ],
+        encoder=lambda model: model.get_encoder(),
         lora_targets=("q_proj", "v_proj"),
     ),
 ]

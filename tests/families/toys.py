@@ -20,8 +20,10 @@ from transformers import DynamicCache, LlamaConfig, LlamaModel, PreTrainedConfig
 
 from audiorl.batch import GroupBatch, GroupSamples, GroupScores, pad_tokens
 from audiorl.models import SpeechFamily, TokenizedText, base_model, register_family
+from audiorl.models.autoregressive import AutoregressiveFamily
 from audiorl.models.head import score_tokens
-from audiorl.models.sampling import draw, sample_from
+from audiorl.models.sampler import Sampler
+from audiorl.models.sampling import draw
 
 BLANK = 0
 FRAME = 50  # samples
@@ -114,8 +116,16 @@ class ToyCTCFamily(ToyFamily):
         return GroupScores(logps, nothing, nothing, nothing.bool(), keep, states)
 
     def _sample(
-        self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, noise: Tensor, temperature: float
+        self,
+        base: PreTrainedModel,
+        batch: GroupBatch,
+        states: Tensor,
+        noise: Tensor,
+        temperature: float,
+        sampler: Sampler | None,
     ) -> GroupSamples:
+        if sampler is not None:
+            raise ValueError("toy_ctc draws a symbol for each frame, a sampler works on tokens. Leave `sampler` out.")
         clips, hypotheses, _ = noise.shape
         path, _ = draw((base.head(states) / temperature)[:, None].expand(-1, hypotheses, -1, -1), noise)
         frames = (batch.audio_mask.sum(-1) // FRAME).tolist()
@@ -181,7 +191,24 @@ class ToyAudioPrefix(PreTrainedModel):
         return out.last_hidden_state[:, prefix.shape[1] :]
 
 
-class ToyAudioPrefixFamily(ToyFamily):
+class ToyAudioPrefixDecoder:
+    """Every hypothesis is a row of its own, with a copy of the audio's keys and values."""
+
+    def __init__(self, base: ToyAudioPrefix, prefix: Tensor, temperature: float):
+        self.base, self.prefix, self.temperature = base, prefix, temperature
+        self.cache = DynamicCache(config=base.decoder.config)
+
+    def __call__(self, tokens: Tensor, start: int) -> Tensor:
+        prefix = self.prefix if start == 0 else self.prefix[:, :0]
+        hidden = self.base.read(prefix, tokens.flatten(0, 1), self.cache)
+        return self.base.head(hidden[:, -1]).unflatten(0, tokens.shape[:2]) / self.temperature
+
+    def reorder(self, parents: Tensor) -> None:
+        clips, hypotheses = parents.shape
+        self.cache.reorder_cache((hypotheses * torch.arange(clips)[:, None] + parents).flatten())
+
+
+class ToyAudioPrefixFamily(AutoregressiveFamily, ToyFamily):
     max_seconds = WINDOW * FRAME / 1000
 
     def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
@@ -198,18 +225,13 @@ class ToyAudioPrefixFamily(ToyFamily):
         hidden = hidden.unflatten(0, batch.tokens.shape[:2])
         return score_tokens(hidden, base.head, batch.tokens[..., 1:], batch.keep, states, temperature)
 
-    def _sample(
-        self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, noise: Tensor, temperature: float
-    ) -> GroupSamples:
-        cache = DynamicCache(config=base.decoder.config)
-        prefix = states.repeat_interleave(noise.shape[1], 0)
+    def _positions(self, base: PreTrainedModel, states: Tensor) -> int:
+        return base.decoder.config.max_position_embeddings - states.shape[1]
 
-        def next_logits(tokens: Tensor, start: int) -> Tensor:
-            hidden = base.read(prefix if start == 0 else prefix[:, :0], tokens.flatten(0, 1), cache)
-            return base.head(hidden[:, -1]).unflatten(0, noise.shape[:2]) / temperature
-
-        room = base.decoder.config.max_position_embeddings - states.shape[1]
-        return sample_from(next_logits, batch, noise, end_token=BLANK, max_tokens=room)
+    def _decoder(
+        self, base: PreTrainedModel, states: Tensor, hypotheses: int, room: int, temperature: float
+    ) -> ToyAudioPrefixDecoder:
+        return ToyAudioPrefixDecoder(base, states.repeat_interleave(hypotheses, 0), temperature)
 
     def transcribe(self, model: nn.Module, audio: Mapping[str, Tensor], **generation: Any) -> list[str]:
         base, ids = base_model(model), torch.full((len(audio["input_features"]), 1), BLANK)

@@ -1,0 +1,81 @@
+"""Keys and values of K hypotheses per clip while they grow, held as (B, H*K, T, d)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+FIRST_ROOM = 32  # tokens
+
+
+class GroupedCacheLayer(DynamicLayer):
+    """A cache layer that takes the (B, H, K*n, d) of a grouped decoder call, n new tokens for each hypothesis.
+
+    It writes them into room that doubles when it runs out, so that a step copies its own tokens and not all before.
+    """
+
+    def __init__(self, group_size: int):
+        super().__init__()
+        self.group_size = group_size
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        clips, heads, _, width = key_states.shape
+        fold = (clips, heads * self.group_size, -1, width)
+        new_keys, new_values = key_states.reshape(fold), value_states.reshape(fold)
+        if not self.is_initialized:
+            self.lazy_initialization(new_keys, new_values)
+            self._key_room, self._value_room = new_keys[:, :, :0], new_values[:, :, :0]
+        held = self.get_seq_length()
+        stop = held + new_keys.shape[2]
+        if stop > self._key_room.shape[2]:
+            room = max(FIRST_ROOM, 2 * stop)
+            self._key_room = _with_room(self._key_room[:, :, :held], room)
+            self._value_room = _with_room(self._value_room[:, :, :held], room)
+        self._key_room[:, :, held:stop] = new_keys
+        self._value_room[:, :, held:stop] = new_values
+        self.keys, self.values = self._key_room[:, :, :stop], self._value_room[:, :, :stop]
+        return self.keys, self.values
+
+    def spread(self, hypotheses: int) -> None:
+        """From here on K = `hypotheses`, all with the past of the one before."""
+        self.group_size = hypotheses
+        self.keys = self._key_room = self.keys.repeat_interleave(hypotheses, 1)
+        self.values = self._value_room = self.values.repeat_interleave(hypotheses, 1)
+
+    def select(self, parents: Tensor) -> None:
+        """Hypothesis k of clip b goes on from the past of `parents[b, k]` (B, K)."""
+        for states in (self.keys, self.values):
+            apart = states.unflatten(1, (-1, self.group_size))  # (B, H, K, T, d)
+            apart.copy_(apart.take_along_dim(parents[:, None, :, None, None], 2))
+
+
+class StaticGroupedCacheLayer(GroupedCacheLayer):
+    """The same with room for a fixed number of tokens: every step has the same shapes and the same addresses.
+
+    Attention needs a mask of the places that are filled.
+
+    Args:
+        past: what was read so far; its tokens are taken over.
+        room: tokens of a hypothesis, the past included.
+        position: (1,) long, on the device: where the next token goes. Whoever steps moves it, for all layers at once.
+    """
+
+    def __init__(self, past: GroupedCacheLayer, room: int, position: Tensor):
+        super().__init__(past.group_size)
+        self.lazy_initialization(past.keys, past.values)
+        self.position = position
+        self.keys, self.values = _with_room(past.keys, room), _with_room(past.values, room)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        clips, heads, _, width = key_states.shape
+        fold = (clips, heads * self.group_size, -1, width)
+        self.keys.index_copy_(2, self.position, key_states.reshape(fold))
+        self.values.index_copy_(2, self.position, value_states.reshape(fold))
+        return self.keys, self.values
+
+
+def _with_room(states: Tensor, room: int) -> Tensor:
+    """(B, H*K, room, d) with `states` at the front; zeros behind, since a masked NaN is still a NaN."""
+    out = states.new_zeros((*states.shape[:2], room, states.shape[3]))
+    out[:, :, : states.shape[2]] = states
+    return out

@@ -1,0 +1,132 @@
+"""Rewards made of edit counts: how far a hypothesis is from its transcript.
+
+All of them count as `audiorl.evaluation.count_errors` does (Levenshtein, by the library under jiwer): the fewest
+substitutions, deletions and insertions. With N units in the transcript
+
+    WER = (S + D + I) / max(N, 1)
+
+so that for silence (N = 0) each word that is said counts as one whole error. An empty hypothesis has WER 1 where
+something was said and 0 for silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rapidfuzz.distance import Levenshtein
+
+from audiorl.rewards.texts import PairReward, TextPair
+
+
+def edit_count(pair: TextPair) -> int:
+    """S + D + I, >= 0."""
+    return Levenshtein.distance(pair.transcript, pair.hypothesis)
+
+
+def error_rate(pair: TextPair) -> float:
+    """(S + D + I) / max(N, 1), >= 0, above 1 where more is inserted than there was to say."""
+    return edit_count(pair) / max(len(pair.transcript), 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneMinusWER(PairReward):
+    """Share of the transcript that is right, less what is invented.
+
+        reward = max(0, 1 - WER)
+
+    Range: [0, 1]. Silence: 1 for an empty hypothesis, 0 for any word. Empty hypothesis for speech: 0. All hypotheses of
+    WER 1 and more get 0: the transcript twice is no better than nothing at all.
+
+    Source: Shivakumar et al. 2025, arXiv:2509.01939 (rule-based rewards for ASR); An et al. 2025, arXiv:2509.12508,
+    section 4.4.2, R1.
+    """
+
+    default_name: ClassVar[str] = "one_minus_wer"
+
+    def score(self, pair: TextPair) -> float:
+        return max(0.0, 1.0 - error_rate(pair))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativeWER(PairReward):
+    """Minus the error rate; unlike `OneMinusWER` it still tells an empty hypothesis from a long invention.
+
+        reward = max(floor, -WER)
+
+    Args:
+        floor: < 0, below which a loop of any length does not fall, so that it cannot drown its group's other
+            differences.
+
+    Range: [floor, 0]. Silence: 0 for an empty hypothesis, minus the number of words for any other, down to the floor.
+    Empty hypothesis for speech: -1.
+
+    Source: Prabhavalkar et al. 2018, arXiv:1712.01818, whose loss is the number of word errors; the floor is ours.
+
+    Raises:
+        ValueError: floor >= 0 or not finite.
+    """
+
+    floor: float = -2.0
+
+    default_name: ClassVar[str] = "negative_wer"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not -float("inf") < self.floor < 0:
+            raise ValueError(
+                f"{self.__name__} is 0 at best and floor at worst, so floor has to be below 0 and finite; got "
+                f"{self.floor}. Use -2, or -1 for a reward that does not tell an invention from silence."
+            )
+
+    def score(self, pair: TextPair) -> float:
+        rate = error_rate(pair)
+        return max(self.floor, -rate) if rate else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativeCER(NegativeWER):
+    """`NegativeWER` of characters: half a word right earns half.
+
+        reward = max(floor, -CER)
+
+    Range, silence, empty hypothesis: as `NegativeWER`. A space is a character, except beside a script written without.
+
+    Source: as `NegativeWER`, on characters.
+    """
+
+    unit: str = "character"
+
+    default_name: ClassVar[str] = "negative_cer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativeEdits(PairReward):
+    """Minus the number of errors, not divided by the transcript's length: long clips weigh more.
+
+        reward = -(S + D + I)
+
+    Range: (-inf, 0], integers. Silence: 0 for an empty hypothesis, else minus its words. Empty hypothesis: -N.
+
+    Source: Prabhavalkar et al. 2018, arXiv:1712.01818, section 2.3: the number of word errors W(y, y*).
+    """
+
+    default_name: ClassVar[str] = "negative_edits"
+
+    def score(self, pair: TextPair) -> float:
+        return -float(edit_count(pair)) if pair.transcript != pair.hypothesis else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactMatch(PairReward):
+    """1 where the normalised texts are the same, else 0.
+
+    Range: {0, 1}. Silence: 1 for an empty hypothesis. A sparse reward: groups in which nobody is right learn nothing.
+
+    Source: sentence accuracy, 1 - SER.
+    """
+
+    default_name: ClassVar[str] = "exact_match"
+
+    def score(self, pair: TextPair) -> float:
+        return float(pair.transcript == pair.hypothesis)

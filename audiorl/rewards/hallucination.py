@@ -1,0 +1,218 @@
+"""Hallucination: what a hypothesis says that nobody said.
+
+Detectors mark units (words or characters) of the hypothesis; the penalty is their number over the transcript's length.
+A detector sees the shortest alignment of hypothesis and transcript as opcodes of jiwer's library.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from rapidfuzz.distance import Levenshtein
+
+from audiorl.evaluation.error_rates import split_units
+from audiorl.rewards.texts import Opcodes, TextPair, TextReward, completion_text
+
+# Spans of raw text that are no speech, wherever the transcript has none of them.
+PATTERNS = (
+    r"[\[(<{【（][^\])>}】）]{1,60}[\])>}】）]",  # noqa: RUF001  [music], (applause), <|special|>
+    r"[♩♪♫♬]+(?:[^♩♪♫♬]+[♩♪♫♬]+)?",  # sung lines of subtitles
+    r"(?:https?://|www\.)\S+",
+    r"(\S)\1{9,}",  # one character over and over
+)
+NGRAM = 3
+# A run of substituted units shorter than this is a misheard word or two.
+INVENTED_UNITS = 3
+# Misheard words look like what was said; invented ones share no more characters than chance gives.
+MISHEARD_SIMILARITY = 0.5
+
+
+class Case(NamedTuple):
+    """One hypothesis before the detectors."""
+
+    transcript: list[str]
+    hypothesis: list[str]
+    opcodes: Opcodes
+
+
+def repeated_units(case: Case) -> set[int]:
+    """Units of n-grams (n = 3) that come back more often than in the transcript, the first time not counted.
+
+    For each n-gram the first max(1, its count in the transcript) occurrences are granted; what the others cover beyond
+    these is marked. A true repetition is granted in full; a loop is marked from its second turn on.
+    """
+    said = _ngrams(case.hypothesis)
+    if len(set(said)) == len(said):
+        return set()
+    places: dict[tuple[str, ...], list[int]] = {}
+    for place, ngram in enumerate(said):
+        places.setdefault(ngram, []).append(place)
+    true = _ngrams(case.transcript)
+    marked: set[int] = set()
+    for ngram, found in places.items():
+        granted = max(1, true.count(ngram)) if len(found) > 1 else 1
+        if len(found) > granted:
+            within = found[granted - 1] + NGRAM  # end of the last granted one
+            marked.update(unit for place in found[granted:] for unit in range(max(place, within), place + NGRAM))
+    return marked
+
+
+def inserted_units(case: Case) -> set[int]:
+    """Units that the alignment inserts; for silence every unit."""
+    return {unit for tag, _, _, start, end in case.opcodes if tag == "insert" for unit in range(start, end)}
+
+
+def invented_units(case: Case) -> set[int]:
+    """Units put in the place of others that they do not resemble: a stretch of unheard words.
+
+    A stretch lies between two matches. It is marked where it has `INVENTED_UNITS` units or more, one-character units
+    counting half, and its text and the transcript's there have a normalised Levenshtein similarity below
+    `MISHEARD_SIMILARITY`. Misheard words ("wreck a nice beach") pass: the error rate has counted them.
+    """
+    marked: set[int] = set()
+    for true_start, true_end, start, end in _stretches(case.opcodes):
+        said = case.hypothesis[start:end]
+        if sum(1.0 if len(unit) > 1 else 0.5 for unit in said) >= INVENTED_UNITS:
+            true = " ".join(case.transcript[true_start:true_end])
+            if Levenshtein.normalized_similarity(true, " ".join(said)) < MISHEARD_SIMILARITY:
+                marked.update(range(start, end))
+    return marked
+
+
+DETECTORS: dict[str, Callable[[Case], set[int]]] = {
+    "repetition": repeated_units,
+    "insertions": inserted_units,
+    "invention": invented_units,
+}
+# Not a function of units: it looks at the raw text, before a normaliser drops brackets and notes.
+PATTERN_DETECTOR = "patterns"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hallucination(TextReward):
+    """A penalty in proportion to what is said and was not spoken.
+
+    With N units in the transcript and m units marked by one detector at least
+
+        reward = -min(1, m / N)                 where something was spoken
+        reward = -min(1, m / silence_units)     for silence, where insertions mark every unit that is said
+        reward = -1                             for an empty hypothesis where something was spoken
+
+    The last line is no hallucination. Without it saying nothing would be the surest way past the penalty.
+
+    Detectors:
+        repetition: n-grams that come back more often than in the transcript, see `repeated_units`.
+        insertions: units that the shortest alignment inserts.
+        invention: stretches of substituted units unlike what was spoken, see `invented_units`.
+        patterns: spans of the raw text that match a regular expression oftener than the transcript does; a span
+            counts its units, at least one.
+
+    Args:
+        detect: names of the detectors to use.
+        patterns: regular expressions; default brackets, notes, addresses, one character ten times in a row.
+        silence_units: > 0; so many units said for silence cost the whole penalty.
+        normalise, unit, name: see `TextReward`.
+
+    Range: [-1, 0]. Silence: 0 for an empty hypothesis. A hypothesis equal to its transcript: 0.
+
+    Source: n-gram repetition as a penalty, Yeo et al. 2025, arXiv:2502.03373, appendix C.2, here against the
+    transcript's own; what counts as hallucination, fluent text without relation to the audio, after Frieske and Shi
+    2024, arXiv:2401.01572. The combination is ours.
+
+    Raises:
+        ValueError: an unknown detector, none, a pattern that is no regular expression, silence_units < 1.
+    """
+
+    detect: tuple[str, ...] = (*DETECTORS, PATTERN_DETECTOR)
+    patterns: tuple[str, ...] = PATTERNS
+    silence_units: int = 5
+
+    default_name: ClassVar[str] = "hallucination"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "detect", tuple(self.detect))
+        object.__setattr__(self, "patterns", tuple(self.patterns))
+        known = (*DETECTORS, PATTERN_DETECTOR)
+        unknown = [name for name in self.detect if name not in known]
+        if unknown or not self.detect:
+            raise ValueError(
+                f"{self.__name__} detects {', '.join(known)}; got detect={self.detect}. Name at least one of them."
+            )
+        if self.silence_units < 1:
+            raise ValueError(
+                f"{self.__name__} divides by silence_units where nothing was spoken; got {self.silence_units}. "
+                "Use 5, or 1 for the whole penalty at the first word."
+            )
+        for pattern in self.patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(
+                    f"{self.__name__} got the pattern {pattern!r}, which is no regular expression: {error}. Escape "
+                    "its special characters with re.escape."
+                ) from error
+
+    def __call__(self, completions: Sequence[Any], text: Sequence[str | None], **columns: Any) -> list[float | None]:
+        """One value for each completion; None where the row has no transcript."""
+        return [
+            None if pair is None or transcript is None else self.score(pair, completion_text(completion), transcript)
+            for pair, completion, transcript in zip(self.pairs(completions, text), completions, text, strict=True)
+        ]
+
+    def score(self, pair: TextPair, said: str, transcript: str, opcodes: Opcodes | None = None) -> float:
+        """The penalty of one hypothesis.
+
+        Args:
+            pair: the two texts as units.
+            said, transcript: the same two, not normalised, for the patterns.
+            opcodes: of the pair's alignment, where the caller has them already.
+        """
+        matched = 0
+        if PATTERN_DETECTOR in self.detect:
+            rest, matched = self._without_patterns(said, transcript, pair.unit)
+            if matched:
+                pair = pair._replace(hypothesis=split_units(self.normaliser(rest), pair.unit))
+                opcodes = None
+        if pair.transcript and not pair.hypothesis:
+            return -1.0
+        if pair.transcript != pair.hypothesis:
+            if opcodes is None:
+                opcodes = pair.opcodes()
+            case = Case(pair.transcript, pair.hypothesis, opcodes)
+            matched += len(set().union(*(DETECTORS[name](case) for name in self.detect if name in DETECTORS)))
+        return -min(1.0, matched / (len(pair.transcript) or self.silence_units)) if matched else 0.0
+
+    def _without_patterns(self, said: str, transcript: str, unit: str) -> tuple[str, int]:
+        """The raw hypothesis without spans that match a pattern, and how many units these had."""
+        units = 0
+        for pattern in self.patterns:
+            found = list(re.finditer(pattern, said))
+            if found:
+                spans = [match.span() for match in found[len(re.findall(pattern, transcript)) :]]
+                for start, end in reversed(spans):
+                    units += max(1, len(split_units(said[start:end], unit)))
+                    said = f"{said[:start]} {said[end:]}"
+        return said, units
+
+
+def _ngrams(units: Sequence[str]) -> list[tuple[str, ...]]:
+    return list(zip(*(units[start:] for start in range(NGRAM)), strict=False))
+
+
+def _stretches(opcodes: Opcodes) -> list[tuple[int, int, int, int]]:
+    """What lies between matches: (transcript start, end, hypothesis start, end)."""
+    stretches: list[tuple[int, int, int, int]] = []
+    adjacent = False
+    for tag, true_start, true_end, start, end in opcodes:
+        if tag == "equal":
+            adjacent = False
+        elif adjacent:
+            stretches[-1] = (stretches[-1][0], true_end, stretches[-1][2], end)
+        else:
+            stretches.append((true_start, true_end, start, end))
+            adjacent = True
+    return stretches

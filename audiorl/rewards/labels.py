@@ -1,0 +1,107 @@
+"""A reward for models that answer with a label: emotion, language, intent, keyword spotting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from rapidfuzz.distance import Levenshtein
+
+from audiorl.normalisers import Normaliser, normaliser
+from audiorl.rewards.texts import ShippedReward, completion_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelMatch(ShippedReward):
+    """1 for the row's label or one of its aliases, part of it for a near miss if that is wanted, else 0.
+
+        reward = 1                                  the completion is the label or an alias of it
+               = 0                                  it is another label or an alias of another
+               = s where s >= min_similarity        the nearest spelling of the label has normalised similarity s, and
+                                                    no other known label has one as near
+               = 0                                  else
+
+    s = 1 - edits / length of the longer text, in characters.
+
+    Args:
+        labels: the other labels there are, against which a near miss is checked; those of `aliases` are known already.
+        aliases: label -> other spellings that count as it.
+        min_similarity: above 0 to 1; 1 takes exact matches only.
+        column: of the rows, with the label as text.
+        normalise: see `audiorl.normalisers.normaliser`; applied to labels and completions.
+        name: see `ShippedReward`.
+
+    Range: [0, 1]; {0, 1} for exact matches. Empty label: 1 for an empty hypothesis, else 0. Empty hypothesis: 0 for any
+    other label. A row whose label is None gives None. More than the label ("happy happy", "happy, sad") is no match.
+
+    Source: accuracy; the similarity is Levenshtein's.
+
+    Raises:
+        ValueError: when built, min_similarity out of range, or one spelling for two labels; when called, a label that
+            is no text.
+    """
+
+    labels: Sequence[str] = ()
+    aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    min_similarity: float = 1.0
+    column: str = "label"
+    normalise: str | Callable[[str], str] = "basic"
+
+    default_name: ClassVar[str] = "label_match"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "normalise", normaliser(self.normalise))
+        if not 0 < self.min_similarity <= 1:
+            raise ValueError(
+                f"{self.__name__} takes completions of a similarity of min_similarity, above 0 to 1; got "
+                f"{self.min_similarity}. Use 1 for exact matches, 0.8 for spelling mistakes."
+            )
+        self._spellings()
+
+    @property
+    def needed_columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (self.column,)
+
+    def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        """One value for each completion; None where the row has no label."""
+        function, known = normaliser(self.normalise), self._spellings()
+        rewards: list[float | None] = []
+        for completion, label in zip(completions, columns[self.column], strict=True):
+            if label is None:
+                rewards.append(None)
+                continue
+            if not isinstance(label, str):
+                raise ValueError(
+                    f"{self.__name__} compares texts; the column {self.column!r} has {label!r}, a "
+                    f"{type(label).__name__}. Write the label's name instead of its number."
+                )
+            rewards.append(self._score(function(completion_text(completion)), function(label), known))
+        return rewards
+
+    def _score(self, said: str, label: str, known: Mapping[str, str]) -> float:
+        if said == label or (said in known and known[said] == label):
+            return 1.0
+        if said in known or self.min_similarity == 1:
+            return 0.0
+        own = max(_similarity(said, spelling) for spelling in (label, *(s for s, of in known.items() if of == label)))
+        others = max((_similarity(said, spelling) for spelling, of in known.items() if of != label), default=0.0)
+        return own if own >= self.min_similarity and own > others else 0.0
+
+    def _spellings(self) -> dict[str, str]:
+        """Every normalised spelling with the normalised label that it stands for."""
+        function: Normaliser = normaliser(self.normalise)
+        pairs = [(label, label) for label in (*self.labels, *self.aliases)]
+        pairs += [(alias, label) for label, aliases in self.aliases.items() for alias in aliases]
+        known: dict[str, str] = {}
+        for spelling, label in ((function(spelling), function(label)) for spelling, label in pairs):
+            if known.setdefault(spelling, label) != label:
+                raise ValueError(
+                    f"{self.__name__} got the spelling {spelling!r} for two labels, {known[spelling]!r} and {label!r}. "
+                    "Leave it out of one of them."
+                )
+        return known
+
+
+def _similarity(one: str, other: str) -> float:
+    return Levenshtein.normalized_similarity(one, other)

@@ -1,0 +1,172 @@
+"""From what a user names as a reward to something that can be called: name, dotted path, plug-in or callable."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from audiorl.rewards.error_rate import ExactMatch, NegativeCER, NegativeEdits, NegativeWER, OneMinusWER
+from audiorl.rewards.errors import RewardError
+from audiorl.rewards.funasr import FunASR
+from audiorl.rewards.hallucination import Hallucination
+from audiorl.rewards.keywords import KeywordPrecision, KeywordRecall, KeywordScore, OneMinusKeywordWER
+from audiorl.rewards.labels import LabelMatch
+from audiorl.rewards.language import RightScript
+from audiorl.rewards.length import LengthRatio, SoftOverlong
+from audiorl.rewards.stock_phrases import NoStockPhrases
+
+# None = the reward abstains
+Reward = Callable[..., Sequence[float | None] | Awaitable[Sequence[float | None]]]
+
+ENTRY_POINT_GROUP = "audiorl.rewards"
+
+# name -> the shipped reward with its default settings
+REWARDS: dict[str, Reward] = {
+    reward.__name__: reward
+    for reward in (
+        OneMinusWER(),
+        NegativeWER(),
+        NegativeCER(),
+        NegativeEdits(),
+        ExactMatch(),
+        KeywordScore(),
+        KeywordPrecision(),
+        KeywordRecall(),
+        OneMinusKeywordWER(),
+        Hallucination(),
+        RightScript(),
+        NoStockPhrases(),
+        LengthRatio(),
+        SoftOverlong(),
+        LabelMatch(),
+        LabelMatch(name="fuzzy_label_match", min_similarity=0.8),
+        FunASR(),
+    )
+}
+
+
+@dataclass(frozen=True)
+class NamedReward:
+    """A callable that has no `__name__` of its own, such as a `functools.partial`, with one."""
+
+    function: Callable[..., Any]
+    __name__: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+def load_reward(reward: str | Callable[..., Any]) -> Reward:
+    """The reward that a name, a dotted path or a callable stands for.
+
+    Args:
+        reward: one of
+            * the name of a shipped reward, a key of `REWARDS`;
+            * a name that an installed package registered under the entry-point group "audiorl.rewards";
+            * a dotted path, "package.module.name" or "package.module:name"; modules in the working directory are found;
+            * a callable with TRL's signature.
+            A class stands for its instance with default settings.
+
+    Returns:
+        A callable with a `__name__`; a `functools.partial` is named after its function, an instance after its class,
+        as in TRL.
+
+    Raises:
+        RewardError: nothing has this name, or what has it cannot be imported or called.
+    """
+    if not isinstance(reward, str):
+        return _callable(reward, repr(reward))
+    if reward in REWARDS:
+        return REWARDS[reward]
+    found = [point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name == reward]
+    if found:
+        return _callable(_load_plugin(found), f"the plug-in {reward!r}")
+    if "." in reward or ":" in reward:
+        return _callable(_import(reward), reward)
+    known = reward_names()
+    near = get_close_matches(reward, known, n=1)
+    raise RewardError(
+        f"No reward is called {reward!r}; there are {', '.join(known)}. "
+        + (f"Did you mean {near[0]!r}? " if near else "")
+        + "A function of your own is named by its dotted path, my_module.my_reward."
+    )
+
+
+def reward_names() -> list[str]:
+    """Shipped rewards and those that installed packages registered."""
+    return [*REWARDS, *sorted({point.name for point in entry_points(group=ENTRY_POINT_GROUP)} - set(REWARDS))]
+
+
+def callable_name(function: Callable[..., Any]) -> str:
+    """TRL's name of a reward: its `__name__`, that of the function inside a partial, or its class's."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _callable(reward: Any, described: str) -> Reward:
+    if inspect.isclass(reward):
+        try:
+            reward = reward()
+        except TypeError as error:
+            raise RewardError(
+                f"{described} is a class and cannot be made without arguments ({error}). Pass an instance of it."
+            ) from error
+    if not callable(reward):
+        raise RewardError(
+            f"A reward is called with completions and columns; {described} is a {type(reward).__name__}, which cannot "
+            "be called. Name a function, or a class with __call__."
+        )
+    return reward if hasattr(reward, "__name__") else NamedReward(reward, callable_name(reward))
+
+
+def _load_plugin(points: Sequence[EntryPoint]) -> Any:
+    targets = sorted({point.value for point in points})
+    if len(targets) > 1:
+        raise RewardError(
+            f"Several packages register a reward {points[0].name!r}: {', '.join(targets)}. Name the one you mean by "
+            f"its dotted path, {targets[0]!r} for example."
+        )
+    try:
+        return points[0].load()
+    except (ImportError, AttributeError) as error:
+        package = points[0].dist.name if points[0].dist else "an installed package"
+        raise RewardError(
+            f"The reward {points[0].name!r} of {package} does not load from {targets[0]}: {error}. "
+            "Reinstall the package, or use another reward."
+        ) from error
+
+
+def _import(path: str) -> Any:
+    module, _, name = path.replace(":", ".").rpartition(".")
+    remedy = "Write package.module.name; modules are looked for where Python finds them and in the working folder."
+    try:
+        with _working_folder_importable():
+            return functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    except (ImportError, ValueError) as error:
+        raise RewardError(f"The reward {path!r} cannot be imported: {error}. {remedy}") from error
+    except AttributeError as error:
+        raise RewardError(f"The module of the reward {path!r} has no such name: {error}. {remedy}") from error
+
+
+@contextmanager
+def _working_folder_importable() -> Iterator[None]:
+    """Last in line, so that a user's file shadows no installed package."""
+    folder = os.getcwd()
+    added = folder not in sys.path
+    if added:
+        sys.path.append(folder)
+    try:
+        yield
+    finally:
+        if added and folder in sys.path:
+            sys.path.remove(folder)

@@ -1,0 +1,189 @@
+"""Group relative policy optimisation on speech (Shao et al. 2024, arXiv:2402.03300), every clip encoded once.
+
+1. K hypotheses of each clip are sampled from the policy and rewarded (`online.py`).
+2. A hypothesis's advantage is its reward less the mean of its group, scaled as `scale_rewards` says
+   (`audiorl.losses.advantages`).
+3. The policy scores all K from one encoder pass; `PolicyObjective` turns ratios and advantages into the loss, the KL to
+   the frozen policy and an entropy bonus beside it (`audiorl.losses.policy`).
+
+Deviations from the paper:
+1. `loss_type` is dapo unless asked otherwise, and beta is 0, as in TRL: no frozen policy is held.
+2. Losses are divided by the counts of the whole optimizer step; those of the objective are listed in
+   `audiorl.losses.policy`.
+3. A hypothesis counts nowhere, not even in a divisor, where every reward abstained or, with
+   `mask_truncated_completions`, where the length limit cut it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from audiorl.batch import GroupBatch, GroupSamples, GroupScores
+from audiorl.losses import (
+    ADVANTAGES,
+    PolicyBatch,
+    PolicyCounts,
+    PolicyLoss,
+    PolicyObjective,
+    count_copies,
+    policy_counts,
+)
+from audiorl.losses.settings import known_name
+from audiorl.trainers.loading import default_output_dir
+from audiorl.trainers.online import RolloutTrainer
+from audiorl.trainers.rollout_config import RolloutConfig
+from audiorl.trainers.rollout_metrics import StepRollouts
+from audiorl.trainers.rollouts import Rollout
+from audiorl.trainers.step_data import Learnt
+
+
+@dataclass
+class GRPOConfig(RolloutConfig):
+    """Arguments of `GRPOTrainer`, named as in TRL; settings of the losses are checked by `PolicyObjective`."""
+
+    loss_type: str = field(
+        default="dapo", metadata={"help": "One of audiorl.losses.POLICY_LOSSES: dapo, grpo, dr_grpo, gspo, mwer, ..."}
+    )
+    scale_rewards: str = field(
+        default="group",
+        metadata={
+            "help": "What a reward less its group's mean is divided by: the standard deviation of the group ('group') "
+            "or of the step ('batch'), nothing ('none'); 'rloo': nothing, the mean is that of the others."
+        },
+    )
+    beta: float = field(
+        default=0.0, metadata={"help": "Weight >= 0 of the KL to the frozen policy; 0 holds none in memory."}
+    )
+    use_bias_correction_kl: bool = field(
+        default=True, metadata={"help": "Multiply the KL's estimate by the ratio, so that its gradient is the KL's."}
+    )
+    epsilon: float = field(default=0.2, metadata={"help": "How far a ratio may fall below 1, between 0 and 1."})
+    epsilon_high: float | None = field(
+        default=None, metadata={"help": "How far a ratio may rise above 1; unset: epsilon. cispo: the cap itself."}
+    )
+    delta: float | None = field(
+        default=None, metadata={"help": "Dual clip: a cap above 1 + epsilon_high on ratios of negative advantage."}
+    )
+    importance_sampling_level: str = field(
+        default="token", metadata={"help": "'token', or 'sequence' for one ratio for each hypothesis."}
+    )
+    mask_truncated_completions: bool = field(
+        default=False, metadata={"help": "Learn nothing from hypotheses that the length limit cut."}
+    )
+    entropy_coef: float = field(default=0.0, metadata={"help": "Weight >= 0 of the mean entropy of the tokens."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if isinstance(self.scale_rewards, bool):
+            self.scale_rewards = "group" if self.scale_rewards else "none"
+        known_name("scale_rewards", self.scale_rewards, ADVANTAGES)
+        self.objective()
+
+    def objective(self) -> PolicyObjective:
+        """The objective these arguments describe.
+
+        Raises:
+            ValueError: an unknown loss, or a value out of its range.
+        """
+        return PolicyObjective(
+            self.loss_type,
+            epsilon=self.epsilon,
+            epsilon_high=self.epsilon_high,
+            delta=self.delta,
+            beta=self.beta,
+            use_bias_correction_kl=self.use_bias_correction_kl,
+            importance_sampling_level=self.importance_sampling_level,
+            max_completion_length=self.max_completion_length,
+            entropy_coef=self.entropy_coef,
+        )
+
+
+class GRPOTrainer(RolloutTrainer):
+    """Tune a speech model with rewards; rows need `audio`, `text` and what the rewards read.
+
+    Args:
+        model: id or path of a checkpoint, or a model.
+        reward_funcs: one reward or several: names, dotted paths, callables with TRL's signature.
+        args: `GRPOConfig`; default one that writes to "<model name>-GRPO".
+        ref_model: the frozen policy where beta > 0; default the model as it is handed in, or, with an adapter, the
+            model without it.
+
+    The other arguments are those of `SpeechTrainer`.
+    """
+
+    args: GRPOConfig
+
+    def __init__(
+        self,
+        model: str | os.PathLike | nn.Module,
+        reward_funcs: Any,
+        args: GRPOConfig | None = None,
+        ref_model: str | os.PathLike | nn.Module | None = None,
+        **kwargs: Any,
+    ):
+        args = args or GRPOConfig(output_dir=default_output_dir(model, "GRPO"))
+        self.objective = args.objective()
+        self.advantages = ADVANTAGES[args.scale_rewards]
+        super().__init__(model, reward_funcs, args, ref_model, uses_reference=self.objective.uses_reference, **kwargs)
+
+    def learn_from(self, rollouts: Sequence[Rollout], step: StepRollouts) -> list[Learnt]:
+        """All K hypotheses with their advantages; those that do not count lose their `keep`."""
+        own = self.advantages(step.rewards, ~step.rewards.isnan())[step.own].float()
+        parts = own.split([len(rollout.texts) for rollout in rollouts])
+        return [self._learnt(rollout, part) for rollout, part in zip(rollouts, parts, strict=True)]
+
+    def _learnt(self, rollout: Rollout, advantages: Tensor) -> Learnt:
+        samples = rollout.samples
+        device = samples.tokens.device
+        counted = ~rollout.rewards.isnan().to(device)
+        if self.args.mask_truncated_completions:
+            counted &= samples.finished
+        keep = samples.keep & counted[..., None]
+        tensors = {
+            "tokens": samples.tokens,
+            "keep": keep,
+            "advantages": advantages.to(device),
+            "old_logps": samples.logps,
+        }
+        if self.objective.needs_copies:
+            tensors["copies"] = count_copies(samples.tokens, keep)
+        return Learnt(tensors, torch.stack(policy_counts(self._scored_keep(samples, keep))))
+
+    def _scored_keep(self, samples: GroupSamples, keep: Tensor) -> Tensor:
+        """`keep` as the family's scores have it: (B, K, 1) where a hypothesis is scored as a whole."""
+        if samples.logps.shape == keep.shape:
+            return keep
+        if self.objective.needs_tokens:
+            raise ValueError(
+                f"loss_type={self.args.loss_type!r} at level {self.objective.level!r} weighs by tokens, but "
+                f"{type(self.family).__name__} scores a hypothesis as a whole. Use loss_type='grpo' at level 'token'."
+            )
+        return keep.any(-1, keepdim=True)
+
+    def rollout_loss(self, batch: GroupBatch, scores: GroupScores, counts: Tensor) -> Tensor:
+        policy = PolicyBatch(
+            scores.logps,
+            batch.get("old_logps", scores.logps.detach()),
+            scores.keep,
+            batch["advantages"],
+            batch.get("ref_logps"),
+            scores.entropy if self.objective.uses_entropy else None,
+            batch.get("copies"),
+        )
+        out = self.objective(policy, PolicyCounts(*counts))
+        self._log_policy(out, scores.keep)
+        return out.loss
+
+    def _log_policy(self, out: PolicyLoss, keep: Tensor) -> None:
+        """TRL's metrics; means over the tokens of all micro-batches and processes since the last log."""
+        clipped = {"low_mean": out.clipped_low, "high_mean": out.clipped_high}
+        for name, values in {**clipped, "region_mean": out.clipped_low | out.clipped_high}.items():
+            self.metrics.add("train", f"clip_ratio/{name}", values, keep)
+        if out.kl is not None:
+            self.metrics.add("train", "kl", out.kl, keep)

@@ -1,0 +1,133 @@
+"""Arguments of the trainers that learn from what the model itself says: sampling, rewards, inner updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from audiorl.losses.settings import number_not_below, positive_number
+from audiorl.models.sampler import Sampler
+from audiorl.trainers.config import SpeechConfig
+
+# Orders of rows that can be repeated in blocks.
+REPEATABLE_ORDERS = ("random", "sequential")
+
+
+@dataclass
+class RolloutConfig(SpeechConfig):
+    """What `GRPOConfig` and `OnlineDPOConfig` share, named as in TRL; a batch is counted in clips, not hypotheses."""
+
+    learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of AdamW."})
+    eval_wer: bool = field(
+        default=True,
+        metadata={"help": "Log eval_wer and eval_cer of the evaluation set, decoded as the generation config says."},
+    )
+
+    # Rollouts
+    num_generations: int = field(default=8, metadata={"help": "K >= 2: hypotheses sampled for each clip."})
+    max_completion_length: int = field(
+        default=256,
+        metadata={"help": "Tokens after which a hypothesis is cut, > 0; a longer transcript is refused as a bad row."},
+    )
+    temperature: float = field(
+        default=1.0, metadata={"help": "> 0; logits are divided by it in rollouts and in every score alike."}
+    )
+    top_k: int = field(default=0, metadata={"help": "Sample from the k most probable tokens; 0: from all."})
+    top_p: float = field(
+        default=1.0, metadata={"help": "Sample from the tokens that make up this probability, above 0 to 1; 1: all."}
+    )
+    min_p: float | None = field(
+        default=None,
+        metadata={"help": "Sample from tokens at least this share as probable as the most probable one, 0 to 1."},
+    )
+    repetition_penalty: float = field(
+        default=1.0, metadata={"help": "Above 1 makes tokens that were sampled before less probable; 1: off."}
+    )
+    dynamic_sampling_tries: int = field(
+        default=0,
+        metadata={
+            "help": "How often a group whose rewards are all equal is sampled again; 0: never. What stays equal is "
+            "kept and teaches nothing."
+        },
+    )
+
+    # Rewards
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "A weight for each reward; 1 each where left out. 0 only logs a reward."}
+    )
+
+    # Learning
+    num_iterations: int = field(
+        default=1, metadata={"help": "Optimizer steps on the same rollouts, > 0; an epoch has as many times the steps."}
+    )
+    sft_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight >= 0 of the negative log-likelihood (mean over tokens) of the rows' transcripts, against "
+            "forgetting. It costs one more hypothesis for each clip and no encoder pass."
+        },
+    )
+    sync_ref_model: bool = field(
+        default=False, metadata={"help": "TR-DPO: move the frozen policy towards the trained one now and then."}
+    )
+    ref_model_mixup_alpha: float = field(
+        default=0.6, metadata={"help": "TR-DPO: share of the policy in the new reference, above 0 to 1."}
+    )
+    ref_model_sync_steps: int = field(
+        default=512, metadata={"help": "TR-DPO: optimizer steps between two moves of the reference."}
+    )
+
+    # Logging
+    log_completions: bool = field(
+        default=False,
+        metadata={
+            "help": "At every log, print transcript, best and worst hypothesis of the last rollouts, and write them to "
+            "completions/ in output_dir."
+        },
+    )
+    num_completions_to_print: int | None = field(
+        default=None, metadata={"help": "Clips of that table; unset: all of the step."}
+    )
+
+    # Fresh samples have no scores beforehand; `ReferenceTrainer` asks.
+    precompute_ref_log_probs: ClassVar[bool] = False
+
+    def __post_init__(self):
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            # a rollout has no evaluation loss
+            self.metric_for_best_model, self.greater_is_better = "wer", False
+        super().__post_init__()
+        self._check_group()
+        for name in ("max_completion_length", "num_iterations"):
+            number_not_below(name, getattr(self, name), 1)
+        number_not_below("sft_weight", self.sft_weight, 0)
+        number_not_below("dynamic_sampling_tries", self.dynamic_sampling_tries, 0)
+        positive_number("temperature", self.temperature)
+        self.sampler()
+        if self.num_iterations > 1 and self.train_sampling_strategy not in REPEATABLE_ORDERS:
+            raise ValueError(
+                f"num_iterations > 1 repeats the rows of a step in the orders {', '.join(REPEATABLE_ORDERS)}; got "
+                f"train_sampling_strategy={self.train_sampling_strategy!r}. Leave it out, or set num_iterations=1."
+            )
+        if not 0 < self.ref_model_mixup_alpha <= 1 or self.ref_model_sync_steps < 1:
+            raise ValueError(
+                f"TR-DPO takes ref_model_mixup_alpha in (0, 1] and ref_model_sync_steps >= 1; got "
+                f"{self.ref_model_mixup_alpha} and {self.ref_model_sync_steps}. The paper uses 0.6 and 512."
+            )
+
+    def _check_group(self) -> None:
+        if self.num_generations < 2:
+            raise ValueError(
+                f"{type(self).__name__} compares hypotheses of one clip, so it needs num_generations >= 2; got "
+                f"{self.num_generations}. Raise it to 4 or more; where memory is short, lower "
+                "per_device_train_batch_size and raise gradient_accumulation_steps."
+            )
+
+    def sampler(self) -> Sampler | None:
+        """The truncating sampler these arguments describe; None for the policy as it is.
+
+        Raises:
+            ValueError: a value out of its range.
+        """
+        sampler = Sampler(self.top_k, self.top_p, self.min_p, self.repetition_penalty)
+        return None if sampler == Sampler() else sampler

@@ -1,0 +1,165 @@
+"""What is known of the rollouts of an optimizer step over all processes, what is logged of it, and the table of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from audiorl.evaluation import count_errors
+from audiorl.losses import zero_variance
+from audiorl.trainers.gathering import gathered_rows
+from audiorl.trainers.metrics import Metrics
+from audiorl.trainers.rollouts import Rollout, rows_of
+
+COMPLETIONS_FOLDER = "completions"
+
+
+class StepRollouts(NamedTuple):
+    """Numbers of all N clips of an optimizer step, over micro-batches and processes; float64 on the CPU."""
+
+    rewards: Tensor  # (N, K); NaN where no reward scored a hypothesis, and for placeholders
+    parts: Tensor  # (N, K, R) each reward by itself; NaN where it abstained
+    lengths: Tensor  # (N, K) sampled tokens, end token included
+    truncated: Tensor  # (N, K) bool, cut by the length limit
+    errors: Tensor  # (N, K) word errors
+    words: Tensor  # (N, K) words of the transcript
+    valid: Tensor  # (N,) bool, no placeholder
+    resampled: Tensor  # (N,) bool
+    own: slice  # the clips of this process
+
+
+def gather_step(
+    rollouts: Sequence[Rollout], accelerator: Accelerator, normalise: str | Callable[[str], str]
+) -> StepRollouts:
+    """Put the numbers of all micro-batches and processes together; a collective call."""
+    table = torch.cat([_numbers(rollout, normalise) for rollout in rollouts])
+    everywhere, start = gathered_rows(table, accelerator)
+    lengths, truncated, errors, words, valid, resampled, rewards = everywhere[..., :7].unbind(-1)
+    return StepRollouts(
+        rewards,
+        everywhere[..., 7:],
+        lengths,
+        truncated.bool(),
+        errors,
+        words,
+        valid[:, 0].bool(),
+        resampled[:, 0].bool(),
+        slice(start, start + len(table)),
+    )
+
+
+def _numbers(rollout: Rollout, normalise: str | Callable[[str], str]) -> Tensor:
+    """(B, K, 7 + R)."""
+    transcripts = [row.get("text", "") for row in rows_of(rollout.batch)]
+    errors, words = sampled_errors(rollout, transcripts, normalise).unbind(-1)
+    keep, finished = rollout.samples.keep.cpu(), rollout.samples.finished.cpu()
+    valid = rollout.batch.valid.cpu()[:, None].expand_as(finished)
+    columns = [keep.sum(-1), ~finished, errors, words, valid, rollout.resampled[:, None].expand_as(finished)]
+    numbers = torch.stack([*(column.double() for column in columns), rollout.rewards], -1)
+    return torch.cat([numbers, rollout.parts], -1)
+
+
+def sampled_errors(rollout: Rollout, transcripts: Sequence[str], normalise: str | Callable[[str], str]) -> Tensor:
+    """(B, K, 2) errors and words of each hypothesis, counted clip by clip; zero for placeholders."""
+    counts = torch.zeros(*rollout.rewards.shape, 2, dtype=torch.float64)
+    for b in rollout.batch.valid.nonzero().flatten().tolist():
+        texts = rollout.texts[b]
+        errors = count_errors([transcripts[b]] * len(texts), texts, unit="auto", normalise=normalise)
+        counts[b] = torch.from_numpy(np.stack([errors.errors, errors.words], -1))
+    return counts
+
+
+def log_step(metrics: Metrics, step: StepRollouts, names: Sequence[str], *, resampling: bool) -> None:
+    """TRL's metrics of a step's rollouts; every process logs the same numbers, so that their mean is each of them.
+
+    Args:
+        names: of the R rewards.
+        resampling: whether flat groups are sampled again, so that the share of those is worth a line.
+    """
+
+    def log(name: str, value: Tensor) -> None:
+        if not value.isnan():
+            metrics.add_ratio("train", name, value.to(metrics.accelerator.device), _one(metrics))
+
+    if not step.valid.any():
+        return
+    rewards, lengths = step.rewards[step.valid], step.lengths[step.valid]
+    log("reward", rewards.nanmean())
+    log("reward_std", _deviation(rewards))
+    log("frac_reward_zero_std", zero_variance(rewards, ~rewards.isnan()).double().mean())
+    for name, part in zip(names, step.parts[step.valid].unbind(-1), strict=True):
+        log(f"rewards/{name}/mean", part.nanmean())
+        log(f"rewards/{name}/std", _deviation(part))
+    log("completions/mean_length", lengths.mean())
+    log("completions/min_length", lengths.min())
+    log("completions/max_length", lengths.max())
+    log("completions/clipped_ratio", step.truncated[step.valid].double().mean())
+    device = metrics.accelerator.device
+    metrics.add_ratio("train", "wer", step.errors.sum().to(device), step.words.sum().to(device))
+    if resampling:
+        log("frac_groups_resampled", step.resampled[step.valid].double().mean())
+
+
+def _one(metrics: Metrics) -> Tensor:
+    return torch.ones((), dtype=torch.float64, device=metrics.accelerator.device)
+
+
+def _deviation(values: Tensor) -> Tensor:
+    """Standard deviation with n - 1 in the divisor; 0 for a single value, NaN for none."""
+    known = values[~values.isnan()]
+    return known.std() if len(known) > 1 else known.sum() * (0.0 if len(known) else torch.nan)
+
+
+# ---- the table of completions ----
+
+
+def completion_records(rollouts: Sequence[Rollout], names: Sequence[str]) -> list[dict[str, Any]]:
+    """One record for each clip: where it is from, its transcript, best and worst hypothesis with all their rewards."""
+    records = []
+    for rollout in rollouts:
+        for b in rollout.batch.valid.nonzero().flatten().tolist():
+            row, rewards = rows_of(rollout.batch)[b], rollout.rewards[b]
+            if rewards.isnan().all():
+                continue
+            best = int(rewards.nan_to_num(nan=-torch.inf).argmax())
+            worst = int(rewards.nan_to_num(nan=torch.inf).argmin())
+            records.append(
+                {"where": row["where"], "transcript": row["text"]}
+                | {"best": _hypothesis(rollout, b, best, names), "worst": _hypothesis(rollout, b, worst, names)}
+            )
+    return records
+
+
+def _hypothesis(rollout: Rollout, clip: int, k: int, names: Sequence[str]) -> dict[str, Any]:
+    parts = rollout.parts[clip, k].tolist()
+    each = {name: None if part != part else part for name, part in zip(names, parts, strict=True)}
+    return {"text": rollout.texts[clip][k], "reward": rollout.rewards[clip, k].item(), "rewards": each}
+
+
+def completion_table(records: Sequence[dict[str, Any]], step: int) -> str:
+    """The records as lines of text for a terminal."""
+    lines = [f"Completions of step {step}"]
+    for record in records:
+        lines.append(f"  {record['where']}")
+        lines.append(f"    {'transcript':<24}{record['transcript']}")
+        for name in ("best", "worst"):
+            hypothesis = record[name]
+            lines.append(f"    {name:<6}{hypothesis['reward']:>10.3f}{'':<8}{hypothesis['text']}")
+    return "\n".join(lines)
+
+
+def write_completions(records: Sequence[dict[str, Any]], step: int, output_dir: str) -> Path:
+    """One file for each step, `completions/step_00010.jsonl`, so that a resumed run writes none of them twice."""
+    folder = Path(output_dir) / COMPLETIONS_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step_{step:05d}.jsonl"
+    lines = [json.dumps({"step": step, **record}, ensure_ascii=False) for record in records]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
