@@ -16,26 +16,43 @@ if TYPE_CHECKING:
     from audiorl.collator import SpeechCollator
     from audiorl.datasets import BadRowsError, speech_rows
     from audiorl.evaluation import evaluate_model, paired_bootstrap, transcribe
+    from audiorl.losses import ADVANTAGES, POLICY_LOSSES, PREFERENCE_LOSSES
     from audiorl.models import SpeechFamily, register_family, speech_family
     from audiorl.pairs import mine_pairs
+    from audiorl.rewards import REWARDS, RewardSet, load_reward
     from audiorl.trainers.base import SpeechTrainer
     from audiorl.trainers.config import SpeechConfig
     from audiorl.trainers.dpo import DPOConfig, DPOTrainer
+    from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
+    from audiorl.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+    from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 
 # public name -> module
 _HOMES = {
+    "ADVANTAGES": "audiorl.losses",
     "BadRowsError": "audiorl.datasets",
     "DPOConfig": "audiorl.trainers.dpo",
     "DPOTrainer": "audiorl.trainers.dpo",
+    "GRPOConfig": "audiorl.trainers.grpo",
+    "GRPOTrainer": "audiorl.trainers.grpo",
     "GroupBatch": "audiorl.batch",
     "GroupSamples": "audiorl.batch",
     "GroupScores": "audiorl.batch",
+    "ORPOConfig": "audiorl.trainers.orpo",
+    "ORPOTrainer": "audiorl.trainers.orpo",
+    "OnlineDPOConfig": "audiorl.trainers.online_dpo",
+    "OnlineDPOTrainer": "audiorl.trainers.online_dpo",
+    "POLICY_LOSSES": "audiorl.losses",
+    "PREFERENCE_LOSSES": "audiorl.losses",
+    "REWARDS": "audiorl.rewards",
+    "RewardSet": "audiorl.rewards",
     "SpeechCollator": "audiorl.collator",
     "SpeechConfig": "audiorl.trainers.config",
     "SpeechFamily": "audiorl.models",
     "SpeechTrainer": "audiorl.trainers.base",
     "evaluate_model": "audiorl.evaluation",
     "load_audio": "audiorl.audio",
+    "load_reward": "audiorl.rewards",
     "mine_pairs": "audiorl.pairs",
     "paired_bootstrap": "audiorl.evaluation",
     "register_family": "audiorl.models",
@@ -45,12 +62,23 @@ _HOMES = {
 }
 
 __all__ = [
+    "ADVANTAGES",
+    "POLICY_LOSSES",
+    "PREFERENCE_LOSSES",
+    "REWARDS",
     "BadRowsError",
     "DPOConfig",
     "DPOTrainer",
+    "GRPOConfig",
+    "GRPOTrainer",
     "GroupBatch",
     "GroupSamples",
     "GroupScores",
+    "ORPOConfig",
+    "ORPOTrainer",
+    "OnlineDPOConfig",
+    "OnlineDPOTrainer",
+    "RewardSet",
     "SpeechCollator",
     "SpeechConfig",
     "SpeechFamily",
@@ -58,6 +86,7 @@ __all__ = [
     "__version__",
     "evaluate_model",
     "load_audio",
+    "load_reward",
     "mine_pairs",
     "paired_bootstrap",
     "register_family",
