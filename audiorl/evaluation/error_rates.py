@@ -186,7 +186,8 @@ def split_units(text: str, unit: str) -> list[str]:
         unit: "word", "character" or "mixed".
     """
     if unit == "character":
-        return list(" ".join(_SPACE_BESIDE_UNSPACED.sub("", text).split()))
+        words = text.split()
+        return list(" ".join(_SPACE_BESIDE_UNSPACED.sub("", text).split()) if len(words) > 1 else "".join(words))
     if unit == "mixed" and not text.isascii():
         text = UNSPACED_CHARACTER.sub(r" \g<0> ", text)
     return text.split()

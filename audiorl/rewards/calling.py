@@ -80,16 +80,12 @@ def needed_columns(reward: Reward, name: str) -> tuple[str, ...]:
 
 def call_rewards(rewards: Sequence[Reward], names: Sequence[str], call: RewardCall) -> list[Answer]:
     """One answer of N values for each reward; asynchronous rewards run while the others are called."""
-    pending = {
-        place: _LOOP.start(_awaited(reward, name, call))
-        for place, (reward, name) in enumerate(zip(rewards, names, strict=True))
-        if is_async(reward)
-    }
+    named = dict(zip(names, rewards, strict=True))
+    pending = {name: _LOOP.start(_awaited(reward, name, call)) for name, reward in named.items() if is_async(reward)}
     try:
-        return [
-            pending[place].result() if place in pending else _call(reward, name, call)
-            for place, (reward, name) in enumerate(zip(rewards, names, strict=True))
-        ]
+        done = {name: _call(reward, name, call) for name, reward in named.items() if name not in pending}
+        done |= {name: future.result() for name, future in pending.items()}
+        return [done[name] for name in names]
     finally:
         for future in pending.values():
             future.cancel()  # of no effect on those that are done

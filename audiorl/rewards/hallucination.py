@@ -1,14 +1,16 @@
 """Hallucination: what a hypothesis says that nobody said.
 
 Detectors mark units (words or characters) of the hypothesis; the penalty is their number over the transcript's length.
-A detector sees the shortest alignment of hypothesis and transcript as opcodes of jiwer's library.
+A detector sees the shortest alignment of hypothesis and transcript. What is marked and what the alignment leaves
+unmatched may lie in different places (of two equal turns of a loop either may be the true one), so their numbers are
+compared: no more units count than the alignment leaves unmatched, and a hypothesis that is right is never punished.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from rapidfuzz.distance import Levenshtein
@@ -53,8 +55,7 @@ def repeated_units(case: Case) -> set[int]:
     true = _ngrams(case.transcript)
     marked: set[int] = set()
     for ngram, found in places.items():
-        granted = max(1, true.count(ngram)) if len(found) > 1 else 1
-        if len(found) > granted:
+        if len(found) > 1 and len(found) > (granted := max(1, true.count(ngram))):
             within = found[granted - 1] + NGRAM  # end of the last granted one
             marked.update(unit for place in found[granted:] for unit in range(max(place, within), place + NGRAM))
     return marked
@@ -68,16 +69,17 @@ def inserted_units(case: Case) -> set[int]:
 def invented_units(case: Case) -> set[int]:
     """Units put in the place of others that they do not resemble: a stretch of unheard words.
 
-    A stretch lies between two matches. It is marked where it has `INVENTED_UNITS` units or more, one-character units
-    counting half, and its text and the transcript's there have a normalised Levenshtein similarity below
+    A stretch lies between two matches. It is marked where it and the transcript's have `INVENTED_UNITS` units or more,
+    one-character units counting half, and the normalised Levenshtein similarity of the two is below
     `MISHEARD_SIMILARITY`. Misheard words ("wreck a nice beach") pass: the error rate has counted them.
     """
     marked: set[int] = set()
     for true_start, true_end, start, end in _stretches(case.opcodes):
-        said = case.hypothesis[start:end]
-        if sum(1.0 if len(unit) > 1 else 0.5 for unit in said) >= INVENTED_UNITS:
-            true = " ".join(case.transcript[true_start:true_end])
-            if Levenshtein.normalized_similarity(true, " ".join(said)) < MISHEARD_SIMILARITY:
+        if min(true_end - true_start, end - start) < INVENTED_UNITS:
+            continue
+        true, said = case.transcript[true_start:true_end], case.hypothesis[start:end]
+        if min(_substance(true), _substance(said)) >= INVENTED_UNITS:
+            if Levenshtein.normalized_similarity(" ".join(true), " ".join(said)) < MISHEARD_SIMILARITY:
                 marked.update(range(start, end))
     return marked
 
@@ -95,7 +97,8 @@ PATTERN_DETECTOR = "patterns"
 class Hallucination(TextReward):
     """A penalty in proportion to what is said and was not spoken.
 
-    With N units in the transcript and m units marked by one detector at least
+    With N units in the transcript and m the number of units that one detector at least marks, at most as many as the
+    alignment leaves unmatched,
 
         reward = -min(1, m / N)                 where something was spoken
         reward = -min(1, m / silence_units)     for silence, where insertions mark every unit that is said
@@ -129,6 +132,7 @@ class Hallucination(TextReward):
     detect: tuple[str, ...] = (*DETECTORS, PATTERN_DETECTOR)
     patterns: tuple[str, ...] = PATTERNS
     silence_units: int = 5
+    _compiled: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
 
     default_name: ClassVar[str] = "hallucination"
 
@@ -147,14 +151,16 @@ class Hallucination(TextReward):
                 f"{self.__name__} divides by silence_units where nothing was spoken; got {self.silence_units}. "
                 "Use 5, or 1 for the whole penalty at the first word."
             )
-        for pattern in self.patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(
-                    f"{self.__name__} got the pattern {pattern!r}, which is no regular expression: {error}. Escape "
-                    "its special characters with re.escape."
-                ) from error
+        object.__setattr__(self, "_compiled", tuple(map(self._compile, self.patterns)))
+
+    def _compile(self, pattern: str) -> re.Pattern[str]:
+        try:
+            return re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"{self.__name__} got the pattern {pattern!r}, which is no regular expression: {error}. Escape "
+                "its special characters with re.escape."
+            ) from error
 
     def __call__(self, completions: Sequence[Any], text: Sequence[str | None], **columns: Any) -> list[float | None]:
         """One value for each completion; None where the row has no transcript."""
@@ -183,20 +189,26 @@ class Hallucination(TextReward):
             if opcodes is None:
                 opcodes = pair.opcodes()
             case = Case(pair.transcript, pair.hypothesis, opcodes)
-            matched += len(set().union(*(DETECTORS[name](case) for name in self.detect if name in DETECTORS)))
+            marked = set().union(*(detector(case) for name, detector in DETECTORS.items() if name in self.detect))
+            unmatched = sum(end - start for tag, _, _, start, end in opcodes if tag != "equal")
+            matched += min(len(marked), unmatched)
         return -min(1.0, matched / (len(pair.transcript) or self.silence_units)) if matched else 0.0
 
     def _without_patterns(self, said: str, transcript: str, unit: str) -> tuple[str, int]:
         """The raw hypothesis without spans that match a pattern, and how many units these had."""
         units = 0
-        for pattern in self.patterns:
-            found = list(re.finditer(pattern, said))
-            if found:
-                spans = [match.span() for match in found[len(re.findall(pattern, transcript)) :]]
+        for pattern in self._compiled:
+            if pattern.search(said):
+                found = list(pattern.finditer(said))
+                spans = [match.span() for match in found[len(pattern.findall(transcript)) :]]
                 for start, end in reversed(spans):
                     units += max(1, len(split_units(said[start:end], unit)))
                     said = f"{said[:start]} {said[end:]}"
         return said, units
+
+
+def _substance(units: Sequence[str]) -> float:
+    return sum(1.0 if len(unit) > 1 else 0.5 for unit in units)
 
 
 def _ngrams(units: Sequence[str]) -> list[tuple[str, ...]]:

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -71,22 +70,23 @@ def keyword_index(keywords: Sequence[str], function: Normaliser, unit: str) -> K
     return index
 
 
-def keyword_places(units: Sequence[str], index: KeywordIndex) -> Iterator[tuple[int, tuple[str, ...]]]:
+def keyword_places(units: Sequence[str], index: KeywordIndex) -> list[tuple[int, tuple[str, ...]]]:
     """Every place where a keyword begins; one keyword may lie within another, and each counts."""
-    if index.keys().isdisjoint(units):
-        return
-    for place, unit in enumerate(units):
-        for keyword in index.get(unit, ()):
-            if len(keyword) == 1 or tuple(units[place : place + len(keyword)]) == keyword:
-                yield place, keyword
+    return [
+        (place, keyword)
+        for place, unit in enumerate(units)
+        if unit in index
+        for keyword in index[unit]
+        if len(keyword) == 1 or tuple(units[place : place + len(keyword)]) == keyword
+    ]
 
 
 def count_keywords(pair: TextPair, index: KeywordIndex) -> KeywordCounts:
     """Hits, true and said occurrences in one pair."""
-    true = Counter(keyword for _, keyword in keyword_places(pair.transcript, index))
-    said = Counter(keyword for _, keyword in keyword_places(pair.hypothesis, index))
-    hits = sum(min(count, said[keyword]) for keyword, count in true.items())
-    return KeywordCounts(hits, true.total(), said.total())
+    true = [keyword for _, keyword in keyword_places(pair.transcript, index)]
+    said = [keyword for _, keyword in keyword_places(pair.hypothesis, index)]
+    hits = sum(min(true.count(keyword), said.count(keyword)) for keyword in set(true))
+    return KeywordCounts(hits, len(true), len(said))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +119,11 @@ class KeywordReward(TextReward):
 
     def __call__(self, completions: Sequence[Any], text: Sequence[str | None], **columns: Any) -> list[float | None]:
         """One value for each completion; None where the row has no transcript or no keywords."""
+        if self.keywords is None and "keywords" not in columns:
+            raise RewardError(
+                f"{self.__name__} has no keywords: it was built without a list, and the rows have no column 'keywords'."
+                " Pass keywords=, a list or a file, or add the column."
+            )
         rows = self.keywords_of_rows(len(completions), columns.get("keywords"))
         find = KeywordFinder(self.normaliser)
         return [

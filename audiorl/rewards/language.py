@@ -66,7 +66,8 @@ def script_of(letter: str) -> str:
 def count_scripts(text: str) -> Counter[str]:
     """Letters of each script."""
     if text.isascii():
-        return Counter(Latin=sum(map(str.isalpha, text)))
+        letters = sum(map(str.isalpha, text))
+        return Counter(Latin=letters) if letters else Counter()
     return Counter(map(script_of, filter(str.isalpha, text)))
 
 

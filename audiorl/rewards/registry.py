@@ -147,7 +147,7 @@ def _load_plugin(points: Sequence[EntryPoint]) -> Any:
 
 
 def _import(path: str) -> Any:
-    module, _, name = path.replace(":", ".").rpartition(".")
+    module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
     remedy = "Write package.module.name; modules are looked for where Python finds them and in the working folder."
     try:
         with _working_folder_importable():

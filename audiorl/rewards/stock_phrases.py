@@ -119,11 +119,18 @@ class NoStockPhrases(ShippedReward):
 
     def score(self, said: str, transcript: str) -> float:
         """The penalty of one hypothesis; `said` has passed `basic_text`, the transcript not."""
-        said = f" {said} "
+        padded = f" {said} "
         for phrase in self._padded:
-            if phrase in said and said.count(phrase) > f" {basic_text(transcript)} ".count(phrase):
+            if phrase in padded and _count(phrase, said) > _count(phrase, basic_text(transcript)):
                 return -1.0
         return 0.0
+
+
+def _count(padded_phrase: str, text: str) -> int:
+    # two spaces between words, so that a phrase said twice in a row need not share one
+    inner = padded_phrase.strip().replace(" ", "  ")
+    start, end = padded_phrase[:1].isspace(), padded_phrase[-1:].isspace()
+    return f" {text} ".replace(" ", "  ").count(" " * start + inner + " " * end)
 
 
 def _padded(phrase: str) -> str:
