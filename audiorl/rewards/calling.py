@@ -1,4 +1,8 @@
-"""Calling rewards as TRL does, and stopping where one fails or answers with something that is no reward."""
+"""Calling rewards as TRL does, and stopping where one fails or answers with something that is no reward.
+
+A reward is called with a whole batch, so its exception does not say for which row it was raised: it is then called
+again for one completion after the other, until it fails, and that row is named.
+"""
 
 from __future__ import annotations
 
