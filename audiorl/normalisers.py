@@ -14,7 +14,6 @@ from typing import Any
 
 _IN_BRACKETS = re.compile(r"[<\[][^>\]]*[>\]]")
 _IN_PARENTHESES = re.compile(r"\(([^)]+?)\)")
-_ASCII_SYMBOLS = {code: " " for code in range(128) if unicodedata.category(chr(code))[0] in "SP"}
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,34 @@ def basic_text(text: str) -> str:
     of Arabic and Hebrew count: a pointed transcript differs from a bare hypothesis.
     """
     text = _IN_PARENTHESES.sub("", _IN_BRACKETS.sub("", text.lower()))
-    if text.isascii():  # no marks and nothing to compose; five times as fast, and rewards call this often
-        return _collapse(text.translate(_ASCII_SYMBOLS))
+    text = unicodedata.normalize("NFKC", text)
+    try:
+        return _collapse(text.translate(_SYMBOLS).lower())
+    except _CombiningError:
+        return _collapse(_marks_with_their_letters(text).lower())
+
+
+class _CombiningError(Exception):
+    """A character that belongs to the one before it."""
+
+
+class _SymbolTable(dict[int, str]):
+    """For `str.translate`: symbols and punctuation become spaces; several times as fast as a loop over characters."""
+
+    def __missing__(self, code: int) -> str:
+        category = unicodedata.category(chr(code))
+        if category in ("Mn", "Mc", "Me", "Cf"):
+            raise _CombiningError
+        self[code] = " " if category[0] in "SP" else chr(code)
+        return self[code]
+
+
+_SYMBOLS = _SymbolTable()
+
+
+def _marks_with_their_letters(text: str) -> str:
     kept: list[str] = []
-    for character in unicodedata.normalize("NFKC", text):
+    for character in text:
         category = unicodedata.category(character)
         if category in ("Mn", "Mc", "Cf"):
             if kept and not kept[-1].isspace() and not _selects_variation(character):
@@ -92,7 +115,7 @@ def basic_text(text: str) -> str:
             continue
         else:
             kept.append(" " if category[0] in "SP" else character)
-    return _collapse("".join(kept).lower())
+    return "".join(kept)
 
 
 def lower_text(text: str) -> str:

@@ -71,6 +71,7 @@ def test_error_rates_are_those_of_count_errors(transcript, hypothesis, unit):
         ("하늘이 맑다", "mixed"),
         ("", "mixed"),
         ("2024", "mixed"),
+        ("٢٠٢٤", "mixed"),
     ],
 )
 def test_auto_unit_of_a_row_follows_its_transcript(transcript, unit):

@@ -81,6 +81,14 @@ def test_labels_worked_by_hand(label, hypothesis, exact, fuzzy):
     assert score_one(EMOTIONS, hypothesis, label=label) == (None if fuzzy is None else pytest.approx(fuzzy))
 
 
+def test_a_near_miss_belongs_to_the_nearest_label():
+    reward = LabelMatch(labels=["happy", "harpy"], min_similarity=0.5)
+    # 2 edits from happy, 1 from harpy; "haxpy" is 1 from both
+    assert score_one(reward, "harpi", label="happy") == 0
+    assert score_one(reward, "harpi", label="harpy") == 4 / 5
+    assert score_one(reward, "haxpy", label="happy") == score_one(reward, "haxpy", label="harpy") == 0
+
+
 def test_the_label_column_is_a_setting():
     reward = LabelMatch(column="emotion")
     assert score_one(reward, "sad", emotion="sad") == 1
