@@ -12,7 +12,6 @@ from rapidfuzz.distance import Levenshtein
 from audiorl.evaluation.error_rates import UNSPACED_CHARACTER, resolve_unit, split_units
 from audiorl.normalisers import Normaliser, normaliser
 
-
 # (equal | replace | insert | delete, transcript start, end, hypothesis start, end) of each stretch of an alignment
 Opcodes = Sequence[tuple[str, int, int, int, int]]
 
