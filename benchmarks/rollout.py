@@ -67,7 +67,7 @@ def measured(options: argparse.Namespace, rows: list[str]) -> list[dict[str, Any
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = options_parser(__doc__ or "", [4, 8, 16], "T, tokens drawn for each hypothesis")
+    parser = options_parser(__doc__ or "", [4, 8, 16], 16, "T, tokens drawn for each hypothesis")
     options = checked_options(parser, argv, PREFIX_TOKENS)
     where = environment(options.device, options.threads)
     rows = [row for row in NAMES if options.device == "cuda" or row != "groups, captured"]

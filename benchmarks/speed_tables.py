@@ -23,8 +23,15 @@ class Target(NamedTuple):
     speed: float
 
 
-def options_parser(doc: str, hypotheses: list[int], tokens_help: str) -> argparse.ArgumentParser:
-    """The options that benchmarks of speed share; the module's docstring is the help."""
+def options_parser(doc: str, hypotheses: list[int], halved_from: int, tokens_help: str) -> argparse.ArgumentParser:
+    """The options that benchmarks of speed share.
+
+    Args:
+        doc: the module's docstring, for the help.
+        hypotheses: every K that is measured by default.
+        halved_from: the K from which on 2 clips take the place of 4.
+        tokens_help: what T counts.
+    """
     summary, _, rest = doc.partition("\n")
     parser = argparse.ArgumentParser(
         description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -35,7 +42,8 @@ def options_parser(doc: str, hypotheses: list[int], tokens_help: str) -> argpars
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of every way")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs after one warm-up; their median counts")
     parser.add_argument("--hypotheses", type=int, nargs="+", default=hypotheses, help="every K to measure")
-    parser.add_argument("--clips", type=int, help="B; 4, or 2 from K = 16 on")
+    parser.add_argument("--clips", type=int, help=f"B; 4, or 2 from K = {halved_from} on")
+    parser.set_defaults(halved_from=halved_from)
     parser.add_argument("--tokens", type=int, default=40, help=tokens_help)
     parser.add_argument("--out", type=Path, help="file for the JSON of the last line")
     return parser
@@ -56,7 +64,7 @@ def checked_options(parser: argparse.ArgumentParser, argv: list[str] | None, pre
 
 
 def clips_for(options: argparse.Namespace, hypotheses: int) -> int:
-    return options.clips or (4 if hypotheses < 16 else 2)
+    return options.clips or (4 if hypotheses < options.halved_from else 2)
 
 
 def in_turns(
@@ -65,9 +73,10 @@ def in_turns(
     arguments: Callable[[str], tuple[Any, ...]],
     options: argparse.Namespace,
     progress: tqdm,
+    ready: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Step]]:
-    """Every row in a process of its own; one works at a time, row after row, round after round; the first is a
-    warm-up."""
+    """Every row in a process of its own; one works at a time, row after row, round after round; the first round is a
+    warm-up. `ready` is called once all are prepared."""
     workers: list[Worker] = []
     steps: dict[str, list[Step]] = {row: [] for row in rows}
     try:
@@ -75,6 +84,7 @@ def in_turns(
             progress.set_description(f"starting {row}")
             workers.append(Worker(row, prepare, arguments(row), device=options.device, threads=options.threads))
             progress.update()
+        ready()
         for turn in range(options.repeats + 1):
             for worker in workers:
                 progress.set_description(f"round {turn} of {options.repeats}, {worker.name}")
