@@ -23,7 +23,8 @@ class GroupedCacheLayer(DynamicLayer):
         fold = (clips, heads * self.group_size, -1, width)
         new_keys, new_values = key_states.reshape(fold), value_states.reshape(fold)
         if not self.is_initialized:
-            self.lazy_initialization(new_keys, new_values)
+            self.dtype, self.device, self.is_initialized = new_keys.dtype, new_keys.device, True
+            self.keys, self.values = new_keys[:, :, :0], new_values[:, :, :0]
             self._key_room, self._value_room = new_keys[:, :, :0], new_values[:, :, :0]
         held = self.get_seq_length()
         stop = held + new_keys.shape[2]
@@ -62,7 +63,7 @@ class StaticGroupedCacheLayer(GroupedCacheLayer):
 
     def __init__(self, past: GroupedCacheLayer, room: int, position: Tensor):
         super().__init__(past.group_size)
-        self.lazy_initialization(past.keys, past.values)
+        self.dtype, self.device, self.is_initialized = past.dtype, past.device, True
         self.position = position
         self.keys, self.values = _with_room(past.keys, room), _with_room(past.values, room)
 

@@ -149,8 +149,8 @@ def test_a_strong_penalty_makes_groups_begin_differently():
         found = family.beam_groups(model, batch, 4, max_tokens=LIMIT, **settings)
         return [len(set(group.tolist())) for group in found.tokens[:, :, 2]]
 
-    assert first_tokens(num_beam_groups=4, diversity_penalty=50.0) == [4, 4]
-    assert min(first_tokens()) < 4
+    assert first_tokens(temperature=0.2, num_beam_groups=4, diversity_penalty=50.0) == [4, 4]
+    assert min(first_tokens(temperature=0.2)) < 4
 
 
 def test_the_end_of_the_decoder_ends_the_search():

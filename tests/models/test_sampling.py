@@ -120,3 +120,18 @@ def test_a_step_that_is_recorded_may_be_run_several_times(monkeypatch):
     assert torch.equal(found.tokens, expected.tokens)
     torch.testing.assert_close(found.logps, expected.logps, rtol=1e-5, atol=1e-5)
     assert torch.equal(family.beam_groups(model, batch, 3, max_tokens=9).tokens, beams.tokens)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need CUDA")
+@pytest.mark.parametrize("engine", ["static", "captured"])
+def test_engines_agree_on_cuda(engine):
+    model, processor = tiny_whisper("english")
+    family = speech_family(model.cuda(), processor)
+    batch = group_batch(family, tiny_clips(2), [["a fox"], ["dog"]])
+    batch = batch.replace(**{key: value.cuda() for key, value in batch.items()})
+    noise = torch.rand(2, 3, 9, dtype=torch.float64).cuda()
+    expected = family.sample_groups(model, batch, noise)
+    beams = family.beam_groups(model, batch, 3, max_tokens=9)
+    family.set_engine(engine)
+    assert torch.equal(family.sample_groups(model, batch, noise).tokens, expected.tokens)
+    assert torch.equal(family.beam_groups(model, batch, 3, max_tokens=9).tokens, beams.tokens)
