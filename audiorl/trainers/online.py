@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import Sampler as RowSampler
 from transformers.trainer_utils import EvalLoopOutput
@@ -38,6 +38,7 @@ from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
 from audiorl.rewards import RewardSet
 from audiorl.trainers.repeated_blocks import RepeatedBlocks
+from audiorl.trainers.rollout_collator import RolloutCollator, length_fault, require_rows
 from audiorl.trainers.rollout_config import RolloutConfig
 from audiorl.trainers.rollout_metrics import (
     StepRollouts,
@@ -47,8 +48,16 @@ from audiorl.trainers.rollout_metrics import (
     log_step,
     write_completions,
 )
-from audiorl.trainers.rollouts import Rollout, RolloutCollator, RolloutMaker, Sampling, length_fault, reward_texts
-from audiorl.trainers.step_data import Learnt, StepData, audio_of, each_row_once, load_step_data, with_transcript
+from audiorl.trainers.rollouts import Rollout, RolloutMaker, Sampling, reward_texts
+from audiorl.trainers.step_data import (
+    Learnt,
+    StepData,
+    audio_of,
+    each_row_once,
+    load_step_data,
+    rollouts_file,
+    with_transcript,
+)
 from audiorl.trainers.with_reference import ReferenceTrainer
 
 
@@ -80,16 +89,8 @@ class RolloutTrainer(ReferenceTrainer):
     ):
         self.rewards = RewardSet(reward_funcs, args.reward_weights)
         super().__init__(model, args, **kwargs)
-        if not isinstance(self.data_collator, RolloutCollator):
-            raise ValueError(
-                f"Rewards read the columns of the rows, which RolloutCollator hands over; data_collator is a "
-                f"{type(self.data_collator).__name__}. Leave it out, or derive it from RolloutCollator."
-            )
-        if args.num_iterations > 1 and isinstance(self.train_dataset, IterableDataset):
-            raise ValueError(
-                "num_iterations > 1 repeats the rows of a step, which a stream cannot offer. Load the rows as a "
-                "Dataset (streaming=False), or set num_iterations=1."
-            )
+        require_rows(self.data_collator)
+        args.check_rows(self.train_dataset)
         if uses_reference:
             self.set_reference(ref_model, new_adapter=kwargs.get("peft_config") is not None)
         elif ref_model is not None:
@@ -265,24 +266,15 @@ class RolloutTrainer(ReferenceTrainer):
     def save_extra_state(self, checkpoint: str) -> None:
         super().save_extra_state(checkpoint)
         if self.step_data is not None and self.state.global_step % self.args.num_iterations:
-            self.step_data.save(self._rollouts_file(checkpoint))
+            self.step_data.save(rollouts_file(checkpoint, self.args.process_index))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         self.step_data = None
         if checkpoint is None or not self.state.global_step % self.args.num_iterations:
             return
-        path = self._rollouts_file(checkpoint)
-        if not os.path.exists(path):
-            raise ValueError(
-                f"{checkpoint} was written at step {self.state.global_step}, between the {self.args.num_iterations} "
-                f"updates on one round of rollouts, but has no {os.path.basename(path)}. Resume with the "
-                "num_iterations and the number of processes of the interrupted run."
-            )
-        self.step_data = load_step_data(path, self.args.device)
-
-    def _rollouts_file(self, checkpoint: str) -> str:
-        return os.path.join(checkpoint, f"rollouts_{self.args.process_index}.pt")
+        path = rollouts_file(checkpoint, self.args.process_index)
+        self.step_data = load_step_data(path, self.args.device, self.args.num_iterations)
 
     def _data(self) -> StepData:
         assert self.step_data is not None, "sampled in the first of the inner updates, or read from the checkpoint"

@@ -16,7 +16,8 @@ from audiorl.evaluation import count_errors
 from audiorl.losses import zero_variance
 from audiorl.trainers.gathering import gathered_rows
 from audiorl.trainers.metrics import Metrics
-from audiorl.trainers.rollouts import Rollout, rows_of
+from audiorl.trainers.rollout_collator import rows_of
+from audiorl.trainers.rollouts import Rollout
 
 COMPLETIONS_FOLDER = "completions"
 
