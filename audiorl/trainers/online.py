@@ -23,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import Sampler as RowSampler
@@ -43,10 +42,9 @@ from audiorl.trainers.rollout_config import RolloutConfig
 from audiorl.trainers.rollout_metrics import (
     StepRollouts,
     completion_records,
-    completion_table,
     gather_step,
     log_step,
-    write_completions,
+    show_completions,
 )
 from audiorl.trainers.rollouts import Rollout, RolloutMaker, Sampling, reward_texts
 from audiorl.trainers.step_data import (
@@ -173,15 +171,13 @@ class RolloutTrainer(ReferenceTrainer):
         if self.args.num_iterations > 1:
             batches = each_row_once(batches, self.accelerator)
             self.step_counts = self._count(batches, device)
-        inner_update = self.state.global_step % self.args.num_iterations
-        if inner_update == 0:
+        first = self.state.global_step % self.args.num_iterations == 0
+        if first:
             self.step_data = self._roll_out(batches)
         data = self._data()
         data.check_rows(batches)
-        inputs = [
-            self._input(batch, tensors, data.states[i], first=inner_update == 0)
-            for i, (batch, tensors) in enumerate(zip(batches, data.batches, strict=True))
-        ]
+        parts = zip(batches, data.batches, data.states, strict=True)
+        inputs = [self._input(batch, tensors, states, first=first) for batch, tensors, states in parts]
         return inputs, num_items
 
     @torch.no_grad()
@@ -255,11 +251,8 @@ class RolloutTrainer(ReferenceTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
         if self.model.training and self.args.log_completions:
-            records = gather_object(self._completions) if self.args.world_size > 1 else self._completions
-            records, self._completions = records[: self.args.num_completions_to_print], []
-            if records and self.args.process_index == 0:
-                print(completion_table(records, self.state.global_step), flush=True)
-                write_completions(records, self.state.global_step, self.args.output_dir)
+            show_completions(self._completions, self.state.global_step, self.args)
+            self._completions = []
 
     # ---- resuming between two inner updates ----
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from audiorl.evaluation import count_errors
@@ -17,6 +18,7 @@ from audiorl.losses import zero_variance
 from audiorl.trainers.gathering import gathered_rows
 from audiorl.trainers.metrics import Metrics
 from audiorl.trainers.rollout_collator import rows_of
+from audiorl.trainers.rollout_config import RolloutConfig
 from audiorl.trainers.rollouts import Rollout
 
 COMPLETIONS_FOLDER = "completions"
@@ -142,6 +144,15 @@ def _hypothesis(rollout: Rollout, clip: int, k: int, names: Sequence[str]) -> di
     parts = rollout.parts[clip, k].tolist()
     each = {name: None if part != part else part for name, part in zip(names, parts, strict=True)}
     return {"text": rollout.texts[clip][k], "reward": rollout.rewards[clip, k].item(), "rewards": each}
+
+
+def show_completions(records: Sequence[dict[str, Any]], step: int, args: RolloutConfig) -> None:
+    """Print and write the records of all processes, once; a collective call where there are several processes."""
+    everywhere = gather_object(list(records)) if args.world_size > 1 else records
+    shown = everywhere[: args.num_completions_to_print]
+    if shown and args.process_index == 0:
+        print(completion_table(shown, step), flush=True)
+        write_completions(shown, step, args.output_dir)
 
 
 def completion_table(records: Sequence[dict[str, Any]], step: int) -> str:

@@ -60,8 +60,8 @@ def load_step_data(path: str, device: torch.device, num_iterations: int) -> Step
     """
     if not os.path.exists(path):
         raise ValueError(
-            f"The checkpoint falls between the {num_iterations} updates on one round of rollouts, but there is no {path}. "
-            "Resume with the num_iterations and the number of processes of the interrupted run."
+            f"The checkpoint falls between the {num_iterations} updates on one round of rollouts, but there is no "
+            f"{path}. Resume with the num_iterations and the number of processes of the interrupted run."
         )
     saved = torch.load(path, weights_only=True)
     states: list[Tensor | None] = [None] * len(saved["batches"])
