@@ -187,7 +187,7 @@ class RolloutTrainer(ReferenceTrainer):
         keeps_states = self.family.encoder_is_frozen(model)
         with evaluation_mode(model), self.compute_loss_context_manager():
             rollouts = self.roll_out(model, batches, self.state.global_step, trainer_state=self.state)
-            step = gather_step(rollouts, self.accelerator, self.args.wer_normaliser)
+            step = gather_step(rollouts, self.family, self.accelerator, self.args.wer_normaliser)
             log_step(self.metrics, step, self.rewards.names, resampling=self.args.dynamic_sampling_tries > 0)
             if self.args.log_completions:
                 self._completions = completion_records(rollouts, self.rewards.names)

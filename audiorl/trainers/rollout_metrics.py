@@ -15,6 +15,7 @@ from torch import Tensor
 
 from audiorl.evaluation import count_errors
 from audiorl.losses import zero_variance
+from audiorl.models import SpeechFamily
 from audiorl.trainers.gathering import gathered_rows
 from audiorl.trainers.metrics import Metrics
 from audiorl.trainers.rollout_collator import rows_of
@@ -39,10 +40,10 @@ class StepRollouts(NamedTuple):
 
 
 def gather_step(
-    rollouts: Sequence[Rollout], accelerator: Accelerator, normalise: str | Callable[[str], str]
+    rollouts: Sequence[Rollout], family: SpeechFamily, accelerator: Accelerator, normalise: str | Callable[[str], str]
 ) -> StepRollouts:
     """Put the numbers of all micro-batches and processes together; a collective call."""
-    table = torch.cat([_numbers(rollout, normalise) for rollout in rollouts])
+    table = torch.cat([_numbers(rollout, family, normalise) for rollout in rollouts])
     everywhere, start = gathered_rows(table, accelerator)
     lengths, truncated, errors, words, valid, resampled, rewards = everywhere[..., :7].unbind(-1)
     return StepRollouts(
@@ -58,9 +59,9 @@ def gather_step(
     )
 
 
-def _numbers(rollout: Rollout, normalise: str | Callable[[str], str]) -> Tensor:
+def _numbers(rollout: Rollout, family: SpeechFamily, normalise: str | Callable[[str], str]) -> Tensor:
     """(B, K, 7 + R)."""
-    transcripts = [row.get("text", "") for row in rows_of(rollout.batch)]
+    transcripts = [family.words(row.get("text", "")) for row in rows_of(rollout.batch)]
     errors, words = sampled_errors(rollout, transcripts, normalise).unbind(-1)
     keep, finished = rollout.samples.keep.cpu(), rollout.samples.finished.cpu()
     valid = rollout.batch.valid.cpu()[:, None].expand_as(finished)

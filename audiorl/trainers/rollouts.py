@@ -144,6 +144,7 @@ class RolloutMaker:
         count = self.sampling.num_generations
         total, parts = reward_completions(
             self.rewards,
+            self.family,
             [rows_of(batches[i])[b] for i, b in places],
             [texts[i][b] for i, b in places],
             [kept_tokens(drawn[i], b) for i, b in places],
@@ -161,12 +162,13 @@ class RolloutMaker:
 
 def reward_completions(
     rewards: RewardSet,
+    family: SpeechFamily,
     rows: Sequence[Mapping[str, Any]],
     completions: Sequence[Sequence[str]],
     completion_ids: Sequence[Sequence[list[int]]],
     reward_arguments: Mapping[str, Any],
 ) -> tuple[Tensor, Tensor]:
-    """Rewards of K hypotheses for each of n rows.
+    """Rewards of K hypotheses for each of n rows; of a timed transcript they get the words, as of the hypotheses.
 
     Returns:
         (n, K) totals and (n, K, R) parts, float64; NaN where nothing scored a hypothesis.
@@ -175,10 +177,11 @@ def reward_completions(
     if not count:
         return torch.zeros(0, 0, dtype=torch.float64), torch.zeros(0, 0, len(rewards.names), dtype=torch.float64)
     names = dict.fromkeys(name for row in rows for name in row if name not in OURS)
+    columns = {name: [row.get(name) for row in rows for _ in range(count)] for name in names}
     table = rewards(
         [text for group in completions for text in group],
         [ids for group in completion_ids for ids in group],
-        {name: [row.get(name) for row in rows for _ in range(count)] for name in names},
+        {**columns, "text": [family.words(row["text"]) for row in rows for _ in range(count)]},
         [row["where"] for row in rows for _ in range(count)],
         **reward_arguments,
     )
@@ -195,7 +198,7 @@ def reward_texts(
 ) -> tuple[Tensor, Tensor]:
     """Rewards of one decoded hypothesis for each row, (n, 1) and (n, 1, R) as in `reward_completions`."""
     ids = [[_text_tokens(family, text, row)] for text, row in zip(texts, rows, strict=True)]
-    return reward_completions(rewards, list(rows), [[text] for text in texts], ids, {"trainer_state": state})
+    return reward_completions(rewards, family, list(rows), [[text] for text in texts], ids, {"trainer_state": state})
 
 
 def _text_tokens(family: SpeechFamily, text: str, row: Mapping[str, Any]) -> list[int]:

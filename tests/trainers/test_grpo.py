@@ -254,6 +254,25 @@ def test_rewards_get_every_column_of_their_row_by_name(tmp_path):
     assert seen[0][3] == seen[3][3] != seen[4][3]
 
 
+def test_rewards_and_wer_get_the_words_of_timed_transcripts(tmp_path):
+    seen = []
+
+    def watch(completions, text, **kwargs):
+        seen.extend(text)
+        return letters(completions, text)
+
+    timed = [{**row, "text": f"<|0.00|> {row['text']}<|0.40|>"} for row in rows(2)]
+    grpo = trainer(
+        tmp_path, timed, trainer_kind="multilingual", trainer_reward_funcs=watch, max_steps=1, language="english"
+    )
+    grpo.train()
+    assert set(seen) == {row["text"] for row in rows(2)}
+    words = sum(len(row["text"].split()) for row in rows(2))
+    assert (grpo.state.log_history[0]["wer"] * 4 * words) == pytest.approx(
+        round(grpo.state.log_history[0]["wer"] * 4 * words), abs=1e-3
+    )
+
+
 def test_metrics_carry_trl_names_and_worked_values(tmp_path):
     """Two clips of four hypotheses; rewards 1, 2, 3, 4 and 2, 2, 2, 2, and a second one that abstains for one clip."""
 
