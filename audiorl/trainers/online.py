@@ -156,9 +156,10 @@ class RolloutTrainer(ReferenceTrainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return RepeatedBlocks(
             len(rows),
-            self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
             self.args.num_iterations,
             seed=seed if self.args.train_sampling_strategy == "random" else None,
+            steps_done=lambda: self.state.global_step,
             drop_last=self.args.dataloader_drop_last,
         )
 
@@ -173,12 +174,12 @@ class RolloutTrainer(ReferenceTrainer):
             self.step_counts = self._count(batches, device)
         first = self.state.global_step % self.args.num_iterations == 0
         if first:
+            self.step_data = None  # the states of the last step go before those of this one come
             self.step_data = self._roll_out(batches)
         data = self._data()
         data.check_rows(batches)
         parts = zip(batches, data.batches, data.states, strict=True)
-        inputs = [self._input(batch, tensors, states, first=first) for batch, tensors, states in parts]
-        return inputs, num_items
+        return [self._input(batch, tensors, states, first=first) for batch, tensors, states in parts], num_items
 
     @torch.no_grad()
     def _roll_out(self, batches: Sequence[GroupBatch]) -> StepData:
@@ -281,12 +282,11 @@ class RolloutTrainer(ReferenceTrainer):
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Decode, reward, count errors; nothing is scored."""
-        prefix = kwargs.get("metric_key_prefix", "eval")
         rows = speech_rows(dataloader.dataset)
         decoded = self.decode(rows)
         self._reward_decoded(rows, decoded)
         found = {**self.metrics.drain("eval"), **self._decoded_metrics(decoded)}
-        metrics = {f"{prefix}_{name}": value for name, value in found.items()}
+        metrics = {f"{kwargs.get('metric_key_prefix', 'eval')}_{name}": value for name, value in found.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(rows))
 
     def _reward_decoded(self, rows: Dataset, decoded: Decoded) -> None:
