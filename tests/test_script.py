@@ -16,11 +16,12 @@ from tests.tiny_models import tiny_clips, tiny_whisper
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = str(ROOT / "examples" / "dpo_whisper.py")
+GRPO_EXAMPLE = str(ROOT / "examples" / "grpo_whisper.py")
 
 
-def run_example(*flags: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+def run_example(*flags: str, cwd: Path, example: str = EXAMPLE, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, EXAMPLE, *flags],
+        [sys.executable, example, *flags],
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
@@ -149,6 +150,65 @@ def test_a_run_goes_on_from_its_last_whole_checkpoint_by_the_flag(base, data, tm
     assert done.returncode == 0, done.stderr
     state = json.loads((tmp_path / "out" / "checkpoint-2" / "trainer_state.json").read_text())
     assert state["global_step"] == 2
+
+
+def grpo_arguments(base: Path, data: Path, out: Path) -> list[str]:
+    return [*arguments(base, data, out), "--num_generations", "4", "--max_completion_length", "30"]
+
+
+def test_grpo_takes_rewards_by_name_and_by_path_and_measures(base, data, tmp_path):
+    (tmp_path / "my_rewards.py").write_text(
+        "def vowels(completions, **kwargs):\n    return [sum(map(said.count, 'aeiou')) for said in completions]\n"
+    )
+    done = run_example(
+        *grpo_arguments(base, data, tmp_path / "out"),
+        *("--eval_dataset_name", str(data), "--eval_strategy", "no", "--logging_steps", "1"),
+        *("--reward_funcs", "one_minus_wer", "my_rewards.vowels", "--reward_weights", "1.0", "0.5"),
+        cwd=tmp_path,
+        example=GRPO_EXAMPLE,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rewards/one_minus_wer/mean" in done.stdout and "rewards/vowels/mean" in done.stdout
+    assert "WER before" in done.stdout and "WER after" in done.stdout and "95 % interval" in done.stdout
+    assert done.stdout.strip().endswith(f"lies in {tmp_path / 'out'}")
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--reward_funcs", "one_minus_wre"], ["one_minus_wre", "Did you mean 'one_minus_wer'"]),
+        (["--reward_funcs", "one_minus_wer", "--reward_weights", "1", "2"], ["reward_weights", "got 2"]),
+        (["--num_generations", "1"], ["num_generations >= 2", "Raise it"]),
+        (["--reward_fun", "one_minus_wer"], ["unknown flag --reward_fun", "--reward_funcs"]),
+    ],
+)
+def test_wrong_rewards_end_with_a_message_before_a_model_is_loaded(data, tmp_path, flags, words):
+    nowhere = tmp_path / "no-model"
+    done = run_example(*grpo_arguments(nowhere, data, tmp_path / "out"), *flags, cwd=tmp_path, example=GRPO_EXAMPLE)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr and "no-model" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_grpo_demo_without_arguments_lowers_held_out_wer(tmp_path, seed):
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", GRPO_EXAMPLE, "--seed", str(seed)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rates = [
+        float(line.split()[2]) for line in done.stdout.splitlines() if line.startswith(("WER before", "WER after"))
+    ]
+    assert rates[1] < rates[0], done.stdout
+    assert (tmp_path / "demo-grpo" / "model.safetensors").exists()
 
 
 @pytest.mark.slow

@@ -23,8 +23,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import Sampler as RowSampler
 from transformers.trainer_utils import EvalLoopOutput
@@ -38,17 +37,25 @@ from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
 from audiorl.rewards import RewardSet
 from audiorl.trainers.repeated_blocks import RepeatedBlocks
+from audiorl.trainers.rollout_collator import RolloutCollator, length_fault, require_rows
 from audiorl.trainers.rollout_config import RolloutConfig
 from audiorl.trainers.rollout_metrics import (
     StepRollouts,
     completion_records,
-    completion_table,
     gather_step,
     log_step,
-    write_completions,
+    show_completions,
 )
-from audiorl.trainers.rollouts import Rollout, RolloutCollator, RolloutMaker, Sampling, length_fault, reward_texts
-from audiorl.trainers.step_data import Learnt, StepData, audio_of, each_row_once, load_step_data, with_transcript
+from audiorl.trainers.rollouts import Rollout, RolloutMaker, Sampling, reward_texts
+from audiorl.trainers.step_data import (
+    Learnt,
+    StepData,
+    audio_of,
+    each_row_once,
+    load_step_data,
+    rollouts_file,
+    with_transcript,
+)
 from audiorl.trainers.with_reference import ReferenceTrainer
 
 
@@ -80,16 +87,8 @@ class RolloutTrainer(ReferenceTrainer):
     ):
         self.rewards = RewardSet(reward_funcs, args.reward_weights)
         super().__init__(model, args, **kwargs)
-        if not isinstance(self.data_collator, RolloutCollator):
-            raise ValueError(
-                f"Rewards read the columns of the rows, which RolloutCollator hands over; data_collator is a "
-                f"{type(self.data_collator).__name__}. Leave it out, or derive it from RolloutCollator."
-            )
-        if args.num_iterations > 1 and isinstance(self.train_dataset, IterableDataset):
-            raise ValueError(
-                "num_iterations > 1 repeats the rows of a step, which a stream cannot offer. Load the rows as a "
-                "Dataset (streaming=False), or set num_iterations=1."
-            )
+        require_rows(self.data_collator)
+        args.check_rows(self.train_dataset)
         if uses_reference:
             self.set_reference(ref_model, new_adapter=kwargs.get("peft_config") is not None)
         elif ref_model is not None:
@@ -157,9 +156,10 @@ class RolloutTrainer(ReferenceTrainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return RepeatedBlocks(
             len(rows),
-            self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
             self.args.num_iterations,
             seed=seed if self.args.train_sampling_strategy == "random" else None,
+            steps_done=lambda: self.state.global_step,
             drop_last=self.args.dataloader_drop_last,
         )
 
@@ -172,16 +172,14 @@ class RolloutTrainer(ReferenceTrainer):
         if self.args.num_iterations > 1:
             batches = each_row_once(batches, self.accelerator)
             self.step_counts = self._count(batches, device)
-        inner_update = self.state.global_step % self.args.num_iterations
-        if inner_update == 0:
+        first = self.state.global_step % self.args.num_iterations == 0
+        if first:
+            self.step_data = None  # the states of the last step go before those of this one come
             self.step_data = self._roll_out(batches)
         data = self._data()
         data.check_rows(batches)
-        inputs = [
-            self._input(batch, tensors, data.states[i], first=inner_update == 0)
-            for i, (batch, tensors) in enumerate(zip(batches, data.batches, strict=True))
-        ]
-        return inputs, num_items
+        parts = zip(batches, data.batches, data.states, strict=True)
+        return [self._input(batch, tensors, states, first=first) for batch, tensors, states in parts], num_items
 
     @torch.no_grad()
     def _roll_out(self, batches: Sequence[GroupBatch]) -> StepData:
@@ -190,7 +188,7 @@ class RolloutTrainer(ReferenceTrainer):
         keeps_states = self.family.encoder_is_frozen(model)
         with evaluation_mode(model), self.compute_loss_context_manager():
             rollouts = self.roll_out(model, batches, self.state.global_step, trainer_state=self.state)
-            step = gather_step(rollouts, self.accelerator, self.args.wer_normaliser)
+            step = gather_step(rollouts, self.family, self.accelerator, self.args.wer_normaliser)
             log_step(self.metrics, step, self.rewards.names, resampling=self.args.dynamic_sampling_tries > 0)
             if self.args.log_completions:
                 self._completions = completion_records(rollouts, self.rewards.names)
@@ -254,35 +252,23 @@ class RolloutTrainer(ReferenceTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
         if self.model.training and self.args.log_completions:
-            records = gather_object(self._completions) if self.args.world_size > 1 else self._completions
-            records, self._completions = records[: self.args.num_completions_to_print], []
-            if records and self.args.process_index == 0:
-                print(completion_table(records, self.state.global_step), flush=True)
-                write_completions(records, self.state.global_step, self.args.output_dir)
+            show_completions(self._completions, self.state.global_step, self.args)
+            self._completions = []
 
     # ---- resuming between two inner updates ----
 
     def save_extra_state(self, checkpoint: str) -> None:
         super().save_extra_state(checkpoint)
         if self.step_data is not None and self.state.global_step % self.args.num_iterations:
-            self.step_data.save(self._rollouts_file(checkpoint))
+            self.step_data.save(rollouts_file(checkpoint, self.args.process_index))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         self.step_data = None
         if checkpoint is None or not self.state.global_step % self.args.num_iterations:
             return
-        path = self._rollouts_file(checkpoint)
-        if not os.path.exists(path):
-            raise ValueError(
-                f"{checkpoint} was written at step {self.state.global_step}, between the {self.args.num_iterations} "
-                f"updates on one round of rollouts, but has no {os.path.basename(path)}. Resume with the "
-                "num_iterations and the number of processes of the interrupted run."
-            )
-        self.step_data = load_step_data(path, self.args.device)
-
-    def _rollouts_file(self, checkpoint: str) -> str:
-        return os.path.join(checkpoint, f"rollouts_{self.args.process_index}.pt")
+        path = rollouts_file(checkpoint, self.args.process_index)
+        self.step_data = load_step_data(path, self.args.device, self.args.num_iterations)
 
     def _data(self) -> StepData:
         assert self.step_data is not None, "sampled in the first of the inner updates, or read from the checkpoint"
@@ -296,12 +282,11 @@ class RolloutTrainer(ReferenceTrainer):
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Decode, reward, count errors; nothing is scored."""
-        prefix = kwargs.get("metric_key_prefix", "eval")
         rows = speech_rows(dataloader.dataset)
         decoded = self.decode(rows)
         self._reward_decoded(rows, decoded)
         found = {**self.metrics.drain("eval"), **self._decoded_metrics(decoded)}
-        metrics = {f"{prefix}_{name}": value for name, value in found.items()}
+        metrics = {f"{kwargs.get('metric_key_prefix', 'eval')}_{name}": value for name, value in found.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(rows))
 
     def _reward_decoded(self, rows: Dataset, decoded: Decoded) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import cycle, islice
 
 import torch
@@ -14,7 +14,7 @@ class RepeatedBlocks(Sampler[int]):
 
         [4 2 0 3 | 4 2 0 3 | 1 1 1 1 | 1 1 1 1]      five rows in blocks of 4, twice each
 
-    A last block that is shorter is filled up with its own rows, so that steps stay aligned; `GRPOTrainer` gives the
+    A last block that is shorter is filled up with its own rows, so that steps stay aligned; the trainer gives the
     repetitions no weight.
 
     Args:
@@ -22,20 +22,27 @@ class RepeatedBlocks(Sampler[int]):
         block: clips of an optimizer step, over micro-batches and processes, > 0.
         repeats: `num_iterations`, > 0.
         seed: of the order, which is another one in each epoch and the same in each process; None keeps the rows' order.
+        steps_done: tells how many optimizer steps lie behind, from which the epoch follows. `set_epoch` would do, but
+            accelerate does not pass it on to the sampler where several processes resume within an epoch.
         drop_last: leave a last block that is shorter out.
     """
 
-    def __init__(self, num_rows: int, block: int, repeats: int, *, seed: int | None, drop_last: bool = False):
+    def __init__(
+        self,
+        num_rows: int,
+        block: int,
+        repeats: int,
+        *,
+        seed: int | None,
+        steps_done: Callable[[], int],
+        drop_last: bool = False,
+    ):
         self.num_rows = num_rows
         self.block = block
         self.repeats = repeats
         self.seed = seed
+        self.steps_done = steps_done
         self.drop_last = drop_last
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the loader."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         blocks = self.num_rows // self.block if self.drop_last else -(-self.num_rows // self.block)
@@ -44,7 +51,8 @@ class RepeatedBlocks(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         order = list(range(self.num_rows))
         if self.seed is not None:
-            generator = torch.Generator().manual_seed(self.seed + self.epoch)
+            epoch = self.steps_done() * self.block // len(self)
+            generator = torch.Generator().manual_seed(self.seed + epoch)
             order = torch.randperm(self.num_rows, generator=generator).tolist()
         for start in range(0, len(self) // self.repeats, self.block):
             rows = list(islice(cycle(order[start : start + self.block]), self.block))

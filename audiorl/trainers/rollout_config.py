@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from datasets import IterableDataset
 
 from audiorl.losses.settings import number_not_below, positive_number
 from audiorl.models.sampler import Sampler
@@ -121,6 +123,18 @@ class RolloutConfig(SpeechConfig):
                 f"{type(self).__name__} compares hypotheses of one clip, so it needs num_generations >= 2; got "
                 f"{self.num_generations}. Raise it to 4 or more; where memory is short, lower "
                 "per_device_train_batch_size and raise gradient_accumulation_steps."
+            )
+
+    def check_rows(self, rows: Any) -> None:
+        """Refuse rows that cannot be read as these arguments ask.
+
+        Raises:
+            ValueError: a stream, whose rows cannot be repeated.
+        """
+        if self.num_iterations > 1 and isinstance(rows, IterableDataset):
+            raise ValueError(
+                "num_iterations > 1 repeats the rows of a step, which a stream cannot offer. Load the rows as a "
+                "Dataset (streaming=False), or set num_iterations=1."
             )
 
     def sampler(self) -> Sampler | None:

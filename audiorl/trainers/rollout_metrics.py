@@ -10,13 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from audiorl.evaluation import count_errors
 from audiorl.losses import zero_variance
+from audiorl.models import SpeechFamily
 from audiorl.trainers.gathering import gathered_rows
 from audiorl.trainers.metrics import Metrics
-from audiorl.trainers.rollouts import Rollout, rows_of
+from audiorl.trainers.rollout_collator import rows_of
+from audiorl.trainers.rollout_config import RolloutConfig
+from audiorl.trainers.rollouts import Rollout
 
 COMPLETIONS_FOLDER = "completions"
 
@@ -36,10 +40,10 @@ class StepRollouts(NamedTuple):
 
 
 def gather_step(
-    rollouts: Sequence[Rollout], accelerator: Accelerator, normalise: str | Callable[[str], str]
+    rollouts: Sequence[Rollout], family: SpeechFamily, accelerator: Accelerator, normalise: str | Callable[[str], str]
 ) -> StepRollouts:
     """Put the numbers of all micro-batches and processes together; a collective call."""
-    table = torch.cat([_numbers(rollout, normalise) for rollout in rollouts])
+    table = torch.cat([_numbers(rollout, family, normalise) for rollout in rollouts])
     everywhere, start = gathered_rows(table, accelerator)
     lengths, truncated, errors, words, valid, resampled, rewards = everywhere[..., :7].unbind(-1)
     return StepRollouts(
@@ -55,9 +59,9 @@ def gather_step(
     )
 
 
-def _numbers(rollout: Rollout, normalise: str | Callable[[str], str]) -> Tensor:
+def _numbers(rollout: Rollout, family: SpeechFamily, normalise: str | Callable[[str], str]) -> Tensor:
     """(B, K, 7 + R)."""
-    transcripts = [row.get("text", "") for row in rows_of(rollout.batch)]
+    transcripts = [family.words(row.get("text", "")) for row in rows_of(rollout.batch)]
     errors, words = sampled_errors(rollout, transcripts, normalise).unbind(-1)
     keep, finished = rollout.samples.keep.cpu(), rollout.samples.finished.cpu()
     valid = rollout.batch.valid.cpu()[:, None].expand_as(finished)
@@ -141,6 +145,15 @@ def _hypothesis(rollout: Rollout, clip: int, k: int, names: Sequence[str]) -> di
     parts = rollout.parts[clip, k].tolist()
     each = {name: None if part != part else part for name, part in zip(names, parts, strict=True)}
     return {"text": rollout.texts[clip][k], "reward": rollout.rewards[clip, k].item(), "rewards": each}
+
+
+def show_completions(records: Sequence[dict[str, Any]], step: int, args: RolloutConfig) -> None:
+    """Print and write the records of all processes, once; a collective call where there are several processes."""
+    everywhere = gather_object(list(records)) if args.world_size > 1 else records
+    shown = everywhere[: args.num_completions_to_print]
+    if shown and args.process_index == 0:
+        print(completion_table(shown, step), flush=True)
+        write_completions(shown, step, args.output_dir)
 
 
 def completion_table(records: Sequence[dict[str, Any]], step: int) -> str:

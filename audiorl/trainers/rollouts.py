@@ -1,4 +1,4 @@
-"""Rollouts of one optimizer step: rows that travel with their batch, K sampled hypotheses, their rewards.
+"""Rollouts of one optimizer step: K sampled hypotheses of each clip and their rewards.
 
 1. Every clip is encoded once, without a graph.
 2. K hypotheses of each are sampled, their randomness drawn from (seed, step, row).
@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
@@ -21,74 +20,12 @@ from torch import Tensor, nn
 from transformers import TrainerState
 
 from audiorl.batch import GroupBatch, GroupSamples
-from audiorl.collator import SpeechCollator
-from audiorl.datasets import RowFault
 from audiorl.datasets.rows import OURS
 from audiorl.losses import zero_variance
 from audiorl.models import SpeechFamily
 from audiorl.rewards import RewardSet
 from audiorl.rollout import rollout_noise
-
-ROWS = "rows"
-
-
-@dataclass(frozen=True)
-class BatchRows:
-    """The rows behind a batch, in the batch under the key `rows`.
-
-    It is no tensor, list or mapping, so that accelerate, `Trainer` and the loader hand it on as it is.
-
-    Attributes:
-        rows: B rows with all their columns; an empty one where the batch holds a placeholder.
-    """
-
-    rows: Sequence[Mapping[str, Any]]
-
-
-class RolloutCollator(SpeechCollator):
-    """`SpeechCollator` whose batches also carry their rows, for rewards that read columns.
-
-    Args:
-        max_tokens: where rollouts stop; a row with a longer transcript is a bad row.
-
-    The other arguments are those of `SpeechCollator`.
-    """
-
-    def __init__(self, family: SpeechFamily, *, max_tokens: int, **kwargs: Any):
-        super().__init__(family, **{"text_columns": ("text",), **kwargs})
-        self.max_tokens = max_tokens
-
-    def _judge(self, row: Mapping[str, Any]) -> list[RowFault]:
-        faults = super()._judge(row)
-        too_long = None if faults else length_fault(self.family, row, self.max_tokens)
-        return faults if too_long is None else [too_long]
-
-    def _batch(self, usable: list[tuple[Mapping[str, Any], np.ndarray]]) -> GroupBatch:
-        return _with_rows(super()._batch(usable), [row for row, _ in usable])
-
-    def _placeholder(self) -> GroupBatch:
-        return _with_rows(super()._placeholder(), [{}])
-
-
-def _with_rows(batch: GroupBatch, rows: Sequence[Mapping[str, Any]]) -> GroupBatch:
-    carried: dict[str, Any] = {ROWS: BatchRows(rows)}
-    return batch.replace(**carried)
-
-
-def length_fault(family: SpeechFamily, row: Mapping[str, Any], max_tokens: int) -> RowFault | None:
-    """The fault of a row whose transcript no rollout can reach."""
-    tokens = family.tokenize_row(row["text"], row)
-    length = len(tokens.ids) - tokens.first_kept
-    if length <= max_tokens:
-        return None
-    problem = f"text has {length} tokens, rollouts stop after {max_tokens}"
-    return RowFault(row["where"], row["row_id"], problem, "Raise max_completion_length, or cut the clip.")
-
-
-def rows_of(batch: GroupBatch) -> Sequence[Mapping[str, Any]]:
-    """The B rows that `RolloutCollator` put beside a batch."""
-    carried: Any = batch[ROWS]
-    return carried.rows
+from audiorl.trainers.rollout_collator import rows_of
 
 
 @dataclass
@@ -207,6 +144,7 @@ class RolloutMaker:
         count = self.sampling.num_generations
         total, parts = reward_completions(
             self.rewards,
+            self.family,
             [rows_of(batches[i])[b] for i, b in places],
             [texts[i][b] for i, b in places],
             [kept_tokens(drawn[i], b) for i, b in places],
@@ -224,12 +162,13 @@ class RolloutMaker:
 
 def reward_completions(
     rewards: RewardSet,
+    family: SpeechFamily,
     rows: Sequence[Mapping[str, Any]],
     completions: Sequence[Sequence[str]],
     completion_ids: Sequence[Sequence[list[int]]],
     reward_arguments: Mapping[str, Any],
 ) -> tuple[Tensor, Tensor]:
-    """Rewards of K hypotheses for each of n rows.
+    """Rewards of K hypotheses for each of n rows; of a timed transcript they get the words, as of the hypotheses.
 
     Returns:
         (n, K) totals and (n, K, R) parts, float64; NaN where nothing scored a hypothesis.
@@ -238,10 +177,11 @@ def reward_completions(
     if not count:
         return torch.zeros(0, 0, dtype=torch.float64), torch.zeros(0, 0, len(rewards.names), dtype=torch.float64)
     names = dict.fromkeys(name for row in rows for name in row if name not in OURS)
+    columns = {name: [row.get(name) for row in rows for _ in range(count)] for name in names}
     table = rewards(
         [text for group in completions for text in group],
         [ids for group in completion_ids for ids in group],
-        {name: [row.get(name) for row in rows for _ in range(count)] for name in names},
+        {**columns, "text": [family.words(row["text"]) for row in rows for _ in range(count)]},
         [row["where"] for row in rows for _ in range(count)],
         **reward_arguments,
     )
@@ -258,7 +198,7 @@ def reward_texts(
 ) -> tuple[Tensor, Tensor]:
     """Rewards of one decoded hypothesis for each row, (n, 1) and (n, 1, R) as in `reward_completions`."""
     ids = [[_text_tokens(family, text, row)] for text, row in zip(texts, rows, strict=True)]
-    return reward_completions(rewards, list(rows), [[text] for text in texts], ids, {"trainer_state": state})
+    return reward_completions(rewards, family, list(rows), [[text] for text in texts], ids, {"trainer_state": state})
 
 
 def _text_tokens(family: SpeechFamily, text: str, row: Mapping[str, Any]) -> list[int]:

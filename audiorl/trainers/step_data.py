@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -46,8 +47,22 @@ class StepData(NamedTuple):
             )
 
 
-def load_step_data(path: str, device: torch.device) -> StepData:
-    """What `StepData.save` wrote."""
+def rollouts_file(checkpoint: str, process_index: int) -> str:
+    """Where a process keeps its rollouts in a checkpoint that falls between two updates on them."""
+    return os.path.join(checkpoint, f"rollouts_{process_index}.pt")
+
+
+def load_step_data(path: str, device: torch.device, num_iterations: int) -> StepData:
+    """What `StepData.save` wrote.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if not os.path.exists(path):
+        raise ValueError(
+            f"The checkpoint falls between the {num_iterations} updates on one round of rollouts, but there is no "
+            f"{path}. Resume with the num_iterations and the number of processes of the interrupted run."
+        )
     saved = torch.load(path, weights_only=True)
     states: list[Tensor | None] = [None] * len(saved["batches"])
     return StepData(saved["step"], saved["batches"], saved["counts"].to(device), states)

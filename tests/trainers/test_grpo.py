@@ -165,7 +165,7 @@ def test_same_seed_same_rollouts_other_seed_others(tmp_path):
 
 
 # Six rows, four a step, three updates each; the last block is filled up.
-INNER_UPDATES = {"num_iterations": 3, "gradient_accumulation_steps": 2, "beta": 0.1, "sft_weight": 0.2, "max_steps": 8}
+INNER_UPDATES = {"num_iterations": 3, "gradient_accumulation_steps": 2, "beta": 0.1, "sft_weight": 0.2, "max_steps": 9}
 
 
 @pytest.fixture(scope="module")
@@ -176,9 +176,9 @@ def uninterrupted(tmp_path_factory):
     return whole
 
 
-@pytest.mark.parametrize("stop", [1, 3, 5])
+@pytest.mark.parametrize("stop", [1, 3, 7])
 def test_resumed_from_any_checkpoint_equals_not_stopped_bit_for_bit(tmp_path, uninterrupted, stop):
-    """Checkpoints 1 and 5 lie between updates on one round of rollouts."""
+    """Checkpoints 1 and 7 lie between updates on one round of rollouts, 7 in the second epoch."""
     whole = uninterrupted
     checkpoint = Path(whole.args.output_dir) / f"checkpoint-{stop}"
     assert (checkpoint / "rollouts_0.pt").exists() is (stop % 3 != 0)
@@ -190,27 +190,31 @@ def test_resumed_from_any_checkpoint_equals_not_stopped_bit_for_bit(tmp_path, un
 
 
 def test_resuming_between_updates_with_other_settings_is_refused(tmp_path):
-    saving = {"num_iterations": 2, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
+    saving = {"num_iterations": 2, "save_strategy": "steps", "save_steps": 1, "max_steps": 1}
     trainer(tmp_path, **saving).train()
     checkpoint = str(tmp_path / "checkpoint-1")
     with pytest.raises(ValueError, match=r"rollouts of step 0 are of other rows.*Resume with the batch size"):
-        trainer(tmp_path / "b", **{**saving, "seed": 8}).train(resume_from_checkpoint=checkpoint)
+        trainer(tmp_path / "b", **{**saving, "max_steps": 3, "seed": 8}).train(resume_from_checkpoint=checkpoint)
     (tmp_path / "checkpoint-1" / "rollouts_0.pt").unlink()
-    with pytest.raises(ValueError, match=r"step 1, between the 2 updates.*rollouts_0.pt"):
-        trainer(tmp_path / "c", **saving).train(resume_from_checkpoint=checkpoint)
+    with pytest.raises(ValueError, match=r"between the 2 updates.*rollouts_0.pt. Resume with"):
+        trainer(tmp_path / "c", **{**saving, "max_steps": 3}).train(resume_from_checkpoint=checkpoint)
 
 
 def test_blocks_are_repeated_and_the_last_one_filled_up():
-    ordered = RepeatedBlocks(5, 4, 2, seed=None)
+    ordered = RepeatedBlocks(5, 4, 2, seed=None, steps_done=lambda: 0)
     assert list(ordered) == [0, 1, 2, 3, 0, 1, 2, 3, 4, 4, 4, 4, 4, 4, 4, 4] and len(ordered) == 16
-    assert list(RepeatedBlocks(5, 4, 2, seed=None, drop_last=True)) == [0, 1, 2, 3] * 2
-    shuffled = RepeatedBlocks(8, 4, 3, seed=1)
-    first = list(shuffled)
+    assert list(RepeatedBlocks(5, 4, 2, seed=None, steps_done=lambda: 0, drop_last=True)) == [0, 1, 2, 3] * 2
+
+
+def test_blocks_come_in_another_order_in_each_epoch():
+    """Eight rows, four a step, three updates each: an epoch has six steps."""
+
+    def order(step: int) -> list[int]:
+        return list(RepeatedBlocks(8, 4, 3, seed=1, steps_done=lambda: step))
+
+    first = order(0)
     assert sorted(first) == sorted(list(range(8)) * 3) and first[:4] == first[4:8] == first[8:12]
-    shuffled.set_epoch(1)
-    assert list(shuffled) != first
-    shuffled.set_epoch(0)
-    assert list(shuffled) == first
+    assert first == order(5) != order(6) == order(11)
 
 
 def test_inner_updates_reuse_the_samples_and_weigh_them_by_the_ratio(tmp_path):
@@ -252,6 +256,25 @@ def test_rewards_get_every_column_of_their_row_by_name(tmp_path):
     for prompt, completion, ids, text, speaker in seen:
         assert prompt == "" and texts[text] == speaker and 1 <= len(ids) <= 36 and isinstance(completion, str)
     assert seen[0][3] == seen[3][3] != seen[4][3]
+
+
+def test_rewards_and_wer_get_the_words_of_timed_transcripts(tmp_path):
+    seen = []
+
+    def watch(completions, text, **kwargs):
+        seen.extend(text)
+        return letters(completions, text)
+
+    timed = [{**row, "text": f"<|0.00|> {row['text']}<|0.40|>"} for row in rows(2)]
+    grpo = trainer(
+        tmp_path, timed, trainer_kind="multilingual", trainer_reward_funcs=watch, max_steps=1, language="english"
+    )
+    grpo.train()
+    assert set(seen) == {row["text"] for row in rows(2)}
+    words = sum(len(row["text"].split()) for row in rows(2))
+    assert (grpo.state.log_history[0]["wer"] * 4 * words) == pytest.approx(
+        round(grpo.state.log_history[0]["wer"] * 4 * words), abs=1e-3
+    )
 
 
 def test_metrics_carry_trl_names_and_worked_values(tmp_path):
