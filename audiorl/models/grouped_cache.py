@@ -14,6 +14,8 @@ class GroupedCacheLayer(DynamicLayer):
     It writes them into room that doubles when it runs out, so that a step copies its own tokens and not all before.
     """
 
+    is_initialized: bool
+
     def __init__(self, group_size: int):
         super().__init__()
         self.group_size = group_size

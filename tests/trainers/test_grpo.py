@@ -472,7 +472,7 @@ def test_completions_are_printed_and_written(tmp_path, capsys):
         ({"loss_type": "gpro"}, "grpo"),
         ({"scale_rewards": "groups"}, "group"),
         ({"beta": -0.1}, "beta"),
-        ({"epsilon": 2.0}, "epsilon"),
+        ({"epsilon": -2.0}, "epsilon"),
         ({"temperature": 0.0}, "temperature"),
         ({"top_p": 1.5}, "top_p"),
         ({"num_iterations": 0}, "num_iterations"),
