@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     print(results_table(records, NAMES, "groups") + "\n")
     if judged:
         print(targets_table(judged) + "\n")
-    settings = {name: value for name, value in vars(options).items() if name != "out"}
+    settings = {name: value for name, value in vars(options).items() if name not in ("out", "halved_from")}
     report({"benchmark": "rollout", **where, **settings, "rows": records, "targets": judged}, options.out)
 
 
