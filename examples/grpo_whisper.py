@@ -13,11 +13,11 @@ On your own data: rows with `audio` and `text`, and the columns that your reward
 
 from trl import ModelConfig
 
+from audiorl import GRPOConfig, GRPOTrainer
 from audiorl.demo import CHECKPOINT
 from audiorl.evaluation import compare
 from audiorl.rewards import RewardSet
 from audiorl.script import RewardScriptArguments, adapter_and_quantization, parse, run, test_rows, train_rows
-from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
 from audiorl.trainers.loading import load_model, load_processor
 
 DEMO_ARGUMENTS = [

@@ -118,7 +118,7 @@ def best_and_worst(rollout: Rollout) -> Learnt:
     best = rollout.rewards.nan_to_num(nan=-torch.inf).argmax(-1)
     worst = rollout.rewards.nan_to_num(nan=torch.inf).argmin(-1)
     chosen = torch.stack([best, worst], -1).to(device)  # (B, 2)
-    paired = (~rollout.flat & rollout.batch.valid.cpu()).to(device)
+    paired = rollout.varies.to(device)
 
     def pick(values: Tensor) -> Tensor:
         return values.gather(1, chosen[..., None].expand(-1, -1, values.shape[-1]))

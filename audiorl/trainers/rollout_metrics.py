@@ -97,7 +97,8 @@ def log_step(metrics: Metrics, step: StepRollouts, names: Sequence[str], *, resa
     rewards, lengths = step.rewards[step.valid], step.lengths[step.valid]
     log("reward", rewards.nanmean())
     log("reward_std", _deviation(rewards))
-    log("frac_reward_zero_std", zero_variance(rewards, ~rewards.isnan()).double().mean())
+    scored = rewards[~rewards.isnan().all(-1)]
+    log("frac_reward_zero_std", zero_variance(scored, ~scored.isnan()).double().mean())
     for name, part in zip(names, step.parts[step.valid].unbind(-1), strict=True):
         log(f"rewards/{name}/mean", part.nanmean())
         log(f"rewards/{name}/std", _deviation(part))

@@ -41,9 +41,14 @@ class Rollout:
     resampled: Tensor  # (B,) bool, sampled again because the group did not vary
 
     @property
+    def varies(self) -> Tensor:
+        """(B,) bool: the clips whose group can teach something."""
+        return ~zero_variance(self.rewards, ~self.rewards.isnan())
+
+    @property
     def flat(self) -> Tensor:
-        """(B,) bool: the clips whose group teaches nothing; placeholders are none of them."""
-        return zero_variance(self.rewards, ~self.rewards.isnan()) & self.batch.valid.cpu()
+        """(B,) bool: the clips that were scored and whose rewards are all equal."""
+        return ~self.varies & ~self.rewards.isnan().all(-1)
 
     def take_over(self, other: Rollout, clips: Tensor, pad: int) -> None:
         """Exchange the groups of some clips, (B,) bool, for those of another rollout of the same batch."""
@@ -109,7 +114,7 @@ class RolloutMaker:
                 break
             for rollout, again, clips in zip(rollouts, roll_out(states, attempt, flat), flat, strict=True):
                 rollout.resampled |= clips
-                rollout.take_over(again, clips & ~again.flat, self.family.end_token)
+                rollout.take_over(again, clips & again.varies, self.family.end_token)
         return rollouts
 
     def _anywhere(self, flat: Sequence[Tensor]) -> bool:
@@ -155,7 +160,8 @@ class RolloutMaker:
             mine = torch.tensor([place for place, (where, _) in enumerate(places) if where == i], dtype=torch.long)
             rewards = torch.full((len(clips), count), torch.nan, dtype=torch.float64)
             each = torch.full((len(clips), count, len(self.rewards.names)), torch.nan, dtype=torch.float64)
-            rewards[clips], each[clips] = total[mine], parts[mine]
+            if len(mine):
+                rewards[clips], each[clips] = total[mine], parts[mine]
             rollouts.append(Rollout(batch, samples, states[i], texts[i], rewards, each, torch.zeros_like(clips)))
         return rollouts
 

@@ -348,6 +348,19 @@ def test_groups_without_variance_are_sampled_again(tmp_path):
     assert grpo.metrics.drain("train")["frac_groups_resampled"] == 0.5
 
 
+def test_rows_that_no_reward_scores_are_not_sampled_again(tmp_path):
+    calls = []
+
+    def shy(completions, **kwargs):
+        calls.append(completions)
+        return [None] * 4 + [1.0, 2.0, 3.0, 4.0]
+
+    grpo = trainer(tmp_path, trainer_reward_funcs=shy, dynamic_sampling_tries=2)
+    inputs = first_inputs(grpo)
+    assert len(calls) == 1 and not inputs.keep[0].any() and inputs.keep[1].any()
+    assert grpo.metrics.drain("train")["frac_reward_zero_std"] == 0
+
+
 def test_resampling_stops_after_its_tries(tmp_path):
     calls = []
 

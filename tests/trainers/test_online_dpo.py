@@ -57,6 +57,14 @@ def test_clips_whose_hypotheses_are_equally_good_give_no_pair(tmp_path):
     assert dpo.state.log_history[0]["frac_reward_zero_std"] == 1
 
 
+def test_clips_that_no_reward_scored_give_no_pair(tmp_path):
+    dpo = trainer(
+        tmp_path, online_dpo=True, trainer_reward_funcs=lambda completions, **kwargs: [None] * 4 + [1.0, 2.0, 3.0, 4.0]
+    )
+    inputs = first_inputs(dpo)
+    assert inputs["paired"].tolist() == [False, True] and not inputs.keep[0].any()
+
+
 def test_a_loss_without_reference_holds_none(tmp_path):
     dpo = trainer(tmp_path, online_dpo=True, loss_type="sft", max_steps=1)
     assert dpo.reference is None
