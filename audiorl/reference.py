@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
-from peft import PeftModel
+from peft import AdaLoraConfig, PeftModel
 from torch import Tensor, nn
 
 from audiorl.batch import GroupBatch
@@ -69,11 +69,11 @@ class FrozenCopy:
 class AdapterOff:
     """The policy without its adapter, or with the adapter it came with: no second model in memory."""
 
-    def __init__(self, family: SpeechFamily, policy: nn.Module):
+    def __init__(self, family: SpeechFamily, policy: PeftModel):
         self.family = family
         encoder = {id(parameter) for parameter in family.encoder_parameters(policy)}
-        active = f".{policy.active_adapter}."
-        adapted = any(active in name for name, parameter in policy.named_parameters() if id(parameter) in encoder)
+        named = policy.named_parameters()
+        adapted = any(_of_adapter(name, policy.active_adapter) for name, p in named if id(p) in encoder)
         self.same_encoder = not adapted
 
     @torch.no_grad()
@@ -102,12 +102,44 @@ def frozen_copy(model: nn.Module, *, share_frozen: bool = True) -> nn.Module:
 def keep_adapter_as_reference(model: PeftModel) -> None:
     """Add a frozen copy of the adapter a policy came with, so that the reference is the policy as it was handed in."""
     active = model.active_adapter
-    model.add_adapter(REFERENCE_ADAPTER, model.peft_config[active])
+    config = copy.deepcopy(model.peft_config[active])
+    config.inference_mode = True
+    allocated, frozen = None, _frozen_parts(model, active)
+    if isinstance(config, AdaLoraConfig):
+        # PEFT would take AdaLoRA's rank_pattern for LoRA's
+        allocated, config.rank_pattern = config.rank_pattern, None
+    model.add_adapter(REFERENCE_ADAPTER, config)
+    own = {name: p for name, p in model.named_parameters() if _of_adapter(name, active)}
+    copies = {name: _renamed(name, active) for name in own}
+    if any(model.get_parameter(twin).shape != own[name].shape for name, twin in copies.items()):
+        # an AdaLoRA adapter from a file, from which the ranks that were cut are gone
+        model.base_model.resize_modules_by_rank_pattern(allocated, REFERENCE_ADAPTER)
+    if allocated is not None:
+        config.rank_pattern = allocated
     with torch.no_grad():
-        for name, parameter in list(model.named_parameters()):
-            if f".{active}." in name:
-                model.get_parameter(name.replace(f".{active}.", f".{REFERENCE_ADAPTER}.")).copy_(parameter)
-    model.set_adapter(active)
+        for name, twin in copies.items():
+            model.get_parameter(twin).copy_(own[name])
+    _activate(model, active, frozen)
+
+
+def _of_adapter(parameter: str, adapter: str) -> bool:
+    """LoRA's parameters are called ...lora_A.default.weight, AdaLoRA's ...lora_A.default."""
+    return f".{adapter}." in f"{parameter}."
+
+
+def _renamed(parameter: str, adapter: str) -> str:
+    return f"{parameter}.".replace(f".{adapter}.", f".{REFERENCE_ADAPTER}.").removesuffix(".")
+
+
+def _frozen_parts(model: PeftModel, adapter: str) -> list[nn.Parameter]:
+    return [p for name, p in model.named_parameters() if _of_adapter(name, adapter) and not p.requires_grad]
+
+
+def _activate(model: PeftModel, adapter: str, frozen: list[nn.Parameter]) -> None:
+    """`set_adapter` makes all of an adapter trainable, its part in a frozen encoder too; that stays frozen here."""
+    model.set_adapter(adapter)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
 
 
 @contextlib.contextmanager
@@ -121,11 +153,12 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
             yield
         return
     active = adapted.active_adapter
+    frozen = _frozen_parts(adapted, active)
     adapted.set_adapter(REFERENCE_ADAPTER, inference_mode=True)
     try:
         yield
     finally:
-        adapted.set_adapter(active)
+        _activate(adapted, active, frozen)
 
 
 def check_same_tokens(model: nn.Module, ref_model: nn.Module) -> None:

@@ -17,17 +17,17 @@ from accelerate.utils import gather_object
 from datasets import Dataset, load_dataset
 from torch import nn
 from tqdm.auto import tqdm
-from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
+from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
+from audiorl.adapters import SpeechModelConfig, adapter_config, require_bitsandbytes
 from audiorl.datasets import speech_rows
 from audiorl.models import base_model, speech_family
 from audiorl.pairs import MinedPairs, mine_pairs
 from audiorl.trainers.audio_bounds import rows_within_bounds
 from audiorl.trainers.checkpoints import checkpoint_to_resume
 from audiorl.trainers.config import SpeechConfig
+from audiorl.trainers.loading import export_merged, load_model, load_processor, plan_adapter
 
-# Attention and MLP of Whisper and most encoder-decoders.
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
 DEMO = "demo"
 # split -> clips, seed of the clips; audiorl/demo/README.md says how the settings of the demo were chosen
 DEMO_CLIPS = {"tune": (480, 0), "held_out": (240, 1)}
@@ -163,13 +163,36 @@ def _demo_rows(split: str) -> list[dict[str, Any]]:
 
 
 def adapter_and_quantization(model: ModelConfig) -> tuple[Any, Any]:
-    """`peft_config` and `quantization_config` from TRL's model flags."""
-    if model.lora_target_modules is None:
-        model.lora_target_modules = LORA_TARGETS
-    adapter = get_peft_config(model)
-    if adapter is not None:
-        adapter.task_type = None  # PEFT's task classes insist on text inputs
-    return adapter, get_quantization_config(model)
+    """`peft_config` and `quantization_config` from the model flags; AdaLoRA is told its steps by the trainer."""
+    if model.load_in_8bit or model.load_in_4bit:
+        require_bitsandbytes("--load_in_8bit" if model.load_in_8bit else "--load_in_4bit")
+    return adapter_config(model), get_quantization_config(model)
+
+
+def load_from_flags(model: SpeechModelConfig, args: SpeechConfig) -> tuple[nn.Module, Any, Any]:
+    """Model, processor and the adapter to be added, checked against each other before anything is spent on rows.
+
+    `model_init_kwargs` are used up here, with --dtype and --model_revision among them.
+    """
+    if model.model_name_or_path is None:
+        raise ValueError("No model to train. Pass --model_name_or_path with a checkpoint's folder or Hub name.")
+    adapter, quantization = adapter_and_quantization(model)
+    given: dict[str, Any] = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
+    flags = {"dtype": model.dtype, "revision": model.model_revision}
+    if clash := [name for name in flags if name in given]:
+        raise ValueError(f"{clash} are in --model_init_kwargs and flags of their own. Leave them out of the former.")
+    args.model_init_kwargs = {**given, **flags}
+    loaded = load_model(model.model_name_or_path, args, quantization)
+    args.model_init_kwargs = None
+    return loaded, load_processor(None, loaded), plan_adapter(loaded, adapter)
+
+
+def save_merged(args: SpeechConfig, processor: Any) -> None:
+    """Merge the adapter in `output_dir` into its base, in full precision, beside it; one process does."""
+    if args.process_index == 0:
+        folder = f"{args.output_dir.rstrip('/')}-merged"
+        export_merged(args.output_dir, folder, processor)
+        print(f"Base and adapter merged lie in {folder}")
 
 
 def with_pairs(model: nn.Module, processor: Any, rows: Any, script: SpeechScriptArguments, args: SpeechConfig) -> Any:

@@ -8,23 +8,27 @@ On your own data: rows with `audio`, `chosen`, `rejected`, or with `audio` and `
 
     torchrun --nproc_per_node=8 examples/dpo_whisper.py --model_name_or_path openai/whisper-small \\
         --dataset_name my-org/pairs --output_dir out --push_to_hub
+
+With an adapter on a quantised base, the encoder left alone; the adapter is written, and the two merged beside it:
+
+    python examples/dpo_whisper.py --model_name_or_path openai/whisper-large-v3 --dataset_name my-org/pairs \\
+        --output_dir out --use_peft --lora_decoder_only --load_in_8bit --merge_adapter
 """
 
-from trl import ModelConfig
-
 from audiorl import DPOConfig, DPOTrainer
+from audiorl.adapters import SpeechModelConfig
 from audiorl.demo import CHECKPOINT
 from audiorl.evaluation import compare
 from audiorl.script import (
     SpeechScriptArguments,
-    adapter_and_quantization,
+    load_from_flags,
     parse,
     run,
+    save_merged,
     test_rows,
     train_rows,
     with_pairs,
 )
-from audiorl.trainers.loading import load_model, load_processor
 
 DEMO_ARGUMENTS = [
     *("--model_name_or_path", str(CHECKPOINT), "--dataset_name", "demo", "--output_dir", "demo-dpo"),
@@ -36,12 +40,10 @@ DEMO_ARGUMENTS = [
 
 def main() -> None:
     # 1. Flags: every field of the three classes
-    script, args, model_args = parse((SpeechScriptArguments, DPOConfig, ModelConfig), DEMO_ARGUMENTS)
+    script, args, model_args = parse((SpeechScriptArguments, DPOConfig, SpeechModelConfig), DEMO_ARGUMENTS)
 
     # 2. Model and rows; transcripts without pairs are paired with the model's own worst hypotheses
-    adapter, quantization = adapter_and_quantization(model_args)
-    model = load_model(model_args.model_name_or_path, args, quantization)
-    processor = load_processor(None, model)
+    model, processor, adapter = load_from_flags(model_args, args)
     pairs = with_pairs(model, processor, train_rows(script, args), script, args)
     held_out = test_rows(script, args)
 
@@ -60,6 +62,8 @@ def main() -> None:
         print(f"The tuned checkpoint lies in {args.output_dir}")
     if args.push_to_hub:
         trainer.push_to_hub()
+    if model_args.merge_adapter:
+        save_merged(args, processor)
 
 
 if __name__ == "__main__":

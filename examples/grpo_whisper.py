@@ -11,14 +11,12 @@ On your own data: rows with `audio` and `text`, and the columns that your reward
         --reward_weights 1.0 0.5 0.5 --freeze_encoder true --output_dir out --push_to_hub
 """
 
-from trl import ModelConfig
-
 from audiorl import GRPOConfig, GRPOTrainer
+from audiorl.adapters import SpeechModelConfig
 from audiorl.demo import CHECKPOINT
 from audiorl.evaluation import compare
 from audiorl.rewards import RewardSet
-from audiorl.script import RewardScriptArguments, adapter_and_quantization, parse, run, test_rows, train_rows
-from audiorl.trainers.loading import load_model, load_processor
+from audiorl.script import RewardScriptArguments, load_from_flags, parse, run, save_merged, test_rows, train_rows
 
 DEMO_ARGUMENTS = [
     *("--model_name_or_path", str(CHECKPOINT), "--dataset_name", "demo", "--output_dir", "demo-grpo"),
@@ -30,13 +28,11 @@ DEMO_ARGUMENTS = [
 
 def main() -> None:
     # 1. Flags: every field of the three classes; rewards are found before anything is loaded
-    script, args, model_args = parse((RewardScriptArguments, GRPOConfig, ModelConfig), DEMO_ARGUMENTS)
+    script, args, model_args = parse((RewardScriptArguments, GRPOConfig, SpeechModelConfig), DEMO_ARGUMENTS)
     RewardSet(script.reward_funcs, args.reward_weights)
 
     # 2. Model and rows
-    adapter, quantization = adapter_and_quantization(model_args)
-    model = load_model(model_args.model_name_or_path, args, quantization)
-    processor = load_processor(None, model)
+    model, processor, adapter = load_from_flags(model_args, args)
     held_out = test_rows(script, args)
 
     # 3. Tune, with WER before and after
@@ -61,6 +57,8 @@ def main() -> None:
         print(f"The tuned checkpoint lies in {args.output_dir}")
     if args.push_to_hub:
         trainer.push_to_hub()
+    if model_args.merge_adapter:
+        save_merged(args, processor)
 
 
 if __name__ == "__main__":

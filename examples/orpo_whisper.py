@@ -11,21 +11,20 @@ examples/README.md has the flags of another project's ORPO command line beside t
         --dataset_name train.jsonl --eval_dataset_name test.jsonl --use_peft --output_dir out
 """
 
-from trl import ModelConfig
-
+from audiorl import ORPOConfig, ORPOTrainer
+from audiorl.adapters import SpeechModelConfig
 from audiorl.demo import CHECKPOINT
 from audiorl.evaluation import compare
 from audiorl.script import (
     SpeechScriptArguments,
-    adapter_and_quantization,
+    load_from_flags,
     parse,
     run,
+    save_merged,
     test_rows,
     train_rows,
     with_pairs,
 )
-from audiorl.trainers.loading import load_model, load_processor
-from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 
 DEMO_ARGUMENTS = [
     *("--model_name_or_path", str(CHECKPOINT), "--dataset_name", "demo", "--output_dir", "demo-orpo"),
@@ -43,12 +42,12 @@ REFUSED = {
 
 def main() -> None:
     # 1. Flags: every field of the three classes
-    script, args, model_args = parse((SpeechScriptArguments, ORPOConfig, ModelConfig), DEMO_ARGUMENTS, refused=REFUSED)
+    script, args, model_args = parse(
+        (SpeechScriptArguments, ORPOConfig, SpeechModelConfig), DEMO_ARGUMENTS, refused=REFUSED
+    )
 
     # 2. Model and rows; transcripts without pairs are paired with the model's own worst hypotheses
-    adapter, quantization = adapter_and_quantization(model_args)
-    model = load_model(model_args.model_name_or_path, args, quantization)
-    processor = load_processor(None, model)
+    model, processor, adapter = load_from_flags(model_args, args)
     pairs = with_pairs(model, processor, train_rows(script, args), script, args)
     held_out = test_rows(script, args)
     evaluated = None
@@ -77,6 +76,8 @@ def main() -> None:
         print(f"The tuned checkpoint lies in {args.output_dir}")
     if args.push_to_hub:
         trainer.push_to_hub()
+    if model_args.merge_adapter:
+        save_merged(args, processor)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache
 
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.models.autoregressive import AutoregressiveFamily
+from audiorl.models.compiling import run
 from audiorl.models.family import TokenizedText, base_model
 from audiorl.models.grouped_attention import ignored_mask, use_grouped_attention
 from audiorl.models.grouped_decoder import ENGINES, GroupedDecoder
@@ -28,6 +29,7 @@ class WhisperFamily(AutoregressiveFamily):
     """Multilingual and English-only Whisper, distil-whisper and turbo, 80 or 128 mel bins, any window."""
 
     engines = ENGINES
+    compiles_backbone = True
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
@@ -92,7 +94,9 @@ class WhisperFamily(AutoregressiveFamily):
 
     def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
         encoder = base.get_encoder()
-        return encoder(batch.audio.to(encoder.conv1.weight.dtype)).last_hidden_state
+        # with checkpointing the config's use_cache=True would be warned of
+        features = batch.audio.to(encoder.conv1.weight.dtype)
+        return self.backbone.encoder(encoder, features, use_cache=False).last_hidden_state
 
     def _decode(
         self,
@@ -105,7 +109,10 @@ class WhisperFamily(AutoregressiveFamily):
     ) -> Tensor:
         """(B, K, T) tokens at (B, K, T) positions -> (B, K, T, D)."""
         clips, hypotheses, length = tokens.shape
-        out = base.get_decoder()(
+        # a cache grows with every token, which compiled code would have to follow
+        decode = self.backbone.decoder if cache is None else run
+        out = decode(
+            base.get_decoder(),
             input_ids=tokens.reshape(clips, hypotheses * length),
             position_ids=positions.reshape(clips, hypotheses * length),
             attention_mask=ignored_mask(tokens.device) if mask is None else mask,

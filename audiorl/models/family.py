@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from audiorl.batch import GroupBatch, GroupSamples, GroupScores
 from audiorl.models.beam_search import BeamSettings, GroupBeams
+from audiorl.models.compiling import Backbone
 from audiorl.models.sampler import Sampler
 from audiorl.models.speech_call import base_model, disable_dropout, install_speech_call, run_inside
 
@@ -50,16 +51,20 @@ class SpeechFamily(ABC):
         max_seconds: the longest clip the model takes; None where there is no limit.
         end_token: id of the token that ends a hypothesis; also used as padding in `tokens`.
         engines: how this family can run a step of sampling, the default first; `set_engine` chooses.
+        backbone: what scoring runs the model's encoder and decoder with.
+        compiles_backbone: whether `_encode` and `_score` do go through `backbone`.
     """
 
     sampling_rate: int
     max_seconds: float | None = None
     end_token: int
     engines: Sequence[str] = ("dynamic",)
+    compiles_backbone = False
 
     def __init__(self, model: nn.Module, processor: Any):
         self.processor = processor
         self.engine = self.engines[0]
+        self.backbone = Backbone()
 
     # ---- data, no weights ----
 
@@ -178,6 +183,21 @@ class SpeechFamily(ABC):
     def install(self, model: nn.Module) -> None:
         """Let `model` answer this family's calls; ordinary calls stay as they were."""
         install_speech_call(base_model(model))
+
+    def compile_backbone(self, **options: Any) -> None:
+        """Score through `torch.compile` from here on, with every model this family is asked about.
+
+        Args:
+            options: of `torch.compile`: `backend`, `mode`, `fullgraph`.
+
+        Raises:
+            ValueError: this family does not run its models in a way that can be compiled.
+        """
+        if not self.compiles_backbone:
+            raise ValueError(
+                f"{type(self).__name__} has no backbone that is compiled apart from the head. Leave torch_compile off."
+            )
+        self.backbone.compile(**options)
 
     def encode(self, model: nn.Module, batch: GroupBatch) -> Tensor:
         """Encoder states, one row for each clip."""

@@ -63,8 +63,9 @@ def grouped_attention_forward(
         attn_mask=attention_mask if held else None,
         dropout_p=dropout,
         scale=scaling,
-        # one new token for each hypothesis sees all of its past; more of them start from an empty past
-        is_causal=not held and grouped_query.shape[2] > 1,
+        # one new token for each hypothesis sees all of its past; more of them start from an empty past; written as a
+        # branch, because a comparison of sizes is no bool where torch.compile leaves them open
+        is_causal=True if not held and grouped_query.shape[2] > 1 else False,
     )
     return out.reshape(query.shape).transpose(1, 2), None
 

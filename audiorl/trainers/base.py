@@ -29,10 +29,10 @@ from audiorl.collator import SpeechCollator
 from audiorl.datasets import BadRowsError, RowFault, SkippedRows, check_rows, drop_bad_rows, speech_rows
 from audiorl.evaluation import Decoded, count_errors, transcribe
 from audiorl.models import disable_dropout, speech_family
+from audiorl.trainers.adapters import AdapterTrainer
 from audiorl.trainers.audio_bounds import LEFT_OUT_FILE, count_left_out_of_streams, rows_within_bounds
-from audiorl.trainers.checkpoints import WholeCheckpoints
 from audiorl.trainers.config import SpeechConfig
-from audiorl.trainers.loading import load_model, load_processor, prepare_adapter
+from audiorl.trainers.loading import add_adapter, check_untouched_encoder, load_model, load_processor, plan_adapter
 from audiorl.trainers.metrics import Metrics
 
 logger = logging.get_logger(__name__)
@@ -60,7 +60,7 @@ class StopOnBadGradients(TrainerCallback):
             )
 
 
-class SpeechTrainer(WholeCheckpoints):
+class SpeechTrainer(AdapterTrainer):
     """Base of the trainers; a subclass says which text columns its rows need and computes the loss.
 
     Args:
@@ -71,7 +71,7 @@ class SpeechTrainer(WholeCheckpoints):
         data_collator: rows -> `GroupBatch`; default `SpeechCollator`.
         compute_metrics: gets an `EvalPrediction` of hypotheses and transcripts, two lists of strings.
         callbacks, optimizers: as in `transformers.Trainer`.
-        peft_config: trains a new adapter instead of the model.
+        peft_config: trains a new adapter instead of the model; see `audiorl.adapters` for its target_modules.
         quantization_config: how to load the model by name or path, e.g. `BitsAndBytesConfig(load_in_8bit=True)`.
     """
 
@@ -99,11 +99,15 @@ class SpeechTrainer(WholeCheckpoints):
         processor = load_processor(processing_class, model)
         self.family = speech_family(model, processor)
         self.family.set_defaults(language=args.language, task=args.task)
+        if args.torch_compile:
+            self.family.compile_backbone(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+        planned = plan_adapter(model, peft_config)
         self.skipped = SkippedRows(os.path.join(args.output_dir, "skipped_rows.jsonl"))
         train_rows = self._checked_rows(train_dataset, args, "train_dataset")
         eval_rows = self._checked_rows(eval_dataset, args, "eval_dataset")
-        model = prepare_adapter(model, peft_config)
+        model = add_adapter(model, planned, args.seed)
         if args.freeze_encoder:
+            check_untouched_encoder(model, planned, self.family)
             self.family.freeze_encoder(model)
         if args.disable_dropout:
             disable_dropout(model)
@@ -123,6 +127,7 @@ class SpeechTrainer(WholeCheckpoints):
         self.metrics = Metrics(self.accelerator)
         self.step_counts: StepCounts | None = None
         self.add_callback(StopOnBadGradients(self))
+        self.follow_adapter()
         self._check_decoding()
 
     def _check_decoding(self) -> None:

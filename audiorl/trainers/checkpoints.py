@@ -170,7 +170,9 @@ def is_whole(checkpoint: str | os.PathLike) -> bool:
         TrainerState.load_from_json(str(folder / STATE_FILE))
     except (OSError, ValueError, TypeError):
         return False
-    return any(folder.glob("*.safetensors")) or any((folder / name).exists() for name in WEIGHTS)
+    # an adapter that is not called "default" lies in a folder of its own name
+    written = (*folder.glob("*.safetensors"), *folder.glob("*/adapter_model.safetensors"))
+    return any(written) or any((folder / name).exists() for name in WEIGHTS)
 
 
 def last_whole_checkpoint(output_dir: str) -> str | None:

@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from audiorl.datasets.seconds import check_bounds
 from audiorl.normalisers import normaliser
+from audiorl.trainers.precision import check_device
 
 OnBadRows = Literal["error", "skip"]
 
@@ -107,6 +108,7 @@ class SpeechConfig(TrainingArguments):
         if self.dataloader_pin_memory is None:
             self.dataloader_pin_memory = torch.accelerator.is_available() and not self.use_cpu
         super().__post_init__()
+        check_device(self)
         self._checkpoint_without_reentry()
         for name in ("remove_unused_columns", "logging_nan_inf_filter"):
             if getattr(self, name):

@@ -1,16 +1,26 @@
-"""From what a user passes as `model`, `processing_class`, `peft_config` and `quantization_config` to a model."""
+"""From what a user passes as `model`, `processing_class`, `peft_config` and `quantization_config` to a model, and
+from an adapter to a model that needs none."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import transformers
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoConfig, AutoModelForSpeechSeq2Seq, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModelForSpeechSeq2Seq,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    set_seed,
+)
 
-from audiorl.models import base_model
+from audiorl.adapters import checked_adapter, require_bitsandbytes
+from audiorl.models import SpeechFamily, base_model
 from audiorl.trainers.config import SpeechConfig
 
 
@@ -19,6 +29,7 @@ def load_model(model: str | os.PathLike | nn.Module, args: SpeechConfig, quantiz
 
     Raises:
         ValueError: keywords for loading beside an instance, which is loaded already.
+        ImportError: a quantised model is asked for where bitsandbytes is missing.
     """
     # the parser has turned JSON into a dict by now
     given = args.model_init_kwargs if isinstance(args.model_init_kwargs, dict) else {}
@@ -32,8 +43,10 @@ def load_model(model: str | os.PathLike | nn.Module, args: SpeechConfig, quantiz
                 "is loaded already. Pass the model's name or path, or drop them."
             )
         return model
+    if isinstance(quantization_config, BitsAndBytesConfig):
+        require_bitsandbytes(f"Loading {model} in {'8' if quantization_config.load_in_8bit else '4'} bit")
     try:
-        return _from_name(model, options)
+        return keep_trainable(_from_name(model, options))
     except OSError as error:
         raise ValueError(
             f"No model could be loaded from {str(model)!r}: {error}. Check the name; a folder has to hold config.json "
@@ -43,12 +56,60 @@ def load_model(model: str | os.PathLike | nn.Module, args: SpeechConfig, quantiz
 
 def _from_name(model: str | os.PathLike, options: dict[str, Any]) -> nn.Module:
     if os.path.exists(os.path.join(model, "adapter_config.json")):
-        adapter = PeftConfig.from_pretrained(model)
-        base = _model_class(adapter.base_model_name_or_path, options).from_pretrained(
-            adapter.base_model_name_or_path, **options
-        )
-        return PeftModel.from_pretrained(base, model, is_trainable=True)
+        return load_adapted(model, options)
     return _model_class(model, options).from_pretrained(model, **options)
+
+
+def load_adapted(adapter: str | os.PathLike, options: dict[str, Any], *, trainable: bool = True) -> PeftModel:
+    """An adapter on the base it names.
+
+    Args:
+        adapter: folder or Hub name.
+        options: keywords for `from_pretrained` of the base.
+        trainable: whether the adapter is to be trained further.
+
+    Raises:
+        ValueError: there is no adapter, of a kind that PEFT knows, or it does not name its base.
+    """
+    try:
+        base_name = PeftConfig.from_pretrained(adapter).base_model_name_or_path
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"{adapter} holds no adapter that this version of PEFT can read: {error}. Pass a folder that "
+            "save_pretrained of a PeftModel wrote."
+        ) from error
+    if not base_name:
+        raise ValueError(
+            f"The adapter in {adapter} does not say which model it was trained on. Write its name or path into "
+            "base_model_name_or_path in adapter_config.json, or load the base and pass a PeftModel."
+        )
+    base = _model_class(base_name, options).from_pretrained(base_name, **options)
+    with warnings.catch_warnings():
+        # PEFT takes AdaLoRA's rank_pattern for LoRA's, whose keys are other names
+        warnings.filterwarnings("ignore", "(?s).*rank_pattern keys did not match", RuntimeWarning)
+        return PeftModel.from_pretrained(base, adapter, is_trainable=trainable)
+
+
+def merge_and_unload(adapter: str | os.PathLike, **options: Any) -> PreTrainedModel:
+    """A plain model with an adapter's change added to its weights, e.g. to be served without PEFT.
+
+    The base is loaded anew in full precision: what a quantised base was trained with is merged into the original.
+
+    Args:
+        adapter: folder or Hub name of an adapter.
+        options: keywords for `from_pretrained` of the base; default `dtype="float32"`.
+
+    Raises:
+        ValueError: the adapter does not say what its base is, or there is no adapter.
+    """
+    return load_adapted(adapter, {"dtype": "float32", **options}, trainable=False).merge_and_unload()
+
+
+def export_merged(adapter: str | os.PathLike, output_dir: str | os.PathLike, processor: Any = None) -> None:
+    """Write the merged model, and its processor, as a checkpoint that needs no PEFT."""
+    merge_and_unload(adapter).save_pretrained(output_dir)
+    if processor is not None:
+        processor.save_pretrained(output_dir)
 
 
 def default_output_dir(model: str | os.PathLike | nn.Module, method: str) -> str:
@@ -71,25 +132,66 @@ def load_processor(processing_class: Any, model: nn.Module) -> Any:
         ) from error
 
 
-def prepare_adapter(model: nn.Module, peft_config: PeftConfig | None) -> nn.Module:
-    """Wrap the model in a new adapter; a quantised model without one is refused.
+def plan_adapter(model: Any, peft_config: Any) -> PeftConfig | None:
+    """The adapter to be added, checked against the model while nothing has been spent on rows.
 
     Raises:
-        ValueError: an adapter on top of an adapter, or full training of quantised weights.
+        ValueError: see `checked_adapter`; or full training of quantised weights; or DoRA where PEFT cannot do it.
     """
-    if peft_config is not None:
-        if isinstance(model, PeftModel):
-            raise ValueError(
-                "peft_config asks for a new adapter, but the model has one already. Pass the base model, merge the "
-                "adapter first (merge_and_unload), or drop peft_config to go on training the adapter it has."
-            )
-        return get_peft_model(model, peft_config)
-    if getattr(base_model(model), "is_quantized", False) and not isinstance(model, PeftModel):
+    planned, base = checked_adapter(model, peft_config), base_model(model)
+    if not getattr(base, "is_quantized", False):
+        return planned
+    if planned is None and not isinstance(model, PeftModel):
         raise ValueError(
             "The weights of a quantised model cannot be trained. Pass peft_config=LoraConfig(...) to train an adapter "
             "on it, or load the model without quantization_config."
         )
+    adapters = [planned] if planned is not None else model.peft_config.values()
+    eight_bit_on_cpu = getattr(base, "is_loaded_in_8bit", False) and base.device.type == "cpu"
+    if eight_bit_on_cpu and any(getattr(adapter, "use_dora", False) for adapter in adapters):
+        raise ValueError(
+            "DoRA on an 8-bit base does not run on a CPU: PEFT moves the weights whenever it measures them, and "
+            "bitsandbytes loses their scales. Use load_in_4bit, LoRA without use_dora, or a GPU."
+        )
+    keep_trainable(model)
+    return planned
+
+
+def keep_trainable(model: nn.Module) -> nn.Module:
+    """Keep bitsandbytes from repacking 4-bit weights for inference.
+
+    On a CPU with bfloat16 instructions it does so at the first call in evaluation mode, for good: scales are rounded,
+    and no gradient passes the layer from then on.
+
+    Raises:
+        ValueError: it has happened already.
+    """
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
+    for module in layers:
+        module.support_avx512bf16_for_cpu = False
+        if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
+            raise ValueError(
+                "This 4-bit model has run in evaluation mode on the CPU, and bitsandbytes repacked its weights so that "
+                "no gradient passes. Load it anew with audiorl.trainers.loading.load_model, or pass its name."
+            )
     return model
+
+
+def add_adapter(model: nn.Module, planned: PeftConfig | None, seed: int) -> nn.Module:
+    """The model in a new adapter whose first weights follow from `seed`, or the model as it is."""
+    if planned is None:
+        return model
+    set_seed(seed)
+    return get_peft_model(model, planned)
+
+
+def check_untouched_encoder(model: nn.Module, planned: PeftConfig | None, family: SpeechFamily) -> None:
+    """Refuse a new adapter in an encoder that is to be frozen: its layers there would never change."""
+    if planned is not None and not family.encoder_is_frozen(model):
+        raise ValueError(
+            "freeze_encoder leaves the encoder as it is, but the new adapter has layers in it, which would never "
+            'change. Pass target_modules="decoder-linear" (--lora_decoder_only), or leave freeze_encoder off.'
+        )
 
 
 def _model_class(name: str | os.PathLike, options: dict[str, Any]) -> Any:

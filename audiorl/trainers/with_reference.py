@@ -160,6 +160,7 @@ class ReferenceTrainer(SpeechTrainer):
     # ---- resuming ----
 
     def save_extra_state(self, checkpoint: str) -> None:
+        super().save_extra_state(checkpoint)
         if isinstance(self.reference, FrozenCopy) and self.args.sync_ref_model and self.args.should_save:
             torch.save(base_model(self.reference.ref_model).state_dict(), os.path.join(checkpoint, SYNCED_REFERENCE))
 

@@ -1,0 +1,279 @@
+"""Adapters: the layers they sit in, whether they fit a model, the flags that describe them.
+
+`LoraConfig(target_modules=...)` and the like may say, besides what PEFT takes:
+
+    nothing           every linear layer of encoder and decoder, the head left out (PEFT's "all-linear")
+    "decoder-linear"  those of the decoder; the encoder stays as it is, so its output is computed once and shared by
+                      policy, reference and rollouts
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any
+
+from peft import AdaLoraConfig, PeftConfig, PeftModel, PeftType
+from torch import nn
+from transformers.utils import is_bitsandbytes_available
+from trl import ModelConfig, get_peft_config
+
+from audiorl.models import base_model
+
+ALL_LINEAR = "all-linear"
+DECODER_LINEAR = "decoder-linear"
+# Kinds of adapter that have flags; trainers take any PeftConfig that names the layers it changes.
+PEFT_TYPES = ("lora", "adalora")
+# AdaLoraConfig insists on a number of steps; with this one it waits for the trainer's.
+TOLD_BY_TRAINER = 2**31 - 1
+
+
+def decoder_only_targets(model: nn.Module) -> str:
+    """A regular expression for `target_modules` that matches every linear layer of the decoder and no other.
+
+    Raises:
+        ValueError: the model has no decoder apart from its encoder.
+    """
+    base = base_model(model)
+    decoder = base.get_decoder()
+    place = next((name for name, module in base.named_modules() if module is decoder and name), None)
+    layers = _linear_names(decoder) - {name for name, module in decoder.named_modules() if module is _head(base)}
+    if place is None or not layers or decoder is base.get_encoder():
+        raise ValueError(
+            f"{type(base).__name__} has no decoder apart from its encoder, so there is no adapter for the decoder "
+            "alone. Name the layers in target_modules, or leave it out for all linear layers."
+        )
+    leaves = "|".join(sorted({re.escape(name.rpartition(".")[2]) for name in layers}))
+    return rf"{re.escape(place)}\.(.*\.)?({leaves})"
+
+
+def checked_adapter(model: nn.Module, peft_config: Any) -> PeftConfig | None:
+    """The configuration of a new adapter with its layers filled in, after all that can be checked without building it.
+
+    Args:
+        model: the model it is for, without an adapter.
+        peft_config: what a user passed; not changed. None gives None.
+
+    Raises:
+        ValueError: no PEFT configuration, a kind of adapter that wants text inputs, an adapter on top of another,
+            names that match no module, a rank schedule that leads nowhere.
+    """
+    if peft_config is None:
+        return None
+    _check_kind(peft_config)
+    if isinstance(model, PeftModel):
+        raise ValueError(
+            "peft_config asks for a new adapter, but the model has one already. Pass the base model, merge the "
+            "adapter first (merge_and_unload), or drop peft_config to go on training the adapter it has."
+        )
+    peft_config = copy.deepcopy(peft_config)
+    if peft_config.target_modules is None and not getattr(peft_config, "target_parameters", None):
+        peft_config.target_modules = ALL_LINEAR
+    elif peft_config.target_modules == DECODER_LINEAR:
+        peft_config.target_modules = decoder_only_targets(model)
+    _check_targets(base_model(model), peft_config.target_modules)
+    if isinstance(peft_config, AdaLoraConfig):
+        check_rank_schedule(peft_config)
+    return peft_config
+
+
+def _check_kind(peft_config: Any) -> None:
+    if not isinstance(peft_config, PeftConfig):
+        raise ValueError(
+            f"peft_config describes an adapter, but it is a {type(peft_config).__name__}: {peft_config!r}. Pass "
+            "peft.LoraConfig(...), peft.AdaLoraConfig(...) or another configuration of PEFT."
+        )
+    kind = PeftType(peft_config.peft_type).value if peft_config.peft_type else "without a type"
+    if peft_config.is_prompt_learning or not hasattr(peft_config, "target_modules"):
+        raise ValueError(
+            f"An adapter of type {kind} puts prompts before text inputs, which speech models do not have. Use one that "
+            "changes layers: LoraConfig (with use_dora, use_rslora), AdaLoraConfig, LoHaConfig, LoKrConfig, IA3Config."
+        )
+    if peft_config.task_type is not None:
+        raise ValueError(
+            f"peft_config.task_type is {peft_config.task_type}, and PEFT's class for it insists on text inputs. Leave "
+            "task_type out; audiorl.adapters.adapter_config makes such a configuration from TRL's flags."
+        )
+
+
+def _check_targets(base: nn.Module, targets: Any) -> None:
+    """Every name matches a module: PEFT is content if one of them does."""
+    names = [name for name, _ in base.named_modules() if name]
+    if targets is None or targets == ALL_LINEAR:
+        return
+    if isinstance(targets, str):
+        lost = [] if any(re.fullmatch(targets, name) for name in names) else [targets]
+    else:
+        lost = [t for t in sorted(targets) if not any(name == t or name.endswith(f".{t}") for name in names)]
+    if lost:
+        leaves = sorted({name.rpartition(".")[2] for name in _linear_names(base)})
+        near = {hit for name in lost for hit in get_close_matches(name, leaves, n=2)}
+        hint = f" Did you mean {', '.join(sorted(near))}?" if near else ""
+        raise ValueError(
+            f"target_modules {lost} match no module of {type(base).__name__}.{hint} Its linear layers are called "
+            f'{", ".join(leaves)}; "{ALL_LINEAR}" and "{DECODER_LINEAR}" name them all.'
+        )
+
+
+def check_rank_schedule(config: AdaLoraConfig) -> None:
+    """Refuse settings of AdaLoRA with which ranks cannot be cut; PEFT would fail in the middle of training."""
+    if not 0 <= config.target_r < config.init_r:
+        raise ValueError(
+            f"AdaLoRA cuts ranks from init_r down to target_r on average; got {config.init_r} and {config.target_r}. "
+            "Make init_r the larger one; the paper takes 1.5 times target_r."
+        )
+    if not (0 < config.beta1 < 1 and 0 < config.beta2 < 1) or config.deltaT < 1:
+        raise ValueError(
+            f"AdaLoRA takes beta1 and beta2 between 0 and 1 and deltaT >= 1; got {config.beta1}, {config.beta2} and "
+            f"{config.deltaT}. PEFT's defaults are 0.85, 0.85 and 1."
+        )
+    if config.tinit < 0 or config.tfinal < 0:
+        raise ValueError(
+            f"AdaLoRA's tinit and tfinal are steps, or below 1 shares of all steps; got {config.tinit} and "
+            f"{config.tfinal}. Use 0 or more."
+        )
+
+
+# ---- flags ----
+
+
+@dataclass
+class SpeechModelConfig(ModelConfig):
+    """TRL's model flags without those that mean nothing here, and what speech models and AdaLoRA need."""
+
+    lora_dropout: float = field(
+        default=0.0, metadata={"help": "Dropout of the adapter, 0 to below 1; above 0 needs --disable_dropout false."}
+    )
+    lora_task_type: str | None = field(
+        default=None, metadata={"help": "Must stay unset: PEFT's task classes insist on text inputs."}
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Must stay unset: hypotheses are kept apart by an attention built on SDPA."}
+    )
+    peft_type: str = field(
+        default="lora", metadata={"help": "With --use_peft: lora (see also --use_dora, --use_rslora) or adalora."}
+    )
+    lora_decoder_only: bool = field(
+        default=False,
+        metadata={"help": "Adapt the decoder only; the encoder then runs once for policy, reference and rollouts."},
+    )
+    adalora_init_r: int | None = field(
+        default=None,
+        metadata={"help": "AdaLoRA: rank at the start; default 1.5 times --lora_r, the average rank at the end."},
+    )
+    adalora_tinit: float = field(
+        default=0.1, metadata={"help": "AdaLoRA: steps before ranks are cut; below 1, a share of all steps."}
+    )
+    adalora_tfinal: float = field(
+        default=0.3, metadata={"help": "AdaLoRA: steps after the last cut; below 1, a share of all steps."}
+    )
+    adalora_delta_t: int = field(default=10, metadata={"help": "AdaLoRA: steps between two cuts, at least 1."})
+    adalora_beta1: float = field(default=0.85, metadata={"help": "AdaLoRA: smoothing of the importance, 0 to 1."})
+    adalora_beta2: float = field(default=0.85, metadata={"help": "AdaLoRA: smoothing of its uncertainty, 0 to 1."})
+    adalora_orth_reg_weight: float = field(
+        default=0.5, metadata={"help": "AdaLoRA: weight >= 0 of the term that keeps its factors orthogonal."}
+    )
+    merge_adapter: bool = field(
+        default=False,
+        metadata={"help": "After training, also write the base with the adapter merged in to <output_dir>-merged."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.peft_type = self.peft_type.lower()
+        if self.peft_type not in PEFT_TYPES:
+            near = get_close_matches(self.peft_type, PEFT_TYPES, n=1)
+            raise ValueError(
+                f"--peft_type {self.peft_type} is unknown; known: {', '.join(PEFT_TYPES)}."
+                + (f" Did you mean {near[0]}?" if near else " Pass other adapters as peft_config in Python.")
+            )
+        for name, reason in (
+            ("attn_implementation", "hypotheses are kept apart by an attention built on SDPA"),
+            ("lora_task_type", "PEFT's task classes insist on text inputs"),
+        ):
+            if getattr(self, name) is not None:
+                raise ValueError(f"--{name} must stay unset: {reason}. Leave it out.")
+        self._refuse_idle_flags()
+
+    def _refuse_idle_flags(self) -> None:
+        """A flag that would do nothing is a mistake."""
+        given = {f.name for f in fields(self) if getattr(self, f.name) != f.default}
+        adapter = {"peft_type", "use_dora", "use_rslora", "merge_adapter"}
+        adapter |= {name for name in given if name.startswith(("lora_", "adalora_"))}
+        if not self.use_peft and (idle := given & adapter):
+            raise ValueError(f"{_flags(idle)} would do nothing without an adapter. Add --use_peft, or leave them out.")
+        if self.peft_type == "adalora":
+            if clash := given & {"use_dora", "use_rslora", "lora_target_parameters"}:
+                raise ValueError(f"AdaLoRA has no {_flags(clash)}. Leave them out, or use --peft_type lora.")
+        elif idle := {name for name in given if name.startswith("adalora_")}:
+            raise ValueError(f"{_flags(idle)} belong to AdaLoRA. Add --peft_type adalora, or leave them out.")
+        if self.lora_decoder_only and self.lora_target_modules is not None:
+            raise ValueError(
+                "--lora_decoder_only and --lora_target_modules both say where the adapter sits. Choose one."
+            )
+        four_bit = {name for name in given if "bnb_" in name}
+        if four_bit and not self.load_in_4bit:
+            raise ValueError(f"{_flags(four_bit)} would do nothing. Add --load_in_4bit, or leave them out.")
+        if self.load_in_4bit and self.dtype == "auto":
+            raise ValueError("4-bit layers compute in --dtype, so it cannot be auto. Name bfloat16 or float32.")
+
+
+def _flags(names: set[str]) -> str:
+    return ", ".join(f"--{name}" for name in sorted(names))
+
+
+def adapter_config(flags: ModelConfig) -> PeftConfig | None:
+    """The adapter that flags ask for; None without --use_peft. TRL's own flags give LoRA, DoRA or rsLoRA.
+
+    AdaLoRA's `tinit` and `tfinal` may be shares of all steps here, and its `total_step` is told by the trainer.
+    """
+    if not flags.use_peft:
+        return None
+    ours = isinstance(flags, SpeechModelConfig)
+    targets = DECODER_LINEAR if ours and flags.lora_decoder_only else flags.lora_target_modules
+    if not ours or flags.peft_type == "lora":
+        config = get_peft_config(flags)
+        config.task_type = None
+        config.target_modules = set(targets) if isinstance(targets, list) else targets
+        return config
+    return AdaLoraConfig(
+        init_r=flags.adalora_init_r if flags.adalora_init_r is not None else -(-3 * flags.lora_r // 2),
+        target_r=flags.lora_r,
+        lora_alpha=flags.lora_alpha,
+        lora_dropout=flags.lora_dropout,
+        target_modules=targets,
+        modules_to_save=flags.lora_modules_to_save,
+        tinit=_steps_or_share(flags.adalora_tinit),
+        tfinal=_steps_or_share(flags.adalora_tfinal),
+        deltaT=flags.adalora_delta_t,
+        beta1=flags.adalora_beta1,
+        beta2=flags.adalora_beta2,
+        orth_reg_weight=flags.adalora_orth_reg_weight,
+        total_step=TOLD_BY_TRAINER,
+    )
+
+
+def _steps_or_share(value: float) -> float | int:
+    return value if 0 < value < 1 else int(value)
+
+
+# ---- packages and layers ----
+
+
+def require_bitsandbytes(wanted_for: str) -> None:
+    """Raise where bitsandbytes is not installed."""
+    if not is_bitsandbytes_available():
+        raise ImportError(
+            f"{wanted_for} needs bitsandbytes, which is not installed here. Run `pip install bitsandbytes`, or go on "
+            "without it."
+        )
+
+
+def _linear_names(module: nn.Module) -> set[str]:
+    return {name for name, part in module.named_modules() if isinstance(part, nn.Linear)}
+
+
+def _head(base: Any) -> nn.Module | None:
+    return base.get_output_embeddings()

@@ -1,0 +1,40 @@
+"""The term that keeps the factors of an adaptive low-rank adapter orthogonal."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def orthogonality(factors: Sequence[Tensor]) -> Tensor:
+    """How far the rows of each factor are from being orthonormal, averaged over factors.
+
+        loss = mean over M of || M M^T - I ||_F
+
+    Args:
+        factors: matrices (r, n) of any number and shapes, one for each side of each adapted layer: P^T and Q of the
+            change P diag(E) Q.
+
+    Returns:
+        Scalar in the factors' precision, at least float32; 0 for no factors.
+
+    Source: Zhang et al. 2023 (AdaLoRA), arXiv:2303.10512, eq. 4; the norm is not squared and the mean is taken, as in
+    PEFT, so that PEFT's weights mean the same here.
+    """
+    alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+    for factor in factors:
+        alike[factor.shape].append(factor)
+    if not alike:
+        return torch.zeros(())
+    total = sum(_distances(torch.stack(group)).sum() for group in alike.values())
+    return torch.as_tensor(total) / len(factors)
+
+
+def _distances(factors: Tensor) -> Tensor:
+    """(N, r, n) -> (N,): a few large products instead of hundreds of small ones."""
+    factors = factors.to(torch.promote_types(factors.dtype, torch.float32))
+    identity = torch.eye(factors.shape[1], dtype=factors.dtype, device=factors.device)
+    return torch.linalg.matrix_norm(factors @ factors.mT - identity)
