@@ -34,6 +34,7 @@ from audiorl.trainers.checkpoints import WholeCheckpoints
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.loading import load_model, load_processor, prepare_adapter
 from audiorl.trainers.metrics import Metrics
+from audiorl.trainers.parallel import check_parallelism, is_fsdp
 
 logger = logging.get_logger(__name__)
 
@@ -123,6 +124,7 @@ class SpeechTrainer(WholeCheckpoints):
         self.metrics = Metrics(self.accelerator)
         self.step_counts: StepCounts | None = None
         self.add_callback(StopOnBadGradients(self))
+        check_parallelism(self.accelerator)
         self._check_decoding()
 
     def _check_decoding(self) -> None:
@@ -135,10 +137,13 @@ class SpeechTrainer(WholeCheckpoints):
                 "eval_wer and compute_metrics decode the evaluation rows again at each evaluation, which a stream "
                 "cannot offer. Load eval_dataset as a Dataset (streaming=False), or turn them off."
             )
-        if self.is_fsdp_enabled:
+        self._check_whole_weights("eval_wer and compute_metrics decode")
+
+    def _check_whole_weights(self, what: str) -> None:
+        if is_fsdp(self.accelerator):
             raise ValueError(
-                "eval_wer and compute_metrics decode with generate(), which FSDP cannot run on sharded weights. Turn "
-                "them off and measure the saved checkpoint with audiorl.evaluation.evaluate_model."
+                f"{what} with generate(), which FSDP cannot run on sharded weights. Leave it out and measure the saved "
+                "checkpoint with audiorl.evaluation.evaluate_model."
             )
 
     # ---- rows ----
@@ -273,7 +278,11 @@ class SpeechTrainer(WholeCheckpoints):
 
         Args:
             rows: rows with `audio` and `text`, or pairs, whose `chosen` then counts as the transcript; no stream.
+
+        Raises:
+            ValueError: training shards the weights.
         """
+        self._check_whole_weights("decode() transcribes")
         known = speech_rows(rows)
         rank, world = self.args.process_index, self.args.world_size
         mine = known.select(range(rank, len(known), world))
