@@ -1,8 +1,8 @@
 """Ways of spreading a model over processes: which of them the trainers take, and what each needs.
 
-    DDP       whole copies; everything works
-    FSDP2     parameters sharded; no decoding while training, no synced reference
-    ZeRO 1, 2 optimizer state and gradients sharded by DeepSpeed, parameters whole
+DDP       whole copies; everything works
+FSDP2     parameters sharded; no decoding while training, no synced reference
+ZeRO 1, 2 optimizer state and gradients sharded by DeepSpeed, parameters whole
 """
 
 from __future__ import annotations

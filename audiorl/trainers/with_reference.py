@@ -91,8 +91,8 @@ class ReferenceTrainer(SpeechTrainer):
         check_same_tokens(self.model, ref_model)
         if self.args.sync_ref_model and is_fsdp(self.accelerator):
             raise ValueError(
-                "sync_ref_model moves a whole reference towards a whole policy, and FSDP shards both. Train with DDP, or "
-                "leave it off."
+                "sync_ref_model moves a whole reference towards a whole policy, and FSDP shards both. Train with DDP, "
+                "or leave it off."
             )
         self.family.install(ref_model)
         disable_dropout(ref_model)
