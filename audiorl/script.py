@@ -33,8 +33,8 @@ DEMO = "demo"
 # split -> clips, seed of the clips; audiorl/demo/README.md says how the settings of the demo were chosen
 DEMO_CLIPS = {"tune": (480, 0), "held_out": (240, 1)}
 MISTYPED = 2
-# Seconds; torchrun looks at its processes ten times a second.
-OTHERS_WAIT = 3.0
+# Seconds; longer than processes of one machine are apart when they start.
+OTHERS_WAIT = 10.0
 
 
 @dataclass

@@ -129,11 +129,26 @@ class Run:
             self.optimizer.step()
         found["weights"] = {name: whole(p) for name, p in self.model.named_parameters()}
         found["states"] = self.encode()
+        found["beams"] = self.beams()
         return found
 
     @torch.no_grad()
     def encode(self) -> Tensor:
         return self.family.encode(self.model, self.batch)
+
+    def beams(self) -> list[dict[str, Tensor]]:
+        beams = self.family.beam_groups(self.model, self.batch, 2, max_tokens=LIMIT)
+        clips = zip(beams.tokens[..., 1:], beams.keep, beams.scores, strict=True)
+        return [{"tokens": tokens[0][keep[0]], "scores": scores} for tokens, keep, scores in clips]
+
+    def captured(self) -> str:
+        """What is said of an engine that cannot gather weights."""
+        self.family.set_engine("captured")
+        try:
+            self.sample(seed=0, with_states=False)
+        except ValueError as error:
+            return str(error)
+        return ""
 
     def sample(self, seed: int, with_states: bool) -> tuple[list[dict[str, Tensor]], int]:
         """For each clip its hypotheses without what only fills up the batch; how many tokens the longest drew."""
@@ -167,6 +182,8 @@ def run_case(rank: int | None, name: str) -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         found.update(run.steps())
+    if rank is not None:
+        found["captured"] = run.captured()
     found["warnings"] = [str(w.message) for w in warned]
     return found
 

@@ -59,6 +59,15 @@ def test_rollouts_equal_one_process_where_processes_end_at_different_lengths(fou
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_beams_equal_one_process(found, case):
+    one, two = of_case(found, case)
+    for process in two:
+        for mine, row in zip(process["beams"], process["rows"], strict=True):
+            assert torch.equal(mine["tokens"], one["beams"][row]["tokens"])
+            torch.testing.assert_close(mine["scores"], one["beams"][row]["scores"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_encoding_alone_equals_one_process(found, case):
     one, two = of_case(found, case)
     for process in two:
@@ -66,8 +75,9 @@ def test_encoding_alone_equals_one_process(found, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_no_warning_and_no_copy_of_a_sharded_model(found, case):
+def test_no_warning_no_copy_of_a_sharded_model_and_no_graph_of_its_step(found, case):
     for process in of_case(found, case)[1]:
+        assert "CUDA graph cannot gather" in process["captured"]
         assert process["warnings"] == []
         assert "Make its frozen copy first" in process["copy"]
 

@@ -22,6 +22,7 @@ from peft import LoraConfig
 from torch.distributed.tensor import DTensor
 from transformers import WhisperForConditionalGeneration
 
+from audiorl.trainers.base import StopOnBadGradients
 from audiorl.trainers.dpo import DPOTrainer
 from tests.tiny_models import tiny_whisper
 from tests.trainers.launching import CONFIGS, launched
@@ -39,7 +40,7 @@ DDP = {
 }
 FSDP = {
     "full": {"state": "FULL_STATE_DICT"},
-    "sharded files": {"state": "SHARDED_STATE_DICT", "optim": "adamw_torch", "learning_rate": 1e-3},
+    "sharded files": {"state": "SHARDED_STATE_DICT"},
     "frozen": {"state": "FULL_STATE_DICT", "freeze_encoder": True, "gradient_accumulation_steps": 2,
                "per_device_train_batch_size": 1},
     "lora": {"state": "SHARDED_STATE_DICT", "adapter": True},
@@ -47,7 +48,15 @@ FSDP = {
 }  # fmt: skip
 
 
-class ShardedTrainer(DPOTrainer):
+class MomentumTrainer(DPOTrainer):
+    """With an optimizer that has something to resume, and, unlike Adam, does not turn rounding into steps."""
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[type, dict[str, float]]:
+        return torch.optim.SGD, {"lr": args.learning_rate, "momentum": 0.9}
+
+
+class ShardedTrainer(MomentumTrainer):
     """FSDP2 on a CPU: accelerate shards on accelerators only, so it is told after it has looked for one."""
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -64,7 +73,9 @@ def build(folder: Any, world: int, kind: type[DPOTrainer], adapter: bool = False
     if state and kind is ShardedTrainer:
         os.environ["FSDP_STATE_DICT_TYPE"] = state
     batch = changes.pop("per_device_train_batch_size", BATCH // WORLD) * WORLD // world
-    settings = {**SHARED, **changes, "per_device_train_batch_size": batch}
+    # accelerate starts DeepSpeed where it may use a device, though none is there
+    on_cpu = os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
+    settings = {**SHARED, **changes, "per_device_train_batch_size": batch, "use_cpu": on_cpu}
     adapters = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "fc1"], init_lora_weights=False) if adapter else None
     return kind(
         model,
@@ -118,17 +129,26 @@ def run_fsdp(rank: int, case: str, shared: str) -> dict[str, Any]:
     resumed = build(folder, WORLD, ShardedTrainer, **saving)
     resumed.train(resume_from_checkpoint=os.path.join(folder, "checkpoint-2"))
     found["resumed"] = results(resumed)
-    for what, ask in (("decode", lambda: trainer.decode(pair_rows(1))),):
+    for what, ask in (("decode", lambda: trainer.decode(pair_rows(1))), ("gradient", lambda: spoil(trainer, rank))):
         try:
             ask()
-        except ValueError as error:
+        except (ValueError, FloatingPointError) as error:
             found[what] = str(error)
     return found
 
 
-def one_process(case: dict[str, Any]) -> dict[str, Any]:
+def spoil(trainer: DPOTrainer, rank: int) -> None:
+    """A gradient that is not finite, in the second process's part of one parameter."""
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    if rank == 1:
+        parameter.grad.to_local().fill_(torch.nan)
+    StopOnBadGradients(trainer).on_pre_optimizer_step(trainer.args, trainer.state, None)
+
+
+def one_process(kind: type[DPOTrainer], case: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build(folder, 1, DPOTrainer, **case)
+        trainer = build(folder, 1, kind, **case)
         trainer.train()
         return results(trainer)
 
@@ -137,20 +157,24 @@ def main() -> None:
     out, kind = sys.argv[1:3]
     if kind == "ddp":
         two = in_processes(WORLD, lambda rank: {case: run_ddp(rank, case) for case in DDP})
-        torch.save({"two": two, "one": {case: one_process(DDP[case]) for case in DDP}}, out)
+        torch.save({"two": two, "one": {case: one_process(DPOTrainer, DDP[case]) for case in DDP}}, out)
     elif kind == "fsdp":
         os.environ.update(
             launched(CONFIGS / "fsdp2.yaml"), ACCELERATE_MIXED_PRECISION="no", ACCELERATE_USE_FSDP="false"
         )
         with tempfile.TemporaryDirectory() as shared:
             two = in_processes(WORLD, lambda rank: {case: run_fsdp(rank, case, shared) for case in FSDP})
-        one = in_processes(1, lambda rank: {case: one_process(FSDP[case]) for case in FSDP})
+        one = in_processes(1, lambda rank: {case: one_process(MomentumTrainer, FSDP[case]) for case in FSDP})
         torch.save({"two": two, "one": one[0]}, out)
     else:
         with tempfile.TemporaryDirectory() as folder:
             trainer = build(folder, WORLD, DPOTrainer, **DDP[kind])
             trainer.train()
-            found = {**results(trainer), "world": trainer.args.world_size, "type": trainer.accelerator.distributed_type}
+            found = {
+                **results(trainer),
+                "world": trainer.args.world_size,
+                "type": str(trainer.accelerator.distributed_type),
+            }
             if trainer.is_world_process_zero():
                 torch.save(found, out)
             trainer.accelerator.wait_for_everyone()

@@ -46,6 +46,11 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+def accelerate_launch(config_file: str) -> list[str]:
+    flags = ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", free_port()]
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config_file), *flags]
+
+
 def found_by(kind: str, tmp_path_factory) -> dict:
     out = tmp_path_factory.mktemp(kind) / "found.pt"
     finish(start([sys.executable, SCRIPT, str(out), kind]))
@@ -133,9 +138,11 @@ def test_fsdp_saves_a_model_that_loads_whatever_its_checkpoints_are(fsdp, case):
 
 
 @pytest.mark.slow
-def test_fsdp_refuses_to_decode(fsdp):
+@pytest.mark.parametrize("case", FSDP)
+def test_fsdp_refuses_to_decode_and_stops_everywhere_at_a_gradient_that_is_not_finite(fsdp, case):
     for process in fsdp["two"]:
-        assert "cannot run on sharded weights" in process["full"]["decode"]
+        assert "cannot run on sharded weights" in process[case]["decode"]
+        assert "A gradient is not finite" in process[case]["gradient"]
 
 
 def stand_in(**state) -> SimpleNamespace:
@@ -245,9 +252,7 @@ def test_launched_processes_train_to_the_weights_of_one(ddp, tmp_path, launcher)
     if launcher == "torchrun":
         finish(start([*TORCHRUN, "--standalone", "--nproc_per_node=2", SCRIPT, str(out), "lora"]))
     elif launcher == "accelerate":
-        flags = ["--config_file", str(CONFIGS / "ddp.yaml"), "--num_processes", "2", "--main_process_port", free_port()]
-        launch = [sys.executable, "-m", "accelerate.commands.launch", *flags]
-        finish(start([*launch, SCRIPT, str(out), "lora"]))
+        finish(start([*accelerate_launch("ddp.yaml"), SCRIPT, str(out), "lora"]))
     else:
         place = ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
         machines = []
@@ -260,7 +265,21 @@ def test_launched_processes_train_to_the_weights_of_one(ddp, tmp_path, launcher)
     assert_same_run(found, ddp["one"]["lora"])
 
 
-@pytest.mark.parametrize(("rank", "said", "slept"), [("0", "error: no", []), ("3", "error in process 3: no", [3.0])])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["full", "frozen", "lora"])
+def test_deepspeed_zero_2_trains_to_the_weights_of_one_process(ddp, tmp_path, case):
+    pytest.importorskip("deepspeed")
+    out = tmp_path / "found.pt"
+    launch = accelerate_launch("deepspeed_zero2.yaml")
+    finish(start([*launch, SCRIPT, str(out), case], DS_ACCELERATOR="cpu", DS_BUILD_OPS="0"))
+    found = torch.load(out, weights_only=False)
+    assert found["world"] == 2 and found["type"] == "DistributedType.DEEPSPEED"
+    assert_same_run(found, ddp["one"][case])
+
+
+@pytest.mark.parametrize(
+    ("rank", "said", "slept"), [("0", "error: no", []), ("3", "error in process 3: no", [script.OTHERS_WAIT])]
+)
 def test_a_process_that_fails_alone_says_so_after_the_first_had_its_say(monkeypatch, capsys, rank, said, slept):
     waits: list[float] = []
     monkeypatch.setenv("RANK", rank)
