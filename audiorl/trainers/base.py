@@ -34,7 +34,7 @@ from audiorl.trainers.checkpoints import WholeCheckpoints
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.loading import load_model, load_processor, prepare_adapter
 from audiorl.trainers.metrics import Metrics
-from audiorl.trainers.parallel import check_parallelism, is_fsdp
+from audiorl.trainers.parallel import check_parallelism, check_whole_weights
 
 logger = logging.get_logger(__name__)
 
@@ -137,14 +137,7 @@ class SpeechTrainer(WholeCheckpoints):
                 "eval_wer and compute_metrics decode the evaluation rows again at each evaluation, which a stream "
                 "cannot offer. Load eval_dataset as a Dataset (streaming=False), or turn them off."
             )
-        self._check_whole_weights("eval_wer and compute_metrics decode")
-
-    def _check_whole_weights(self, what: str) -> None:
-        if is_fsdp(self.accelerator):
-            raise ValueError(
-                f"{what} with generate(), which FSDP cannot run on sharded weights. Leave it out and measure the saved "
-                "checkpoint with audiorl.evaluation.evaluate_model."
-            )
+        check_whole_weights(self.accelerator, "eval_wer and compute_metrics decode")
 
     # ---- rows ----
 
@@ -282,7 +275,7 @@ class SpeechTrainer(WholeCheckpoints):
         Raises:
             ValueError: training shards the weights.
         """
-        self._check_whole_weights("decode() transcribes")
+        check_whole_weights(self.accelerator, "decode() transcribes")
         known = speech_rows(rows)
         rank, world = self.args.process_index, self.args.world_size
         mine = known.select(range(rank, len(known), world))

@@ -54,6 +54,19 @@ def is_fsdp(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.FSDP
 
 
+def check_whole_weights(accelerator: Accelerator, what: str) -> None:
+    """Refuse what decodes while training, where that shards the parameters.
+
+    Raises:
+        ValueError: with `what`, a subject and its verb.
+    """
+    if is_fsdp(accelerator):
+        raise ValueError(
+            f"{what} with generate(), which FSDP cannot run on sharded weights. Leave it out and measure the saved "
+            "checkpoint with audiorl.evaluation.evaluate_model."
+        )
+
+
 def prepare_frozen(model: nn.Module, accelerator: Accelerator) -> Any:
     """A frozen model as the policy beside it will be: on its device, in its precision, sharded where it is."""
     if is_fsdp(accelerator):
