@@ -73,9 +73,7 @@ def build(folder: Any, world: int, kind: type[DPOTrainer], adapter: bool = False
     if state and kind is ShardedTrainer:
         os.environ["FSDP_STATE_DICT_TYPE"] = state
     batch = changes.pop("per_device_train_batch_size", BATCH // WORLD) * WORLD // world
-    # accelerate starts DeepSpeed where it may use a device, though none is there
-    on_cpu = os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
-    settings = {**SHARED, **changes, "per_device_train_batch_size": batch, "use_cpu": on_cpu}
+    settings = {**SHARED, **changes, "per_device_train_batch_size": batch}
     adapters = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "fc1"], init_lora_weights=False) if adapter else None
     return kind(
         model,

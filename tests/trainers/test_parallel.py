@@ -265,18 +265,6 @@ def test_launched_processes_train_to_the_weights_of_one(ddp, tmp_path, launcher)
     assert_same_run(found, ddp["one"]["lora"])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["full", "frozen", "lora"])
-def test_deepspeed_zero_2_trains_to_the_weights_of_one_process(ddp, tmp_path, case):
-    pytest.importorskip("deepspeed")
-    out = tmp_path / "found.pt"
-    launch = accelerate_launch("deepspeed_zero2.yaml")
-    finish(start([*launch, SCRIPT, str(out), case], DS_ACCELERATOR="cpu", DS_BUILD_OPS="0"))
-    found = torch.load(out, weights_only=False)
-    assert found["world"] == 2 and found["type"] == "DistributedType.DEEPSPEED"
-    assert_same_run(found, ddp["one"][case])
-
-
 @pytest.mark.parametrize(
     ("rank", "said", "slept"), [("0", "error: no", []), ("3", "error in process 3: no", [script.OTHERS_WAIT])]
 )
