@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from audiorl.batch import GroupBatch
 from audiorl.models import SpeechFamily, base_model
+from audiorl.models.sharding import is_sharded
 
 # The frozen copy of an adapter that a policy came with.
 REFERENCE_ADAPTER = "ref"
@@ -90,7 +91,15 @@ def frozen_copy(model: nn.Module, *, share_frozen: bool = True) -> nn.Module:
     Args:
         share_frozen: parameters of `model` that are frozen already are shared instead of copied; False where the copy
             is going to be updated in place (a synced reference).
+
+    Raises:
+        ValueError: the model is sharded already.
     """
+    if is_sharded(model):
+        raise ValueError(
+            "A model whose parameters are sharded cannot be copied. Make its frozen copy first and shard both, as the "
+            "trainers do."
+        )
     shared = {id(p): p for p in model.parameters() if not p.requires_grad} if share_frozen else {}
     duplicate = copy.deepcopy(model, dict(shared))
     for parameter in duplicate.parameters():

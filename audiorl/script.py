@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -32,6 +33,8 @@ DEMO = "demo"
 # split -> clips, seed of the clips; audiorl/demo/README.md says how the settings of the demo were chosen
 DEMO_CLIPS = {"tune": (480, 0), "held_out": (240, 1)}
 MISTYPED = 2
+# Seconds; longer than processes of one machine are apart when they start.
+OTHERS_WAIT = 10.0
 
 
 @dataclass
@@ -106,9 +109,15 @@ def parse(
 
 
 def stop(message: str, code: int = 1) -> NoReturn:
-    """End the program with a message and no traceback; one of several processes speaks."""
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(f"error: {message}", file=sys.stderr, flush=True)
+    """End the program with a message and no traceback.
+
+    What all of several processes run into is said once: the first speaks and ends, and the launcher ends the others
+    while they wait. What only one of the others ran into is said by that one.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    if rank:
+        time.sleep(OTHERS_WAIT)
+    print(f"error: {message}" if rank == 0 else f"error in process {rank}: {message}", file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 

@@ -12,6 +12,8 @@ from audiorl.models.beam_search import BeamDecoder, BeamSettings, GroupBeams, be
 from audiorl.models.family import SpeechFamily
 from audiorl.models.sampler import Sampler
 from audiorl.models.sampling import prefix_lengths, sample_from
+from audiorl.models.sharding import calls_in_step
+from audiorl.models.speech_call import evaluating
 
 
 class AutoregressiveFamily(SpeechFamily):
@@ -39,13 +41,15 @@ class AutoregressiveFamily(SpeechFamily):
         _, hypotheses, limit = noise.shape
         decoder = self._decoder(base, states, hypotheses, self._room(base, batch, states, limit), temperature)
         room = self._positions(base, states)
-        return sample_from(decoder, batch, noise, end_token=self.end_token, max_tokens=room, sampler=sampler)
+        with evaluating(base), calls_in_step(base, decoder) as call:
+            return sample_from(call, batch, noise, end_token=self.end_token, max_tokens=room, sampler=sampler)
 
     def _beam(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, settings: BeamSettings) -> GroupBeams:
         room = self._room(base, batch, states, settings.max_tokens)
         decoder = self._decoder(base, states, settings.num_beams, room, settings.temperature)
         positions = self._positions(base, states)
-        return beam_search(decoder, batch, settings, end_token=self.end_token, max_tokens=positions)
+        with evaluating(base), calls_in_step(base, decoder) as call:
+            return beam_search(call, batch, settings, end_token=self.end_token, max_tokens=positions)
 
     def _room(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, limit: int) -> int:
         return min(int(prefix_lengths(batch).max()) + limit, self._positions(base, states))

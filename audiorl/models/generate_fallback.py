@@ -21,6 +21,7 @@ from audiorl.models.beam_search import BeamSettings, GroupBeams
 from audiorl.models.family import SpeechFamily
 from audiorl.models.sampler import Sampler
 from audiorl.models.sampling import draw, prefix_lengths, started
+from audiorl.models.sharding import is_sharded
 
 
 class GenerateFamily(SpeechFamily):
@@ -91,6 +92,11 @@ class GenerateFamily(SpeechFamily):
         processor: LogitsProcessor,
     ) -> Tensor:
         """`generate` for the clips `rows` (N,), some of them several times, from their first `prefix` tokens."""
+        if is_sharded(base):
+            raise ValueError(
+                f"{type(self).__name__} samples by generate(), whose calls end at another step in each process, and "
+                "sharded weights need all of them. Use DDP."
+            )
         repeated = GroupBatch({key: value[rows] for key, value in batch.items()})
         ids = batch.tokens[rows, 0, :prefix]
         name = "decoder_input_ids" if base.config.is_encoder_decoder else "input_ids"

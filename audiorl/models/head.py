@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.distributed.tensor import DTensor
 from trl.kernels import ChunkedLogProbFunction
 
 from audiorl.batch import GroupScores
@@ -32,16 +32,45 @@ def score_tokens(
         temperature: logits are divided by it.
     """
     rows, labels = hidden[keep], targets[keep]
-    weight = head.weight.full_tensor() if isinstance(head.weight, DTensor) else head.weight
-    # TRL's fused head holds no (tokens, V) logits but computes them twice: worth it on a GPU, where memory is
-    # short; on a CPU it took 1.3 times as long and no less memory.
-    score = _fused if rows.device.type != "cpu" else _plain
-    logps, entropy, mean_logits, is_top1 = score(rows, weight, head.bias, labels, temperature)
+    # the head is called, not its weight used beside it, so that the wrappers' hooks fire
+    if use_fused_head(head, rows.device):
+        answer_scores(head)
+        logps, entropy, mean_logits, is_top1 = head(rows, score_labels=labels, temperature=temperature)
+    else:
+        logps, entropy, mean_logits, is_top1 = TokenStatistics.apply(head(rows), labels, temperature)
 
     def place(values: Tensor) -> Tensor:
         return values.new_zeros(keep.shape).masked_scatter(keep, values)
 
     return GroupScores(place(logps), place(entropy), place(mean_logits), place(is_top1), keep, states)
+
+
+def use_fused_head(head: nn.Module, device: torch.device) -> bool:
+    """Whether TRL's fused head scores here: it holds no (tokens, V) logits but computes them twice.
+
+    Worth it on a GPU, where memory is short; on a CPU it took 1.3 times as long and no less memory. It reads the
+    weight by itself, so a head that is more than a projection (an adapter on it) is called instead.
+    """
+    return device.type != "cpu" and isinstance(head, nn.Linear)
+
+
+def answer_scores(head: nn.Linear) -> None:
+    """Teach a head's forward the keyword `score_labels`; without it the forward is the class's own.
+
+    FSDP gathers a weight in the forward of its module only, and scatters its gradient where it was gathered so.
+    """
+    if getattr(head.forward, "answers_scores", False):
+        return
+
+    def forward(
+        self: nn.Linear, rows: Tensor, *, score_labels: Tensor | None = None, temperature: float = 1.0
+    ) -> Tensor | tuple[Tensor, ...]:
+        if score_labels is None:
+            return type(self).forward(self, rows)
+        return _fused(rows, self.weight, self.bias, score_labels, temperature)
+
+    forward.answers_scores = True  # type: ignore[attr-defined]
+    head.forward = types.MethodType(forward, head)  # type: ignore[method-assign]
 
 
 def at_least_float32(logits: Tensor) -> Tensor:
@@ -62,10 +91,6 @@ def _fused(rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, te
         ("entropy", "mean_logits", "is_top1"),
     )
     return logps, entropy, mean_logits, is_top1
-
-
-def _plain(rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, temperature: float):
-    return TokenStatistics.apply(nn.functional.linear(rows, weight, bias), labels, temperature)
 
 
 class TokenStatistics(torch.autograd.Function):

@@ -34,6 +34,7 @@ from audiorl.trainers.audio_bounds import LEFT_OUT_FILE, count_left_out_of_strea
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.loading import add_adapter, check_untouched_encoder, load_model, load_processor, plan_adapter
 from audiorl.trainers.metrics import Metrics
+from audiorl.trainers.parallel import check_parallelism, check_whole_weights
 
 logger = logging.get_logger(__name__)
 
@@ -128,6 +129,7 @@ class SpeechTrainer(AdapterTrainer):
         self.step_counts: StepCounts | None = None
         self.add_callback(StopOnBadGradients(self))
         self.follow_adapter()
+        check_parallelism(self.accelerator)
         self._check_decoding()
 
     def _check_decoding(self) -> None:
@@ -140,11 +142,7 @@ class SpeechTrainer(AdapterTrainer):
                 "eval_wer and compute_metrics decode the evaluation rows again at each evaluation, which a stream "
                 "cannot offer. Load eval_dataset as a Dataset (streaming=False), or turn them off."
             )
-        if self.is_fsdp_enabled:
-            raise ValueError(
-                "eval_wer and compute_metrics decode with generate(), which FSDP cannot run on sharded weights. Turn "
-                "them off and measure the saved checkpoint with audiorl.evaluation.evaluate_model."
-            )
+        check_whole_weights(self.accelerator, "eval_wer and compute_metrics decode")
 
     # ---- rows ----
 
@@ -278,7 +276,11 @@ class SpeechTrainer(AdapterTrainer):
 
         Args:
             rows: rows with `audio` and `text`, or pairs, whose `chosen` then counts as the transcript; no stream.
+
+        Raises:
+            ValueError: training shards the weights.
         """
+        check_whole_weights(self.accelerator, "decode() transcribes")
         known = speech_rows(rows)
         rank, world = self.args.process_index, self.args.world_size
         mine = known.select(range(rank, len(known), world))

@@ -7,12 +7,15 @@ leaves only whole `checkpoint-N` folders behind.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.distributed.fsdp import StateDictType
 from transformers import Trainer
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
@@ -93,13 +96,27 @@ class WholeCheckpoints(Trainer):
             return
         final = output_dir or self.args.output_dir
         staged = os.path.join(staging_dir(final), "model")
-        super().save_model(staged, _internal_call=True)
+        with self._weights_in_one_piece():
+            super().save_model(staged, _internal_call=True)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             publish_files(staged, final)
             shutil.rmtree(staging_dir(final), ignore_errors=True)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    @contextlib.contextmanager
+    def _weights_in_one_piece(self) -> Iterator[None]:
+        """A saved model is one that `from_pretrained` loads, also where checkpoints are kept in shards."""
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is None:
+            yield
+            return
+        kept, plugin.state_dict_type = plugin.state_dict_type, StateDictType.FULL_STATE_DICT
+        try:
+            yield
+        finally:
+            plugin.state_dict_type = kept
 
 
 def staging_dir(output_dir: str) -> str:

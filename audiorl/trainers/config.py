@@ -37,7 +37,10 @@ class SpeechConfig(TrainingArguments):
         default=False,
         metadata={"help": "Must stay False: a loss that is not finite stops the run instead of being logged away."},
     )
-
+    ddp_find_unused_parameters: bool | None = field(
+        default=False,
+        metadata={"help": "Search each step for parameters without a gradient; our losses reach all that are trained."},
+    )
     dataloader_pin_memory: bool | None = field(
         default=None,
         metadata={"help": "Pin batches in memory for the copy to the device. Unset: where there is a GPU."},

@@ -22,6 +22,7 @@ from audiorl.models import base_model, disable_dropout
 from audiorl.reference import AdapterOff, FrozenCopy, check_same_tokens, frozen_copy, keep_adapter_as_reference
 from audiorl.trainers.base import SpeechTrainer
 from audiorl.trainers.loading import load_model
+from audiorl.trainers.parallel import is_fsdp, prepare_frozen
 
 REF_LOGPS = "ref_logps"
 SYNCED_REFERENCE = "ref_model.pt"
@@ -88,10 +89,15 @@ class ReferenceTrainer(SpeechTrainer):
 
     def _frozen(self, ref_model: nn.Module) -> FrozenCopy:
         check_same_tokens(self.model, ref_model)
+        if self.args.sync_ref_model and is_fsdp(self.accelerator):
+            raise ValueError(
+                "sync_ref_model moves a whole reference towards a whole policy, and FSDP shards both. Train with DDP, "
+                "or leave it off."
+            )
         self.family.install(ref_model)
         disable_dropout(ref_model)
         reference = FrozenCopy(self.family, ref_model, self.model)
-        reference.ref_model = self.accelerator.prepare_model(ref_model, evaluation_mode=True)
+        reference.ref_model = prepare_frozen(ref_model, self.accelerator)
         if self.args.sync_ref_model:
             self.add_callback(SyncRefModelCallback(reference.ref_model, self.accelerator))
         return reference
@@ -130,6 +136,9 @@ class ReferenceTrainer(SpeechTrainer):
         )
         found: dict[int, list[float]] = {}
         reference = self._required_reference()
+        # FSDP and DeepSpeed leave the model where it was loaded until training starts
+        if not getattr(base_model(self.model), "is_quantized", False):
+            self.model.to(self.args.device)
         self.model.eval()
         for inputs in tqdm(loader, desc=f"Reference of the {name} rows", disable=self.args.disable_tqdm):
             batch = GroupBatch(self._prepare_inputs(inputs))

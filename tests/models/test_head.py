@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from audiorl.models.head import _fused, _plain, score_tokens
+from audiorl.models.head import TokenStatistics, _fused, score_tokens
 
 WIDTH, VOCABULARY = 8, 50
 
@@ -21,6 +21,10 @@ def random_head(rows: int, dtype: torch.dtype = torch.float32, bias: bool = True
 
     labels = torch.randint(0, VOCABULARY, (rows,), generator=generator)
     return random(rows, WIDTH), random(VOCABULARY, WIDTH), random(VOCABULARY) if bias else None, labels
+
+
+def _plain(rows, weight, bias, labels, temperature):
+    return TokenStatistics.apply(nn.functional.linear(rows, weight, bias), labels, temperature)
 
 
 def statistics_in_numpy(rows, weight, bias, labels, temperature):

@@ -1,0 +1,76 @@
+"""Ways of spreading a model over processes: which of them the trainers take, and what each needs.
+
+DDP       whole copies; everything works
+FSDP2     parameters sharded; no decoding while training, no synced reference
+ZeRO 1, 2 optimizer state and gradients sharded by DeepSpeed, parameters whole
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+from trl.models.utils import prepare_deepspeed, prepare_fsdp
+
+CONFIGS = "examples/accelerate_configs"
+
+
+def check_parallelism(accelerator: Accelerator) -> None:
+    """Refuse what would train on something else than the user thinks.
+
+    Raises:
+        ValueError: FSDP that is asked for and not there, FSDP 1, weights that only the first process loads, ZeRO 3.
+    """
+    fsdp = getattr(accelerator.state, "fsdp_plugin", None)
+    asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if asked and fsdp is None and accelerator.num_processes > 1:
+        raise ValueError(
+            f"FSDP was asked for, but accelerate has none for {accelerator.device.type} and would train whole copies "
+            f"instead. Run on GPUs, or without FSDP ({CONFIGS}/ddp.yaml)."
+        )
+    if fsdp is not None and fsdp.fsdp_version != 2:
+        raise ValueError(
+            "FSDP version 1 wraps layers so that encoder states and the head cannot be shared between calls. Set "
+            f"fsdp_version to 2 ({CONFIGS}/fsdp2.yaml)."
+        )
+    if fsdp is not None and fsdp.cpu_ram_efficient_loading:
+        raise ValueError(
+            "With cpu_ram_efficient_loading only the first process has the model's weights until training starts; the "
+            "reference is made before and would be empty on the others. Set fsdp_cpu_ram_efficient_loading to false."
+        )
+    deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
+    if deepspeed is not None and deepspeed.zero_stage == 3:
+        raise ValueError(
+            "DeepSpeed ZeRO 3 gathers parameters in a way that rollouts and the reference were not made for. Use "
+            f"FSDP2 to shard parameters ({CONFIGS}/fsdp2.yaml), or ZeRO 2 ({CONFIGS}/deepspeed_zero2.yaml)."
+        )
+
+
+def is_fsdp(accelerator: Accelerator) -> bool:
+    """Whether training shards the parameters, from its first step on."""
+    return accelerator.distributed_type == DistributedType.FSDP
+
+
+def check_whole_weights(accelerator: Accelerator, what: str) -> None:
+    """Refuse what decodes while training, where that shards the parameters.
+
+    Raises:
+        ValueError: with `what`, a subject and its verb.
+    """
+    if is_fsdp(accelerator):
+        raise ValueError(
+            f"{what} with generate(), which FSDP cannot run on sharded weights. Leave it out and measure the saved "
+            "checkpoint with audiorl.evaluation.evaluate_model."
+        )
+
+
+def prepare_frozen(model: nn.Module, accelerator: Accelerator) -> Any:
+    """A frozen model as the policy beside it will be: on its device, in its precision, sharded where it is."""
+    if is_fsdp(accelerator):
+        return prepare_fsdp(model, accelerator)
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return prepare_deepspeed(model, accelerator)
+    return accelerator.prepare_model(model, evaluation_mode=True)

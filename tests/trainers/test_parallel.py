@@ -1,0 +1,301 @@
+"""Two gloo processes against one: DDP, FSDP2 through accelerate's own preparation, launchers, shipped configs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+from audiorl import script
+from audiorl.trainers.checkpoints import is_whole
+from audiorl.trainers.parallel import check_parallelism
+from tests.tiny_models import tiny_whisper
+from tests.trainers.launching import CONFIGS, launch_arguments, launched
+from tests.trainers.pair_rows import config, largest_difference
+from tests.trainers.run_parallel import DDP, FSDP
+
+SCRIPT = str(Path(__file__).with_name("run_parallel.py"))
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+STEPS = 4
+
+
+def start(command: list[str], **environment: str) -> subprocess.Popen:
+    quiet = {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
+    return subprocess.Popen(
+        command, env={**os.environ, **quiet, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(*processes: subprocess.Popen) -> str:
+    said = "".join(process.communicate(timeout=400)[0] for process in processes)
+    assert all(process.returncode == 0 for process in processes), said[-4000:]
+    return said
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def accelerate_launch(config_file: str) -> list[str]:
+    flags = ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", free_port()]
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config_file), *flags]
+
+
+def found_by(kind: str, tmp_path_factory) -> dict:
+    out = tmp_path_factory.mktemp(kind) / "found.pt"
+    finish(start([sys.executable, SCRIPT, str(out), kind]))
+    return torch.load(out, weights_only=False)
+
+
+@pytest.fixture(scope="module")
+def ddp(tmp_path_factory) -> dict:
+    return found_by("ddp", tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def fsdp(tmp_path_factory) -> dict:
+    return found_by("fsdp", tmp_path_factory)
+
+
+def assert_same_run(found: dict, expected: dict, tolerance: float = 1e-5) -> None:
+    assert len(expected["log"]) == STEPS
+    assert largest_difference(found["weights"], expected["weights"]) < tolerance
+    for name in ("loss", "rewards/margins", "logps/chosen", "entropy"):
+        logged = [[log[name] for log in run["log"]] for run in (found, expected)]
+        assert logged[0] == pytest.approx(logged[1], rel=1e-4, abs=1e-5), name
+
+
+# ---- DDP ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", DDP)
+def test_ddp_trains_to_the_weights_of_one_process(ddp, case):
+    """Seven rows, so that one process has none of its own in the last step of an epoch."""
+    for process in ddp["two"]:
+        assert process[case]["wrapper"] == "DistributedDataParallel"
+        assert_same_run(process[case], ddp["one"][case])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", DDP)
+def test_ddp_needs_no_search_for_unused_parameters(ddp, case):
+    """DDP itself stops a run that leaves out a parameter without the search."""
+    assert [process[case]["searches"] for process in ddp["two"]] == [False, False]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", DDP)
+def test_only_the_first_process_writes(ddp, case):
+    """Each had a folder of its own; a process's own random state is all that the second one adds."""
+    first, second = (process[case]["files"] for process in ddp["two"])
+    weights = "adapter_model.safetensors" if "adapter" in DDP[case] else "model.safetensors"
+    assert {weights, f"checkpoint-2/{weights}", f"checkpoint-4/{weights}"} <= set(first)
+    assert {Path(name).name for name in second} == {"rng_state_1.pth"}
+
+
+# ---- FSDP2 ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FSDP)
+def test_fsdp_trains_to_the_weights_of_one_process(fsdp, case):
+    for process in fsdp["two"]:
+        assert process[case]["sharded"], "parameters are no DTensors: that was DDP"
+        assert_same_run(process[case], fsdp["one"][case])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FSDP)
+def test_fsdp_resumes_to_the_same_weights(fsdp, case):
+    for process in fsdp["two"]:
+        resumed = process[case]["resumed"]
+        assert largest_difference(resumed["weights"], process[case]["weights"]) < 1e-6
+        assert [log["loss"] for log in resumed["log"]] == pytest.approx([log["loss"] for log in process[case]["log"]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FSDP)
+def test_fsdp_saves_a_model_that_loads_whatever_its_checkpoints_are(fsdp, case):
+    first = fsdp["two"][0][case]
+    if FSDP[case].get("adapter"):
+        assert {"adapter_config.json", "adapter_model.safetensors"} <= set(first["files"])
+    elif "loaded" in first:
+        assert largest_difference(first["loaded"], first["weights"]) == 0
+    in_shards = any("pytorch_model_fsdp_0/" in name for name in first["files"])
+    assert in_shards is (FSDP[case]["state"] == "SHARDED_STATE_DICT")
+    assert not any(".incomplete" in name for name in first["files"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FSDP)
+def test_fsdp_refuses_to_decode_and_stops_everywhere_at_a_gradient_that_is_not_finite(fsdp, case):
+    for process in fsdp["two"]:
+        assert "cannot run on sharded weights" in process[case]["decode"]
+        assert "A gradient is not finite" in process[case]["gradient"]
+
+
+def stand_in(**state) -> SimpleNamespace:
+    return SimpleNamespace(
+        state=SimpleNamespace(**state), num_processes=2, device=torch.device("cpu"),
+        distributed_type=DistributedType.MULTI_CPU,
+    )  # fmt: skip
+
+
+def test_what_would_train_on_something_else_is_refused(monkeypatch):
+    check_parallelism(stand_in())
+    check_parallelism(stand_in(deepspeed_plugin=SimpleNamespace(zero_stage=2)))
+    with pytest.raises(ValueError, match=r"ZeRO 3.*fsdp2\.yaml.*deepspeed_zero2\.yaml"):
+        check_parallelism(stand_in(deepspeed_plugin=SimpleNamespace(zero_stage=3)))
+    first = SimpleNamespace(fsdp_version=1, cpu_ram_efficient_loading=False)
+    with pytest.raises(ValueError, match=r"version 1.*fsdp_version to 2"):
+        check_parallelism(stand_in(fsdp_plugin=first))
+    empty = SimpleNamespace(fsdp_version=2, cpu_ram_efficient_loading=True)
+    with pytest.raises(ValueError, match=r"only the first process.*cpu_ram_efficient_loading to false"):
+        check_parallelism(stand_in(fsdp_plugin=empty))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match=r"none for cpu and would train whole copies.*ddp\.yaml"):
+        check_parallelism(stand_in())
+
+
+def test_a_checkpoint_in_shards_counts_as_whole(tmp_path):
+    (tmp_path / "trainer_state.json").write_text("{}")
+    assert not is_whole(tmp_path)
+    (tmp_path / "pytorch_model_fsdp_0").mkdir()
+    assert is_whole(tmp_path)
+
+
+# ---- shipped configs ----
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_accelerate_reads_every_shipped_config(path):
+    read = load_config_from_file(str(path))
+    assert read.mixed_precision == "bf16" and not read.use_cpu
+    expected = {"fsdp2": "FSDP", "deepspeed_zero2": "DEEPSPEED"}.get(path.stem, "MULTI_GPU")
+    assert read.distributed_type == DistributedType(expected)
+    arguments = launch_arguments(path)
+    assert arguments.num_processes == read.num_processes == 8 * read.num_machines
+    assert (arguments.use_fsdp, arguments.use_deepspeed, arguments.multi_gpu) == (
+        expected == "FSDP", expected == "DEEPSPEED", expected == "MULTI_GPU",
+    )  # fmt: skip
+
+
+def test_several_machines_are_told_their_place():
+    arguments = launch_arguments(
+        CONFIGS / "multi_node.yaml", "--machine_rank", "1", "--main_process_ip", "192.0.2.7", "--num_processes", "4"
+    )
+    assert (arguments.num_machines, arguments.machine_rank, arguments.num_processes) == (2, 1, 4)
+    assert (arguments.main_process_ip, arguments.main_process_port) == ("192.0.2.7", 29500)
+
+
+def test_the_fsdp_config_becomes_the_plugin_the_trainers_take(monkeypatch):
+    for name, value in launched(CONFIGS / "fsdp2.yaml").items():
+        monkeypatch.setenv(name, value)
+    plugin = FullyShardedDataParallelPlugin()
+    assert (plugin.fsdp_version, plugin.reshard_after_forward) == (2, True)
+    assert not plugin.cpu_ram_efficient_loading and not plugin.activation_checkpointing
+    assert "FULL_STATE_DICT" in str(plugin.state_dict_type)
+    model, _ = tiny_whisper()
+    plugin.set_auto_wrap_policy(model)
+    layers = {type(model.model.encoder.layers[0]), type(model.model.decoder.layers[0])}
+    assert plugin.auto_wrap_policy.keywords["transformer_layer_cls"] == layers
+    check_parallelism(stand_in(fsdp_plugin=plugin))
+
+
+def test_the_deepspeed_config_is_filled_from_the_trainers_arguments(monkeypatch, tmp_path):
+    pytest.importorskip("deepspeed")
+    for name, value in launched(CONFIGS / "deepspeed_zero2.yaml").items():
+        if name.startswith("ACCELERATE"):
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    args = config(tmp_path, gradient_accumulation_steps=4, max_grad_norm=0.5)
+    plugin = args.deepspeed_plugin
+    assert plugin.zero_stage == 2
+    check_parallelism(stand_in(deepspeed_plugin=plugin))
+    from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
+    filled = HfTrainerDeepSpeedConfig(plugin.hf_ds_config.config)
+    filled.trainer_config_process(args)
+    filled.trainer_config_finalize(args, tiny_whisper()[0], num_training_steps=10)
+    assert filled.config["zero_optimization"]["stage"] == 2
+    assert filled.config["gradient_accumulation_steps"] == 4
+    assert filled.config["gradient_clipping"] == 0.5
+    assert filled.config["train_micro_batch_size_per_gpu"] == args.per_device_train_batch_size
+
+
+def test_the_deepspeed_config_asks_for_stage_two():
+    environment = launched(CONFIGS / "deepspeed_zero2.yaml")
+    asked = {name.removeprefix("ACCELERATE_"): value for name, value in environment.items()}
+    assert asked["USE_DEEPSPEED"] == "true" and asked["DEEPSPEED_ZERO_STAGE"] == "2"
+    assert asked["GRADIENT_ACCUMULATION_STEPS"] == asked["GRADIENT_CLIPPING"] == "auto"
+    assert asked["DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE"] == asked["DEEPSPEED_OFFLOAD_PARAM_DEVICE"] == "none"
+
+
+# ---- launchers, as examples/accelerate_configs/README.md has them ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "two machines", "accelerate"])
+def test_launched_processes_train_to_the_weights_of_one(ddp, tmp_path, launcher):
+    out = tmp_path / "found.pt"
+    if launcher == "torchrun":
+        finish(start([*TORCHRUN, "--standalone", "--nproc_per_node=2", SCRIPT, str(out), "lora"]))
+    elif launcher == "accelerate":
+        finish(start([*accelerate_launch("ddp.yaml"), SCRIPT, str(out), "lora"]))
+    else:
+        place = ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+        machines = []
+        for rank in range(2):
+            flags = ["--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1", *place]
+            machines.append(start([*TORCHRUN, *flags, SCRIPT, str(out), "lora"]))
+        finish(*machines)
+    found = torch.load(out, weights_only=False)
+    assert found["world"] == 2
+    assert_same_run(found, ddp["one"]["lora"])
+
+
+@pytest.mark.parametrize(
+    ("rank", "said", "slept"), [("0", "error: no", []), ("3", "error in process 3: no", [script.OTHERS_WAIT])]
+)
+def test_a_process_that_fails_alone_says_so_after_the_first_had_its_say(monkeypatch, capsys, rank, said, slept):
+    waits: list[float] = []
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(script.time, "sleep", waits.append)
+    with pytest.raises(SystemExit):
+        script.stop("no")
+    assert capsys.readouterr().err.strip() == said
+    assert waits == slept
+
+
+FAILING = """
+import os, sys
+from audiorl.script import run
+def main():
+    if sys.argv[1] in ("all", os.environ["RANK"]):
+        raise ValueError("spoilt")
+    import time
+    time.sleep(60)
+run(main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("who", "said"), [("all", "error: spoilt"), ("1", "error in process 1: spoilt")])
+def test_under_torchrun_an_error_is_said_once_and_by_whom_it_concerns(tmp_path, who, said):
+    failing = tmp_path / "failing.py"
+    failing.write_text(FAILING)
+    process = start([*TORCHRUN, "--standalone", "--nproc_per_node=2", str(failing), who])
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 1
+    assert [line for line in printed.splitlines() if line.startswith("error")] == [said]
