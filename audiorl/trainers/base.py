@@ -30,7 +30,7 @@ from audiorl.datasets import BadRowsError, RowFault, SkippedRows, check_rows, dr
 from audiorl.evaluation import Decoded, count_errors, transcribe
 from audiorl.models import disable_dropout, speech_family
 from audiorl.trainers.audio_bounds import LEFT_OUT_FILE, count_left_out_of_streams, rows_within_bounds
-from audiorl.trainers.checkpoints import WholeCheckpoints
+from audiorl.trainers.augmenting import AugmentedTraining
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.loading import load_model, load_processor, prepare_adapter
 from audiorl.trainers.metrics import Metrics
@@ -60,7 +60,7 @@ class StopOnBadGradients(TrainerCallback):
             )
 
 
-class SpeechTrainer(WholeCheckpoints):
+class SpeechTrainer(AugmentedTraining):
     """Base of the trainers; a subclass says which text columns its rows need and computes the loss.
 
     Args:
@@ -100,6 +100,7 @@ class SpeechTrainer(WholeCheckpoints):
         self.family = speech_family(model, processor)
         self.family.set_defaults(language=args.language, task=args.task)
         self.skipped = SkippedRows(os.path.join(args.output_dir, "skipped_rows.jsonl"))
+        self.set_augmentation(args)
         train_rows = self._checked_rows(train_dataset, args, "train_dataset")
         eval_rows = self._checked_rows(eval_dataset, args, "eval_dataset")
         model = prepare_adapter(model, peft_config)
@@ -123,6 +124,7 @@ class SpeechTrainer(WholeCheckpoints):
         self.metrics = Metrics(self.accelerator)
         self.step_counts: StepCounts | None = None
         self.add_callback(StopOnBadGradients(self))
+        self.check_augmentation()
         self._check_decoding()
 
     def _check_decoding(self) -> None:
@@ -161,7 +163,9 @@ class SpeechTrainer(WholeCheckpoints):
         if not isinstance(rows, Dataset):
             return rows
         # one process looks at every file, all of them hear what it found
-        found: list[list[RowFault]] = [self._faults(rows) if args.process_index == 0 else []]
+        found: list[list[RowFault]] = [[]]
+        if args.process_index == 0:
+            found = [self._faults(rows) + (self.growth_faults(rows) if name.startswith("train_dataset") else [])]
         faults = broadcast_object_list(found)[0] if args.world_size > 1 else found[0]
         if faults and args.on_bad_rows == "error":
             raise BadRowsError(faults)
