@@ -15,7 +15,7 @@ Six ways take the same step of B clips with two transcripts each:
 
 Columns: weights, counted from the tensors; the step's peak above the idle process, weights loaded, which holds
 activations and gradients; the state of AdamW, two numbers for each trained weight, counted and not in the peak. Ratios
-are of weights + step, and of the step alone.
+are of the step, which the targets speak of as in scoring.py, and of weights + step.
 
 First the float32 losses and gradients of a', b and c are compared with those of a, and the loss of d, whose adapter
 begins as zero. On a CPU large tensors are taken from and given back to the system at once (MALLOC_MMAP_THRESHOLD_ =
@@ -53,7 +53,7 @@ from tqdm import tqdm
 # glibc's threshold adapts itself upwards, and freed memory below it stays with the process
 ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_", "4194304")
 # shape, device, precision, clips and tokens that the targets speak of
-PROMISED = ("tiny", "cpu", "float32", 4, 40)
+PROMISED = ("tiny", "cpu", "float32", 8, 40)
 # larger models are not compared first: their gradients fill a disk
 COMPARED = ("toy", "tiny", "small")
 TABLE_SHAPES = ("tiny", "small", "medium", "large-v3")
@@ -149,7 +149,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="default: float32 on a CPU, else bfloat16")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--repeats", type=int, default=3, help="steps after a first one; the highest peak counts")
-    parser.add_argument("--clips", type=int, default=4, help="B")
+    parser.add_argument("--clips", type=int, default=8, help="B; 8 is the batch of batch-opt-rlhf-asr")
     parser.add_argument("--tokens", type=int, default=40, help="T, decoder tokens of the longest transcript")
     parser.add_argument("--rows", nargs="+", choices=keys, default=keys, help="which ways")
     parser.add_argument("--largest", action="store_true", help="the largest batch of each way that fits; CUDA only")

@@ -25,7 +25,7 @@ STOCK_LOGITS, HEAD_LOGITS = 3, 1
 
 
 class Target(NamedTuple):
-    """`row` takes at most `memory` of what a takes."""
+    """The step of `row` takes at most `memory` of what a's takes; "best" is the row with the least of all."""
 
     row: str
     memory: float
@@ -96,7 +96,7 @@ def total(record: dict[str, Any]) -> float:
 
 
 def judge(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each target whose rows were measured: counted, reached, met; weights are in it, AdamW's state is not."""
+    """Each target whose rows were measured: counted, reached, met, of the step's peak above the loaded model."""
     found = {record["row"]: record for record in records}
     if "a" not in found:
         return []
@@ -106,14 +106,14 @@ def judge(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if key not in found:
             continue
         ours, theirs = found[key], found["a"]
-        reached = total(ours) / total(theirs)
+        reached = ours["step_bytes"] / theirs["step_bytes"]
         judged.append(
             {
                 "row": key,
                 "asked": target.memory,
-                "predicted": total(ours["predicted"]) / total(theirs["predicted"]),
+                "predicted": ours["predicted"]["step_bytes"] / theirs["predicted"]["step_bytes"],
                 "reached": reached,
-                "reached_without_weights": ours["step_bytes"] / theirs["step_bytes"],
+                "reached_with_weights": total(ours) / total(theirs),
                 "met": reached <= target.memory,
             }
         )
@@ -155,12 +155,12 @@ def targets_table(judged: list[dict[str, Any]]) -> str:
             f"at most {target['asked']}",
             f"{target['predicted']:.2f}",
             f"{target['reached']:.2f}",
-            f"{target['reached_without_weights']:.2f}",
+            f"{target['reached_with_weights']:.2f}",
             "met" if target["met"] else "missed",
         ]
         for target in judged
     ]
-    return table(["target", "asked", "counted", "reached", "without weights", ""], lines)
+    return table(["target", "asked", "counted", "reached", "with weights", ""], lines)
 
 
 def largest_table(found: list[dict[str, Any]]) -> str:
