@@ -172,7 +172,8 @@ class InferenceTask:
         self.family = group_family(model, setting.shape)
         self.family.end_token = -1  # nothing ends early, so that every model decodes as much
         self.model = model.to(torch.bfloat16) if setting.precision == "bfloat16" else model
-        batch = build_batch(setting._replace(hypotheses=1))
+        # placeholders are not decoded
+        batch = build_batch(setting._replace(hypotheses=1)).replace(row_ids=torch.arange(setting.clips))
         self.batch = GroupBatch({name: value.to(setting.device) for name, value in batch.items()})
         if setting.precision == "bfloat16":
             self.batch = self.batch.replace(input_features=self.batch.audio.to(torch.bfloat16))
