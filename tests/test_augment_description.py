@@ -10,6 +10,8 @@ import pytest
 import soundfile
 
 from audiorl.augment import load_augmentation
+from audiorl.script import parse
+from audiorl.trainers.dpo import DPOConfig
 from tests.trainers.pair_rows import config
 
 SHORT_FORM = {"noise": {"type": "gaussian", "std": 0.01}, "speed": {"factor": 0.9}, "pitch": {"steps": 2}}
@@ -109,3 +111,9 @@ def test_a_missing_package_is_named_when_the_description_is_read(monkeypatch, de
 def test_a_config_with_a_bad_augmentation_is_refused_when_it_is_built(tmp_path):
     with pytest.raises(ValueError, match="Did you mean 'noise'"):
         config(tmp_path, augmentation='{"nosie": {"std": 0.01}}')
+
+
+def test_the_command_line_takes_a_description(tmp_path):
+    flags = ["--output_dir", str(tmp_path), "--use_cpu", "True", "--report_to", "none"]
+    (args,) = parse([DPOConfig], [], [*flags, "--augmentation", '{"gain": {"db": 3}}'])
+    assert np.array_equal(heard(args.augmentation), heard({"gain": {"db": 3}}))
