@@ -25,6 +25,7 @@ class AugmentedTraining(WholeCheckpoints):
     """
 
     augmentation: Augmentation | None = None
+    data_collator: Any
     family: SpeechFamily
     text_columns: tuple[str, ...]
 
