@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from audiorl.audio import AudioFault, load_audio
+from audiorl.augment import Augmentation
 from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch, pad_tokens
 from audiorl.datasets import BadRowsError, RowFault, SkippedRows, judge_row
+from audiorl.datasets.growth import growth_faults
 from audiorl.models import SpeechFamily, TokenizedText
 
 
@@ -28,9 +30,11 @@ class SpeechCollator:
         distinct: whether a row's texts have to differ.
         skipped: where unusable rows are written; None stops at the first batch that has one.
         tensor_columns: numeric columns that travel along, one row for each clip.
+        augmentation: makes training clips harder, each before its features, so all hypotheses hear the same clip.
 
     Raises:
         BadRowsError: an unusable row where `skipped` is None.
+        ValueError: masks that do not fit what the model hears.
     """
 
     def __init__(
@@ -41,12 +45,20 @@ class SpeechCollator:
         distinct: bool = False,
         skipped: SkippedRows | None = None,
         tensor_columns: Sequence[str] = (),
+        augmentation: Augmentation | None = None,
     ):
         self.family = family
         self.text_columns = tuple(text_columns)
         self.distinct = distinct
         self.skipped = skipped
         self.tensor_columns = tuple(tensor_columns)
+        self.augment_with(augmentation)
+
+    def augment_with(self, augmentation: Augmentation | None) -> None:
+        """Augment every clip from now on, or none."""
+        if augmentation is not None:
+            augmentation.require_fit(self.family.mel_bins)
+        self.augmentation = augmentation
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> GroupBatch:
         usable: list[tuple[Mapping[str, Any], np.ndarray]] = []
@@ -66,7 +78,7 @@ class SpeechCollator:
         return self._batch(usable) if usable else self._placeholder()
 
     def _judge(self, row: Mapping[str, Any]) -> list[RowFault]:
-        return judge_row(
+        faults = judge_row(
             row,
             text_columns=self.text_columns,
             tokenize=self.family.tokenize_row,
@@ -74,15 +86,36 @@ class SpeechCollator:
             distinct=self.distinct,
             last_time=self.family.last_time,
         )
+        if faults or self.augmentation is None:
+            return faults
+        return growth_faults(
+            [row],
+            text_columns=self.text_columns,
+            max_seconds=self.family.max_seconds,
+            last_time=self.family.last_time,
+            growth=self.augmentation.growth,
+            num_threads=1,
+        )
 
     def _hear(self, row: Mapping[str, Any]) -> np.ndarray:
-        """The row's clip, decoded; raises AudioFault."""
-        limit = self.family.max_seconds
-        clip = load_audio(row["audio"], self.family.sampling_rate)
-        seconds = len(clip) / self.family.sampling_rate
+        """The row's clip, decoded and augmented; raises AudioFault."""
+        limit, rate = self.family.max_seconds, self.family.sampling_rate
+        clip = load_audio(row["audio"], rate)
+        seconds = len(clip) / rate
         if limit is not None and seconds > limit:  # a header may promise less than there is
             raise AudioFault(f"the clip decodes to {seconds:.2f} s, the model hears {limit:g} s", "Cut it.")
-        return clip
+        if self.augmentation is None:
+            return clip
+        return self.augmentation.clip(clip, rate, row["row_id"], max_seconds=limit, mask=self.family.mel_bins is None)
+
+    def _features(self, clips: list[np.ndarray], row_ids: list[int]) -> dict[str, Tensor]:
+        """The family's features, a mel spectrogram masked where the augmentation says so."""
+        features = self.family.features(clips)
+        if self.augmentation is not None and self.family.mel_bins is not None:
+            own = self.family.spectrograms(features, [len(clip) for clip in clips])
+            for mel, clip, row_id in zip(own, clips, row_ids, strict=True):
+                self.augmentation.mask_spectrogram(mel, len(clip) / self.family.sampling_rate, row_id)
+        return features
 
     def _batch(self, usable: list[tuple[Mapping[str, Any], np.ndarray]]) -> GroupBatch:
         texts: list[list[TokenizedText]] = [
@@ -94,12 +127,12 @@ class SpeechCollator:
             self.family.end_token,
         )
         extra = {name: torch.tensor([row[name] for row, _ in usable]) for name in self.tensor_columns}
-        row_ids = torch.tensor([row["row_id"] for row, _ in usable])
+        row_ids = [row["row_id"] for row, _ in usable]
         return GroupBatch(
-            **self.family.features([clip for _, clip in usable]),
+            **self._features([clip for _, clip in usable], row_ids),
             tokens=tokens,
             keep=keep,
-            row_ids=row_ids,
+            row_ids=torch.tensor(row_ids),
             **extra,
         )
 

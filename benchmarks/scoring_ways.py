@@ -176,16 +176,26 @@ class ScoringTask:
 
     def __init__(self, row: Row, setting: Setting):
         self.setting = setting
-        self.model = build_model(setting.shape).to(setting.device)
-        self.batch = GroupBatch({key: value.to(setting.device) for key, value in build_batch(setting).items()})
+        self.model = self.build(row)
+        self.set_batch(setting)
         self.loss: Tensor | None = None
         if row.checkpointing:
             enable_checkpointing(self.model)
         if row.way == "groups":
             family = group_family(self.model, setting.shape)
             self.score = lambda: family.score_groups(self.model, self.batch).logps
-        else:
+        elif row.way in STOCK_WAYS:
             self.score = lambda: STOCK_WAYS[row.way](self.model, self.batch)
+
+    def build(self, row: Row) -> nn.Module:
+        return build_model(self.setting.shape).to(self.setting.device)
+
+    def set_batch(self, setting: Setting) -> None:
+        batch = GroupBatch({key: value.to(setting.device) for key, value in build_batch(setting).items()})
+        self.batch = batch.replace(input_features=batch.audio.to(torch.bfloat16)) if self.half else batch
+
+    def step_loss(self) -> Tensor:
+        return loss_of(self.score().float())
 
     def check(self, gradients: Path) -> None:
         """A float32 step whose loss and gradients go to a file; then the precision that is measured."""
@@ -194,18 +204,22 @@ class ScoringTask:
         found = {name: weight.grad for name, weight in self.model.named_parameters() if weight.grad is not None}
         save_file({**found, "loss": torch.tensor(self.finish())}, gradients)
         found.clear()
-        if self.setting.precision == "bfloat16":
-            self.model.to(torch.bfloat16)
-            audio = self.batch.audio.to(torch.bfloat16)
-            self.batch = self.batch.replace(input_features=audio)
-        self.autocast = self.setting.precision == "autocast"
+        self.to_precision()
 
-    autocast = False
+    def to_precision(self) -> None:
+        """Leave float32 for the precision that is measured."""
+        self.half = self.setting.precision == "bfloat16"
+        self.autocast = self.setting.precision == "autocast"
+        if self.half:
+            self.model.to(torch.bfloat16)
+            self.set_batch(self.setting)
+
+    autocast = half = False
 
     def run(self) -> None:
         precision = torch.autocast(self.setting.device, torch.bfloat16) if self.autocast else nullcontext()
         with precision:
-            self.loss = loss_of(self.score().float())
+            self.loss = self.step_loss()
         self.loss.backward()
 
     def finish(self) -> float:

@@ -1,4 +1,4 @@
-"""The scoring benchmark on a toy shape: its four ways agree, its counts hold, its record can be read back."""
+"""The benchmarks on a toy shape: their ways agree, their counts hold, their records can be read back."""
 
 from __future__ import annotations
 
@@ -174,3 +174,123 @@ def test_a_task_that_cannot_be_built_is_reported_to_the_parent(load):
     measuring._serve(far_end, scoring.RateTask, (), "cpu", torch.get_num_threads())
     failed, answer = near_end.recv()
     assert failed and "TypeError" in answer
+
+
+# ---- memory.py ----
+
+
+@pytest.fixture
+def toy_setting(load, one_thread):
+    return load("scoring_ways").Setting(load("counting").SHAPES["toy"], 2, 2, 12, "cpu", "float32")
+
+
+def test_orpo_of_full_forwards_groups_and_checkpointing_is_the_same_step(load, toy_setting, tmp_path):
+    ways, compare = load("memory_ways"), load("scoring_ways").agreement
+    losses = {}
+    for row in ways.MEMORY_ROWS[:5]:
+        task = ways.prepare_step(row, toy_setting, tmp_path / f"{row.key}.safetensors")
+        task.run()
+        losses[row.key] = task.finish().loss
+        if row.full and row.key != "a":
+            found = compare(tmp_path / f"{row.key}.safetensors", tmp_path / "a.safetensors")
+            assert found.loss <= 1e-5 and found.gradient <= 1e-4
+    assert list(losses) == ["a", "a'", "b", "c", "d"]
+    assert all(loss == pytest.approx(losses["a"], rel=1e-5) for loss in losses.values())
+
+
+def test_the_adapter_is_in_the_decoder_and_counted_as_it_is(load, toy_setting):
+    ways, counting = load("memory_ways"), load("counting")
+    task = ways.prepare_step(ways.MEMORY_ROWS[4], toy_setting, None)
+    trained = {name: weight for name, weight in task.model.named_parameters() if weight.requires_grad}
+    assert all("decoder" in name and "lora" in name for name in trained)
+    task.run()
+    assert all(weight.grad is not None for weight in trained.values())
+    facts = task.finish()
+    assert facts.trained == counting.adapter_parameters(toy_setting.shape, ways.RANK)
+    optimizer = torch.optim.AdamW(trained.values())
+    task.run()
+    optimizer.step()
+    held = [value for state in optimizer.state.values() for value in state.values() if value.dim()]
+    assert facts.optimizer_bytes == sum(value.nbytes for value in held)
+
+
+def test_eight_bit_layers_are_eight_bit_and_train_an_adapter(load, toy_setting):
+    ways = load("memory_ways")
+    full, eight = (ways.prepare_step(row, toy_setting, None) for row in ways.MEMORY_ROWS[4:])
+    losses = []
+    for task in (full, eight):
+        task.run()
+        losses.append(task.finish())
+    assert losses[1].loss == pytest.approx(losses[0].loss, rel=0.05)
+    assert losses[1].weight_bytes < losses[0].weight_bytes
+    assert losses[1].trained == losses[0].trained
+
+
+def test_greedy_decoding_decodes_as_many_tokens_as_asked_for(load, toy_setting, monkeypatch):
+    task = load("memory_ways").InferenceTask(toy_setting)
+    sample, found = task.family.sample_groups, []
+    monkeypatch.setattr(task.family, "sample_groups", lambda *a, **k: found.append(sample(*a, **k)))
+    task.run()
+    assert found[0].tokens.shape[:2] == (2, 1)
+    assert (found[0].keep.sum(-1) == toy_setting.tokens).all()
+
+
+@pytest.mark.parametrize("fitting", [0, 1, 2, 7, 8, 9, 63, 100])
+def test_the_largest_batch_is_found_by_trying(load, fitting):
+    tried = []
+
+    def fits(clips: int) -> bool:
+        tried.append(clips)
+        return clips <= fitting
+
+    assert load("memory_ways").largest(fits, 64) == min(fitting, 64)
+    assert len(tried) <= 14 and max(tried) <= 64
+
+
+def test_memory_targets_are_of_the_step_and_the_best_row_takes_least_with_its_weights(load):
+    tables = load("memory_tables")
+    sizes = {"a": (10, 90), "b": (10, 50), "c": (10, 20), "d": (10, 12), "e": (4, 14)}
+    records = [
+        {"row": key, "weight_bytes": w, "step_bytes": s, "predicted": {"weight_bytes": w, "step_bytes": s}}
+        for key, (w, s) in sizes.items()
+    ]
+    judged = tables.judge(records)
+    assert [(one["row"], one["reached"], one["met"]) for one in judged] == [
+        ("b", pytest.approx(5 / 9), False),
+        ("c", pytest.approx(2 / 9), True),
+        ("e", pytest.approx(14 / 90), True),
+    ]
+    assert [one["reached_with_weights"] for one in judged] == [0.6, 0.3, 0.18]
+    assert "missed" in tables.targets_table(judged)
+
+
+def test_memory_benchmark_runs_and_its_last_line_is_json(tmp_path):
+    """The table of models measures the toy, and only counts what is beyond its limit."""
+    options = "--shape toy --clips 2 --tokens 12 --threads 1 --repeats 1 --rows a b --table --table-shapes toy small"
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "memory.py"), *options.split(), "--table-limit", "0.1"],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert [row["row"] for row in result["rows"]] == ["a", "b"]
+    assert result["rows"][1]["agreement"]["gradient"] <= 1e-4
+    for row in result["rows"]:
+        assert row["step_bytes"] > 0 and row["weight_bytes"] > 0 and row["optimizer_bytes"] == 8 * row["trained"]
+    toy, small = result["models"]
+    assert all(way["measured_step_bytes"] for way in toy["ways"].values())
+    assert all(way["measured_step_bytes"] is None and way["total_bytes"] > 0 for way in small["ways"].values())
+    assert "~" in done.stdout
+    assert result["allocator"]["MALLOC_MMAP_THRESHOLD_"]
+    assert result["targets"] == []  # promised for whisper-tiny's shape alone
+
+
+@pytest.mark.parametrize("options", [["--clips", "0"], ["--tokens", "3"], ["--largest"], ["--rows", "z"]])
+def test_memory_options_that_make_no_sense_are_refused(load, options, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        load("memory").main(options)
+    assert stopped.value.code == 2
+    assert options[0] in capsys.readouterr().err

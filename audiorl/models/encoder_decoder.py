@@ -37,6 +37,7 @@ class WhisperFamily(AutoregressiveFamily):
         extractor = processor.feature_extractor
         self.sampling_rate = extractor.sampling_rate
         self.max_seconds = float(extractor.chunk_length)
+        self.mel_bins = extractor.feature_size
         self._check_processor(config)
         self.whisper_text = WhisperText(processor.tokenizer, config.vocab_size, config.max_target_positions)
         self.end_token = self.whisper_text.end
@@ -66,6 +67,10 @@ class WhisperFamily(AutoregressiveFamily):
             padding="max_length",
         )
         return {"input_features": made.input_features}
+
+    def spectrograms(self, features: Mapping[str, Tensor], samples: Sequence[int]) -> list[Tensor]:
+        hop = self.processor.feature_extractor.hop_length
+        return [mel[:, : max(1, n // hop)] for mel, n in zip(features["input_features"], samples, strict=True)]
 
     def tokenize(
         self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None

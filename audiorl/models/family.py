@@ -49,6 +49,7 @@ class SpeechFamily(ABC):
     Attributes:
         sampling_rate: Hz at which the model hears.
         max_seconds: the longest clip the model takes; None where there is no limit.
+        mel_bins: M of the mel spectrogram among its features; None where the model hears the waveform.
         end_token: id of the token that ends a hypothesis; also used as padding in `tokens`.
         engines: how this family can run a step of sampling, the default first; `set_engine` chooses.
         backbone: what scoring runs the model's encoder and decoder with.
@@ -57,6 +58,7 @@ class SpeechFamily(ABC):
 
     sampling_rate: int
     max_seconds: float | None = None
+    mel_bins: int | None = None
     end_token: int
     engines: Sequence[str] = ("dynamic",)
     compiles_backbone = False
@@ -71,6 +73,20 @@ class SpeechFamily(ABC):
     @abstractmethod
     def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """Mono float32 clips at `sampling_rate` -> the audio tensors of a `GroupBatch`, one row for each clip."""
+
+    def spectrograms(self, features: Mapping[str, Tensor], samples: Sequence[int]) -> list[Tensor]:
+        """Each clip's own part, without padding, of the mel spectrogram in `features`; needed where `mel_bins` is set.
+
+        Args:
+            features: what `features` returned.
+            samples: how many samples each clip has.
+
+        Returns:
+            B views of (M, frames): what is written to them is written to `features`.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} says it has mel_bins, but not where its spectrograms are. Override spectrograms."
+        )
 
     @abstractmethod
     def tokenize(

@@ -31,6 +31,7 @@ from audiorl.evaluation import Decoded, count_errors, transcribe
 from audiorl.models import disable_dropout, speech_family
 from audiorl.trainers.adapters import AdapterTrainer
 from audiorl.trainers.audio_bounds import LEFT_OUT_FILE, count_left_out_of_streams, rows_within_bounds
+from audiorl.trainers.augmenting import AugmentedTraining
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.loading import add_adapter, check_untouched_encoder, load_model, load_processor, plan_adapter
 from audiorl.trainers.metrics import Metrics
@@ -61,7 +62,7 @@ class StopOnBadGradients(TrainerCallback):
             )
 
 
-class SpeechTrainer(AdapterTrainer):
+class SpeechTrainer(AdapterTrainer, AugmentedTraining):
     """Base of the trainers; a subclass says which text columns its rows need and computes the loss.
 
     Args:
@@ -104,6 +105,7 @@ class SpeechTrainer(AdapterTrainer):
             self.family.compile_backbone(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         planned = plan_adapter(model, peft_config)
         self.skipped = SkippedRows(os.path.join(args.output_dir, "skipped_rows.jsonl"))
+        self.set_augmentation(args)
         train_rows = self._checked_rows(train_dataset, args, "train_dataset")
         eval_rows = self._checked_rows(eval_dataset, args, "eval_dataset")
         model = add_adapter(model, planned, args.seed)
@@ -130,6 +132,7 @@ class SpeechTrainer(AdapterTrainer):
         self.add_callback(StopOnBadGradients(self))
         self.follow_adapter()
         check_parallelism(self.accelerator)
+        self.check_augmentation()
         self._check_decoding()
 
     def _check_decoding(self) -> None:
@@ -164,7 +167,9 @@ class SpeechTrainer(AdapterTrainer):
         if not isinstance(rows, Dataset):
             return rows
         # one process looks at every file, all of them hear what it found
-        found: list[list[RowFault]] = [self._faults(rows) if args.process_index == 0 else []]
+        found: list[list[RowFault]] = [[]]
+        if args.process_index == 0:
+            found = [self._faults(rows) + (self.growth_faults(rows) if name.startswith("train_dataset") else [])]
         faults = broadcast_object_list(found)[0] if args.world_size > 1 else found[0]
         if faults and args.on_bad_rows == "error":
             raise BadRowsError(faults)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from transformers import TrainingArguments
 
+from audiorl.augment import load_augmentation
 from audiorl.datasets.seconds import check_bounds
 from audiorl.normalisers import normaliser
 from audiorl.trainers.precision import check_device
@@ -94,6 +95,13 @@ class SpeechConfig(TrainingArguments):
             "choices": list(get_args(OnBadRows)),
         },
     )
+    augmentation: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Makes training clips harder, evaluation never: JSON, YAML, or a file with either; audiorl.augment "
+            "describes it. Random numbers come from data_seed, or seed where that is unset."
+        },
+    )
 
     # Evaluation
     eval_wer: bool = field(
@@ -122,6 +130,8 @@ class SpeechConfig(TrainingArguments):
             )
         check_bounds(self.min_audio_seconds, self.max_audio_seconds)
         normaliser(self.wer_normaliser)
+        if self.augmentation is not None:
+            load_augmentation(self.augmentation)
         # Rows of one clip differ in length from process to process, so each process reads its own share of a stream.
         self.accelerator_config.dispatch_batches = False
 

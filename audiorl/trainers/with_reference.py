@@ -104,6 +104,11 @@ class ReferenceTrainer(SpeechTrainer):
 
     def _precompute_all(self) -> None:
         """Score all rows now, while the policy is what was handed in, and let go of the reference."""
+        if self.augmentation is not None:
+            raise ValueError(
+                "precompute_ref_log_probs scores every clip once as it is, and augmentation changes it in each epoch. "
+                "Turn one of them off."
+            )
         self.precomputed = True
         if not isinstance(self.data_collator, SpeechCollator):
             raise ValueError(
