@@ -21,7 +21,7 @@ from audiorl.script import RewardScriptArguments, load_from_flags, parse, run, s
 DEMO_ARGUMENTS = [
     *("--model_name_or_path", str(CHECKPOINT), "--dataset_name", "demo", "--output_dir", "demo-grpo"),
     *("--reward_funcs", "one_minus_wer", "--num_generations", "8", "--max_completion_length", "40"),
-    *("--sft_weight", "0.3", "--learning_rate", "2e-4", "--num_train_epochs", "3", "--warmup_steps", "5"),
+    *("--sft_weight", "0.3", "--learning_rate", "1e-4", "--num_train_epochs", "2", "--warmup_steps", "5"),
     *("--per_device_train_batch_size", "16", "--per_device_eval_batch_size", "16", "--save_strategy", "no"),
 ]
 
