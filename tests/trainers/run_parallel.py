@@ -123,7 +123,8 @@ def run_fsdp(rank: int, case: str, shared: str) -> dict[str, Any]:
     found = {**results(trainer), "sharded": sharded, "files": files(folder)}
     if trainer.reference is not None and not is_peft_model(trainer.model):
         found["sharded"] &= all(isinstance(p, DTensor) for p in trainer.reference.ref_model.parameters())
-        found["loaded"] = dict(WhisperForConditionalGeneration.from_pretrained(folder).named_parameters())
+        loaded = WhisperForConditionalGeneration.from_pretrained(folder)
+        found["loaded"] = {name: whole(p) for name, p in loaded.named_parameters()}
     resumed = build(folder, WORLD, ShardedTrainer, **saving)
     resumed.train(resume_from_checkpoint=os.path.join(folder, "checkpoint-2"))
     found["resumed"] = results(resumed)
