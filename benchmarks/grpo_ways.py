@@ -18,9 +18,9 @@ from audiorl.rewards import RewardSet
 from audiorl.rollout import rollout_noise
 
 LEARNING_RATE = 1e-6
-# K samples of random weights have nothing in common with a transcript but characters, so that is what is rewarded
+# K samples of random weights have nothing in common with a transcript but characters, so that is what is rewarded; the
+# transcripts are as long as the samples, since one that is much shorter puts all of them at the reward's floor
 REWARD = "negative_cer"
-WORDS = 12  # of the transcripts
 
 
 class GrpoTask:
@@ -45,7 +45,7 @@ class GrpoTask:
         self.rollout = {"groups": self.grouped_rollout, "audio": self.repeated_rollout}[row]
         self.scores = {"groups": self.grouped_scores, "audio": self.repeated_scores}[row]
         self.rewards, self.objective = RewardSet([REWARD]), PolicyObjective("grpo", epsilon=0.2)
-        self.transcripts = [_written(ids.tolist()) for ids in self._random_tokens(WORDS)[:, 0]]
+        self.transcripts = [_written(ids.tolist()) for ids in self._random_tokens(setting.tokens)[:, 0]]
         self.step, self.loss = 0, torch.zeros(())
         self.states: Tensor | None = None
         self._agree(gradients)
