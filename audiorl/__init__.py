@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from audiorl._version import __version__
 
 if TYPE_CHECKING:
+    from audiorl.adapters import SpeechModelConfig
     from audiorl.audio import load_audio
+    from audiorl.augment import Augmentation, load_augmentation
     from audiorl.batch import GroupBatch, GroupSamples, GroupScores
     from audiorl.collator import SpeechCollator
     from audiorl.datasets import BadRowsError, speech_rows
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from audiorl.losses import ADVANTAGES, POLICY_LOSSES, PREFERENCE_LOSSES
     from audiorl.models import SpeechFamily, register_family, speech_family
     from audiorl.pairs import mine_pairs
-    from audiorl.rewards import REWARDS, RewardSet, load_reward
+    from audiorl.rewards import REWARDS, RewardError, RewardSet, RewardTable, load_reward
     from audiorl.trainers.base import SpeechTrainer
     from audiorl.trainers.config import SpeechConfig
     from audiorl.trainers.dpo import DPOConfig, DPOTrainer
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 # public name -> module
 _HOMES = {
     "ADVANTAGES": "audiorl.losses",
+    "Augmentation": "audiorl.augment",
     "BadRowsError": "audiorl.datasets",
     "DPOConfig": "audiorl.trainers.dpo",
     "DPOTrainer": "audiorl.trainers.dpo",
@@ -45,13 +48,17 @@ _HOMES = {
     "POLICY_LOSSES": "audiorl.losses",
     "PREFERENCE_LOSSES": "audiorl.losses",
     "REWARDS": "audiorl.rewards",
+    "RewardError": "audiorl.rewards",
     "RewardSet": "audiorl.rewards",
+    "RewardTable": "audiorl.rewards",
     "SpeechCollator": "audiorl.collator",
     "SpeechConfig": "audiorl.trainers.config",
     "SpeechFamily": "audiorl.models",
+    "SpeechModelConfig": "audiorl.adapters",
     "SpeechTrainer": "audiorl.trainers.base",
     "evaluate_model": "audiorl.evaluation",
     "load_audio": "audiorl.audio",
+    "load_augmentation": "audiorl.augment",
     "load_reward": "audiorl.rewards",
     "mine_pairs": "audiorl.pairs",
     "paired_bootstrap": "audiorl.evaluation",
@@ -66,6 +73,7 @@ __all__ = [
     "POLICY_LOSSES",
     "PREFERENCE_LOSSES",
     "REWARDS",
+    "Augmentation",
     "BadRowsError",
     "DPOConfig",
     "DPOTrainer",
@@ -78,14 +86,18 @@ __all__ = [
     "ORPOTrainer",
     "OnlineDPOConfig",
     "OnlineDPOTrainer",
+    "RewardError",
     "RewardSet",
+    "RewardTable",
     "SpeechCollator",
     "SpeechConfig",
     "SpeechFamily",
+    "SpeechModelConfig",
     "SpeechTrainer",
     "__version__",
     "evaluate_model",
     "load_audio",
+    "load_augmentation",
     "load_reward",
     "mine_pairs",
     "paired_bootstrap",
