@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, WhisperForConditionalGeneration
 
 from audiorl.batch import GroupBatch
-from audiorl.models.family import disable_dropout
+from audiorl.models import disable_dropout
 from audiorl.rollout import rollout_noise
 
 END, START = 0, 1

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch, pad_tokens
-from audiorl.models.family import SpeechFamily, speech_family
+from audiorl.models import SpeechFamily, speech_family
 from audiorl.models.head import score_tokens
 from audiorl.models.whisper_text import END, NO_TIMESTAMPS, START
 

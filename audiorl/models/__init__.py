@@ -1,15 +1,8 @@
 """Model families: what a trainer asks of a speech model, and who answers."""
 
-from audiorl.models.family import (
-    FAMILIES,
-    SpeechFamily,
-    TokenizedText,
-    base_model,
-    disable_dropout,
-    register_family,
-    run_inside,
-    speech_family,
-)
+from audiorl.models.family import SpeechFamily, TokenizedText
+from audiorl.models.registry import FAMILIES, register_family, speech_family
+from audiorl.models.speech_call import base_model, disable_dropout, run_inside
 
 __all__ = [
     "FAMILIES",

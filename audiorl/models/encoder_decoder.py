@@ -18,10 +18,11 @@ from transformers.cache_utils import Cache
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.models.autoregressive import AutoregressiveFamily
 from audiorl.models.compiling import run
-from audiorl.models.family import TokenizedText, base_model
+from audiorl.models.family import TokenizedText
 from audiorl.models.grouped_attention import ignored_mask, use_grouped_attention
 from audiorl.models.grouped_decoder import ENGINES, GroupedDecoder
 from audiorl.models.head import at_least_float32, score_tokens
+from audiorl.models.speech_call import base_model
 from audiorl.models.whisper_text import WhisperText
 
 

@@ -17,25 +17,24 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import EvalPrediction, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch
 from audiorl.collator import SpeechCollator
 from audiorl.datasets import BadRowsError, RowFault, SkippedRows, check_rows, drop_bad_rows, speech_rows
-from audiorl.evaluation import Decoded, count_errors, transcribe
 from audiorl.models import disable_dropout, speech_family
 from audiorl.trainers.adapters import AdapterTrainer
 from audiorl.trainers.audio_bounds import LEFT_OUT_FILE, count_left_out_of_streams, rows_within_bounds
 from audiorl.trainers.augmenting import AugmentedTraining
 from audiorl.trainers.config import SpeechConfig
+from audiorl.trainers.decoding import DecodedEvaluation
 from audiorl.trainers.loading import add_adapter, check_untouched_encoder, load_model, load_processor, plan_adapter
 from audiorl.trainers.metrics import Metrics
-from audiorl.trainers.parallel import check_parallelism, check_whole_weights
+from audiorl.trainers.parallel import check_parallelism
 
 logger = logging.get_logger(__name__)
 
@@ -62,7 +61,7 @@ class StopOnBadGradients(TrainerCallback):
             )
 
 
-class SpeechTrainer(AdapterTrainer, AugmentedTraining):
+class SpeechTrainer(AdapterTrainer, AugmentedTraining, DecodedEvaluation):
     """Base of the trainers; a subclass says which text columns its rows need and computes the loss.
 
     Args:
@@ -134,18 +133,6 @@ class SpeechTrainer(AdapterTrainer, AugmentedTraining):
         check_parallelism(self.accelerator)
         self.check_augmentation()
         self._check_decoding()
-
-    def _check_decoding(self) -> None:
-        """Decoding at evaluation needs rows that can be read again and weights that are in one piece."""
-        if not self.args.eval_wer and self.compute_metrics is None:
-            return
-        sets = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
-        if any(rows is not None and not isinstance(rows, Dataset) for rows in sets):
-            raise ValueError(
-                "eval_wer and compute_metrics decode the evaluation rows again at each evaluation, which a stream "
-                "cannot offer. Load eval_dataset as a Dataset (streaming=False), or turn them off."
-            )
-        check_whole_weights(self.accelerator, "eval_wer and compute_metrics decode")
 
     # ---- rows ----
 
@@ -266,56 +253,6 @@ class SpeechTrainer(AdapterTrainer, AugmentedTraining):
         batch = self._prepare_inputs(self._without_repeats(inputs))
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.compute_loss(model, batch).detach(), None, None
-
-    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
-        prefix = kwargs.get("metric_key_prefix", "eval")
-        output.metrics.update({f"{prefix}_{name}": value for name, value in self.metrics.drain("eval").items()})
-        if self.args.eval_wer or self.compute_metrics is not None:
-            measured = self._decoded_metrics(self.decode(dataloader.dataset))
-            output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
-        return output
-
-    def decode(self, rows: Any) -> Decoded:
-        """Transcribe rows with the model as it is, spread over the processes; every process gets all of it.
-
-        Args:
-            rows: rows with `audio` and `text`, or pairs, whose `chosen` then counts as the transcript; no stream.
-
-        Raises:
-            ValueError: training shards the weights.
-        """
-        check_whole_weights(self.accelerator, "decode() transcribes")
-        known = speech_rows(rows)
-        rank, world = self.args.process_index, self.args.world_size
-        mine = known.select(range(rank, len(known), world))
-        written = mine["text" if "text" in known.column_names else self.text_columns[0]]
-        transcripts = [self.family.words(text) for text in written]
-        hypotheses = transcribe(
-            self.model,
-            self.processing_class,
-            mine,
-            batch_size=self.args.per_device_eval_batch_size,
-            family=self.family,
-            progress=rank == 0 and not self.args.disable_tqdm,
-        )
-        parts = [list(zip(transcripts, hypotheses, strict=True))]
-        if world > 1:
-            parts = gather_object(parts)
-        # row i went to process i mod world
-        ordered = [parts[i % world][i // world] for i in range(len(known))]
-        return Decoded([transcript for transcript, _ in ordered], [hypothesis for _, hypothesis in ordered])
-
-    def _decoded_metrics(self, decoded: Decoded) -> dict[str, float]:
-        found: dict[str, float] = {}
-        if self.args.eval_wer:
-            for name, unit in (("wer", "auto"), ("cer", "character")):
-                found[name] = count_errors(*decoded, unit=unit, normalise=self.args.wer_normaliser).wer
-        if self.compute_metrics is not None:
-            found.update(
-                self.compute_metrics(EvalPrediction(predictions=decoded.hypotheses, label_ids=decoded.transcripts))
-            )
-        return found
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         output = super().train(*args, **kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,6 +96,17 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path, settings):
     for name in ("loss", "rewards/margins", "entropy", "logps/chosen"):
         logged = [[log[name] for log in run["log"] if name in log] for run in (single, double)]
         assert logged[0] == pytest.approx(logged[1], rel=1e-4, abs=1e-6), name
+
+
+def test_two_processes_resumed_within_the_second_epoch_read_its_rows_in_its_order(tmp_path):
+    settings = {"per_device_train_batch_size": 2, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1}
+    whole = run_dpo(2, output_dir=tmp_path / "run", out=tmp_path / "whole.pt", **settings, **PLAIN_STEPS)
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")  # two steps an epoch: 3 lies in the second one
+    again = run_dpo(2, output_dir=tmp_path / "run", out=tmp_path / "again.pt", resume=True, **settings, **PLAIN_STEPS)
+    assert again.returncode == 0, again.stderr[-2000:]
+    runs = [finished(tmp_path / f"{name}.pt")["weights"] for name in ("whole", "again")]
+    assert largest_difference(*runs) == 0
 
 
 def test_half_written_checkpoints_of_other_programs_are_passed_over(tmp_path):
