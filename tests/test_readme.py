@@ -68,6 +68,8 @@ def test_the_subclass_trains(tmp_path):
     assert not torch.equal(before, torch.cat([p.detach().flatten() for p in model.parameters()]))
 
 
+# transformers 5.23 renamed the flag; the page uses the name that older ones know as well
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 def test_the_command_line_that_writes_another_projects_defaults_out_runs(tmp_path, monkeypatch, capsys):
     """As it stands but for the names of model and files, a GPU's optimizer, and a run of four steps instead of 1000."""
     monkeypatch.chdir(tmp_path)
@@ -85,7 +87,7 @@ def test_the_command_line_that_writes_another_projects_defaults_out_runs(tmp_pat
         }
         for i in range(4)
     ]
-    rows[3] = {**rows[3], "chosen": "<|0.00|>你好<|0.84|>", "rejected": "<|0.00|>你<|0.84|>"}
+    rows[0] = {**rows[0], "chosen": "<|0.00|>你好<|0.84|>", "rejected": "<|0.00|>你<|0.84|>"}
     Path("train.json").write_text(json.dumps(rows))
     Path("test.json").write_text(json.dumps([{**row, "text": row["chosen"]} for row in rows]))
     (block,) = re.findall(r"```bash\n(torchrun .*?orpo_whisper.*?)```", (ROOT / "examples/README.md").read_text(), re.S)
