@@ -41,10 +41,6 @@ class WholeCheckpoints(Trainer):
             discard_staging(self.args.output_dir)
         return super().train(resume_from_checkpoint=checkpoint, **kwargs)
 
-    def _run_epoch(self, *args: Any, epoch: int, train_dataloader: Any, **kwargs: Any) -> Any:
-        set_sampler_epoch(train_dataloader, epoch)
-        return super()._run_epoch(*args, epoch=epoch, train_dataloader=train_dataloader, **kwargs)
-
     def _get_output_dir(self, trial: Any) -> str:
         return self._staging or super()._get_output_dir(trial)
 
@@ -157,20 +153,6 @@ def publish_files(staged: str, final: str) -> None:
         os.replace(os.path.join(staged, name), target)
     os.rmdir(staged)
     _flush_entry(Path(final))
-
-
-def set_sampler_epoch(loader: Any, epoch: int) -> None:
-    """Give the sampler at the bottom of a loader its epoch, on which the order of the rows depends.
-
-    accelerate's `set_epoch` looks two batch samplers deep. A run of several processes that resumes within an epoch has
-    three (skip, shard, batch), and would go on in the order of the first epoch.
-    """
-    sampler: Any = getattr(loader, "batch_sampler", None)
-    while hasattr(sampler, "batch_sampler"):
-        sampler = sampler.batch_sampler
-    rows: Any = getattr(sampler, "sampler", None)
-    if hasattr(rows, "set_epoch"):
-        rows.set_epoch(epoch)
 
 
 def checkpoint_to_resume(asked: str | bool | None, output_dir: str) -> str | None:

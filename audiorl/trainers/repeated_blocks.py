@@ -22,8 +22,7 @@ class RepeatedBlocks(Sampler[int]):
         block: clips of an optimizer step, over micro-batches and processes, > 0.
         repeats: `num_iterations`, > 0.
         seed: of the order, which is another one in each epoch and the same in each process; None keeps the rows' order.
-        steps_done: tells how many optimizer steps lie behind, from which the epoch follows. `set_epoch` would do, but
-            accelerate does not pass it on to the sampler where several processes resume within an epoch.
+        steps_done: tells how many optimizer steps lie behind, from which the epoch follows, however a run was resumed.
         drop_last: leave a last block that is shorter out.
     """
 
