@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.demo_runs import rates_of_demo
 from tests.tiny_models import tiny_clips, tiny_whisper
 
 ROOT = Path(__file__).parents[1]
@@ -199,34 +200,14 @@ def test_wrong_rewards_end_with_a_message_before_a_model_is_loaded(data, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_grpo_demo_without_arguments_lowers_held_out_wer(tmp_path, seed):
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", GRPO_EXAMPLE, "--seed", str(seed)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    rates = [
-        float(line.split()[2]) for line in done.stdout.splitlines() if line.startswith(("WER before", "WER after"))
-    ]
-    assert rates[1] < rates[0], done.stdout
+    before, after = rates_of_demo("grpo_whisper.py", tmp_path, seed)
+    assert after < before
     assert (tmp_path / "demo-grpo" / "model.safetensors").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_demo_without_arguments_improves_held_out_wer_by_a_fifth(tmp_path, seed):
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", EXAMPLE, "--seed", str(seed)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    rates = [
-        float(line.split()[2]) for line in done.stdout.splitlines() if line.startswith(("WER before", "WER after"))
-    ]
-    assert rates[1] <= 0.8 * rates[0], done.stdout
+    before, after = rates_of_demo("dpo_whisper.py", tmp_path, seed)
+    assert after <= 0.8 * before
     assert (tmp_path / "demo-dpo" / "model.safetensors").exists()

@@ -19,6 +19,7 @@ Deviations from TRL's GRPOTrainer:
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -59,7 +60,7 @@ from audiorl.trainers.step_data import (
 from audiorl.trainers.with_reference import ReferenceTrainer
 
 
-class RolloutTrainer(ReferenceTrainer):
+class RolloutTrainer(ReferenceTrainer, ABC):
     """Base of the trainers that learn from rewarded rollouts; rows need `audio`, `text` and what the rewards read.
 
     Args:
@@ -102,6 +103,7 @@ class RolloutTrainer(ReferenceTrainer):
 
     # ---- what a subclass says ----
 
+    @abstractmethod
     def learn_from(self, rollouts: Sequence[Rollout], step: StepRollouts) -> list[Learnt]:
         """Which hypotheses of each micro-batch the loss is made of, and what it is divided by.
 
@@ -109,8 +111,8 @@ class RolloutTrainer(ReferenceTrainer):
             rollouts: of this process.
             step: the numbers of all processes.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def rollout_loss(self, batch: GroupBatch, scores: GroupScores, counts: Tensor) -> Tensor:
         """The loss of one micro-batch, a scalar; those of all micro-batches and processes add up to the step's.
 
@@ -119,7 +121,6 @@ class RolloutTrainer(ReferenceTrainer):
             scores: of its H hypotheses under the policy, with graph.
             counts: (n,) those of `learn_from`, over micro-batches and processes.
         """
-        raise NotImplementedError
 
     # ---- rows ----
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
 from audiorl.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
-from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper
-from tests.trainers.pair_rows import CHOSEN
+from tests.tiny_models import tiny_whisper
+from tests.trainers.pair_rows import CHOSEN, pair_rows
+from tests.trainers.pair_rows import settings as pair_settings
 
 
 def letters(completions: list[str], text: list[str], **kwargs: Any) -> list[float]:
@@ -24,30 +25,13 @@ def shortness(completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
 
 def rows(count: int = 8, **columns: list) -> list[dict[str, Any]]:
     """`count` <= 8 rows of about 0.9 s with `audio`, `text` and other columns."""
-    made = [
-        {"audio": {"array": clip, "sampling_rate": SAMPLING_RATE}, "text": CHOSEN[i]}
-        for i, clip in enumerate(tiny_clips(count))
-    ]
-    return [{**row, **{name: values[i] for name, values in columns.items()}} for i, row in enumerate(made)]
+    pairs = pair_rows(count, **{"text": list(CHOSEN), **columns})
+    return [{name: value for name, value in row.items() if name not in ("chosen", "rejected")} for row in pairs]
 
 
 def settings(output_dir: Any) -> dict[str, Any]:
-    """Few steps on a CPU, nothing saved, nothing shown."""
-    return {
-        "output_dir": str(output_dir),
-        "per_device_train_batch_size": 2,
-        "per_device_eval_batch_size": 2,
-        "num_train_epochs": 1,
-        "learning_rate": 1e-3,
-        "num_generations": 4,
-        "max_completion_length": 36,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "seed": 7,
-    }
+    """Few steps on a CPU, nothing saved, nothing shown; four short hypotheses."""
+    return {**pair_settings(output_dir), "num_generations": 4, "max_completion_length": 36}
 
 
 def config(output_dir: Any, **changes: Any) -> GRPOConfig:

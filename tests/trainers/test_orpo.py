@@ -22,6 +22,7 @@ from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch
 from audiorl.datasets import BadRowsError
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from tests import oracles_odds_ratio as oracle
+from tests.demo_runs import rates_of_demo
 from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper
 from tests.trainers import pair_rows as shared
 from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, pair_rows, weights
@@ -434,14 +435,5 @@ def test_flags_without_a_meaning_here_are_refused_with_the_reason(monkeypatch, c
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_demo_without_arguments_improves_held_out_wer_by_a_fifth(tmp_path, seed):
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", str(EXAMPLE), "--seed", str(seed)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    rates = [float(x.split()[2]) for x in done.stdout.splitlines() if x.startswith(("WER before", "WER after"))]
-    assert rates[1] <= 0.8 * rates[0], done.stdout
+    before, after = rates_of_demo("orpo_whisper.py", tmp_path, seed)
+    assert after <= 0.8 * before
