@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import nn
 from tqdm.auto import tqdm
 
 from audiorl.batch import GroupBatch
 from audiorl.collator import SpeechCollator
-from audiorl.datasets import iterate_batches, speech_rows
+from audiorl.datasets import BadRowsError, SkippedRows, check_rows, drop_bad_rows, iterate_batches, speech_rows
 from audiorl.evaluation import count_errors
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.models import SpeechFamily, speech_family
@@ -63,6 +64,7 @@ def mine_pairs(
     seed: int = 0,
     progress: bool = True,
     family: SpeechFamily | None = None,
+    skipped: SkippedRows | None = None,
 ) -> MinedPairs:
     """Pair every clip's transcript with the worst of K hypotheses sampled from the model.
 
@@ -76,9 +78,11 @@ def mine_pairs(
         normalise, unit: how hypotheses are compared with transcripts, see `audiorl.evaluation.count_errors`.
         family: the model's family; None asks `speech_family`.
         seed: >= 0; the same seed gives the same pairs, whatever the batch size, up to rounding.
+        skipped: where rows that cannot be used are written and left out; None refuses them. What shows only when a
+            clip is decoded, and every row of a stream, is refused when it comes.
 
     Raises:
-        BadRowsError: a row without usable audio or text.
+        BadRowsError: rows without usable audio or text, all of them, before anything is sampled.
         ValueError: num_generations or temperature out of range.
     """
     if num_generations < 1 or not temperature > 0:
@@ -90,7 +94,7 @@ def mine_pairs(
     collate = SpeechCollator(family, text_columns=("text",))
     mined = MinedPairs()
     total_wer = 0.0
-    known = speech_rows(rows)
+    known = _usable_rows(speech_rows(rows), family, skipped)
     bar = tqdm(
         desc="Mining pairs",
         unit="clip",
@@ -111,6 +115,17 @@ def mine_pairs(
             bar.update(len(some))
     mined.mean_wer = total_wer / max(mined.clips * num_generations, 1)
     return mined
+
+
+def _usable_rows(rows: Any, family: SpeechFamily, skipped: SkippedRows | None) -> Any:
+    if not isinstance(rows, Dataset):
+        return rows
+    faults = check_rows(
+        rows, text_columns=("text",), tokenize=family.tokenize_row, max_seconds=family.max_seconds, distinct=False
+    )
+    if faults and skipped is None:
+        raise BadRowsError(faults)
+    return drop_bad_rows(rows, faults, skipped)
 
 
 def _sample_texts(

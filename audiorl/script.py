@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
 from audiorl.adapters import SpeechModelConfig, adapter_config, require_bitsandbytes
-from audiorl.datasets import speech_rows
+from audiorl.datasets import SkippedRows, speech_rows
 from audiorl.models import base_model, speech_family
 from audiorl.pairs import MinedPairs, mine_pairs
 from audiorl.trainers.audio_bounds import rows_within_bounds
@@ -224,6 +224,9 @@ def with_pairs(model: nn.Module, processor: Any, rows: Any, script: SpeechScript
         seed=args.seed,
         progress=args.process_index == 0,
         family=family,
+        skipped=SkippedRows(os.path.join(args.output_dir, "skipped_rows.jsonl"))
+        if args.on_bad_rows == "skip"
+        else None,
     )
     found = gather_object([mined]) if args.world_size > 1 else [mined]
     clips = sum(part.clips for part in found)

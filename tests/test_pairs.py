@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from audiorl.datasets import BadRowsError
+from audiorl.datasets import BadRowsError, SkippedRows
 from audiorl.evaluation import count_errors
 from audiorl.pairs import mine_pairs
 from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper
@@ -80,3 +80,17 @@ def test_bad_rows_and_settings_are_refused():
     for changes in ({"num_generations": 0}, {"temperature": 0.0}):
         with pytest.raises(ValueError, match="num_generations >= 1 hypotheses at a temperature > 0"):
             mined(**changes)
+
+
+def test_all_bad_rows_are_told_before_anything_is_sampled(tmp_path, monkeypatch):
+    model, processor = tiny_whisper()
+    rows = [{"audio": {"array": clip, "sampling_rate": 16_000}, "text": "water"} for clip in tiny_clips(3)]
+    rows[0]["text"], rows[2]["audio"] = " ", "missing.wav"
+    with monkeypatch.context() as patched:
+        patched.setattr("audiorl.pairs._sample_texts", None)
+        with pytest.raises(BadRowsError) as told:
+            mine_pairs(model, processor, rows, progress=False)
+    assert [fault.row_id for fault in told.value.faults] == [0, 2]
+    skipped = SkippedRows(tmp_path / "skipped_rows.jsonl")
+    assert mine_pairs(model, processor, rows, progress=False, skipped=skipped).clips == 1
+    assert skipped.count() == 2
