@@ -1,27 +1,23 @@
-"""What the example scripts share: flags from configs, errors without tracebacks, rows from a name.
-
-Exit codes: 0 done, 1 the run failed with a message, 2 wrong arguments, 130 interrupted.
-"""
+"""What the example scripts and the trainers' commands share: flags, rows from a name, a model from flags."""
 
 from __future__ import annotations
 
 import os
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-import transformers
 from accelerate.utils import gather_object
 from datasets import Dataset, load_dataset
 from torch import nn
 from tqdm.auto import tqdm
-from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
+from trl import ModelConfig, ScriptArguments, get_quantization_config
 
+from audiorl import flags
 from audiorl.adapters import SpeechModelConfig, adapter_config, require_bitsandbytes
 from audiorl.datasets import SkippedRows, speech_rows
+from audiorl.exits import MISTYPED, stop
+from audiorl.exits import run as run
 from audiorl.models import base_model, speech_family
 from audiorl.pairs import MinedPairs, mine_pairs
 from audiorl.trainers.audio_bounds import rows_within_bounds
@@ -32,9 +28,6 @@ from audiorl.trainers.loading import export_merged, load_model, load_processor, 
 DEMO = "demo"
 # split -> clips, seed of the clips; audiorl/demo/README.md says how the settings of the demo were chosen
 DEMO_CLIPS = {"tune": (480, 0), "held_out": (240, 1)}
-MISTYPED = 2
-# Seconds; longer than processes of one machine are apart when they start.
-OTHERS_WAIT = 10.0
 
 
 @dataclass
@@ -73,68 +66,23 @@ class SpeechScriptArguments(RowScriptArguments):
 
 def parse(
     configs: Sequence[type],
-    demo_arguments: Sequence[str],
+    demo_arguments: Sequence[str] = (),
     argv: Sequence[str] | None = None,
     *,
     refused: Mapping[str, str] | None = None,
 ) -> tuple:
     """Dataclasses filled from the command line; without a model and a data set, from `demo_arguments` first.
 
-    Misspelt flags end the program with the nearest one, flags of `refused` with the reason given there; abbreviations
-    are not taken.
+    See `audiorl.flags.parse`. A checkpoint to resume from is looked for now, before pairs are mined and clips decoded.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    named = ("--model_name_or_path", "--dataset_name", "--config")
-    if not any(arg.split("=")[0] in named for arg in argv):
-        argv = [*demo_arguments, *argv]
-    known = {f"--{f.name}" for config in configs for f in fields(config)} | {"--config", "--help", "-h"}
-    for flag in (arg.split("=")[0] for arg in argv if arg.startswith("--")):
-        if flag in (refused or {}):
-            stop(f"{flag}: {(refused or {})[flag]}", MISTYPED)
-        if flag.replace("--no_", "--") not in known and flag.replace("-", "_").replace("__", "--", 1) not in known:
-            near = get_close_matches(flag, known, n=1)
-            stop(
-                f"unknown flag {flag}" + (f"; did you mean {near[0]}?" if near else "; --help lists all"),
-                MISTYPED,
-            )
-    parser = TrlParser(list(configs), allow_abbrev=False)
-    try:
-        parsed = parser.parse_args_and_config(argv)
-        for args in parsed:
-            if isinstance(args, SpeechConfig):  # now, before pairs are mined and clips decoded
+    parsed = flags.parse(configs, demo_arguments, argv, refused=refused)
+    for args in parsed:
+        if isinstance(args, SpeechConfig):
+            try:
                 args.resume_from_checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
-    except (ValueError, FileNotFoundError) as error:
-        stop(str(error), MISTYPED)
+            except (ValueError, FileNotFoundError) as error:
+                stop(str(error), MISTYPED)
     return parsed
-
-
-def stop(message: str, code: int = 1) -> NoReturn:
-    """End the program with a message and no traceback.
-
-    What all of several processes run into is said once: the first speaks and ends, and the launcher ends the others
-    while they wait. What only one of the others ran into is said by that one.
-    """
-    rank = int(os.environ.get("RANK", "0"))
-    if rank:
-        time.sleep(OTHERS_WAIT)
-    print(f"error: {message}" if rank == 0 else f"error in process {rank}: {message}", file=sys.stderr, flush=True)
-    raise SystemExit(code)
-
-
-def run(main: Callable[[], None]) -> None:
-    """Run a script's `main`; what is the user's to mend is told without a traceback.
-
-    AUDIORL_DEBUG=1 shows the traceback.
-    """
-    transformers.utils.logging.set_verbosity_error()
-    try:
-        main()
-    except KeyboardInterrupt:
-        stop("interrupted; go on with --resume_from_checkpoint True if a checkpoint was written", 130)
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        if os.environ.get("AUDIORL_DEBUG"):
-            raise
-        stop(f"{error}\n(AUDIORL_DEBUG=1 shows where)")
 
 
 def train_rows(script: RowScriptArguments, args: SpeechConfig | None = None) -> Any:

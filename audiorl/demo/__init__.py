@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from audiorl.demo.noise import NOISE_KINDS, add_noise, reverberate
 from audiorl.demo.rows import WINDOW_SECONDS, demo_rows, iterate_demo_rows
 from audiorl.demo.sentences import VOCABULARY, random_sentence
+from audiorl.demo.settings import CHECKPOINT
 from audiorl.demo.synthesiser import (
     SAMPLING_RATE,
     Synthesiser,
@@ -33,5 +32,3 @@ __all__ = [
     "random_sentence",
     "reverberate",
 ]
-
-CHECKPOINT = Path(__file__).parent / "checkpoint"

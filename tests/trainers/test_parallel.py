@@ -14,7 +14,7 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
-from audiorl import script
+from audiorl import exits
 from audiorl.trainers.checkpoints import is_whole
 from audiorl.trainers.parallel import check_parallelism
 from tests.tiny_models import tiny_whisper
@@ -266,21 +266,21 @@ def test_launched_processes_train_to_the_weights_of_one(ddp, tmp_path, launcher)
 
 
 @pytest.mark.parametrize(
-    ("rank", "said", "slept"), [("0", "error: no", []), ("3", "error in process 3: no", [script.OTHERS_WAIT])]
+    ("rank", "said", "slept"), [("0", "error: no", []), ("3", "error in process 3: no", [exits.OTHERS_WAIT])]
 )
 def test_a_process_that_fails_alone_says_so_after_the_first_had_its_say(monkeypatch, capsys, rank, said, slept):
     waits: list[float] = []
     monkeypatch.setenv("RANK", rank)
-    monkeypatch.setattr(script.time, "sleep", waits.append)
+    monkeypatch.setattr(exits.time, "sleep", waits.append)
     with pytest.raises(SystemExit):
-        script.stop("no")
+        exits.stop("no")
     assert capsys.readouterr().err.strip() == said
     assert waits == slept
 
 
 FAILING = """
 import os, sys
-from audiorl.script import run
+from audiorl.exits import run
 def main():
     if sys.argv[1] in ("all", os.environ["RANK"]):
         raise ValueError("spoilt")

@@ -1,0 +1,50 @@
+"""The command line: `audiorl NAME ...` or `python -m audiorl NAME ...`, also behind `torchrun -m audiorl`.
+
+Each command is a module of `audiorl.commands` with a `main(argv)`, imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from audiorl._version import __version__
+from audiorl.exits import MISTYPED, run, stop
+
+# name -> what it does; the module is audiorl.commands.<name>
+COMMANDS = {
+    "dpo": "tune on preference pairs, mined from transcripts where rows have none",
+    "orpo": "tune on preference pairs without a frozen policy",
+    "grpo": "tune with rewards on sampled hypotheses",
+}
+USAGE = """usage: audiorl COMMAND [flags]
+
+{commands}
+
+audiorl COMMAND --help lists the flags of a command; --config FILE.yaml reads them from a file.
+Several processes: torchrun --nproc_per_node=8 -m audiorl COMMAND ...
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command; ends the program with its exit code (see `audiorl.exits`)."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("--help", "-h", "help"):
+        print(usage(), end="")
+        return
+    if name == "--version":
+        print(__version__)
+        return
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
+        told = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        stop(f"unknown command {name}; {told}", MISTYPED)
+    sys.argv[0] = f"audiorl {name}"  # how --help names the program
+    run(lambda: importlib.import_module(f"audiorl.commands.{name}").main(rest))
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    return USAGE.format(commands="\n".join(f"  {name:<{width}}  {does}" for name, does in COMMANDS.items()))

@@ -1,0 +1,1 @@
+"""The commands of `audiorl`, a module each; `audiorl.cli` lists them."""

@@ -1,0 +1,30 @@
+"""The flags of the demos: what an example does without arguments. README.md here says how they were chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CHECKPOINT = Path(__file__).parent / "checkpoint"
+
+_SHARED = [
+    *("--model_name_or_path", str(CHECKPOINT), "--dataset_name", "demo"),
+    *("--per_device_train_batch_size", "16", "--per_device_eval_batch_size", "16", "--save_strategy", "no"),
+]
+DEMO_ARGUMENTS: dict[str, list[str]] = {
+    "dpo": [
+        *_SHARED,
+        *("--output_dir", "demo-dpo", "--loss_type", "sigmoid", "sft", "--loss_weights", "0.2", "1.0"),
+        *("--beta", "0.1", "--learning_rate", "1.6e-3", "--num_train_epochs", "4", "--warmup_steps", "10"),
+    ],
+    "orpo": [
+        *_SHARED,
+        *("--output_dir", "demo-orpo", "--beta", "0.25", "--learning_rate", "1.5e-3"),
+        *("--num_train_epochs", "5", "--warmup_steps", "10"),
+    ],
+    "grpo": [
+        *_SHARED,
+        *("--output_dir", "demo-grpo", "--reward_funcs", "one_minus_wer", "--num_generations", "8"),
+        *("--max_completion_length", "40", "--sft_weight", "0.3", "--learning_rate", "1e-4"),
+        *("--num_train_epochs", "2", "--warmup_steps", "5"),
+    ],
+}

@@ -1,0 +1,123 @@
+"""A whole run from flags: what the examples and the commands `audiorl dpo | orpo | grpo` do.
+
+A trainer of one's own takes the place of ours: `tune_on_pairs(MyTrainer, MyConfig)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from audiorl.adapters import SpeechModelConfig
+from audiorl.evaluation import compare
+from audiorl.rewards import RewardSet
+from audiorl.script import (
+    RewardScriptArguments,
+    SpeechScriptArguments,
+    load_from_flags,
+    parse,
+    save_merged,
+    test_rows,
+    train_rows,
+    with_pairs,
+)
+from audiorl.trainers.base import SpeechTrainer
+from audiorl.trainers.config import SpeechConfig
+
+
+def tune_on_pairs(
+    trainer_class: Callable[..., SpeechTrainer],
+    config: type[SpeechConfig],
+    argv: Sequence[str] | None = None,
+    *,
+    demo_arguments: Sequence[str] = (),
+    refused: Mapping[str, str] | None = None,
+) -> None:
+    """Tune on rows with `chosen` and `rejected`, or with `text`, from which pairs are mined first.
+
+    Args:
+        trainer_class: called as `DPOTrainer` is.
+        config: its config; every field is a flag, beside those of `SpeechScriptArguments` and `SpeechModelConfig`.
+        argv, demo_arguments, refused: see `audiorl.flags.parse`.
+    """
+    # 1. Flags: every field of the three classes
+    script, args, model_args = parse(
+        (SpeechScriptArguments, config, SpeechModelConfig), demo_arguments, argv, refused=refused
+    )
+
+    # 2. Model and rows; transcripts without pairs are paired with the model's own worst hypotheses
+    model, processor, adapter = load_from_flags(model_args, args)
+    pairs = with_pairs(model, processor, train_rows(script, args), script, args)
+    held_out = test_rows(script, args)
+    evaluated = None
+    if args.eval_strategy != "no" and held_out is not None:
+        evaluated = with_pairs(model, processor, held_out, script, args)
+
+    # 3. Tune, with WER before and after
+    trainer = trainer_class(
+        model,
+        args=args,
+        train_dataset=pairs,
+        eval_dataset=evaluated,
+        processing_class=processor,
+        peft_config=adapter,
+    )
+    tune_and_measure(trainer, held_out, merge_adapter=model_args.merge_adapter)
+
+
+def tune_on_rewards(
+    trainer_class: Callable[..., SpeechTrainer],
+    config: type[SpeechConfig],
+    argv: Sequence[str] | None = None,
+    *,
+    demo_arguments: Sequence[str] = (),
+) -> None:
+    """Tune on rows with `text` and what the rewards read.
+
+    Args:
+        trainer_class: called as `GRPOTrainer` is.
+        config: its config; every field is a flag, beside those of `RewardScriptArguments` and `SpeechModelConfig`.
+        argv, demo_arguments: see `audiorl.flags.parse`.
+    """
+    # 1. Flags: every field of the three classes; rewards are found before anything is loaded
+    script, args, model_args = parse((RewardScriptArguments, config, SpeechModelConfig), demo_arguments, argv)
+    RewardSet(script.reward_funcs, args.reward_weights)
+
+    # 2. Model and rows
+    model, processor, adapter = load_from_flags(model_args, args)
+    held_out = test_rows(script, args)
+
+    # 3. Tune, with WER before and after
+    trainer = trainer_class(
+        model,
+        script.reward_funcs,
+        args=args,
+        train_dataset=train_rows(script, args),
+        eval_dataset=held_out if args.eval_strategy != "no" else None,
+        processing_class=processor,
+        peft_config=adapter,
+    )
+    tune_and_measure(trainer, held_out, merge_adapter=model_args.merge_adapter)
+
+
+def tune_and_measure(trainer: SpeechTrainer, held_out: Any, *, merge_adapter: bool = False) -> None:
+    """Train, save, and say what came of it.
+
+    Args:
+        held_out: rows to measure WER on before and after; None measures nothing.
+        merge_adapter: write the adapter merged into its base beside `output_dir`.
+    """
+    args = trainer.args
+    before = trainer.decode(held_out) if held_out is not None else None
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_model()
+    if before is not None:
+        result = compare(before, trainer.decode(held_out), normalise=args.wer_normaliser)
+        if args.process_index == 0:
+            print(result)
+    if args.process_index == 0:
+        print(f"The tuned checkpoint lies in {args.output_dir}")
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    if merge_adapter:
+        save_merged(args, trainer.processing_class)
