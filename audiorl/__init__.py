@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from audiorl.datasets import BadRowsError, speech_rows
     from audiorl.evaluation import evaluate_model, paired_bootstrap, transcribe
     from audiorl.losses import ADVANTAGES, POLICY_LOSSES, PREFERENCE_LOSSES
-    from audiorl.models import SpeechFamily, register_family, speech_family
+    from audiorl.models import SpeechFamily, register_family, shorten_window, speech_family
     from audiorl.pairs import mine_pairs
     from audiorl.rewards import REWARDS, RewardError, RewardSet, RewardTable, load_reward
     from audiorl.trainers.base import SpeechTrainer
@@ -63,6 +63,7 @@ _HOMES = {
     "mine_pairs": "audiorl.pairs",
     "paired_bootstrap": "audiorl.evaluation",
     "register_family": "audiorl.models",
+    "shorten_window": "audiorl.models",
     "speech_family": "audiorl.models",
     "speech_rows": "audiorl.datasets",
     "transcribe": "audiorl.evaluation",
@@ -102,6 +103,7 @@ __all__ = [
     "mine_pairs",
     "paired_bootstrap",
     "register_family",
+    "shorten_window",
     "speech_family",
     "speech_rows",
     "transcribe",

@@ -175,6 +175,13 @@ class SpeechModelConfig(ModelConfig):
     adalora_orth_reg_weight: float = field(
         default=0.5, metadata={"help": "AdaLoRA: weight >= 0 of the term that keeps its factors orthogonal."}
     )
+    audio_window_seconds: int | None = field(
+        default=None,
+        metadata={
+            "help": "Let a Whisper hear at most this many seconds instead of 30, which costs less; longer clips are "
+            "refused, and accuracy must be regained by tuning."
+        },
+    )
     merge_adapter: bool = field(
         default=False,
         metadata={"help": "After training, also write the base with the adapter merged in to <output_dir>-merged."},

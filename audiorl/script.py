@@ -18,7 +18,7 @@ from audiorl.adapters import SpeechModelConfig, adapter_config, require_bitsandb
 from audiorl.datasets import SkippedRows, speech_rows
 from audiorl.exits import MISTYPED, stop
 from audiorl.exits import run as run
-from audiorl.models import base_model, speech_family
+from audiorl.models import base_model, shorten_window, speech_family
 from audiorl.pairs import MinedPairs, mine_pairs
 from audiorl.trainers.audio_bounds import rows_within_bounds
 from audiorl.trainers.checkpoints import checkpoint_to_resume
@@ -141,7 +141,10 @@ def load_from_flags(model: SpeechModelConfig, args: SpeechConfig) -> tuple[nn.Mo
     args.model_init_kwargs = {**given, **flags}
     loaded = load_model(model.model_name_or_path, args, quantization)
     args.model_init_kwargs = None
-    return loaded, load_processor(None, loaded), plan_adapter(loaded, adapter)
+    processor = load_processor(None, loaded)
+    if model.audio_window_seconds is not None:
+        shorten_window(loaded, processor, model.audio_window_seconds)
+    return loaded, processor, plan_adapter(loaded, adapter)
 
 
 def save_merged(args: SpeechConfig, processor: Any) -> None:

@@ -294,3 +294,13 @@ def test_memory_options_that_make_no_sense_are_refused(load, options, capsys):
         load("memory").main(options)
     assert stopped.value.code == 2
     assert options[0] in capsys.readouterr().err
+
+
+def test_windows_are_timed_from_the_longest_to_the_shortest(load, monkeypatch, capsys):
+    window, shapes = load("window"), load("counting").SHAPES
+    monkeypatch.setitem(shapes, "toy", shapes["toy"]._replace(positions=1500))  # 30 s
+    window.main("--shape toy --tokens 12 --threads 1 --repeats 1 --clips 1".split())
+    (result,) = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+    assert [record["window"] for record in result["windows"]] == ["30 s", "15 s", "10 s"]
+    counted = [record["predicted_flops"] for record in result["windows"]]
+    assert counted == sorted(counted, reverse=True) and counted[0] > 2 * counted[2]

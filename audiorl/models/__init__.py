@@ -2,6 +2,7 @@
 
 from audiorl.models.family import SpeechFamily, TokenizedText
 from audiorl.models.registry import FAMILIES, register_family, speech_family
+from audiorl.models.short_window import shorten_window
 from audiorl.models.speech_call import base_model, disable_dropout, run_inside
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "disable_dropout",
     "register_family",
     "run_inside",
+    "shorten_window",
     "speech_family",
 ]
