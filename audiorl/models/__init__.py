@@ -1,7 +1,7 @@
 """Model families: what a trainer asks of a speech model, and who answers."""
 
 from audiorl.models.family import SpeechFamily, TokenizedText
-from audiorl.models.registry import FAMILIES, register_family, speech_family
+from audiorl.models.registry import FAMILIES, family_class, model_class, register_family, speech_family
 from audiorl.models.short_window import shorten_window
 from audiorl.models.speech_call import base_model, disable_dropout, run_inside
 
@@ -11,6 +11,8 @@ __all__ = [
     "TokenizedText",
     "base_model",
     "disable_dropout",
+    "family_class",
+    "model_class",
     "register_family",
     "run_inside",
     "shorten_window",

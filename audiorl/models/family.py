@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoProcessor, PreTrainedModel
 
 from audiorl.batch import GroupBatch, GroupSamples, GroupScores
 from audiorl.models.beam_search import BeamSettings, GroupBeams
@@ -55,6 +55,15 @@ class SpeechFamily(ABC):
         self.processor = processor
         self.engine = self.engines[0]
         self.backbone = Backbone()
+
+    @classmethod
+    def load_processor(cls, name: str) -> Any:
+        """What the family reads audio and text with, from a checkpoint's name or path.
+
+        Raises:
+            OSError, ValueError: the checkpoint lacks a part of it.
+        """
+        return AutoProcessor.from_pretrained(name)
 
     # ---- data, no weights ----
 

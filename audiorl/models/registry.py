@@ -1,23 +1,60 @@
-"""Which family answers for a model: looked up by the model type of its transformers config."""
+"""Which family answers for a model: looked up by the model's class, then by the model type of its config."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import transformers
 from torch import nn
+from transformers import (
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
+    MODEL_FOR_CTC_MAPPING,
+    MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from audiorl.models.family import SpeechFamily
 from audiorl.models.speech_call import base_model
 
-# model_type of a transformers config -> family; "module:Class" keeps imports lazy
+# Name of a model class, or model_type of a transformers config -> family; "module:Class" keeps imports lazy. One
+# model_type has several heads (wav2vec2: transcripts or labels), so the class decides where it stands here.
 FAMILIES: dict[str, str | type[SpeechFamily]] = {
     "whisper": "audiorl.models.encoder_decoder:WhisperFamily",
 }
+# What a checkpoint without `architectures` is loaded as: the first that has a class for its config.
+HEADS = (MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING, MODEL_FOR_CTC_MAPPING, MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING)
 
 
-def register_family(model_type: str, family: type[SpeechFamily]) -> None:
-    """Make `speech_family` answer `family` for models whose config says `model_type`."""
-    FAMILIES[model_type] = family
+def register_family(name: str, family: type[SpeechFamily]) -> None:
+    """Make `speech_family` answer `family` for models of a class and its subclasses, or of a `model_type`.
+
+    Args:
+        name: of the class, such as "Wav2Vec2ForCTC"; or the config's model_type, such as "wav2vec2", for those of its
+            models whose class is not registered.
+    """
+    FAMILIES[name] = family
+
+
+def family_class(model: nn.Module) -> type[SpeechFamily]:
+    """The family that answers for a model: by its class, then those it derives from, then by its model_type.
+
+    Raises:
+        ValueError: no family knows this kind of model.
+    """
+    base = base_model(model)
+    model_type = getattr(getattr(base, "config", None), "model_type", type(base).__name__)
+    names = [*(kind.__name__ for kind in type(base).__mro__), model_type]
+    found = next((FAMILIES[name] for name in names if name in FAMILIES), None)
+    if found is None:
+        raise ValueError(
+            f"No family knows models of type {model_type!r} ({type(base).__name__}); known: {sorted(FAMILIES)}. "
+            "Write one (audiorl/models/family.py describes it) and pass it to audiorl.models.register_family."
+        )
+    if isinstance(found, str):
+        module, _, name = found.partition(":")
+        found = getattr(__import__(module, fromlist=[name]), name)
+    return found
 
 
 def speech_family(model: nn.Module, processor: Any) -> SpeechFamily:
@@ -25,22 +62,31 @@ def speech_family(model: nn.Module, processor: Any) -> SpeechFamily:
 
     Args:
         model: a transformers model, wrapped by PEFT or not.
-        processor: what `AutoProcessor.from_pretrained` returns for the checkpoint.
+        processor: what `load_processor` of the model's family returns for the checkpoint.
 
     Raises:
         ValueError: no family knows this kind of model.
     """
     base = base_model(model)
-    model_type = getattr(getattr(base, "config", None), "model_type", type(base).__name__)
-    if model_type not in FAMILIES:
-        raise ValueError(
-            f"No family knows models of type {model_type!r} ({type(base).__name__}); known: {sorted(FAMILIES)}. "
-            "Write one (audiorl/models/family.py describes it) and pass it to audiorl.models.register_family."
-        )
-    found = FAMILIES[model_type]
-    if isinstance(found, str):
-        module, _, name = found.partition(":")
-        found = getattr(__import__(module, fromlist=[name]), name)
-    family = found(base, processor)
+    family = family_class(base)(base, processor)
     family.install(base)
     return family
+
+
+def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class to load a checkpoint with: the one that its config names, else transformers' for transcripts, else for
+    labels.
+
+    Raises:
+        ValueError: the config names no class that transformers has, and transformers has no speech model of its type.
+    """
+    named = (config.architectures or [""])[0]
+    found = getattr(transformers, named, None) or next(
+        (head[type(config)] for head in HEADS if type(config) in head), None
+    )
+    if found is None:
+        raise ValueError(
+            f"No model can be made from this checkpoint: its config, of type {config.model_type!r}, names the class "
+            f"{named!r}, which transformers does not have. Check that it is a speech model, or pass a loaded model."
+        )
+    return found

@@ -7,20 +7,12 @@ import os
 import warnings
 from typing import Any
 
-import transformers
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSpeechSeq2Seq,
-    AutoProcessor,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    set_seed,
-)
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel, set_seed
 
 from audiorl.adapters import checked_adapter, require_bitsandbytes
-from audiorl.models import SpeechFamily, base_model
+from audiorl.models import SpeechFamily, base_model, family_class, model_class
 from audiorl.trainers.config import SpeechConfig
 
 
@@ -124,7 +116,7 @@ def load_processor(processing_class: Any, model: nn.Module) -> Any:
         return processing_class
     name = base_model(model).config._name_or_path
     try:
-        return AutoProcessor.from_pretrained(name)
+        return family_class(model).load_processor(name)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"No processor was passed, and none loads from {name or 'the model, which has no name'!r}: {error}. "
@@ -197,5 +189,4 @@ def check_untouched_encoder(model: nn.Module, planned: PeftConfig | None, family
 def _model_class(name: str | os.PathLike, options: dict[str, Any]) -> Any:
     hub_options = {key: options[key] for key in ("revision", "token", "cache_dir") if key in options}
     config = AutoConfig.from_pretrained(name, **hub_options)
-    architecture = (config.architectures or [""])[0]
-    return getattr(transformers, architecture, None) or AutoModelForSpeechSeq2Seq
+    return model_class(config)

@@ -9,13 +9,25 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import BertConfig, BertModel
+from transformers import (
+    ASTConfig,
+    ASTForAudioClassification,
+    BertConfig,
+    BertModel,
+    Wav2Vec2Config,
+    Wav2Vec2ForCTC,
+    Wav2Vec2ForSequenceClassification,
+    WhisperConfig,
+    WhisperForAudioClassification,
+)
 
 from audiorl.models import (
     FAMILIES,
     SpeechFamily,
     base_model,
     disable_dropout,
+    family_class,
+    model_class,
     register_family,
     run_inside,
     speech_family,
@@ -61,6 +73,40 @@ def test_a_registered_family_answers_and_may_replace_another(monkeypatch):
     monkeypatch.setitem(FAMILIES, "whisper", FAMILIES["whisper"])
     register_family("whisper", Mine)
     assert type(speech_family(*tiny_whisper("english"))) is Mine
+
+
+def test_a_registered_class_goes_before_the_type_and_holds_for_its_subclasses(monkeypatch):
+    class Theirs(ToyCTC):
+        pass
+
+    class Ours(ToyCTCFamily):
+        pass
+
+    monkeypatch.setitem(FAMILIES, "ToyCTC", Ours)
+    model, _ = build_toy(Theirs)
+    assert family_class(model) is Ours and model.config.model_type == "toy_ctc"
+    monkeypatch.setitem(FAMILIES, "Theirs", ToyCTCFamily)
+    assert family_class(Wrapper(model)) is ToyCTCFamily
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (Wav2Vec2Config(architectures=["Wav2Vec2ForSequenceClassification"]), Wav2Vec2ForSequenceClassification),
+        (Wav2Vec2Config(architectures=["Wav2Vec2ForCTC"]), Wav2Vec2ForCTC),
+        (Wav2Vec2Config(), Wav2Vec2ForCTC),
+        (WhisperConfig(architectures=["WhisperForAudioClassification"]), WhisperForAudioClassification),
+        (ASTConfig(), ASTForAudioClassification),
+    ],
+    ids=["labels", "ctc", "unnamed-wav2vec2", "whisper-labels", "unnamed-ast"],
+)
+def test_a_checkpoint_is_loaded_as_the_class_that_its_config_names(config, expected):
+    assert model_class(config) is expected
+
+
+def test_a_checkpoint_of_no_speech_model_is_refused():
+    with pytest.raises(ValueError, match=r"type 'bert', names the class 'Mine'.*speech model"):
+        model_class(BertConfig(architectures=["Mine"]))
 
 
 @pytest.mark.parametrize("row", [{"language": "en"}, {"task": "transcribe"}])
