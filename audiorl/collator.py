@@ -83,6 +83,7 @@ class SpeechCollator:
             text_columns=self.text_columns,
             tokenize=self.family.tokenize_row,
             max_seconds=self.family.max_seconds,
+            min_seconds=self.family.min_seconds,
             distinct=self.distinct,
             last_time=self.family.last_time,
         )
@@ -104,9 +105,13 @@ class SpeechCollator:
         seconds = len(clip) / rate
         if limit is not None and seconds > limit:  # a header may promise less than there is
             raise AudioFault(f"the clip decodes to {seconds:.2f} s, the model hears {limit:g} s", "Cut it.")
-        if self.augmentation is None:
-            return clip
-        return self.augmentation.clip(clip, rate, row["row_id"], max_seconds=limit, mask=self.family.mel_bins is None)
+        if self.augmentation is not None:
+            mask = self.family.mel_bins is None
+            clip = self.augmentation.clip(clip, rate, row["row_id"], max_seconds=limit, mask=mask)
+        if len(clip) < round(self.family.min_seconds * rate):
+            least = f"{1000 * self.family.min_seconds:g} ms"
+            raise AudioFault(f"the model gets {1000 * len(clip) / rate:.1f} ms and needs {least}", "Remove the row.")
+        return clip
 
     def _features(self, clips: list[np.ndarray], row_ids: list[int]) -> dict[str, Tensor]:
         """The family's features, a mel spectrogram masked where the augmentation says so."""

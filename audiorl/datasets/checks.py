@@ -37,6 +37,7 @@ def check_rows(
     max_seconds: float | None,
     distinct: bool,
     last_time: LastTime = no_time,
+    min_seconds: float = 0.0,
     num_threads: int = 8,
 ) -> list[RowFault]:
     """Every fault of every row that shows without decoding audio.
@@ -49,6 +50,7 @@ def check_rows(
         max_seconds: longest clip the model takes; None for no limit.
         distinct: whether the texts of a row have to differ.
         last_time: text -> the latest time it mentions, in seconds, or None; called from several threads.
+        min_seconds: shortest clip the model takes.
         num_threads: > 0, audio files opened at once.
 
     Returns:
@@ -56,7 +58,8 @@ def check_rows(
     """
     faults = missing_columns(rows.column_names, ("audio", *text_columns))
     present = [name for name in text_columns if name in rows.column_names]
-    listen = partial(_audio_problems, max_seconds=max_seconds, text_columns=present, last_time=last_time)
+    window = (min_seconds, max_seconds)
+    listen = partial(_audio_problems, window=window, text_columns=present, last_time=last_time)
     with ThreadPoolExecutor(num_threads) as pool:
         for some in iterate_batches(rows, _ROWS_AT_ONCE):
             heard = pool.map(listen, some)
@@ -74,13 +77,14 @@ def judge_row(
     max_seconds: float | None,
     distinct: bool,
     last_time: LastTime = no_time,
+    min_seconds: float = 0.0,
 ) -> list[RowFault]:
     """The faults of one row, the audio's as far as its header tells; arguments as in `check_rows`."""
     missing = missing_columns(list(row), ("audio", *text_columns))
     problems = [(fault.problem, fault.remedy) for fault in missing]
     present = [name for name in text_columns if name in row]
     problems += _text_problems(row, present, tokenize, distinct)
-    return _faults(row, problems + _audio_problems(row, max_seconds, present, last_time))
+    return _faults(row, problems + _audio_problems(row, (min_seconds, max_seconds), present, last_time))
 
 
 def missing_columns(found: Sequence[str], needed: Sequence[str]) -> list[RowFault]:
@@ -157,7 +161,7 @@ def _text_problem(
 
 
 def _audio_problems(
-    row: Mapping[str, Any], max_seconds: float | None, text_columns: Sequence[str], last_time: LastTime
+    row: Mapping[str, Any], window: tuple[float, float | None], text_columns: Sequence[str], last_time: LastTime
 ) -> list[_Problem]:
     if "audio" not in row:
         return []
@@ -166,10 +170,17 @@ def _audio_problems(
     except AudioFault as fault:
         return [(fault.problem, fault.remedy)]
     problems = [found for name in text_columns if (found := _time_problem(name, row[name], seconds, last_time))]
-    if max_seconds is None or seconds <= max_seconds:
+    shortest, longest = window
+    if seconds < shortest:
+        remedy = "Pad the clip with silence, or remove the row."
+        return [
+            (f"the clip is {1000 * seconds:.1f} ms long, the model needs {1000 * shortest:g} ms", remedy),
+            *problems,
+        ]
+    if longest is None or seconds <= longest:
         return problems
     remedy = "Cut the clip and its texts into shorter ones, or remove the row."
-    return [(f"the clip is {_shown(seconds)} s long, the model hears {max_seconds:g} s", remedy), *problems]
+    return [(f"the clip is {_shown(seconds)} s long, the model hears {longest:g} s", remedy), *problems]
 
 
 def _time_problem(name: str, text: Any, seconds: float, last_time: LastTime) -> _Problem | None:

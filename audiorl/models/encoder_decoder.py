@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -23,10 +22,11 @@ from audiorl.models.grouped_attention import ignored_mask, use_grouped_attention
 from audiorl.models.grouped_decoder import ENGINES, GroupedDecoder
 from audiorl.models.head import at_least_float32, score_tokens
 from audiorl.models.speech_call import base_model
+from audiorl.models.whisper_audio import WhisperAudio
 from audiorl.models.whisper_text import WhisperText
 
 
-class WhisperFamily(AutoregressiveFamily):
+class WhisperFamily(WhisperAudio, AutoregressiveFamily):
     """Multilingual and English-only Whisper, distil-whisper and turbo, 80 or 128 mel bins, any window."""
 
     engines = ENGINES
@@ -35,43 +35,15 @@ class WhisperFamily(AutoregressiveFamily):
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
         config = base_model(model).config
-        extractor = processor.feature_extractor
-        self.sampling_rate = extractor.sampling_rate
-        self.max_seconds = float(extractor.chunk_length)
-        self.mel_bins = extractor.feature_size
-        self._check_processor(config)
+        self.hear_with(processor.feature_extractor, config)
         self.whisper_text = WhisperText(processor.tokenizer, config.vocab_size, config.max_target_positions)
         self.end_token = self.whisper_text.end
-
-    def _check_processor(self, config: Any) -> None:
-        extractor = self.processor.feature_extractor
-        frames = 2 * config.max_source_positions
-        if (extractor.feature_size, extractor.nb_max_frames) != (config.num_mel_bins, frames):
-            raise ValueError(
-                f"The processor makes {extractor.feature_size} mel bins x {extractor.nb_max_frames} frames, the model "
-                f"hears {config.num_mel_bins} x {frames}. Load the processor from the model's own checkpoint."
-            )
 
     def install(self, model: nn.Module) -> None:
         super().install(model)
         use_grouped_attention(base_model(model))
 
     # ---- data ----
-
-    def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
-        """(B, M, L) log-mel features; L is the model's whole window."""
-        made = self.processor.feature_extractor(
-            list(clips),
-            sampling_rate=self.sampling_rate,
-            return_tensors="pt",
-            truncation=False,
-            padding="max_length",
-        )
-        return {"input_features": made.input_features}
-
-    def spectrograms(self, features: Mapping[str, Tensor], samples: Sequence[int]) -> list[Tensor]:
-        hop = self.processor.feature_extractor.hop_length
-        return [mel[:, : max(1, n // hop)] for mel, n in zip(features["input_features"], samples, strict=True)]
 
     def tokenize(
         self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None

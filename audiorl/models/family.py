@@ -37,19 +37,24 @@ class SpeechFamily(ABC):
     Attributes:
         sampling_rate: Hz at which the model hears.
         max_seconds: the longest clip the model takes; None where there is no limit.
+        min_seconds: the shortest clip it takes.
         mel_bins: M of the mel spectrogram among its features; None where the model hears the waveform.
         end_token: id of the token that ends a hypothesis; also used as padding in `tokens`.
         engines: how this family can run a step of sampling, the default first; `set_engine` chooses.
         backbone: what scoring runs the model's encoder and decoder with.
         compiles_backbone: whether `_encode` and `_score` do go through `backbone`.
+        labels: everything the model can say, where it answers with one of a few labels; accuracy is measured then
+            instead of error rates. None where it writes transcripts.
     """
 
     sampling_rate: int
     max_seconds: float | None = None
+    min_seconds: float = 0.0
     mel_bins: int | None = None
     end_token: int
     engines: Sequence[str] = ("dynamic",)
     compiles_backbone = False
+    labels: Sequence[str] | None = None
 
     def __init__(self, model: nn.Module, processor: Any):
         self.processor = processor

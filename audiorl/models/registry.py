@@ -21,6 +21,11 @@ from audiorl.models.speech_call import base_model
 # model_type has several heads (wav2vec2: transcripts or labels), so the class decides where it stands here.
 FAMILIES: dict[str, str | type[SpeechFamily]] = {
     "whisper": "audiorl.models.encoder_decoder:WhisperFamily",
+    "WhisperForAudioClassification": "audiorl.models.classifier:WhisperClassifier",
+    "Wav2Vec2ForSequenceClassification": "audiorl.models.classifier:WaveformClassifier",
+    "HubertForSequenceClassification": "audiorl.models.classifier:WaveformClassifier",
+    "WavLMForSequenceClassification": "audiorl.models.classifier:WaveformClassifier",
+    "ASTForAudioClassification": "audiorl.models.classifier:SpectrogramClassifier",
 }
 # What a checkpoint without `architectures` is loaded as: the first that has a class for its config.
 HEADS = (MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING, MODEL_FOR_CTC_MAPPING, MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import types
 from collections.abc import Callable, Iterator
@@ -66,13 +67,32 @@ def install_speech_call(model: PreTrainedModel) -> None:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Set dropout and layerdrop of every submodule to 0 for this run; the saved config keeps its values."""
+    """Set dropout, layerdrop and SpecAugment of every submodule to 0 for this run; the saved config keeps its values.
+
+    Wav2Vec2 and its kin ask their config at every call, so their submodules get a copy of it. The vector that
+    SpecAugment writes over masked frames is read no more, and is frozen: DDP would wait for its gradient.
+    """
+    _silence_configs(base_model(model))
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         for name in DROPOUT_ATTRIBUTES:
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
+
+
+def _silence_configs(base: nn.Module) -> None:
+    silent: dict[int, Any] = {}
+    for module in base.modules():
+        if isinstance(getattr(module, "masked_spec_embed", None), nn.Parameter):
+            module.masked_spec_embed.requires_grad_(False)
+        config = getattr(module, "config", None)
+        if module is base or not (getattr(config, "layerdrop", 0) or getattr(config, "apply_spec_augment", False)):
+            continue
+        if id(config) not in silent:
+            silent[id(config)] = copy.deepcopy(config)
+            silent[id(config)].update({"layerdrop": 0.0, "apply_spec_augment": False})
+        module.config = silent[id(config)]
 
 
 @contextlib.contextmanager

@@ -171,6 +171,7 @@ class SpeechTrainer(AdapterTrainer, AugmentedTraining, DecodedEvaluation):
             text_columns=self.text_columns,
             tokenize=self.family.tokenize_row,
             max_seconds=self.family.max_seconds,
+            min_seconds=self.family.min_seconds,
             distinct=self.distinct_texts,
             last_time=self.family.last_time,
         )

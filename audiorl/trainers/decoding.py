@@ -1,4 +1,7 @@
-"""Evaluation by what the model says: rows decoded over all processes, WER, CER and a user's own metrics of it."""
+"""Evaluation by what the model says: rows decoded over all processes, WER, CER and a user's own metrics of it.
+
+Of a family that answers with labels the accuracy is measured instead: the share of clips whose label is the row's.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,12 @@ class DecodedEvaluation(WholeCheckpoints):
     eval_dataset: Any
 
     def _check_decoding(self) -> None:
-        """Decoding at evaluation needs rows that can be read again and weights that are in one piece."""
+        """Decoding at evaluation needs rows that can be read again and weights that are in one piece.
+
+        Of labels there is no WER: the checkpoint that would be best by it is the one with the highest accuracy.
+        """
+        if self.family.labels is not None and self.args.metric_for_best_model == "wer":
+            self.args.metric_for_best_model, self.args.greater_is_better = "accuracy", True
         if not self.args.eval_wer and self.compute_metrics is None:
             return
         sets = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
@@ -78,7 +86,10 @@ class DecodedEvaluation(WholeCheckpoints):
 
     def _decoded_metrics(self, decoded: Decoded) -> dict[str, float]:
         found: dict[str, float] = {}
-        if self.args.eval_wer:
+        if self.args.eval_wer and self.family.labels is not None:
+            right = [said == label for said, label in zip(decoded.hypotheses, decoded.transcripts, strict=True)]
+            found["accuracy"] = sum(right) / len(right)
+        elif self.args.eval_wer:
             for name, unit in (("wer", "auto"), ("cer", "character")):
                 found[name] = count_errors(*decoded, unit=unit, normalise=self.args.wer_normaliser).wer
         if self.compute_metrics is not None:

@@ -32,11 +32,12 @@ class StepRollouts(NamedTuple):
     parts: Tensor  # (N, K, R) each reward by itself; NaN where it abstained
     lengths: Tensor  # (N, K) sampled tokens, end token included
     truncated: Tensor  # (N, K) bool, cut by the length limit
-    errors: Tensor  # (N, K) word errors
-    words: Tensor  # (N, K) words of the transcript
+    errors: Tensor  # (N, K) word errors; of a family with labels 1 for a wrong one
+    words: Tensor  # (N, K) words of the transcript; 1 for a label
     valid: Tensor  # (N,) bool, no placeholder
     resampled: Tensor  # (N,) bool
     own: slice  # the clips of this process
+    labels: bool = False  # hypotheses are labels
 
 
 def gather_step(
@@ -56,13 +57,17 @@ def gather_step(
         valid[:, 0].bool(),
         resampled[:, 0].bool(),
         slice(start, start + len(table)),
+        family.labels is not None,
     )
 
 
 def _numbers(rollout: Rollout, family: SpeechFamily, normalise: str | Callable[[str], str]) -> Tensor:
     """(B, K, 7 + R)."""
     transcripts = [family.words(row.get("text", "")) for row in rows_of(rollout.batch)]
-    errors, words = sampled_errors(rollout, transcripts, normalise).unbind(-1)
+    if family.labels is None:
+        errors, words = sampled_errors(rollout, transcripts, normalise).unbind(-1)
+    else:
+        errors, words = wrong_labels(rollout, transcripts).unbind(-1)
     keep, finished = rollout.samples.keep.cpu(), rollout.samples.finished.cpu()
     valid = rollout.batch.valid.cpu()[:, None].expand_as(finished)
     columns = [keep.sum(-1), ~finished, errors, words, valid, rollout.resampled[:, None].expand_as(finished)]
@@ -80,8 +85,17 @@ def sampled_errors(rollout: Rollout, transcripts: Sequence[str], normalise: str 
     return counts
 
 
+def wrong_labels(rollout: Rollout, labels: Sequence[str]) -> Tensor:
+    """(B, K, 2) 1 for each hypothesis that is not the row's label, and 1 for each; zero for placeholders."""
+    wrong = [[said != label for said in texts] for texts, label in zip(rollout.texts, labels, strict=True)]
+    counts = torch.stack([torch.tensor(wrong, dtype=torch.float64), torch.ones_like(rollout.rewards)], -1)
+    return counts * rollout.batch.valid.cpu()[:, None, None]
+
+
 def log_step(metrics: Metrics, step: StepRollouts, names: Sequence[str], *, resampling: bool) -> None:
-    """TRL's metrics of a step's rollouts; every process logs the same numbers, so that their mean is each of them.
+    """TRL's metrics of a step's rollouts, and the word error rate, or of labels the accuracy.
+
+    Every process logs the same numbers, so that their mean is each of them.
 
     Args:
         names: of the R rewards.
@@ -107,7 +121,8 @@ def log_step(metrics: Metrics, step: StepRollouts, names: Sequence[str], *, resa
     log("completions/max_length", lengths.max())
     log("completions/clipped_ratio", step.truncated[step.valid].double().mean())
     device = metrics.accelerator.device
-    metrics.add_ratio("train", "wer", step.errors.sum().to(device), step.words.sum().to(device))
+    errors, words = step.errors.sum().to(device), step.words.sum().to(device)
+    metrics.add_ratio("train", *(("accuracy", words - errors) if step.labels else ("wer", errors)), words)
     if resampling:
         log("frac_groups_resampled", step.resampled[step.valid].double().mean())
 

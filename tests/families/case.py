@@ -31,6 +31,7 @@ class FamilyCase:
         lora_targets: names of linear layers for a LoRA adapter.
         rows: for each clip what its row says of language, task and prompt.
         checkpointing: whether the model supports gradient checkpointing.
+        labels: whether hypotheses are labels: one token each, none of them an end, none empty.
     """
 
     name: str
@@ -42,6 +43,7 @@ class FamilyCase:
     lora_targets: Sequence[str]
     rows: Sequence[Mapping[str, Any]] = ()
     checkpointing: bool = True
+    labels: bool = False
 
     def __str__(self) -> str:
         return self.name

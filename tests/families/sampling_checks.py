@@ -54,7 +54,7 @@ def refuses(call: Callable[[], object], problem: str) -> bool:
 def truncated_samples_have_the_log_probabilities_of_the_policy(case: FamilyCase) -> None:
     family, model, batch = ready = get_ready(case)
     noise = noise_for(ready)
-    if not draws_tokens(ready):
+    if not draws_tokens(ready) and not case.labels:
         assert refuses(lambda: family.sample_groups(model, batch, noise, sampler=TRUNCATING), "sampler")
         return
     plain = family.sample_groups(model, batch, noise, temperature=0.8)
@@ -91,7 +91,7 @@ def no_sampled_pair_of_tokens_comes_twice(case: FamilyCase) -> None:
 
 def beams_are_distinct_and_scored_as_the_policy_scores_them(case: FamilyCase) -> None:
     family, model, batch = ready = get_ready(case)
-    if not draws_tokens(ready):
+    if not draws_tokens(ready) and not case.labels:
         assert refuses(lambda: family.beam_groups(model, batch, 2, max_tokens=LIMIT), "beam search")
         return
     for length_penalty, temperature in ((0.0, 1.0), (1.0, 0.7)):
@@ -110,6 +110,9 @@ def beams_are_distinct_and_scored_as_the_policy_scores_them(case: FamilyCase) ->
             ids = [tuple(row[kept].tolist()) for row, kept in zip(tokens, keep, strict=True)]
             assert len(set(ids)) == 4
             for row, ended in zip(ids, finished.tolist(), strict=True):
+                if case.labels:
+                    assert ended and len(row) == 1
+                    continue
                 assert (row[-1] == family.end_token) == ended and family.end_token not in row[:-1]
                 assert ended or len(row) == LIMIT
 
@@ -117,7 +120,7 @@ def beams_are_distinct_and_scored_as_the_policy_scores_them(case: FamilyCase) ->
 def beams_do_not_depend_on_their_neighbours(case: FamilyCase) -> None:
     """Neither on other clips, whose prefixes may be longer, nor on a placeholder."""
     family, model, batch = ready = get_ready(case)
-    if not draws_tokens(ready):
+    if not draws_tokens(ready) and not case.labels:
         return
     together = family.beam_groups(model, batch, 3, max_tokens=LIMIT)
     for b in range(len(case.clips)):
@@ -161,6 +164,9 @@ def samples_begin_with_the_prefix_of_their_row(case: FamilyCase) -> None:
 def the_end_is_sampled_once_and_finishes(case: FamilyCase) -> None:
     family, model, batch = ready = get_ready(case)
     samples = family.sample_groups(model, batch, noise_for(ready, hypotheses=24))
+    if case.labels:
+        assert samples.finished.all() and (samples.keep.sum(-1) == 1).all()
+        return
     limit_is_in_tokens = draws_tokens(ready)
     for tokens, keep, finished in zip(
         samples.tokens[..., 1:].flatten(0, 1),

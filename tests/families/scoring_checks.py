@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import pytest
 import torch
 
 from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch
@@ -125,6 +126,8 @@ def without_prompt(case: FamilyCase, clip: int) -> dict[str, Any]:
 
 
 def the_end_counts_and_the_start_stands_once(case: FamilyCase) -> None:
+    if case.labels:
+        return
     family, _, batch = get_ready(case)
     for b, group in enumerate(case.texts):
         for k, text in enumerate(group):
@@ -137,6 +140,8 @@ def the_end_counts_and_the_start_stands_once(case: FamilyCase) -> None:
 
 
 def an_empty_hypothesis_is_scored_by_its_end(case: FamilyCase) -> None:
+    if case.labels:
+        return
     family, model, batch = get_ready(case)
     empty = torch.tensor([family.tokenize_row("", case.row(0)).ids])
     keep = torch.zeros((1, 1, empty.shape[1] - 1), dtype=torch.bool)
@@ -144,6 +149,18 @@ def an_empty_hypothesis_is_scored_by_its_end(case: FamilyCase) -> None:
     audio = {name: batch[name][:1] for name in (batch.audio_key, "audio_mask") if name in batch}
     scores = family.score_groups(model, GroupBatch(audio, tokens=empty[None], keep=keep, row_ids=torch.tensor([0])))
     assert scores.keep.sum() == 1 and (scores.logps.sum() < 0)
+
+
+def a_label_is_one_token_and_an_unknown_one_is_refused(case: FamilyCase) -> None:
+    if not case.labels:
+        return
+    family, model, batch = get_ready(case)
+    assert batch.keep.shape == (len(case.clips), len(case.texts[0]), 1) and batch.keep.all()
+    assert family.score_groups(model, batch).keep.shape == batch.keep.shape
+    assert family.labels and {text for group in case.texts for text in group} <= set(family.labels)
+    for text in ("", case.texts[0][0] + "s"):
+        with pytest.raises(ValueError, match=r"unknown label.*\. Use one of"):
+            family.tokenize_row(text, case.row(0))
 
 
 def text_comes_back_as_it_was_written(case: FamilyCase) -> None:
@@ -192,6 +209,7 @@ SCORING_CHECKS = (
     only_kept_positions_have_values,
     the_end_counts_and_the_start_stands_once,
     an_empty_hypothesis_is_scored_by_its_end,
+    a_label_is_one_token_and_an_unknown_one_is_refused,
     text_comes_back_as_it_was_written,
     placeholders_score_zero_without_gradient,
     the_family_travels_to_worker_processes,

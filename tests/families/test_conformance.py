@@ -10,6 +10,7 @@ from audiorl.batch import GroupBatch
 from tests.families.conformance import CHECKS, FamilyCase
 from tests.families.toy_speech2text import build_speech2text
 from tests.families.toys import ToyAudioPrefix, ToyCTC, build_toy
+from tests.tiny_classifiers import tiny_classifier
 from tests.tiny_models import tiny_clips, tiny_whisper
 
 TEXTS = [
@@ -66,6 +67,29 @@ def toy_case(name: str, model_class, ordinary, **more) -> FamilyCase:
     )
 
 
+DIGITS = [["one", "seven", "nine"], ["two", "zero", "one"], ["three", "nine", "two"]]
+NOISY = {"hidden_dropout": 0.1, "attention_dropout": 0.1, "layerdrop": 0.3, "apply_spec_augment": True}
+
+
+def classifier_case(kind: str, encoder: str, lora_targets: tuple[str, ...], dropout: dict[str, float]) -> FamilyCase:
+    def ordinary(model, batch: GroupBatch) -> list[Tensor]:
+        if kind == "ast":
+            return [model(input_values=batch.audio.transpose(1, 2)).logits]
+        mask = {} if kind == "whisper" else {"attention_mask": batch.audio_mask}
+        return [model(batch.audio).logits, model(batch.audio, **mask).logits]
+
+    return FamilyCase(
+        name=f"classifier-{kind}",
+        build=lambda: tiny_classifier(kind, **dropout),
+        clips=tiny_clips(len(DIGITS)),
+        texts=DIGITS,
+        ordinary=ordinary,
+        encoder=lambda model: getattr(model, encoder),
+        lora_targets=lora_targets,
+        labels=True,
+    )
+
+
 CASES = [
     whisper_case("whisper-english", "english", TEXTS, []),
     whisper_case("whisper-multilingual", "multilingual", GERMAN_AND_CHINESE, ROWS),
@@ -95,6 +119,10 @@ CASES = [
         encoder=lambda model: model.get_encoder(),
         lora_targets=("q_proj", "v_proj"),
     ),
+    classifier_case("wav2vec2-group", "wav2vec2", ("q_proj", "projector", "classifier"), NOISY),
+    classifier_case("hubert-layer", "hubert", ("q_proj", "intermediate_dense"), NOISY),
+    classifier_case("whisper", "encoder", ("q_proj", "fc1"), {"dropout": 0.1, "encoder_layerdrop": 0.3}),
+    classifier_case("ast", "audio_spectrogram_transformer", ("q_proj", "dense"), {"hidden_dropout_prob": 0.1}),
 ]
 
 
