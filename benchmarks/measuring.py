@@ -33,7 +33,7 @@ GIB = 2**30
 CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 SAMPLING_SECONDS = 0.002
 PRELOADED = [
-    "audiorl.models.encoder_decoder",
+    "audiorl.models.whisper",
     "transformers.models.whisper.modeling_whisper",
     "safetensors.torch",
 ]

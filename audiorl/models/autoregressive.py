@@ -25,9 +25,9 @@ class AutoregressiveFamily(SpeechFamily):
 
     @abstractmethod
     def _decoder(
-        self, base: PreTrainedModel, states: Tensor, hypotheses: int, room: int, temperature: float
+        self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, hypotheses: int, room: int, temperature: float
     ) -> BeamDecoder:
-        """A decoder that has read nothing yet, for at most `room` tokens of each hypothesis."""
+        """A decoder that has read nothing yet, for at most `room` tokens of each hypothesis of the batch's clips."""
 
     def _sample(
         self,
@@ -39,14 +39,14 @@ class AutoregressiveFamily(SpeechFamily):
         sampler: Sampler | None,
     ) -> GroupSamples:
         _, hypotheses, limit = noise.shape
-        decoder = self._decoder(base, states, hypotheses, self._room(base, batch, states, limit), temperature)
+        decoder = self._decoder(base, batch, states, hypotheses, self._room(base, batch, states, limit), temperature)
         room = self._positions(base, states)
         with evaluating(base), calls_in_step(base, decoder) as call:
             return sample_from(call, batch, noise, end_token=self.end_token, max_tokens=room, sampler=sampler)
 
     def _beam(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, settings: BeamSettings) -> GroupBeams:
         room = self._room(base, batch, states, settings.max_tokens)
-        decoder = self._decoder(base, states, settings.num_beams, room, settings.temperature)
+        decoder = self._decoder(base, batch, states, settings.num_beams, room, settings.temperature)
         positions = self._positions(base, states)
         with evaluating(base), calls_in_step(base, decoder) as call:
             return beam_search(call, batch, settings, end_token=self.end_token, max_tokens=positions)

@@ -20,7 +20,9 @@ from audiorl.models.speech_call import base_model
 # Name of a model class, or model_type of a transformers config -> family; "module:Class" keeps imports lazy. One
 # model_type has several heads (wav2vec2: transcripts or labels), so the class decides where it stands here.
 FAMILIES: dict[str, str | type[SpeechFamily]] = {
-    "whisper": "audiorl.models.encoder_decoder:WhisperFamily",
+    "whisper": "audiorl.models.whisper:WhisperFamily",
+    "moonshine": "audiorl.models.moonshine:MoonshineFamily",
+    "speech_to_text": "audiorl.models.speech2text:Speech2TextFamily",
     "WhisperForAudioClassification": "audiorl.models.classifier:WhisperClassifier",
     "Wav2Vec2ForSequenceClassification": "audiorl.models.classifier:WaveformClassifier",
     "HubertForSequenceClassification": "audiorl.models.classifier:WaveformClassifier",

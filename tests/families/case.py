@@ -133,6 +133,11 @@ def perturb(model: nn.Module) -> None:
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
 
 
+def assert_encoded_once(case: FamilyCase, seen: Mapping[str, list[int]]) -> None:
+    """One call of the family with B rows; the module may take clips of unequal lengths apart, but none twice."""
+    assert seen["family"] == [len(case.clips)] and sum(seen["module"]) == len(case.clips)
+
+
 @contextlib.contextmanager
 def encoded_rows(case: FamilyCase, family: SpeechFamily, model: PreTrainedModel) -> Iterator[dict[str, list[int]]]:
     """Rows of each call of the family's `_encode` and of the encoder module, as they happen."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from audiorl.batch import PLACEHOLDER_ROW_ID
 from audiorl.models.sampler import Sampler
-from tests.families.case import FamilyCase, Ready, encoded_rows, get_ready, group_batch
+from tests.families.case import FamilyCase, Ready, assert_encoded_once, encoded_rows, get_ready, group_batch
 
 LIMIT = 6
 HYPOTHESES = 5
@@ -99,7 +99,7 @@ def beams_are_distinct_and_scored_as_the_policy_scores_them(case: FamilyCase) ->
             found = family.beam_groups(
                 model, batch, 4, max_tokens=LIMIT, length_penalty=length_penalty, temperature=temperature
             )
-        assert seen == {"family": [len(case.clips)], "module": [len(case.clips)]}
+        assert_encoded_once(case, seen)
         written = batch.replace(tokens=found.tokens, keep=found.keep)
         logps = family.score_groups(model, written, temperature=temperature).logps
         torch.testing.assert_close(found.logps, logps, rtol=1e-4, atol=1e-4)
@@ -262,7 +262,7 @@ def each_clip_is_encoded_once_for_all_its_samples(case: FamilyCase) -> None:
     family, model, batch = ready = get_ready(case)
     with encoded_rows(case, family, model) as seen:
         samples = family.sample_groups(model, batch, noise_for(ready))
-    assert seen == {"family": [len(case.clips)], "module": [len(case.clips)]}
+    assert_encoded_once(case, seen)
     assert not samples.logps.requires_grad
 
 

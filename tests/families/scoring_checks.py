@@ -11,6 +11,7 @@ import torch
 from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch
 from tests.families.case import (
     FamilyCase,
+    assert_encoded_once,
     assert_same_gradients,
     encoded_rows,
     get_ready,
@@ -87,10 +88,9 @@ def permuted_hypotheses_have_permuted_scores(case: FamilyCase) -> None:
 
 def each_clip_is_encoded_once(case: FamilyCase) -> None:
     family, model, batch = get_ready(case)
-    clips = len(case.clips)
     with encoded_rows(case, family, model) as seen:
         family.score_groups(model, batch).logps.sum().backward()
-    assert seen == {"family": [clips], "module": [clips]}
+    assert_encoded_once(case, seen)
 
 
 def given_states_nothing_is_encoded(case: FamilyCase) -> None:

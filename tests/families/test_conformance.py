@@ -8,10 +8,10 @@ from torch import Tensor
 
 from audiorl.batch import GroupBatch
 from tests.families.conformance import CHECKS, FamilyCase
-from tests.families.toy_speech2text import build_speech2text
 from tests.families.toys import ToyAudioPrefix, ToyCTC, build_toy
 from tests.tiny_classifiers import tiny_classifier
 from tests.tiny_models import tiny_clips, tiny_whisper
+from tests.tiny_seq2seq import tiny_seq2seq
 
 TEXTS = [
     ["the quick brown fox", "a fox", ""],
@@ -40,6 +40,24 @@ def ordinary_whisper(model, batch: GroupBatch) -> list[Tensor]:
     given = {"input_features": batch.audio, "decoder_input_ids": ids}
     logits = model(**given).logits, model(**given, decoder_attention_mask=mask).logits
     return [*logits, *(model.generate(batch.audio, max_new_tokens=6, num_beams=beams) for beams in (1, 2))]
+
+
+def ordinary_moonshine(model, batch: GroupBatch) -> list[Tensor]:
+    """Logits of padded audio with a left-padded decoder mask, and what generate() writes greedily and with beams."""
+    ids = batch.tokens[:, 0, :5]
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    heard = {"input_values": batch.audio, "attention_mask": batch.audio_mask}
+    logits = model(**heard, decoder_input_ids=ids, decoder_attention_mask=mask).logits
+    return [logits, *(model.generate(**heard, max_new_tokens=6, num_beams=beams) for beams in (1, 2))]
+
+
+def ordinary_speech2text(model, batch: GroupBatch) -> list[Tensor]:
+    heard = {"input_features": batch.audio.transpose(1, 2), "attention_mask": batch.audio_mask}
+    return [
+        model(**heard, decoder_input_ids=batch.tokens[:, 0]).logits,
+        *(model.generate(**heard, max_new_tokens=6, num_beams=beams) for beams in (1, 2)),
+    ]
 
 
 def whisper_case(name: str, kind: str, texts: list[list[str]], rows: list[dict]) -> FamilyCase:
@@ -108,16 +126,22 @@ CASES = [
         lora_targets=("q_proj", "v_proj"),
     ),
     FamilyCase(
-        name="speech2text-by-generate",
-        build=build_speech2text,
-        clips=tiny_clips(len(TEXTS), sampling_rate=1000),
-        texts=[[text[:9] for text in group] for group in TEXTS],
-        ordinary=lambda model, batch: [
-            model(batch.audio.transpose(1, 2), decoder_input_ids=batch.tokens[:, 0]).logits,
-            model.generate(batch.audio.transpose(1, 2), max_new_tokens=6),
-        ],
+        name="moonshine",
+        build=lambda: tiny_seq2seq("moonshine", attention_dropout=0.1),
+        clips=tiny_clips(len(TEXTS)),
+        texts=TEXTS,
+        ordinary=ordinary_moonshine,
         encoder=lambda model: model.get_encoder(),
-        lora_targets=("q_proj", "v_proj"),
+        lora_targets=("q_proj", "v_proj", "fc1"),
+    ),
+    FamilyCase(
+        name="speech2text",
+        build=lambda: tiny_seq2seq("speech2text", dropout=0.1, attention_dropout=0.1, activation_dropout=0.1),
+        clips=tiny_clips(len(TEXTS)),
+        texts=TEXTS,
+        ordinary=ordinary_speech2text,
+        encoder=lambda model: model.get_encoder(),
+        lora_targets=("q_proj", "v_proj", "fc1"),
     ),
     classifier_case("wav2vec2-group", "wav2vec2", ("q_proj", "projector", "classifier"), NOISY),
     classifier_case("hubert-layer", "hubert", ("q_proj", "intermediate_dense"), NOISY),

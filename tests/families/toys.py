@@ -229,7 +229,7 @@ class ToyAudioPrefixFamily(AutoregressiveFamily, ToyFamily):
         return base.decoder.config.max_position_embeddings - states.shape[1]
 
     def _decoder(
-        self, base: PreTrainedModel, states: Tensor, hypotheses: int, room: int, temperature: float
+        self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, hypotheses: int, room: int, temperature: float
     ) -> ToyAudioPrefixDecoder:
         return ToyAudioPrefixDecoder(base, states.repeat_interleave(hypotheses, 0), temperature)
 

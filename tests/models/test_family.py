@@ -32,7 +32,7 @@ from audiorl.models import (
     run_inside,
     speech_family,
 )
-from audiorl.models.encoder_decoder import WhisperFamily
+from audiorl.models.whisper import WhisperFamily
 from tests.families.case import group_batch
 from tests.families.toys import ToyCTC, ToyCTCFamily, build_toy
 from tests.tiny_models import tiny_clips, tiny_whisper

@@ -1,0 +1,110 @@
+"""Moonshine (Jeffries et al. 2024, arXiv:2410.15608): the waveform in, rotary positions, no fixed window.
+
+Its group norm reads the whole length of a row, so padding would move every number of a clip. The encoder therefore runs
+without padding, equally long clips together; the decoder reads padded states with a mask. transformers' own mask lets
+it look at up to two states of padding, and is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.models.moonshine.modeling_moonshine import MoonshineEncoderModelOutput
+
+from audiorl.batch import GroupBatch
+from audiorl.models.by_length import encode_by_length
+from audiorl.models.encoder_decoder import EncoderDecoderFamily
+from audiorl.models.family import TokenizedText
+from audiorl.models.plain_text import PlainText
+from audiorl.models.speech_call import base_model
+from audiorl.models.waveform import waveform_features
+
+# Samples that the three convolutions (kernels 127, 7, 3; strides 64, 3, 2) need for one state: 56 ms.
+SHORTEST = 127 + 64 * (7 - 1 + 3 * (3 - 1))
+
+
+class MoonshineFamily(EncoderDecoderFamily):
+    """Moonshine tiny and base, of any language: each checkpoint writes one, so a row's `language` changes nothing.
+
+    Grouped attention is exact here: the K hypotheses of a clip share one encoder pass and one set of keys and values.
+    """
+
+    def __init__(self, model: nn.Module, processor: Any):
+        super().__init__(model, processor)
+        config = base_model(model).config
+        self.sampling_rate = processor.feature_extractor.sampling_rate
+        self.min_seconds = SHORTEST / self.sampling_rate
+        self.plain_text = PlainText(
+            processor.tokenizer,
+            start=config.decoder_start_token_id,
+            end=config.eos_token_id,
+            max_tokens=config.max_position_embeddings,
+        )
+        self.end_token = self.plain_text.end
+
+    # ---- data ----
+
+    def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """`input_values` (B, N), padded with zeros, and `audio_mask` (B, N)."""
+        return waveform_features(self.processor.feature_extractor, clips)
+
+    def tokenize(
+        self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
+    ) -> TokenizedText:
+        return self.plain_text.tokenize(text, task=task, prompt=prompt)
+
+    def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
+        return [
+            [self.plain_text.decode(ids[counts].tolist()) for ids, counts in zip(group, kept, strict=True)]
+            for group, kept in zip(batch_tokens[..., 1:], keep, strict=True)
+        ]
+
+    # ---- weights ----
+
+    def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
+        encoder = base.get_encoder()
+        audio = batch.audio.to(encoder.conv1.weight.dtype)
+        return encode_by_length(lambda clips: encoder(clips).last_hidden_state, audio, self._samples(batch))
+
+    def _samples(self, batch: GroupBatch) -> list[int]:
+        assert batch.audio_mask is not None, "features makes one"
+        return batch.audio_mask.sum(-1).tolist()
+
+    def _audio_seen(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor) -> Tensor:
+        own = [base._get_feat_extract_output_lengths(samples) for samples in self._samples(batch)]
+        places = torch.arange(states.shape[1], device=states.device)
+        return places < torch.tensor(own, device=states.device)[:, None]
+
+    def _positions(self, base: PreTrainedModel, states: Tensor) -> int:
+        return base.config.max_position_embeddings
+
+    def transcribe(
+        self,
+        model: nn.Module,
+        audio: Mapping[str, Tensor],
+        *,
+        languages: Sequence[str | None] | None = None,
+        tasks: Sequence[str | None] | None = None,
+        **generation: Any,
+    ) -> list[str]:
+        """Greedy or beam search by transformers' `generate`, from states that padding has not moved."""
+        base = base_model(model)
+        rows = len(audio["input_values"])
+        batch = GroupBatch(
+            **audio,
+            tokens=torch.zeros((rows, 1, 2), dtype=torch.long),
+            keep=torch.zeros((rows, 1, 1), dtype=torch.bool),
+            row_ids=torch.arange(rows),
+        )
+        with torch.no_grad():
+            states = self._encode(base, batch)
+            heard = MoonshineEncoderModelOutput(
+                last_hidden_state=states, attention_mask=self._audio_seen(base, batch, states).int()
+            )
+            ids = GenerationMixin.generate(base, encoder_outputs=heard, **generation)
+        return [self.plain_text.decode(row) for row in ids.tolist()]

@@ -1,0 +1,46 @@
+"""Text of models whose decoder begins with one token and ends with one: no language, no task, no prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from audiorl.models.family import TokenizedText
+
+
+class PlainText:
+    """start token, transcript, end token.
+
+    Args:
+        tokenizer: the checkpoint's.
+        start, end: ids of the token the decoder begins with and of the one that ends a transcript.
+        max_tokens: positions of the decoder.
+    """
+
+    def __init__(self, tokenizer: Any, *, start: int, end: int, max_tokens: int):
+        self.tokenizer, self.start, self.end, self.max_tokens = tokenizer, start, end, max_tokens
+        self._special = {start, end, *tokenizer.all_special_ids}
+
+    def tokenize(self, text: str, *, task: str | None = None, prompt: str | None = None) -> TokenizedText:
+        """See `SpeechFamily.tokenize`."""
+        if task not in (None, "transcribe"):
+            raise ValueError(f"this model transcribes and has no task {task!r}. Remove the row's task, or the row")
+        if prompt:
+            raise ValueError("this model's decoder takes no prompt. Remove the row's prompt")
+        transcript = self.tokenizer(text, add_special_tokens=False).input_ids
+        if found := self._special.intersection(transcript):
+            marks = self.tokenizer.convert_ids_to_tokens(sorted(found))
+            raise ValueError(f"the transcript contains {marks}, which this model reads as marks. Remove them")
+        ids = [self.start, *transcript, self.end]
+        # the decoder reads all but the last token
+        if len(ids) > self.max_tokens + 1:
+            raise ValueError(
+                f"the transcript makes {len(ids)} tokens with its start and end, the decoder has {self.max_tokens} "
+                "positions. Cut the clip and its transcript into shorter pieces"
+            )
+        return TokenizedText(ids, 1)
+
+    def decode(self, ids: list[int]) -> str:
+        """A transcript without marks, from ids that may hold the start, the end and what follows it."""
+        said = ids[1:] if ids[:1] == [self.start] else ids
+        said = said[: said.index(self.end)] if self.end in said else said
+        return self.tokenizer.decode([i for i in said if i not in self._special]).strip()

@@ -1,0 +1,144 @@
+"""Speech2Text (Wang et al. 2020, arXiv:2010.05171), through transformers' own decoder and `generate`.
+
+Its decoder counts positions from the ids it gets and takes no others, so K hypotheses cannot lie side by side: grouped
+attention cannot be exact. Each clip is encoded once, and its states are repeated for each hypothesis instead; sampling
+goes through `generate`. Its subsampling convolutions look at padding, so the encoder runs without any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from audiorl.batch import GroupBatch, GroupScores
+from audiorl.models.by_length import encode_by_length
+from audiorl.models.family import TokenizedText
+from audiorl.models.generate_fallback import GenerateFamily
+from audiorl.models.head import score_tokens
+from audiorl.models.plain_text import PlainText
+from audiorl.models.speech_call import base_model
+
+
+class Speech2TextFamily(GenerateFamily):
+    """Monolingual Speech2Text for recognition; a row's `language` changes nothing.
+
+    Padding, to which the decoder gives no position, has a token of its own. A checkpoint that draws it inside a
+    hypothesis scores what follows it from another position; trained ones give it no probability.
+    """
+
+    def __init__(self, model: nn.Module, processor: Any):
+        super().__init__(model, processor)
+        config = base_model(model).config
+        extractor = processor.feature_extractor
+        if getattr(processor.tokenizer, "lang_codes", None):
+            raise ValueError(
+                "This Speech2Text writes several languages, which is not supported: its language token would be left "
+                "out. Use a checkpoint for recognition of one language, or Whisper."
+            )
+        if extractor.num_mel_bins != config.input_feat_per_channel:
+            raise ValueError(
+                f"The processor makes {extractor.num_mel_bins} mel bins, the model hears "
+                f"{config.input_feat_per_channel}. Load the processor from the model's own checkpoint."
+            )
+        self.sampling_rate = extractor.sampling_rate
+        # frames of 25 ms every 10 ms; each of two convolutions halves them
+        self.max_seconds = 0.01 * 2**config.num_conv_layers * config.max_source_positions
+        self.min_seconds = 0.025
+        self.mel_bins = extractor.num_mel_bins
+        self.plain_text = PlainText(
+            processor.tokenizer,
+            start=config.decoder_start_token_id,
+            end=config.eos_token_id,
+            max_tokens=config.max_target_positions,
+        )
+        self.end_token = self.plain_text.end
+
+    # ---- data ----
+
+    def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """`input_features` (B, M, L) and `audio_mask` (B, L)."""
+        made = self.processor.feature_extractor(
+            list(clips),
+            sampling_rate=self.sampling_rate,
+            padding=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        features = made.input_features.transpose(1, 2).contiguous()
+        return {"input_features": features, "audio_mask": made.attention_mask.long()}
+
+    def spectrograms(self, features: Mapping[str, Tensor], samples: Sequence[int]) -> list[Tensor]:
+        frames = features["audio_mask"].sum(-1).tolist()
+        return [mel[:, :count] for mel, count in zip(features["input_features"], frames, strict=True)]
+
+    def tokenize(
+        self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
+    ) -> TokenizedText:
+        return self.plain_text.tokenize(text, task=task, prompt=prompt)
+
+    def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
+        return [
+            [self.plain_text.decode(ids[counts].tolist()) for ids, counts in zip(group, kept, strict=True)]
+            for group, kept in zip(batch_tokens[..., 1:], keep, strict=True)
+        ]
+
+    # ---- weights ----
+
+    def encoder_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        return list(base_model(model).get_encoder().parameters())
+
+    def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
+        encoder = base.get_encoder()
+        assert batch.audio_mask is not None, "features makes one"
+        features = batch.audio.transpose(1, 2).to(base.dtype)
+        lengths = batch.audio_mask.sum(-1).tolist()
+        return encode_by_length(lambda clips: encoder(clips).last_hidden_state, features, lengths)
+
+    def _score(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, temperature: float) -> GroupScores:
+        hypotheses = batch.num_hypotheses
+        assert batch.audio_mask is not None
+        own = base._get_feat_extract_output_lengths(batch.audio_mask.sum(-1))
+        seen = torch.arange(states.shape[1], device=states.device) < own[:, None]
+        hidden = base.get_decoder()(
+            input_ids=batch.tokens[..., :-1].flatten(0, 1),
+            encoder_hidden_states=states.repeat_interleave(hypotheses, 0),
+            encoder_attention_mask=seen.repeat_interleave(hypotheses, 0),
+            use_cache=False,
+        ).last_hidden_state.unflatten(0, batch.tokens.shape[:2])
+        return score_tokens(hidden, base.lm_head, batch.tokens[..., 1:], batch.keep, states, temperature)
+
+    def _positions(self, base: PreTrainedModel, states: Tensor) -> int:
+        return base.config.max_target_positions
+
+    def _generation_inputs(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor) -> dict[str, Any]:
+        # the model turns this mask of frames into one of states
+        return {"encoder_outputs": BaseModelOutput(last_hidden_state=states), "attention_mask": batch.audio_mask}
+
+    def transcribe(
+        self,
+        model: nn.Module,
+        audio: Mapping[str, Tensor],
+        *,
+        languages: Sequence[str | None] | None = None,
+        tasks: Sequence[str | None] | None = None,
+        **generation: Any,
+    ) -> list[str]:
+        """Greedy or beam search by transformers' `generate`, from states that padding has not moved."""
+        base = base_model(model)
+        features, mask = audio["input_features"], audio["audio_mask"]
+        encoder = base.get_encoder()
+        with torch.no_grad():
+            states = encode_by_length(
+                lambda clips: encoder(clips).last_hidden_state,
+                features.transpose(1, 2).to(base.dtype),
+                mask.sum(-1).tolist(),
+            )
+            heard = BaseModelOutput(last_hidden_state=states)
+            ids = GenerationMixin.generate(base, encoder_outputs=heard, attention_mask=mask, **generation)
+        return [self.plain_text.decode(row) for row in ids.tolist()]

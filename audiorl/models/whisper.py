@@ -1,0 +1,87 @@
+"""Whisper, stock, at any size and window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from audiorl.batch import GroupBatch
+from audiorl.models.encoder_decoder import EncoderDecoderFamily
+from audiorl.models.family import TokenizedText
+from audiorl.models.speech_call import base_model
+from audiorl.models.whisper_audio import WhisperAudio
+from audiorl.models.whisper_text import WhisperText
+
+
+class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
+    """Multilingual and English-only Whisper, distil-whisper and turbo, 80 or 128 mel bins, any window."""
+
+    compiles_backbone = True
+
+    def __init__(self, model: nn.Module, processor: Any):
+        super().__init__(model, processor)
+        config = base_model(model).config
+        self.hear_with(processor.feature_extractor, config)
+        self.whisper_text = WhisperText(processor.tokenizer, config.vocab_size, config.max_target_positions)
+        self.end_token = self.whisper_text.end
+
+    # ---- data ----
+
+    def tokenize(
+        self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
+    ) -> TokenizedText:
+        return self.whisper_text.tokenize(text, language=language, task=task, prompt=prompt)
+
+    def words(self, text: str) -> str:
+        return self.whisper_text.words(text)
+
+    def last_time(self, text: str) -> float | None:
+        return self.whisper_text.last_time(text)
+
+    def set_defaults(self, *, language: str | None = None, task: str | None = None) -> None:
+        self.whisper_text.set_defaults(language=language, task=task)
+
+    def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
+        return [
+            [self.whisper_text.decode(ids[counts].tolist()) for ids, counts in zip(group, kept, strict=True)]
+            for group, kept in zip(batch_tokens[..., 1:], keep, strict=True)
+        ]
+
+    # ---- weights ----
+
+    def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
+        encoder = base.get_encoder()
+        # with checkpointing the config's use_cache=True would be warned of
+        features = batch.audio.to(encoder.conv1.weight.dtype)
+        return self.backbone.encoder(encoder, features, use_cache=False).last_hidden_state
+
+    def _positions(self, base: PreTrainedModel, states: Tensor) -> int:
+        return base.config.max_target_positions
+
+    def transcribe(
+        self,
+        model: nn.Module,
+        audio: Mapping[str, Tensor],
+        *,
+        languages: Sequence[str | None] | None = None,
+        tasks: Sequence[str | None] | None = None,
+        **generation: Any,
+    ) -> list[str]:
+        """Greedy or beam search by `WhisperForConditionalGeneration.generate`; clips fit the window."""
+        base = base_model(model)
+        features = audio["input_features"].to(base.device, base.get_encoder().conv1.weight.dtype)
+        named = [task or self.whisper_text.default_task for task in tasks or [None] * len(features)]
+        texts = [""] * len(features)
+        # generate() takes a language for each clip, but one task for all of them
+        for task in dict.fromkeys(named):
+            places = [i for i, other in enumerate(named) if other == task]
+            asked = self.whisper_text.generation_language([languages[i] for i in places] if languages else None, task)
+            with torch.no_grad():
+                ids = base.generate(input_features=features[places], **{**generation, **asked})
+            for i, row in zip(places, ids.tolist(), strict=True):
+                texts[i] = self.whisper_text.decode(row)
+        return texts

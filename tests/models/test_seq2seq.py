@@ -1,0 +1,156 @@
+"""Moonshine and Speech2Text as a user meets them: exact beside stock forwards, tuned, saved, loaded back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSpeechSeq2Seq, Wav2Vec2Processor
+
+from audiorl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
+from audiorl.datasets import BadRowsError
+from audiorl.models import speech_family
+from audiorl.models.by_length import encode_by_length
+from tests.families.case import group_batch
+from tests.tiny_models import tiny_clips
+from tests.tiny_seq2seq import tiny_seq2seq
+
+TEXTS = ["the quick brown fox", "dog", "the lazy dog jumps", "so", "a fox", "dogs", "jumps over", "the dog"]
+SETTINGS = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1}
+
+
+def rows(count: int, **columns) -> list[dict]:
+    clips = tiny_clips(count)
+    return [
+        {
+            "audio": {"array": clip, "sampling_rate": 16_000},
+            "text": TEXTS[i],
+            "chosen": TEXTS[i],
+            "rejected": TEXTS[i - 1],
+            **columns,
+        }
+        for i, clip in enumerate(clips)
+    ]
+
+
+def stock_logps(model, kind: str, features: dict, tokens: torch.Tensor) -> torch.Tensor:
+    """Of one clip and one hypothesis, by the model's own forward."""
+    heard = (
+        {"input_values": features["input_values"]}
+        if kind == "moonshine"
+        else {"input_features": features["input_features"].transpose(1, 2)}
+    )
+    logits = model(**heard, decoder_input_ids=tokens[None, :-1]).logits[0]
+    return logits.log_softmax(-1).gather(-1, tokens[1:, None]).squeeze(-1)
+
+
+@pytest.mark.parametrize("kind", ["moonshine", "speech2text"])
+def test_a_batch_gives_what_stock_forwards_of_unpadded_clips_give(kind):
+    model, processor = tiny_seq2seq(kind)
+    family = speech_family(model, processor)
+    clips = [clip[: 14_000 - 900 * i] for i, clip in enumerate(tiny_clips(3))]
+    texts = [["the quick brown fox", "dog"], ["a fox", "so so"], ["", "dogs"]]
+    batch = group_batch(family, clips, texts)
+    scores = family.score_groups(model, batch)
+    with torch.no_grad():
+        for b, group in enumerate(texts):
+            for k, text in enumerate(group):
+                ids = torch.tensor(family.tokenize(text).ids)
+                expected = stock_logps(model, kind, family.features(clips[b : b + 1]), ids)
+                torch.testing.assert_close(scores.logps[b, k, : len(expected)], expected, rtol=1e-5, atol=2e-5)
+
+
+def test_padding_moves_the_stock_model_and_not_the_family():
+    """The reason why clips are encoded without their neighbours' padding."""
+    model, processor = tiny_seq2seq("moonshine")
+    family = speech_family(model, processor)
+    long, short = tiny_clips(2)[0], tiny_clips(2)[1][:6000]
+    alone = family.encode(model, group_batch(family, [short], [["a"]]))
+    both = family.encode(model, group_batch(family, [long, short], [["a"], ["a"]]))
+    torch.testing.assert_close(both[1, : alone.shape[1]], alone[0], rtol=1e-5, atol=1e-5)
+    made = family.features([long, short])
+    stock = model.get_encoder()(made["input_values"], attention_mask=made["audio_mask"]).last_hidden_state
+    assert (stock[1, : alone.shape[1]] - alone[0]).abs().max() > 1e-3
+
+
+def test_clips_go_back_to_their_places_and_equal_lengths_together():
+    calls = []
+
+    def encode(clips: torch.Tensor) -> torch.Tensor:
+        calls.append(len(clips))
+        return clips[:, ::2, None]
+
+    audio = torch.arange(1.0, 25.0).view(4, 6)
+    found = encode_by_length(encode, audio, [2, 6, 4, 2])
+    assert calls == [2, 1, 1]
+    assert found.squeeze(-1).tolist() == [[1, 0, 0], [7, 9, 11], [13, 15, 0], [19, 0, 0]]
+
+
+@pytest.mark.parametrize("kind", ["moonshine", "speech2text"])
+def test_dpo_lowers_its_loss_on_eight_clips(kind, tmp_path):
+    model, processor = tiny_seq2seq(kind)
+    args = DPOConfig(
+        output_dir=str(tmp_path), max_steps=8, learning_rate=3e-3, lr_scheduler_type="constant", **SETTINGS
+    )
+    trainer = DPOTrainer(model, args=args, train_dataset=rows(8, language="en"), processing_class=processor)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("kind", ["moonshine", "speech2text"])
+def test_grpo_raises_the_reward_on_four_clips(kind, tmp_path):
+    model, processor = tiny_seq2seq(kind)
+    data = [{**row, "text": ("dog", "so")[i % 2]} for i, row in enumerate(rows(4))]
+    args = GRPOConfig(
+        output_dir=str(tmp_path),
+        max_steps=30,
+        learning_rate=3e-3,
+        lr_scheduler_type="constant",
+        per_device_train_batch_size=4,
+        num_generations=8,
+        max_completion_length=12,
+        sft_weight=0.1,
+        **SETTINGS,
+    )
+    trainer = GRPOTrainer(model, "one_minus_wer", args, train_dataset=data, processing_class=processor)
+    trainer.train()
+    rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.2
+
+
+def test_a_tuned_moonshine_loads_in_plain_transformers(tmp_path):
+    model, processor = tiny_seq2seq("moonshine")
+    args = DPOConfig(output_dir=str(tmp_path), max_steps=1, **SETTINGS)
+    trainer = DPOTrainer(model, args=args, train_dataset=rows(2), processing_class=processor)
+    trainer.train()
+    trainer.save_model()
+    loaded = AutoModelForSpeechSeq2Seq.from_pretrained(tmp_path, dtype=torch.float32)
+    again = Wav2Vec2Processor.from_pretrained(tmp_path)
+    heard = again(tiny_clips(1)[0], sampling_rate=16_000, return_tensors="pt")
+    ids = loaded.generate(**heard, max_new_tokens=8)
+    assert trainer.family.transcribe(trainer.model, trainer.family.features(tiny_clips(1)), max_new_tokens=8) == [
+        trainer.family.plain_text.decode(ids[0].tolist())
+    ]
+
+
+@pytest.mark.parametrize("kind", ["moonshine", "speech2text"])
+def test_rows_that_cannot_be_used_are_told(kind, tmp_path):
+    model, processor = tiny_seq2seq(kind)
+    data = rows(6)
+    data[0]["audio"] = {"array": np.full(300, 0.1, dtype=np.float32), "sampling_rate": 16_000}
+    data[1]["chosen"] = "</s> " + data[1]["chosen"]
+    data[2]["task"] = "translate"
+    data[3]["prompt"] = "names of animals"
+    data[4]["rejected"] = "dog " * 100
+    args = DPOConfig(output_dir=str(tmp_path), **SETTINGS)
+    with pytest.raises(BadRowsError) as told:
+        DPOTrainer(model, args=args, train_dataset=data, processing_class=processor)
+    assert {fault.row_id for fault in told.value.faults} == {0, 1, 2, 3, 4}
+
+
+def test_speech2text_of_several_languages_is_refused():
+    model, processor = tiny_seq2seq("speech2text")
+    processor.tokenizer.lang_codes = "must_c"
+    with pytest.raises(ValueError, match="several languages"):
+        speech_family(model, processor)

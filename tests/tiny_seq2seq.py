@@ -1,0 +1,136 @@
+"""Tiny random encoder-decoders beside Whisper, with processors made here: no download."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GenerationConfig,
+    MoonshineConfig,
+    MoonshineForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Speech2TextConfig,
+    Speech2TextFeatureExtractor,
+    Speech2TextForConditionalGeneration,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Processor,
+)
+
+from tests.tiny_models import END_LOGIT, SENTENCES
+
+PAD, START, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
+SPECIAL = (PAD, START, END, UNKNOWN)
+
+
+class Speech2TextPieces:
+    """What the family asks of a `Speech2TextProcessor`, whose own tokenizer needs sentencepiece and a trained model."""
+
+    def __init__(self, feature_extractor: Any, tokenizer: Any):
+        self.feature_extractor, self.tokenizer = feature_extractor, tokenizer
+
+    def save_pretrained(self, folder: Any, **_: Any) -> None:
+        self.feature_extractor.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def tiny_seq2seq(kind: str, **config: Any) -> tuple[PreTrainedModel, Any]:
+    """A fresh copy of a tiny random model in evaluation mode, and its processor.
+
+    Args:
+        kind: "moonshine", with fewer key than query heads and padded heads, or "speech2text".
+        config: fields to exchange; the weights stay what they were if their shapes do.
+    """
+    model, processor = _build(kind, tuple(sorted(config.items())))
+    return copy.deepcopy(model), copy.deepcopy(processor)
+
+
+@functools.cache
+def _build(kind: str, changes: tuple[tuple[str, Any], ...]) -> tuple[PreTrainedModel, Any]:
+    tokenizer = _tokenizer()
+    ids = {f"{name}_token_id": SPECIAL.index(token) for name, token in (("pad", PAD), ("bos", START), ("eos", END))}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(sum(map(ord, kind)))
+        model = {"moonshine": _moonshine, "speech2text": _speech2text}[kind](len(tokenizer), {**ids, **dict(changes)})
+        _wake(model.eval(), ids["eos_token_id"])
+    start = model.config.decoder_start_token_id
+    # what a checkpoint may bring along, and the policy must not take from it
+    own = {"suppress_tokens": [7, 8, 9], "min_new_tokens": 4} if kind == "speech2text" else {}
+    model.generation_config = GenerationConfig(**ids, decoder_start_token_id=start, max_length=24, **own)
+    if kind == "moonshine":
+        extractor = Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True)
+        return model, Wav2Vec2Processor(extractor, tokenizer)
+    return model, Speech2TextPieces(Speech2TextFeatureExtractor(feature_size=32, num_mel_bins=32), tokenizer)
+
+
+def _moonshine(vocabulary: int, changes: dict[str, Any]) -> PreTrainedModel:
+    fields = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "encoder_num_hidden_layers": 2,
+        "decoder_num_hidden_layers": 2,
+        "encoder_num_attention_heads": 4,
+        "decoder_num_attention_heads": 4,
+        "encoder_num_key_value_heads": 4,
+        "decoder_num_key_value_heads": 4,
+        "pad_head_dim_to_multiple_of": 16,
+        "max_position_embeddings": 48,
+        "initializer_range": 0.3,
+    }
+    return MoonshineForConditionalGeneration(MoonshineConfig(vocab_size=vocabulary, **{**fields, **changes}))
+
+
+def _speech2text(vocabulary: int, changes: dict[str, Any]) -> PreTrainedModel:
+    fields = {
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+        "conv_channels": 32,
+        "input_feat_per_channel": 32,
+        "max_source_positions": 200,
+        "max_target_positions": 64,
+        "decoder_start_token_id": SPECIAL.index(END),
+        "init_std": 0.3,
+        "tie_word_embeddings": False,
+    }
+    return Speech2TextForConditionalGeneration(Speech2TextConfig(vocab_size=vocabulary, **{**fields, **changes}))
+
+
+@torch.no_grad()
+def _wake(model: PreTrainedModel, end: int) -> None:
+    """Give every parameter a part in the result, let hypotheses of Speech2Text end."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") or "norm" in name:
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    if isinstance(model, Speech2TextForConditionalGeneration):
+        _steer(model.lm_head.weight, model.get_decoder().layer_norm.bias, end)
+
+
+def _steer(head: torch.Tensor, last_bias: torch.Tensor, end: int) -> None:
+    """Let hypotheses end, and never draw padding, to which Speech2Text gives no position."""
+    away = torch.nn.functional.normalize(torch.randn(head.shape[1]), dim=0)
+    head -= (head @ away)[:, None] * away
+    last_bias += 10 * away + END_LOGIT * head[end] / head[end].square().sum()
+    head[SPECIAL.index(PAD)] = -10 * away
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    learner = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learner.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=256 + 24, initial_alphabet=alphabet, special_tokens=list(SPECIAL), show_progress=False
+    )
+    learner.train_from_iterator(SENTENCES, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=learner, pad_token=PAD, bos_token=START, eos_token=END, unk_token=UNKNOWN
+    )
