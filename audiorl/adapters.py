@@ -2,7 +2,8 @@
 
 `LoraConfig(target_modules=...)` and the like may say, besides what PEFT takes:
 
-    nothing           every linear layer of encoder and decoder, the head left out (PEFT's "all-linear")
+    nothing           what the model's family says (`adapter_targets`): of most, every linear layer of encoder and
+                      decoder, the head left out (PEFT's "all-linear"); of audio language models "decoder-linear"
     "decoder-linear"  those of the decoder; the encoder stays as it is, so its output is computed once and shared by
                       policy, reference and rollouts
 """
@@ -20,7 +21,7 @@ from torch import nn
 from transformers.utils import is_bitsandbytes_available
 from trl import ModelConfig, get_peft_config
 
-from audiorl.models import base_model
+from audiorl.models import base_model, family_class
 
 ALL_LINEAR = "all-linear"
 DECODER_LINEAR = "decoder-linear"
@@ -70,8 +71,8 @@ def checked_adapter(model: nn.Module, peft_config: Any) -> PeftConfig | None:
         )
     peft_config = copy.deepcopy(peft_config)
     if peft_config.target_modules is None and not getattr(peft_config, "target_parameters", None):
-        peft_config.target_modules = ALL_LINEAR
-    elif peft_config.target_modules == DECODER_LINEAR:
+        peft_config.target_modules = family_class(model).adapter_targets
+    if peft_config.target_modules == DECODER_LINEAR:
         peft_config.target_modules = decoder_only_targets(model)
     _check_targets(base_model(model), peft_config.target_modules)
     if isinstance(peft_config, AdaLoraConfig):

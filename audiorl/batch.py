@@ -18,6 +18,8 @@ from torch import Tensor
 
 # How the audio of a clip reaches a model; a batch has exactly one of the two.
 AUDIO_KEYS = ("input_features", "input_values")
+# What may stand beside it, one row for each clip too.
+AUDIO_COMPANIONS = ("audio_mask", "audio_tokens")
 # A row id below zero marks a placeholder: its clip was dropped as a bad row, its `keep` is all False.
 PLACEHOLDER_ROW_ID = -1
 
@@ -31,6 +33,7 @@ class GroupBatch(Mapping[str, Tensor]):
         input_features: (B, M, L) float mel features, or
         input_values: (B, N) float waveform at the model's rate.
         audio_mask: optional (B, L) or (B, N), 1 where there is audio; for models that take an encoder mask.
+        audio_tokens: optional (B,) long, how many embeddings a clip becomes; for audio language models.
         tokens: (B, K, T + 1) long; prefix, transcript, end token, then padding. The decoder reads
             `tokens[..., :-1]` and predicts `tokens[..., 1:]`.
         keep: (B, K, T) bool, True where the predicted token counts: transcript and end token, never the prefix,

@@ -42,6 +42,7 @@ class SpeechFamily(ABC):
         end_token: id of the token that ends a hypothesis; also used as padding in `tokens`.
         engines: how this family can run a step of sampling, the default first; `set_engine` chooses.
         backbone: what scoring runs the model's encoder and decoder with.
+        adapter_targets: where an adapter goes that names no layers; see `audiorl.adapters`.
         compiles_backbone: whether `_encode` and `_score` do go through `backbone`.
         labels: everything the model can say, where it answers with one of a few labels; accuracy is measured then
             instead of error rates. None where it writes transcripts.
@@ -54,6 +55,7 @@ class SpeechFamily(ABC):
     end_token: int
     engines: Sequence[str] = ("dynamic",)
     compiles_backbone = False
+    adapter_targets = "all-linear"
     labels: Sequence[str] | None = None
 
     def __init__(self, model: nn.Module, processor: Any):

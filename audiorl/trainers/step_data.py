@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch
+from audiorl.batch import AUDIO_COMPANIONS, PLACEHOLDER_ROW_ID, GroupBatch
 from audiorl.trainers.gathering import gathered_rows
 
 
@@ -70,8 +70,7 @@ def load_step_data(path: str, device: torch.device, num_iterations: int) -> Step
 
 def audio_of(batch: GroupBatch) -> dict[str, Tensor]:
     """The audio tensors of a batch."""
-    masks = {} if batch.audio_mask is None else {"audio_mask": batch.audio_mask}
-    return {batch.audio_key: batch.audio, **masks}
+    return {key: batch[key] for key in (batch.audio_key, *AUDIO_COMPANIONS) if key in batch}
 
 
 def with_transcript(tensors: dict[str, Tensor], batch: GroupBatch, pad: int) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,8 @@ from torch import Tensor
 from audiorl.batch import GroupBatch
 from tests.families.conformance import CHECKS, FamilyCase
 from tests.families.toys import ToyAudioPrefix, ToyCTC, build_toy
+from tests.tiny_audio_llms import KINDS as AUDIO_LLMS
+from tests.tiny_audio_llms import tiny_audio_llm
 from tests.tiny_classifiers import tiny_classifier
 from tests.tiny_models import tiny_clips, tiny_whisper
 from tests.tiny_seq2seq import tiny_seq2seq
@@ -58,6 +62,15 @@ def ordinary_speech2text(model, batch: GroupBatch) -> list[Tensor]:
         model(**heard, decoder_input_ids=batch.tokens[:, 0]).logits,
         *(model.generate(**heard, max_new_tokens=6, num_beams=beams) for beams in (1, 2)),
     ]
+
+
+def ordinary_audio_llm(model, batch: GroupBatch) -> list[Tensor]:
+    """Logits of padded text, and what generate() writes greedily and with beams."""
+    ids = batch.tokens[:, 0, :12].clamp(min=10)
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    written = (model.generate(ids, attention_mask=mask, max_new_tokens=6, num_beams=beams) for beams in (1, 2))
+    return [model(input_ids=ids, attention_mask=mask).logits, *written]
 
 
 def whisper_case(name: str, kind: str, texts: list[list[str]], rows: list[dict]) -> FamilyCase:
@@ -142,6 +155,20 @@ CASES = [
         ordinary=ordinary_speech2text,
         encoder=lambda model: model.get_encoder(),
         lora_targets=("q_proj", "v_proj", "fc1"),
+    ),
+    *(
+        FamilyCase(
+            name=kind,
+            build=functools.partial(tiny_audio_llm, kind),
+            clips=tiny_clips(len(TEXTS)),
+            texts=TEXTS,
+            ordinary=ordinary_audio_llm,
+            encoder=lambda model: model.model.audio_tower,
+            lora_targets=("q_proj", "v_proj", "down_proj"),
+            # unequal prefixes in one batch
+            rows=[{"language": "en"}, {"language": "en", "prompt": "lazy dogs"}, {"language": "en"}],
+        )
+        for kind in AUDIO_LLMS
     ),
     classifier_case("wav2vec2-group", "wav2vec2", ("q_proj", "projector", "classifier"), NOISY),
     classifier_case("hubert-layer", "hubert", ("q_proj", "intermediate_dense"), NOISY),

@@ -1,0 +1,281 @@
+"""Audio language models: an audio tower whose output stands among a prompt's tokens, and a decoder-only model behind.
+
+`tokens` of a batch hold the prompt with one placeholder for the audio; where the model is run, the placeholder gives
+way to the clip's audio embeddings. The tower runs once for each clip, the prompt is read once for each clip, and the K
+answers are continuations of it (`shared_prefix.py`).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache, PreTrainedModel
+
+from audiorl.batch import GroupBatch, GroupScores
+from audiorl.models.autoregressive import AutoregressiveFamily
+from audiorl.models.family import TokenizedText
+from audiorl.models.head import at_least_float32, score_tokens
+from audiorl.models.sampling import prefix_lengths
+from audiorl.models.shared_prefix import PrefixDecoder, group_mask, group_positions
+from audiorl.models.speech_call import base_model
+
+# What processors call the mask of mel frames.
+MASK_NAMES = ("input_features_mask", "feature_attention_mask")
+
+
+class AudioLLMFamily(AutoregressiveFamily):
+    """A stock model with `get_audio_features`, a language model and a head.
+
+    Shares by continuation: one tower pass and one prompt pass for each clip; exact.
+
+    Adapters without `target_modules` go into the language model, the audio tower is left alone.
+    """
+
+    adapter_targets = "decoder-linear"
+
+    def __init__(self, model: nn.Module, processor: Any):
+        super().__init__(model, processor)
+        config = base_model(model).config
+        self.tokenizer = processor.tokenizer
+        self.sampling_rate = processor.feature_extractor.sampling_rate
+        self.audio_token: str = processor.audio_token
+        self.audio_token_id: int = self.tokenizer.convert_tokens_to_ids(self.audio_token)
+        self.end_token = self.tokenizer.eos_token_id
+        self.max_tokens = config.get_text_config().max_position_embeddings
+        self.default_language: str | None = None
+        self._special = {self.end_token, self.audio_token_id, *self.tokenizer.all_special_ids}
+
+    def install(self, model: nn.Module) -> None:
+        super().install(model)
+        # the one implementation beside the slow one that takes a mask of what sees what
+        base_model(model).set_attn_implementation("sdpa")
+
+    # ---- data ----
+
+    def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """`input_features` (B, M, L), `audio_mask` (B, L), and `audio_tokens` (B,), the embeddings of each clip."""
+        # one by one: next to the padding of a longer neighbour the last frames of a spectrogram are others
+        asked = {"text": [self.audio_token], "sampling_rate": self.sampling_rate, "return_tensors": "pt"}
+        heard = [self.processor(audio=[clip], **asked) for clip in clips]
+        frames = [made["input_features"][0].mT for made in heard]
+        masks = [next(made[name] for name in MASK_NAMES if name in made)[0] for made in heard]
+        return {
+            "input_features": pad_sequence(frames, batch_first=True).mT,
+            "audio_mask": pad_sequence(masks, batch_first=True).long(),
+            "audio_tokens": torch.tensor([int((made["input_ids"] == self.audio_token_id).sum()) for made in heard]),
+        }
+
+    @abstractmethod
+    def prompt_text(self, language: str | None, prompt: str | None) -> str:
+        """Everything before the answer, with one placeholder for the audio.
+
+        Args:
+            language: of the row, or the default.
+            prompt: the row's own: an instruction, a question, context, hot words; None for the model's own request to
+                transcribe.
+
+        Raises:
+            ValueError: a language this model does not know, or none where it needs one.
+        """
+
+    def _request(self, **options: Any) -> str:
+        """The processor's own request to transcribe, audio not expanded."""
+        silence = np.zeros(1, dtype=np.float32)
+        (text,) = self.processor.apply_transcription_request(audio=silence, tokenize=False, **options)
+        return text
+
+    def tokenize(
+        self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
+    ) -> TokenizedText:
+        if task not in (None, "transcribe"):
+            raise ValueError(
+                f"this model has no task {task!r}: its prompt says what to do. Write it as the row's prompt"
+            )
+        prefix = self._ids(self.prompt_text(language or self.default_language, prompt))
+        if prefix.count(self.audio_token_id) != 1:
+            raise ValueError(
+                f"the prompt has {prefix.count(self.audio_token_id)} places for audio, a row has one clip. Leave "
+                f"{self.audio_token} out of the row's prompt"
+            )
+        answer = self._ids(text)
+        if found := self._special.intersection(answer):
+            marks = self.tokenizer.convert_ids_to_tokens(sorted(found))
+            raise ValueError(f"the text contains {marks}, which this model reads as marks. Remove them")
+        ids = [*prefix, *answer, self.end_token]
+        if len(ids) > self.max_tokens:
+            raise ValueError(
+                f"prompt, text and end make {len(ids)} tokens, the model has {self.max_tokens} positions, some of them "
+                "for the audio. Cut the clip and its text into shorter pieces"
+            )
+        return TokenizedText(ids, len(prefix))
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def set_defaults(self, *, language: str | None = None, task: str | None = None) -> None:
+        if task not in (None, "transcribe"):
+            raise ValueError(
+                f"{type(self).__name__} has no task {task!r}. Leave it out, and write prompts into the rows."
+            )
+        if language:
+            self.prompt_text(language, None)
+            self.default_language = language
+
+    def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
+        return [
+            [self._decode(ids[counts].tolist()) for ids, counts in zip(group, kept, strict=True)]
+            for group, kept in zip(batch_tokens[..., 1:], keep, strict=True)
+        ]
+
+    def _decode(self, ids: list[int]) -> str:
+        said = ids[: ids.index(self.end_token)] if self.end_token in ids else ids
+        return self.tokenizer.decode([i for i in said if i not in self._special]).strip()
+
+    # ---- weights ----
+
+    def encoder_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        inner = base_model(model).model
+        return [*inner.audio_tower.parameters(), *inner.multi_modal_projector.parameters()]
+
+    def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
+        """(B, S, D) audio embeddings, zero behind each clip's own."""
+        embeddings = self._audio_embeddings(base, batch)
+        return pad_sequence(list(embeddings.split(batch["audio_tokens"].tolist())), batch_first=True)
+
+    def _audio_embeddings(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
+        """(sum of `audio_tokens`, D), clip after clip."""
+        audio = batch.audio.to(base.dtype)
+        return base.get_audio_features(audio, batch.audio_mask, return_dict=True).pooler_output
+
+    def _prefixes(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings of the clips' prefixes with their audio in place (B, L, D), padded on the right, and lengths (B,).
+
+        The K hypotheses of a clip have one prefix.
+        """
+        embed = base.get_input_embeddings()
+        rows = []
+        for ids, length, audio, count in zip(
+            batch.tokens[:, 0], prefix_lengths(batch).tolist(), states, batch["audio_tokens"].tolist(), strict=True
+        ):
+            written = embed(ids[:length])
+            found = (ids[:length] == self.audio_token_id).nonzero().flatten().tolist()
+            place = found[0] if found else length  # the row that stands in for a dropped one has no prompt
+            rows.append(torch.cat([written[:place], audio[:count].to(written.dtype), written[place + 1 :]]))
+        lengths = torch.tensor([len(row) for row in rows], device=states.device)
+        return pad_sequence(rows, batch_first=True), lengths
+
+    def _read(
+        self, base: PreTrainedModel, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache | None
+    ) -> Tensor:
+        out = base.get_decoder()(
+            inputs_embeds=embeddings,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return out.last_hidden_state
+
+    def _score(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, temperature: float) -> GroupScores:
+        prefix, lengths = self._prefixes(base, batch, states)
+        starts, hypotheses = prefix_lengths(batch), batch.num_hypotheses
+        kept = batch.keep.any(1) * torch.arange(1, batch.keep.shape[-1] + 1, device=starts.device)  # (B, T)
+        count = max(1, int((kept.amax(1) - (starts - 1)).max()))
+        # (B, C) places among `tokens` of the C tokens that are predicted, and whether they are there
+        places = starts[:, None] + torch.arange(count, device=starts.device)
+        inside = places < batch.tokens.shape[-1]
+        places = places.clamp(max=batch.tokens.shape[-1] - 1)
+        targets = batch.tokens.gather(-1, places[:, None].expand(-1, hypotheses, -1))
+        keep = batch.keep.gather(-1, (places - 1)[:, None].expand(-1, hypotheses, -1)) & inside[:, None]
+        hidden = self._continue(base, prefix, lengths, targets[..., :-1])
+        scores = score_tokens(hidden, base.get_output_embeddings(), targets, keep, states, temperature)
+        return _in_place(scores, batch.keep, starts)
+
+    def _continue(self, base: PreTrainedModel, prefix: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
+        """(B, K, C - 1) tokens -> (B, K, C, D) hidden states, which predict what follows the prefix and each token."""
+        clips, hypotheses, count = tokens.shape
+        longest = prefix.shape[1]
+        embeddings = torch.cat([prefix, base.get_input_embeddings()(tokens.flatten(1)).to(prefix.dtype)], 1)
+        positions = group_positions(lengths, longest, hypotheses, count)
+        hidden = self._read(base, embeddings, positions, group_mask(lengths, longest, hypotheses, count), None)
+        last = hidden[torch.arange(clips, device=hidden.device), lengths - 1]
+        behind = hidden[:, longest:].unflatten(1, (hypotheses, count))
+        return torch.cat([last[:, None, None].expand(-1, hypotheses, -1, -1), behind], 2)
+
+    def _positions(self, base: PreTrainedModel, states: Tensor) -> int:
+        return self.max_tokens - states.shape[1]
+
+    def _decoder(
+        self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, hypotheses: int, room: int, temperature: float
+    ) -> PrefixDecoder:
+        prefix, lengths = self._prefixes(base, batch, states)
+        head, embed = base.get_output_embeddings(), base.get_input_embeddings()
+
+        def predict(hidden: Tensor) -> Tensor:
+            logits = at_least_float32(head(hidden))
+            return logits if temperature == 1.0 else logits / temperature
+
+        return PrefixDecoder(
+            lambda *given: self._read(base, *given),
+            predict,
+            lambda tokens: embed(tokens).to(prefix.dtype),
+            prefix,
+            lengths,
+            prefix_lengths(batch),
+            DynamicCache(config=base.config.get_text_config()),
+        )
+
+    def transcribe(
+        self,
+        model: nn.Module,
+        audio: Mapping[str, Tensor],
+        *,
+        languages: Sequence[str | None] | None = None,
+        tasks: Sequence[str | None] | None = None,
+        prompts: Sequence[str | None] | None = None,
+        **generation: Any,
+    ) -> list[str]:
+        """Greedy or beam search by transformers' `generate`, each clip behind its own prompt."""
+        base = base_model(model)
+        rows = len(audio["input_features"])
+        asked = [
+            self.tokenize("", language=language, task=task, prompt=prompt)
+            for language, task, prompt in zip(
+                *(given or [None] * rows for given in (languages, tasks, prompts)), strict=True
+            )
+        ]
+        longest = max(len(text.ids) for text in asked)
+        tokens = torch.full((rows, 1, longest), self.end_token)
+        keep = torch.zeros((rows, 1, longest - 1), dtype=torch.bool)
+        for b, text in enumerate(asked):
+            tokens[b, 0, : len(text.ids)] = torch.tensor(text.ids)
+            keep[b, 0, text.first_kept - 1] = True
+        batch = GroupBatch(
+            **audio, tokens=tokens.to(base.device), keep=keep.to(base.device), row_ids=torch.arange(rows)
+        )
+        with torch.no_grad():
+            prefix, lengths = self._prefixes(base, batch, self._encode(base, batch))
+            # generate wants the padding in front
+            left = torch.stack([row.roll(len(row) - int(n), 0) for row, n in zip(prefix, lengths, strict=True)])
+            places = torch.arange(prefix.shape[1], device=prefix.device)
+            mask = (places >= prefix.shape[1] - lengths[:, None]).long()
+            ids = base.generate(inputs_embeds=left, attention_mask=mask, **generation)
+        return [self._decode(row) for row in ids.tolist()]
+
+
+def _in_place(scores: GroupScores, keep: Tensor, starts: Tensor) -> GroupScores:
+    """(B, K, C) values of the tokens behind each prefix -> (B, K, T), where `keep` has them."""
+    count = scores.logps.shape[-1]
+    places = torch.arange(keep.shape[-1], device=keep.device) - (starts[:, None] - 1)  # (B, T)
+    index = places.clamp(0, count - 1)[:, None].expand(-1, keep.shape[1], -1)
+
+    def place(values: Tensor) -> Tensor:
+        return torch.where(keep, values.gather(-1, index), torch.zeros((), dtype=values.dtype, device=values.device))
+
+    return GroupScores(*(place(getattr(scores, name)) for name in GroupScores._fields[:4]), keep, scores.states)

@@ -1,0 +1,75 @@
+"""The audio language models that share `AudioLLMFamily`: how each is asked, and how long a clip it takes.
+
+Not here: Voxtral (its tokenizer belongs to another package and gives no prompt as text), Granite Speech (batch norm in
+its encoder), Fun-ASR-Nano (its features need torchaudio, and could not be tried). Step-Audio is not in transformers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from audiorl.batch import GroupBatch
+from audiorl.models.audio_llm import AudioLLMFamily
+
+# Ours: the processor of Qwen2-Audio has no request of its own.
+TRANSCRIBE = "Transcribe the speech."
+
+
+class Qwen3ASRFamily(AudioLLMFamily):
+    """Qwen3-ASR. The row's `prompt` is its context: names, terms, hot words, in the system turn.
+
+    The language stands in the prompt, so that the answer is the transcript alone; rows or the trainer's config name it.
+    """
+
+    def prompt_text(self, language: str | None, prompt: str | None) -> str:
+        if language is None:
+            raise ValueError(
+                "the language is not known: without one this model writes it in front of the transcript. Give the row "
+                "a language, or set language in the trainer's config"
+            )
+        return self._request(language=_as_named(language), prompt=prompt)
+
+
+class GlmASRFamily(AudioLLMFamily):
+    """GLM-ASR. The row's `prompt` takes the place of the request to transcribe; it finds the language by itself."""
+
+    def __init__(self, model: nn.Module, processor: Any):
+        super().__init__(model, processor)
+        # a longer clip becomes several rows of features
+        self.max_seconds = float(processor.feature_extractor.chunk_length)
+
+    def prompt_text(self, language: str | None, prompt: str | None) -> str:
+        return self._request(prompt=prompt)
+
+
+class Qwen2AudioFamily(AudioLLMFamily):
+    """Qwen2-Audio. The row's `prompt` is the user's question; without one it asks for the transcript."""
+
+    def __init__(self, model: nn.Module, processor: Any):
+        super().__init__(model, processor)
+        self.max_seconds = float(processor.feature_extractor.chunk_length)
+
+    def prompt_text(self, language: str | None, prompt: str | None) -> str:
+        content = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": prompt or TRANSCRIBE}]
+        turns = [{"role": "user", "content": content}]
+        return self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+
+    def _audio_embeddings(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
+        tower = base.model.audio_tower
+        assert batch.audio_mask is not None
+        frames, _ = tower._get_feat_extract_output_lengths(batch.audio_mask.sum(-1))
+        # two mel frames are one state; padding is hidden from the attention of the tower
+        places = torch.arange((batch.audio.shape[-1] - 2) // 2 + 1, device=frames.device)
+        heard = (places < frames[:, None])[:, None, None]
+        states = tower(batch.audio.to(base.dtype), attention_mask=heard).last_hidden_state
+        own = torch.arange(states.shape[1], device=frames.device) < batch["audio_tokens"][:, None]
+        return base.model.multi_modal_projector(states)[own]
+
+
+def _as_named(language: str) -> str:
+    """Languages as the processors know them: a code in small letters, a name with a capital."""
+    return language.lower() if len(language) <= 3 else language.capitalize()

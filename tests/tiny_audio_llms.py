@@ -1,0 +1,148 @@
+"""Tiny random audio language models with processors made here: no download."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from tests.tiny_models import SENTENCES
+
+AUDIO, AUDIO_START, AUDIO_END = "<|audio_pad|>", "<|audio_start|>", "<|audio_end|>"
+START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+SPECIAL = (PAD, START, END, AUDIO, AUDIO_START, AUDIO_END, "<asr_text>")
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% for part in message['content'] %}{% if part['type'] == 'audio' %}<|audio_start|><|audio_pad|><|audio_end|>"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% elif part['type'] == 'language' %}{{ part['language'] }}"
+    "{% endif %}{% endfor %}"
+    "{% if not loop.last or add_generation_prompt or message['role'] != 'assistant' %}<|im_end|>\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+}
+WHISPER_TOWER = {
+    "d_model": 32,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "num_mel_bins": 16,
+    "initializer_range": 0.2,
+}
+KINDS = tuple(
+    kind
+    for kind, name in {
+        "qwen3_asr": "Qwen3ASRConfig",
+        "qwen2_audio": "Qwen2AudioConfig",
+        "glm_asr": "GlmAsrConfig",
+    }.items()
+    if hasattr(transformers, name)  # not all of them are in every release
+)
+
+
+def tiny_audio_llm(kind: str) -> tuple[PreTrainedModel, Any]:
+    """A fresh copy of a tiny random model in evaluation mode, and its processor; `kind` is one of `KINDS`."""
+    return copy.deepcopy(_build(kind))
+
+
+@functools.cache
+def _build(kind: str) -> tuple[PreTrainedModel, Any]:
+    tokenizer = _tokenizer()
+    audio, end, pad = (tokenizer.convert_tokens_to_ids(token) for token in (AUDIO, END, PAD))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(sum(map(ord, kind)))
+        text = {**TEXT, "vocab_size": len(tokenizer)}
+        model, processor = BUILDERS[kind](tokenizer, text, audio)
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") or "norm" in name:
+                parameter.data.add_(0.1 * torch.randn_like(parameter))
+    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad, max_new_tokens=8)
+    return model.eval(), processor
+
+
+def _qwen3_asr(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, Any]:
+    tower = {
+        **WHISPER_TOWER,
+        "output_dim": 32,
+        "downsample_hidden_size": 8,
+        "n_window": 10,
+        "n_window_infer": 40,
+        "max_position_embeddings": 16,
+    }
+    config = transformers.Qwen3ASRConfig(
+        audio_config={"model_type": "qwen3_asr_encoder", **tower},
+        text_config={"model_type": "qwen3", **text},
+        audio_token_id=audio,
+        tie_word_embeddings=False,
+    )
+    extractor = transformers.Qwen3ASRFeatureExtractor(feature_size=16, n_window=10, min_length=1600)
+    processor = transformers.Qwen3ASRProcessor(extractor, tokenizer, chat_template=CHAT)
+    return transformers.Qwen3ASRForConditionalGeneration(config), processor
+
+
+def _qwen2_audio(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, Any]:
+    config = transformers.Qwen2AudioConfig(
+        audio_config={"model_type": "qwen2_audio_encoder", **WHISPER_TOWER, "max_source_positions": 50},
+        text_config={"model_type": "qwen2", **text},
+        audio_token_index=audio,
+    )
+    extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=1)
+    processor = transformers.Qwen2AudioProcessor(extractor, tokenizer, chat_template=CHAT, audio_token=AUDIO)
+    return transformers.Qwen2AudioForConditionalGeneration(config), processor
+
+
+def _glm_asr(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, Any]:
+    tower = {
+        "hidden_size": 32,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_mel_bins": 16,
+        "initializer_range": 0.2,
+    }
+    config = transformers.GlmAsrConfig(
+        audio_config={"model_type": "glmasr_encoder", **tower},
+        text_config={"model_type": "llama", **text},
+        audio_token_id=audio,
+        tie_word_embeddings=False,
+    )
+    extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=2)
+    processor = transformers.GlmAsrProcessor(extractor, tokenizer, chat_template=CHAT, audio_token=AUDIO)
+    return transformers.GlmAsrForConditionalGeneration(config), processor
+
+
+BUILDERS = {
+    "qwen3_asr": _qwen3_asr,
+    "qwen2_audio": _qwen2_audio,
+    "glm_asr": _glm_asr,
+}
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learner.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=256 + 24, initial_alphabet=alphabet, special_tokens=list(SPECIAL), show_progress=False
+    )
+    learner.train_from_iterator(SENTENCES, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=learner,
+        eos_token=END,
+        pad_token=PAD,
+        extra_special_tokens={"audio_token": AUDIO, "audio_bos_token": AUDIO_START, "audio_eos_token": AUDIO_END},
+    )
