@@ -172,7 +172,7 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
 
 def check_same_tokens(model: nn.Module, ref_model: nn.Module) -> None:
     """A reference with another vocabulary would score other words."""
-    sizes = [base_model(m).config.vocab_size for m in (model, ref_model)]
+    sizes = [getattr(base_model(m).config.get_text_config(), "vocab_size", None) for m in (model, ref_model)]
     if sizes[0] != sizes[1]:
         raise ValueError(
             f"ref_model has a vocabulary of {sizes[1]}, the policy one of {sizes[0]}, so their log-probabilities "

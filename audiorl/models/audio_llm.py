@@ -278,4 +278,5 @@ def _in_place(scores: GroupScores, keep: Tensor, starts: Tensor) -> GroupScores:
     def place(values: Tensor) -> Tensor:
         return torch.where(keep, values.gather(-1, index), torch.zeros((), dtype=values.dtype, device=values.device))
 
-    return GroupScores(*(place(getattr(scores, name)) for name in GroupScores._fields[:4]), keep, scores.states)
+    named = {name: place(getattr(scores, name)) for name in ("logps", "entropy", "mean_logits", "is_top1")}
+    return GroupScores(**named, keep=keep, states=scores.states)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from audiorl.batch import GroupBatch, pad_tokens
+from audiorl.batch import AUDIO_COMPANIONS, GroupBatch, pad_tokens
 from audiorl.models import SpeechFamily, disable_dropout, speech_family
 
 
@@ -31,6 +31,8 @@ class FamilyCase:
         lora_targets: names of linear layers for a LoRA adapter.
         rows: for each clip what its row says of language, task and prompt.
         checkpointing: whether the model supports gradient checkpointing.
+        float64: whether the model computes everything in its weights' precision; False where it has norms in float32.
+        prompted: whether the prefix is a request in words, which may share tokens with an answer.
         labels: whether hypotheses are labels: one token each, none of them an end, none empty.
     """
 
@@ -43,6 +45,8 @@ class FamilyCase:
     lora_targets: Sequence[str]
     rows: Sequence[Mapping[str, Any]] = ()
     checkpointing: bool = True
+    float64: bool = True
+    prompted: bool = False
     labels: bool = False
 
     def __str__(self) -> str:
@@ -131,6 +135,10 @@ def perturb(model: nn.Module) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
+
+
+def audio_tensors(batch: GroupBatch) -> dict[str, Tensor]:
+    return {name: batch[name] for name in (batch.audio_key, *AUDIO_COMPANIONS) if name in batch}
 
 
 def assert_encoded_once(case: FamilyCase, seen: Mapping[str, list[int]]) -> None:

@@ -165,6 +165,8 @@ CASES = [
             ordinary=ordinary_audio_llm,
             encoder=lambda model: model.model.audio_tower,
             lora_targets=("q_proj", "v_proj", "down_proj"),
+            float64=False,
+            prompted=True,
             # unequal prefixes in one batch
             rows=[{"language": "en"}, {"language": "en", "prompt": "lazy dogs"}, {"language": "en"}],
         )

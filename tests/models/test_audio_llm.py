@@ -1,0 +1,196 @@
+"""Audio language models as a user meets them: exact beside stock forwards, asked as rows say, tuned, loaded back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from peft import LoraConfig
+
+from audiorl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
+from audiorl.datasets import BadRowsError
+from audiorl.models import speech_family
+from audiorl.models.shared_prefix import group_mask, group_positions
+from tests.families.case import group_batch
+from tests.tiny_audio_llms import KINDS, tiny_audio_llm
+from tests.tiny_models import tiny_clips
+
+TEXTS = ["the quick brown fox", "dog", "the lazy dog jumps", "so", "a fox", "dogs", "jumps over", "the dog"]
+SETTINGS = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1}
+
+
+def rows(count: int, **columns) -> list[dict]:
+    return [
+        {
+            "audio": {"array": clip, "sampling_rate": 16_000},
+            "text": TEXTS[i],
+            "chosen": TEXTS[i],
+            "rejected": TEXTS[i - 1],
+            "language": "en",
+            **columns,
+        }
+        for i, clip in enumerate(tiny_clips(count))
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_are_those_of_the_stock_forward_of_what_the_processor_makes(kind):
+    """Audio in the prompt by transformers' own code: ids with as many placeholders as there are embeddings."""
+    model, processor = tiny_audio_llm(kind)
+    family = speech_family(model, processor)
+    clips = tiny_clips(2)
+    texts = [["the quick brown fox", "dog"], ["a fox", ""]]
+    asked = [{"language": "en"}, {"language": "en", "prompt": "lazy dogs"}]
+    scores = family.score_groups(model, group_batch(family, clips, texts, asked))
+    for b, group in enumerate(texts):
+        prompt = family.prompt_text("en", asked[b].get("prompt"))
+        for k, text in enumerate(group):
+            made = processor(text=[prompt], audio=[clips[b]], sampling_rate=16_000, return_tensors="pt")
+            made.pop("num_audio_tokens", None)
+            answer = torch.tensor([[*processor.tokenizer(text).input_ids, family.end_token]])
+            made["input_ids"] = torch.cat([made["input_ids"], answer], 1)
+            made["attention_mask"] = torch.ones_like(made["input_ids"])
+            with torch.no_grad():
+                logits = model(**made).logits[0, :-1]
+            expected = logits.log_softmax(-1).gather(-1, made["input_ids"][0, 1:, None])[-answer.shape[1] :, 0]
+            torch.testing.assert_close(scores.logps[b, k][scores.keep[b, k]], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_continuation_sees_its_prefix_and_its_own_past():
+    mask = group_mask(torch.tensor([2, 3]), 3, 2, 2)[0, 0]  # a prefix of two, padded to three
+    assert mask.int().tolist() == [
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 0, 1, 0, 0, 0],
+        [1, 1, 0, 1, 1, 0, 0],
+        [1, 1, 0, 0, 0, 1, 0],
+        [1, 1, 0, 0, 0, 1, 1],
+    ]
+    assert group_positions(torch.tensor([2, 3]), 3, 2, 2).tolist() == [[0, 1, 2, 2, 3, 2, 3], [0, 1, 2, 3, 4, 3, 4]]
+
+
+def test_qwen3_asr_is_asked_in_the_row_s_language_with_its_context():
+    model, processor = tiny_audio_llm("qwen3_asr")
+    family = speech_family(model, processor)
+    asked = family.prompt_text("german", "Bach, Händel")
+    assert asked.endswith("language German<asr_text>") and "system\nBach, Händel" in asked
+    with pytest.raises(ValueError, match="the language is not known"):
+        family.tokenize("a fox")
+    with pytest.raises(ValueError, match=r"(?i)klingon"):
+        family.tokenize("a fox", language="klingon")
+    family.set_defaults(language="english")
+    assert family.tokenize("a fox") == family.tokenize("a fox", language="en")
+
+
+def test_a_question_takes_the_place_of_the_request_to_transcribe():
+    model, processor = tiny_audio_llm("qwen2_audio")
+    family = speech_family(model, processor)
+    assert "Transcribe the speech." in family.prompt_text(None, None)
+    asked = family.prompt_text(None, "Which animal is it?")
+    assert "Which animal is it?" in asked and "Transcribe" not in asked
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dpo_lowers_its_loss_with_an_adapter_in_the_language_model_alone(kind, tmp_path):
+    model, processor = tiny_audio_llm(kind)
+    settings = {"max_steps": 8, "learning_rate": 1e-2, "lr_scheduler_type": "constant", **SETTINGS}
+    args = DPOConfig(output_dir=str(tmp_path), **settings)
+    lora = LoraConfig(r=8, lora_alpha=16)
+    trainer = DPOTrainer(model, args=args, train_dataset=rows(8), processing_class=processor, peft_config=lora)
+    adapted = {name.split(".lora_")[0] for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert adapted and all("language_model" in name for name in adapted)
+    assert trainer.family.encoder_is_frozen(trainer.model)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_grpo_raises_the_reward_on_four_clips(kind, tmp_path):
+    model, processor = tiny_audio_llm(kind)
+    data = [{**row, "text": ("dog", "so")[i % 2]} for i, row in enumerate(rows(4))]
+    args = GRPOConfig(
+        output_dir=str(tmp_path),
+        max_steps=25,
+        learning_rate=3e-3,
+        lr_scheduler_type="constant",
+        per_device_train_batch_size=4,
+        num_generations=8,
+        max_completion_length=8,
+        sft_weight=0.5,
+        freeze_encoder=True,
+        **SETTINGS,
+    )
+    trainer = GRPOTrainer(model, "one_minus_wer", args, train_dataset=data, processing_class=processor)
+    trainer.train()
+    rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tuned_model_loads_in_plain_transformers(kind, tmp_path):
+    model, processor = tiny_audio_llm(kind)
+    args = DPOConfig(output_dir=str(tmp_path), max_steps=1, **SETTINGS)
+    trainer = DPOTrainer(model, args=args, train_dataset=rows(2), processing_class=processor)
+    trainer.train()
+    trainer.save_model()
+    loaded = type(model).from_pretrained(tmp_path, dtype=torch.float32).eval()
+    again = type(processor).from_pretrained(tmp_path)
+    prompt = trainer.family.prompt_text("en", None)
+    made = again(text=[prompt], audio=[tiny_clips(1)[0]], sampling_rate=16_000, return_tensors="pt")
+    made.pop("num_audio_tokens", None)
+    ids = loaded.generate(**made, max_new_tokens=6)[0, made["input_ids"].shape[1] :]
+    heard = trainer.family.features(tiny_clips(1))
+    said = trainer.family.transcribe(trainer.model, heard, languages=["en"], max_new_tokens=6)
+    assert said == [trainer.family._decode(ids.tolist())]
+
+
+def test_rows_that_cannot_be_used_are_told(tmp_path):
+    model, processor = tiny_audio_llm("qwen3_asr")
+    data = rows(6)
+    data[0]["language"] = None
+    data[1]["chosen"] = "<|im_end|> " + data[1]["chosen"]
+    data[2]["task"] = "translate"
+    data[3]["prompt"] = "names <|audio_pad|>"
+    data[4]["rejected"] = "dog " * 400
+    args = DPOConfig(output_dir=str(tmp_path), **SETTINGS)
+    with pytest.raises(BadRowsError) as told:
+        DPOTrainer(model, args=args, train_dataset=data, processing_class=processor)
+    assert {fault.row_id for fault in told.value.faults} == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.skipif("qwen3_asr" not in KINDS, reason="this release of transformers has no Qwen3-ASR")
+def test_the_example_tunes_by_the_model_s_path_alone(tmp_path):
+    model, processor = tiny_audio_llm("qwen3_asr")
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    lines = []
+    for i, clip in enumerate(tiny_clips(2)):
+        soundfile.write(tmp_path / f"{i}.wav", clip, 16_000)
+        lines.append(json.dumps({"audio": f"{i}.wav", "text": TEXTS[i]}))
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    flags = {
+        "model_name_or_path": tmp_path / "base",
+        "dataset_name": tmp_path / "rows.jsonl",
+        "eval_dataset_name": tmp_path / "rows.jsonl",
+        "output_dir": tmp_path / "out",
+        "language": "english",
+        "max_steps": 1,
+        "max_completion_length": 24,
+        "report_to": "none",
+        "use_cpu": "true",
+    }
+    example = str(Path(__file__).parents[2] / "examples" / "grpo_qwen3_asr.py")
+    arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+    done = subprocess.run(
+        [sys.executable, example, *arguments, "--use_peft"], capture_output=True, text=True, timeout=300, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WER after" in done.stdout and (tmp_path / "out" / "adapter_model.safetensors").exists()
