@@ -65,7 +65,7 @@ A summary:
     clips, seconds                     how many, how long together
     unit                               "word", "character", "mixed" or "label"
     wer                                corpus error rate in that unit: (S + D + I) / max(words, 1)
-    interval                           [low, high], bootstrap; null below two clips (or groups), and in breakdowns
+    interval                           [low, high], bootstrap; null below two clips (or groups)
     substitutions, deletions, insertions, hits, words    summed; words = substitutions + deletions + hits
     cer                                corpus character error rate; null for labels
     empty, empty_share                 clips without a word in the hypothesis, those of silence among them
@@ -75,3 +75,199 @@ A summary:
     decoding_seconds, rtfx, rtfx_includes    wall time, audio seconds / wall seconds, and what the time includes; null
                                        in breakdowns
 """
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from audiorl._version import __version__
+from audiorl.evaluation.breakdowns import Parts, breakdown
+from audiorl.evaluation.changes import Changes
+from audiorl.evaluation.measurement import Measurement
+from audiorl.evaluation.probe import Probe
+from audiorl.evaluation.settings import EvaluationSettings
+from audiorl.evaluation.summaries import Summary
+
+FORMAT, VERSION = "audiorl evaluation", 1
+# Packages that decide what is decoded and counted.
+PACKAGES = (
+    *("torch", "transformers", "peft", "datasets", "jiwer", "rapidfuzz"),
+    *("numpy", "librosa", "soundfile", "requests"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """One model on one data set.
+
+    Attributes:
+        model, dataset: their names.
+        left_out: clips outside the bounds that the user set.
+        decoding: the settings of the search in force.
+        measured: the counts.
+    """
+
+    model: str
+    dataset: str
+    left_out: int
+    decoding: dict[str, Any]
+    measured: Measurement
+
+    @functools.cached_property
+    def summary(self) -> Summary:
+        return self.measured.summary()
+
+    @functools.cached_property
+    def breakdown(self) -> dict[str, Parts]:
+        return breakdown(self.measured)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in an evaluation document."""
+        found = self.measured
+        return {
+            "model": self.model,
+            "dataset": self.dataset,
+            "left_out": self.left_out,
+            "decoding": self.decoding,
+            "summary": self.summary.to_dict(),
+            "breakdown": {
+                name: [{"value": value, **part.to_dict()} for value, part in parts]
+                for name, parts in self.breakdown.items()
+            },
+            "labels": None if found.answers is None else found.answers.to_dict(),
+            "clips": [_clip(found, place) for place in range(len(found))],
+        }
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two of the measurements by their places, and what changed from one to the other."""
+
+    before: int
+    after: int
+    changes: Changes
+
+
+def document(
+    settings: EvaluationSettings,
+    evaluated: Sequence[Evaluated],
+    compared: Sequence[Compared] = (),
+    probes: Sequence[Probe] = (),
+) -> dict[str, Any]:
+    """What is written, as plain values."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "settings": settings.to_dict(),
+        "measurements": [one.to_dict() for one in evaluated],
+        "comparisons": [
+            {
+                "dataset": evaluated[pair.before].dataset,
+                "before_model": evaluated[pair.before].model,
+                "after_model": evaluated[pair.after].model,
+                "before": pair.before,
+                "after": pair.after,
+                **pair.changes.to_dict(),
+            }
+            for pair in compared
+        ],
+        "probes": [one.to_dict() for one in probes],
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with: audiorl, Python and the packages that are installed."""
+    found = {"audiorl": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Check that a document can be written, before anything is decoded.
+
+    Raises:
+        ValueError: the file exists and may not be overwritten, or its folder does not or takes no files.
+    """
+    name = os.fspath(path)
+    folder = os.path.dirname(name) or "."
+    if os.path.isdir(name) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise ValueError(
+            f"The result cannot be written to {name}: it is a folder, or lies in one that does not exist or takes no "
+            "files. Make the folder, and give a file name like result.json."
+        )
+    if os.path.exists(name) and not overwrite:
+        raise ValueError(f"{name} exists already. Give another file name, or pass --overwrite.")
+
+
+def write_document(found: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a document beside its place and move it there, so that no reader ever sees half of it.
+
+    Raises:
+        OSError: it cannot be written; what was at `path` stays.
+    """
+    name = os.fspath(path)
+    beside = f"{name}.{os.getpid()}.part"
+    try:
+        with open(beside, "w", encoding="utf-8") as file:
+            json.dump(found, file, ensure_ascii=False, allow_nan=False, indent=1)
+            file.write("\n")
+        os.replace(beside, name)
+    finally:
+        if os.path.exists(beside):
+            os.remove(beside)
+
+
+def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what `write_document` wrote.
+
+    Raises:
+        ValueError: there is no such file, or it is no evaluation document of a version that this one knows.
+    """
+    name = os.fspath(path)
+    try:
+        with open(name, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{name} cannot be read as JSON: {error}. Give a file that audiorl evaluate --output wrote."
+        ) from error
+    kind = (found.get("format"), found.get("version")) if isinstance(found, dict) else (None, None)
+    if kind != (FORMAT, VERSION):
+        raise ValueError(
+            f"{name} is no evaluation of version {VERSION}: its format is {kind[0]!r}, its version {kind[1]!r}. Give a "
+            "file that this version of audiorl evaluate --output wrote, or measure again."
+        )
+    return found
+
+
+def _clip(found: Measurement, place: int) -> dict[str, Any]:
+    clip, keywords, answers = found.clips[place], found.keywords[place], found.answers
+    return {
+        "id": clip.id,
+        "where": clip.where,
+        "audio": clip.audio,
+        "transcript": clip.transcript,
+        "hypothesis": clip.hypothesis,
+        **found.errors[place]._asdict(),
+        "seconds": clip.seconds,
+        "speaker": clip.speaker,
+        "language": clip.language,
+        "empty": bool(found.empty[place]),
+        "looping": bool(found.looping[place]),
+        "keywords": None if keywords is None else keywords._asdict(),
+        "predicted": None if answers is None else answers.predicted[place],
+    }
