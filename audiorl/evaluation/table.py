@@ -147,7 +147,8 @@ def _changes(pair: Compared, evaluated: Sequence[Evaluated]) -> Iterator[str]:
     if found.paired is not None:
         low, high = (100 * end for end in (found.paired.low, found.paired.high))
         tested = f"95 % interval {low:+.1f} to {high:+.1f}, paired bootstrap p = {found.paired.p_value:.2g}"
-    yield f"difference {100 * found.difference:+.1f} points ({tested}), {0.0 - 100 * found.relative_gain:+.0f} % relative"
+    relative = 0.0 - 100 * found.relative_gain
+    yield f"difference {100 * found.difference:+.1f} points ({tested}), {relative:+.0f} % relative"
     yield f"{len(found.better)} clips better, {len(found.worse)} worse, {found.same} with as many errors"
     for name, changed in (("better", found.better), ("worse", found.worse)):
         for change in changed[:_SHOWN_CLIPS]:
