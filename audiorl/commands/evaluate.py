@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         ValueError, OSError: what the user can mend, in three parts.
     """
-    from audiorl.demo import CHECKPOINT
-    from audiorl.script import parse
+    from audiorl.demo.settings import CHECKPOINT
+    from audiorl.flags import parse
 
     demo = ["--model_name_or_path", str(CHECKPOINT), "--dataset_name", "demo"]
     models, data, counting = parse((ModelArguments, DataArguments, CountingArguments), demo, argv)

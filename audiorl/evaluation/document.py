@@ -18,6 +18,7 @@ finite, and what does not apply is null.
         keywords        list of texts for all clips; null: each row's own column, where there is one
         duration_edges  seconds at which one duration group ends and the next begins
         aliases         {label: [other spellings]}; {} for transcription
+        label_similarity    1.0 where only a label or an alias as it is written counts; below, the nearest one
     measurements  one for each model and dataset, models in the order given and for each of them the datasets:
         model           folder, Hub name, or the served model's name
         dataset         file, folder or name

@@ -16,7 +16,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -58,6 +58,8 @@ class Endpoint:
     """
 
     max_seconds: float | None = None
+    min_seconds: float = 0.0
+    labels: Sequence[str] | None = None
 
     def __init__(
         self,

@@ -56,16 +56,17 @@ def answers(labels: Sequence[str], hypotheses: Sequence[str], settings: Evaluati
     """Find the label of each row and of each hypothesis, by `audiorl.rewards.labels.LabelMatch`.
 
     Args:
-        labels: N labels of the rows, or aliases of them; together with those of the aliases they are all there are.
+        labels: N labels of the rows, or aliases of them; together with those of the settings and of the aliases they
+            are all there are.
         hypotheses: N texts of a model.
-        settings: normaliser, aliases and similarity.
+        settings: normaliser, further labels, aliases and similarity.
 
     Raises:
         ValueError: one spelling for two labels.
     """
     function = settings.normaliser
     aliases = {function(alias) for spellings in settings.aliases.values() for alias in spellings}
-    own = [label for label in dict.fromkeys(labels) if function(label) not in aliases]
+    own = [label for label in dict.fromkeys([*labels, *settings.labels]) if function(label) not in aliases]
     names: dict[str, str] = {}
     for label in (*settings.aliases, *own):
         names.setdefault(function(label), label)

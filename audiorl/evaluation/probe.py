@@ -62,13 +62,19 @@ def check_probe(seconds: float, system: System) -> None:
     """Check the length before anything is decoded.
 
     Raises:
-        ValueError: it is not above 0, or longer than the model hears.
+        ValueError: it is not above 0, or no length that the model hears; or the model answers with labels.
     """
     limit = system.max_seconds
-    if not seconds > 0 or (limit is not None and seconds > limit):
+    if not seconds > 0 or seconds < system.min_seconds or (limit is not None and seconds > limit):
+        longest = "any length" if limit is None else f"{limit:g} s"
         raise ValueError(
-            f"The probe's clips last above 0 s and no longer than the model hears; got {seconds:g} s, and "
-            f"{system.name} hears {'any length' if limit is None else f'{limit:g} s'}. Change --probe_seconds."
+            f"The probe's clips are of a length that the model hears; got {seconds:g} s, and {system.name} hears "
+            f"{system.min_seconds:g} s to {longest}. Change --probe_seconds."
+        )
+    if system.labels is not None:
+        raise ValueError(
+            f"{system.name} answers with a label whatever it hears, so silence shows nothing. Leave --probe_seconds "
+            "out."
         )
 
 

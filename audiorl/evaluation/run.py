@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from datasets import ClassLabel, Dataset, IterableDataset
@@ -70,7 +70,8 @@ def evaluate(
         progress: show progress bars.
 
     Raises:
-        ValueError: no model or no data set, or a probe that a model does not hear.
+        ValueError: no model or no data set, a model that answers with labels where transcripts are asked for, or a
+            probe that a model does not hear.
         BadRowsError: rows that cannot be measured, all of them.
         AudioFault: a clip breaks on decoding.
         EndpointError: a served model does not answer.
@@ -83,9 +84,10 @@ def evaluate(
     for system in systems:
         if probe_seconds is not None:
             check_probe(probe_seconds, system)
-    limits = [system.max_seconds for system in systems if system.max_seconds is not None]
+    settings = _with_labels_of(systems, settings)
+    longest = min((system.max_seconds for system in systems if system.max_seconds is not None), default=None)
     for rows in data:
-        check_data(rows, settings, min(limits, default=None))
+        check_data(rows, settings, max(system.min_seconds for system in systems), longest)
     evaluated, probes = [], []
     for system in systems:
         evaluated += [_evaluated(system, rows, settings, progress) for rows in data]
@@ -94,11 +96,13 @@ def evaluate(
     return Evaluation(settings, evaluated, list(_compared(evaluated, len(data))), probes)
 
 
-def check_data(data: NamedRows, settings: EvaluationSettings, max_seconds: float | None) -> None:
+def check_data(
+    data: NamedRows, settings: EvaluationSettings, min_seconds: float = 0.0, max_seconds: float | None = None
+) -> None:
     """Every fault of a data set's rows that shows without decoding audio; of a stream the columns alone.
 
     Args:
-        max_seconds: the longest clip that every model takes.
+        min_seconds, max_seconds: the shortest and the longest clip that every model takes.
 
     Raises:
         BadRowsError: with all of them.
@@ -115,7 +119,9 @@ def check_data(data: NamedRows, settings: EvaluationSettings, max_seconds: float
         if (problem := row_problem(row, settings))
     ]
     # silence is a transcript too, so the texts are not checked there
-    faults += check_rows(rows, text_columns=(), tokenize=_any_text, max_seconds=max_seconds, distinct=False)
+    faults += check_rows(
+        rows, text_columns=(), tokenize=_any_text, min_seconds=min_seconds, max_seconds=max_seconds, distinct=False
+    )
     if faults:
         raise BadRowsError(sorted(faults, key=lambda fault: fault.row_id))
 
@@ -159,6 +165,19 @@ def chosen_rows(
     if limit is not None:
         kept = kept.select(range(min(limit, len(kept))))
     return NamedRows(name, _with_label_names(kept, settings), left_out)
+
+
+def _with_labels_of(systems: Sequence[System], settings: EvaluationSettings) -> EvaluationSettings:
+    """A model may say a label that no row has: what it can say are labels too."""
+    answering = [system for system in systems if system.labels is not None]
+    if not answering:
+        return settings
+    if settings.task != LABELS:
+        raise ValueError(
+            f"{answering[0].name} answers with one of {len(answering[0].labels or ())} labels, and transcripts are "
+            "asked for. Say with --label_column which column holds the true labels."
+        )
+    return replace(settings, labels=[label for system in answering for label in system.labels or ()])
 
 
 def _with_label_names(rows: Dataset, settings: EvaluationSettings) -> Dataset:

@@ -31,6 +31,7 @@ class EvaluationSettings:
         duration_edges: seconds, rising, at which one group of durations ends and the next begins.
         speaker_column, language_column: columns of the breakdown, where rows have them.
         aliases: label -> other spellings that count as it.
+        labels: those that a model may say besides the labels of the rows.
         label_similarity: above 0 to 1; below 1 the nearest label is taken where its spelling is so similar.
 
     Raises:
@@ -49,6 +50,7 @@ class EvaluationSettings:
     speaker_column: str = "speaker"
     language_column: str = "language"
     aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    labels: Sequence[str] = ()
     label_similarity: float = 1.0
 
     def __post_init__(self) -> None:
@@ -66,10 +68,10 @@ class EvaluationSettings:
             raise ValueError(
                 f"duration_edges are seconds above 0, each larger than the one before; got {edges}. Try 2 5 10 20."
             )
-        if self.task != LABELS and (self.aliases or self.label_similarity != 1):
+        if self.task != LABELS and (self.aliases or self.labels or self.label_similarity != 1):
             raise ValueError(
-                "aliases and label_similarity belong to labels, but transcripts are compared. Say which column holds "
-                "the labels (--label_column), or leave them out."
+                "aliases, labels and label_similarity belong to labels, but transcripts are compared. Say which column "
+                "holds the labels (--label_column), or leave them out."
             )
 
     @property
@@ -91,4 +93,5 @@ class EvaluationSettings:
             "keywords": None if self.keywords is None else list(self.keywords),
             "duration_edges": list(self.duration_edges),
             "aliases": {label: list(spellings) for label, spellings in self.aliases.items()},
+            "label_similarity": self.label_similarity,
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -18,12 +18,16 @@ class System(Protocol):
     Attributes:
         name: under which it is reported.
         max_seconds: longest clip it takes; None where there is no limit, or none is known.
+        min_seconds: shortest clip it takes.
+        labels: all that it can say, where it answers with one of a few labels; None where it writes text.
         includes: what `decoding_seconds` includes.
         decoding_seconds: wall time of the rows transcribed since the last call of `transcribe` began.
     """
 
     name: str
     max_seconds: float | None
+    min_seconds: float
+    labels: Sequence[str] | None
     includes: str
     decoding_seconds: float
 
@@ -58,7 +62,8 @@ class LocalModel:
         language, task: of rows that name none; None leaves them to the processor.
 
     Raises:
-        ValueError: no family knows this model, it has no such language or task, or a number is below 1.
+        ValueError: no family knows this model, it has no such language or task, a number is below 1, or a setting of
+            the search for a model that answers with labels.
     """
 
     includes = (
@@ -89,7 +94,13 @@ class LocalModel:
         self.family = family_of(model, processor)
         self.family.set_defaults(language=language, task=task)
         self.max_seconds: float | None = self.family.max_seconds
+        self.min_seconds: float = self.family.min_seconds
+        self.labels: Sequence[str] | None = self.family.labels
         self.generation = dict(generation or {})
+        if self.labels is not None and self.generation:
+            raise ValueError(
+                f"{name} answers with a label, which takes no search; got {', '.join(self.generation)}. Leave it out."
+            )
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.decoding_seconds = 0.0
@@ -123,9 +134,10 @@ class LocalModel:
 
     def decoding(self) -> dict[str, Any]:
         given = {name: value for name, value in self._defaults.items() if value is not None}
+        search = {} if self.labels is not None else {"num_beams": 1}
         dtype = next((str(parameter.dtype) for parameter in self.model.parameters()), "none")
         return {
-            "num_beams": 1,
+            **search,
             **decoding_in_force(self.model, self.generation, self.batch_size),
             **given,
             "dtype": dtype.removeprefix("torch."),

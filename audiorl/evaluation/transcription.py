@@ -212,7 +212,7 @@ def load_clip(row: Row, place: str, family: Any, *, allow_silence: bool = False)
     """The samples of a row's clip at the family's rate.
 
     Raises:
-        AudioFault: naming the row; the clip cannot be read, or is longer than the family's window.
+        AudioFault: naming the row; the clip cannot be read, is longer than the family's window, or too short for it.
     """
     try:
         clip = load_audio(row.get("audio"), family.sampling_rate, allow_silence=allow_silence)
@@ -223,5 +223,11 @@ def load_clip(row: Row, place: str, family: Any, *, allow_silence: bool = False)
         raise AudioFault(
             f"{place}: the clip lasts {len(clip) / family.sampling_rate:.2f} s, the model hears {limit:g} s",
             "Cut the clip and its transcript, or leave the row out; words not heard would count as errors.",
+        )
+    if len(clip) < round(family.min_seconds * family.sampling_rate):
+        raise AudioFault(
+            f"{place}: the clip lasts {1000 * len(clip) / family.sampling_rate:.1f} ms, the model needs "
+            f"{1000 * family.min_seconds:g} ms",
+            "Pad the clip with silence, or leave the row out.",
         )
     return clip

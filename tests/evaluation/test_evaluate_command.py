@@ -20,6 +20,7 @@ from audiorl.datasets import BadRowsError
 from audiorl.demo import CHECKPOINT, demo_rows
 from audiorl.evaluation import read_document
 from tests.evaluation.server import serving
+from tests.tiny_classifiers import tiny_classifier
 from tests.tiny_models import tiny_clips, tiny_whisper
 
 TEXTS = ["the lazy dog", "the quick brown fox", "", "she had your dark suit"]
@@ -103,6 +104,23 @@ def test_labels_are_measured_as_labels(base, data, tmp_path):
     assert found["settings"]["task"] == "labels"
     assert found["measurements"][0]["labels"]["per_label"][0]["label"] == "sad"
     assert found["measurements"][0]["summary"]["wer"] == 1 - found["measurements"][0]["labels"]["accuracy"]
+
+
+def test_a_classifier_is_measured_by_accuracy(tmp_path, data):
+    model, extractor = tiny_classifier("wav2vec2-group")
+    model.save_pretrained(tmp_path / "classifier")
+    extractor.save_pretrained(tmp_path / "classifier")
+    known = list(model.config.id2label.values())
+    main(["--model_name_or_path", str(tmp_path / "classifier"), "--dataset_name", str(data), "--limit", "2",
+          "--label_column", "emotion", "--output", str(tmp_path / "labels.json")])  # fmt: skip
+    (one,) = read_document(tmp_path / "labels.json")["measurements"]
+    assert {clip["predicted"] for clip in one["clips"]} <= set(known)
+    assert one["labels"]["accuracy"] == sum(clip["predicted"] == "sad" for clip in one["clips"]) / 2
+    assert "num_beams" not in one["decoding"]
+    with pytest.raises(ValueError, match="transcripts are asked for"):
+        main(["--model_name_or_path", str(tmp_path / "classifier"), "--dataset_name", str(data)])
+    with pytest.raises(ValueError, match="takes no search"):
+        evaluate(tmp_path / "classifier", data, "--label_column", "emotion")
 
 
 def test_all_bad_rows_are_told_at_once_before_anything_is_decoded(base, data):

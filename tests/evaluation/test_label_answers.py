@@ -56,6 +56,11 @@ def test_labels_keep_the_spelling_of_the_data():
     assert found.answers.predicted == ["Very-Happy", "Calm"]
 
 
+def test_a_label_that_only_the_model_knows_is_what_it_predicted():
+    found = measured(("sad", "Calm"), ("mad", "glad"), settings=settings(labels=["calm", "joy"]))
+    assert found.answers.predicted == ["calm", "happy"]
+
+
 def test_parts_of_answers_add_up():
     found = measured(*PAIRS, settings=settings(), speaker=list("ababab"))
     parts = [found.part([0, 2, 4]), found.part([1, 3, 5])]

@@ -180,6 +180,7 @@ def test_a_row_that_cannot_be_measured_says_why(row, problem):
         ({"duration_edges": [5, 2]}, "each larger"),
         ({"duration_edges": [0, 2]}, "above 0"),
         ({"aliases": {"a": ["b"]}}, "belong to labels"),
+        ({"labels": ["a"]}, "belong to labels"),
     ],
 )
 def test_settings_are_checked_when_made(wrong, message):

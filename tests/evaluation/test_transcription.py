@@ -35,6 +35,7 @@ class CountingFamily:
 
     sampling_rate = RATE
     max_seconds = 3.0
+    min_seconds = 0.01
 
     def __init__(self, answers=None):
         self.answers = answers or {}
@@ -156,6 +157,11 @@ def test_a_clip_longer_than_the_window_is_refused_with_its_row():
     with pytest.raises(AudioFault, match=r"row 1.*lasts 3\.00 s.*hears 3 s") as fault:
         transcribe(ModeModel(), None, make_rows([3000, 3001]), progress=False, family=CountingFamily())
     assert fault.value.remedy
+
+
+def test_a_clip_too_short_for_the_model_is_refused_with_its_row():
+    with pytest.raises(AudioFault, match=r"row 1.*lasts 9\.0 ms.*needs 10 ms"):
+        transcribe(ModeModel(), None, make_rows([10, 9]), progress=False, family=CountingFamily())
 
 
 def test_a_bad_clip_stops_the_evaluation_with_its_row():
