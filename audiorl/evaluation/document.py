@@ -227,6 +227,11 @@ def write_document(found: dict[str, Any], path: str | os.PathLike[str]) -> None:
             json.dump(found, file, ensure_ascii=False, allow_nan=False, indent=1)
             file.write("\n")
         os.replace(beside, name)
+    except OSError as error:
+        raise OSError(
+            f"The result could not be written to {name}: {error}. What was there before is unchanged; make room, or "
+            "give another --output."
+        ) from error
     finally:
         if os.path.exists(beside):
             os.remove(beside)

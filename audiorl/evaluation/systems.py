@@ -10,6 +10,7 @@ from torch import nn
 
 from audiorl.evaluation.results import decoding_in_force
 from audiorl.evaluation.transcription import Check, TranscribedRow, family_of, transcribed_rows
+from audiorl.models import base_model
 
 
 class System(Protocol):
@@ -115,7 +116,7 @@ class LocalModel:
             AudioFault: a clip cannot be read or is longer than the model's window; the message names the row.
         """
         self.decoding_seconds = 0.0
-        self.model.to(self.device)
+        self._move(self.device)
         try:
             for found in transcribed_rows(
                 self.model,
@@ -130,7 +131,11 @@ class LocalModel:
                 self.decoding_seconds += found.decoding_seconds
                 yield found
         finally:
-            self.model.to("cpu")
+            self._move(torch.device("cpu"))
+
+    def _move(self, device: torch.device) -> None:
+        if not getattr(base_model(self.model), "is_quantized", False):  # those stay where they were loaded
+            self.model.to(device)
 
     def decoding(self) -> dict[str, Any]:
         given = {name: value for name, value in self._defaults.items() if value is not None}

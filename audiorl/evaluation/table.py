@@ -26,6 +26,7 @@ def report(
     lines = [*_measurements(evaluated), ""]
     unit = settings.task if settings.task == LABELS else f"unit {settings.unit}"
     lines.append(f"normaliser {settings.normaliser.name}, {unit}; intervals: 95 %, bootstrap over {_drawn(settings)}")
+    lines += dict.fromkeys(f"RTFx over {text}" for one in evaluated if (text := one.summary.rtfx_includes))
     for one in evaluated:
         lines += _details(one, several=len(evaluated) > 1)
     for pair in compared:

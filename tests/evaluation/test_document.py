@@ -73,6 +73,7 @@ def test_the_report_for_a_terminal_has_the_numbers():
         "x on rows.jsonl",
         "60.0",
         "normaliser basic, unit auto",
+        "RTFx over everything",
         "silence: 1 of 1 clips got words, 1 altogether",
         "keywords: precision 100.0 %, recall 100.0 %",
         "1 clips left out",
@@ -89,6 +90,19 @@ def test_the_report_for_a_terminal_has_the_numbers():
 def test_the_report_of_labels_has_accuracies_and_confusions():
     told = str(evaluation({"task": "labels"}))
     assert "accuracy 33.3 %" in told and "1 x one two taken for" in told
+
+
+def test_a_full_disk_is_told_and_leaves_the_former_file(tmp_path, monkeypatch):
+    def no_room(*args):
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "result.json"
+    path.write_text("former")
+    monkeypatch.setattr(document.os, "replace", no_room)
+    with pytest.raises(OSError, match=r"result\.json: .*No space left.*make room"):
+        write_document({}, path)
+    assert path.read_text() == "former"
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_what_cannot_be_written_leaves_the_former_file(tmp_path):
