@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from audiorl.evaluation.error_rates import ErrorCounts, Errors, count_errors
     from audiorl.evaluation.measurement import Measurement, measure
     from audiorl.evaluation.results import EvaluationResult, evaluate_model, format_result
+    from audiorl.evaluation.run import Evaluation, NamedRows, evaluate
     from audiorl.evaluation.settings import EvaluationSettings
     from audiorl.evaluation.significance import PairedResult, bootstrap_interval, paired_bootstrap
     from audiorl.evaluation.systems import LocalModel
@@ -29,14 +30,17 @@ _HOMES = {
     "EndpointError": "endpoint",
     "ErrorCounts": "error_rates",
     "Errors": "error_rates",
+    "Evaluation": "run",
     "EvaluationResult": "results",
     "EvaluationSettings": "settings",
     "LocalModel": "systems",
     "Measurement": "measurement",
+    "NamedRows": "run",
     "PairedResult": "significance",
     "bootstrap_interval": "significance",
     "compare": "comparison",
     "count_errors": "error_rates",
+    "evaluate": "run",
     "evaluate_model": "results",
     "format_result": "results",
     "measure": "measurement",
@@ -52,14 +56,17 @@ __all__ = [
     "EndpointError",
     "ErrorCounts",
     "Errors",
+    "Evaluation",
     "EvaluationResult",
     "EvaluationSettings",
     "LocalModel",
     "Measurement",
+    "NamedRows",
     "PairedResult",
     "bootstrap_interval",
     "compare",
     "count_errors",
+    "evaluate",
     "evaluate_model",
     "format_result",
     "measure",

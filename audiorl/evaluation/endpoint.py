@@ -215,6 +215,11 @@ def _address(url: str) -> str:
         raise ValueError(
             f"An endpoint is the http or https address of a server; got {shown(url)!r}. Write http://127.0.0.1:8000."
         )
+    if "@" in parts.netloc:
+        raise ValueError(
+            f"The address {shown(url)} was given with a user or password, which are not sent. Leave them out, and put "
+            "a key into the environment variable that --api_key_variable names."
+        )
     base = parts.path.rstrip("/").removesuffix(PATH).removesuffix("/v1")
     return urlunsplit((parts.scheme, parts.netloc, base + PATH, parts.query, ""))
 

@@ -162,6 +162,7 @@ def test_an_address_is_shown_without_secrets():
     ("options", "message"),
     [
         ({"url": "host:8000"}, "http or https"),
+        ({"url": f"http://me:{KEY}@host"}, "http://host was given with a user or password"),
         ({"requests_in_flight": 0}, "requests_in_flight >= 1"),
         ({"max_retries": -1}, "max_retries >= 0"),
         ({"timeout": 0}, "timeout > 0"),

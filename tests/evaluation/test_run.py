@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from audiorl import evaluation
 from audiorl.datasets import BadRowsError, speech_rows
-from audiorl.evaluation import EvaluationSettings
+from audiorl.evaluation import EvaluationSettings, NamedRows, evaluate
 from audiorl.evaluation.probe import SOUNDS, probe_rows
-from audiorl.evaluation.run import NamedRows, chosen_rows, evaluate
+from audiorl.evaluation.run import chosen_rows
 from audiorl.evaluation.transcription import TranscribedRow, read_rows, where
 
 SETTINGS = EvaluationSettings(resamples=50)
@@ -50,6 +51,12 @@ def rows_of(*texts, seconds=1.0, **columns):
 
 def named(name="rows", **columns):
     return NamedRows(name, rows_of("a b", "c d", **columns))
+
+
+def test_every_public_name_is_there():
+    assert all(getattr(evaluation, name) for name in evaluation.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'evaluat'"):
+        evaluation.evaluat  # noqa: B018
 
 
 def test_every_model_meets_every_data_set_and_is_compared_with_the_first():
