@@ -23,7 +23,7 @@ import soundfile
 from audiorl.audio_containers import inspect_container
 from audiorl.audio_sources import AudioFault, Clip, array_clip, entry_file, entry_name, holds_array
 
-__all__ = ["SILENCE_PEAK", "AudioFault", "audio_seconds", "load_audio"]
+__all__ = ["SILENCE_PEAK", "AudioFault", "audio_bytes", "audio_seconds", "load_audio"]
 
 # -80 dBFS, three steps of 16-bit PCM: dithered silence stays below, the faintest usable speech is far above.
 SILENCE_PEAK = 1e-4
@@ -33,12 +33,14 @@ _LENGTH_UNKNOWN = 2**62
 _MP3_SLACK = 2 * 1152
 
 
-def load_audio(source: Any, sampling_rate: int) -> np.ndarray:
+def load_audio(source: Any, sampling_rate: int, *, allow_silence: bool = False) -> np.ndarray:
     """Decode one clip to mono at the given rate.
 
     Args:
         source: path, bytes, `{"path", "bytes"}`, `{"array", "sampling_rate"}` or `data:audio/...;base64,`.
         sampling_rate: Hz, > 0; the model's rate.
+        allow_silence: take a silent clip, which to learn from is a fault, for example to measure what a model makes
+            of it.
 
     Returns:
         (samples,) float32, nominally within [-1, 1].
@@ -59,7 +61,7 @@ def load_audio(source: Any, sampling_rate: int) -> np.ndarray:
     if not len(mono):
         raise AudioFault(f"{name} has no samples", "Remove the row, or record the clip again.")
     peak = float(np.abs(mono).max())
-    if peak < SILENCE_PEAK:
+    if peak < SILENCE_PEAK and not allow_silence:
         raise AudioFault(
             f"{name} is silent (peak {peak:.1e}, below {SILENCE_PEAK:g})",
             "Remove the row; if a stereo file's channels cancel each other, store one of them.",
@@ -87,6 +89,19 @@ def audio_seconds(source: Any) -> float:
     if not samples:
         raise AudioFault(f"{entry_name(source)} has no samples", "Remove the row, or record the clip again.")
     return samples / rate
+
+
+def audio_bytes(source: Any) -> bytes:
+    """A clip's file as it is, not decoded.
+
+    Args:
+        source: whatever `load_audio` accepts, arrays excepted.
+
+    Raises:
+        AudioFault: the clip is missing, or no file.
+    """
+    with _opened(source) as file:
+        return file.read()
 
 
 @contextmanager

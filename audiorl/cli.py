@@ -18,6 +18,7 @@ COMMANDS = {
     "dpo": "tune on preference pairs, mined from transcripts where rows have none",
     "orpo": "tune on preference pairs without a frozen policy",
     "grpo": "tune with rewards on sampled hypotheses",
+    "evaluate": "measure models, here or served, on data sets: error rates, intervals, where the errors are",
 }
 USAGE = """usage: audiorl COMMAND [flags]
 

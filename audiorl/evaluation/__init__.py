@@ -1,23 +1,86 @@
-"""Measuring: transcripts of a data set, error counts, error rates, and how sure they are."""
+"""Measuring: transcripts of a data set, error counts, error rates, and how sure they are.
 
-from audiorl.evaluation.comparison import Comparison, Decoded, compare
-from audiorl.evaluation.error_rates import ErrorCounts, Errors, count_errors
-from audiorl.evaluation.results import EvaluationResult, evaluate_model, format_result
-from audiorl.evaluation.significance import PairedResult, bootstrap_interval, paired_bootstrap
-from audiorl.evaluation.transcription import transcribe
+Names are loaded on first use: counting errors loads no torch, and rewards, which count errors too, may be imported
+first.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from audiorl.evaluation.comparison import Comparison, Decoded, compare
+    from audiorl.evaluation.document import read_document
+    from audiorl.evaluation.endpoint import Endpoint, EndpointError
+    from audiorl.evaluation.error_rates import ErrorCounts, Errors, count_errors
+    from audiorl.evaluation.measurement import Measurement, measure
+    from audiorl.evaluation.results import EvaluationResult, evaluate_model, format_result
+    from audiorl.evaluation.run import Evaluation, NamedRows, evaluate
+    from audiorl.evaluation.settings import EvaluationSettings
+    from audiorl.evaluation.significance import PairedResult, bootstrap_interval, paired_bootstrap
+    from audiorl.evaluation.systems import LocalModel
+    from audiorl.evaluation.transcription import transcribe
+
+# public name -> module
+_HOMES = {
+    "Comparison": "comparison",
+    "Decoded": "comparison",
+    "Endpoint": "endpoint",
+    "EndpointError": "endpoint",
+    "ErrorCounts": "error_rates",
+    "Errors": "error_rates",
+    "Evaluation": "run",
+    "EvaluationResult": "results",
+    "EvaluationSettings": "settings",
+    "LocalModel": "systems",
+    "Measurement": "measurement",
+    "NamedRows": "run",
+    "PairedResult": "significance",
+    "bootstrap_interval": "significance",
+    "compare": "comparison",
+    "count_errors": "error_rates",
+    "evaluate": "run",
+    "evaluate_model": "results",
+    "format_result": "results",
+    "measure": "measurement",
+    "paired_bootstrap": "significance",
+    "read_document": "document",
+    "transcribe": "transcription",
+}
 
 __all__ = [
     "Comparison",
     "Decoded",
+    "Endpoint",
+    "EndpointError",
     "ErrorCounts",
     "Errors",
+    "Evaluation",
     "EvaluationResult",
+    "EvaluationSettings",
+    "LocalModel",
+    "Measurement",
+    "NamedRows",
     "PairedResult",
     "bootstrap_interval",
     "compare",
     "count_errors",
+    "evaluate",
     "evaluate_model",
     "format_result",
+    "measure",
     "paired_bootstrap",
+    "read_document",
     "transcribe",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'audiorl.evaluation' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"audiorl.evaluation.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

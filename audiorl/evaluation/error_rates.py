@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,6 +80,12 @@ class Errors:
     def __getitem__(self, place: int) -> ErrorCounts:
         """Counts of one utterance."""
         return ErrorCounts(*(int(getattr(self, name)[place]) for name in ErrorCounts._fields))
+
+    def part(self, places: Sequence[int]) -> Errors:
+        """Counts of some of the utterances, as they are."""
+        counts: dict[str, Any] = {name: getattr(self, name)[list(places)] for name in ErrorCounts._fields}
+        digest = transcripts_digest([self.transcripts_digest, *map(str, places)])
+        return replace(self, **counts, transcripts_digest=digest)
 
     @property
     def words(self) -> np.ndarray:
@@ -159,7 +165,7 @@ def count_errors(
     rows = _align(true, said, unit)
     counts = np.array(rows, dtype=np.int64).reshape(len(rows), len(ErrorCounts._fields))
     substitutions, deletions, insertions, hits = counts.T
-    return Errors(substitutions, deletions, insertions, hits, unit, function.name, _digest(true))
+    return Errors(substitutions, deletions, insertions, hits, unit, function.name, transcripts_digest(true))
 
 
 def resolve_unit(unit: str, transcripts: Sequence[str]) -> str:
@@ -237,7 +243,8 @@ def _check_texts(transcripts: Sequence[str], hypotheses: Sequence[str]) -> None:
                 )
 
 
-def _digest(transcripts: Sequence[str]) -> str:
+def transcripts_digest(transcripts: Sequence[str]) -> str:
+    """A fingerprint of texts in their order."""
     digest = hashlib.blake2b(digest_size=16)
     for text in transcripts:
         encoded = text.encode("utf-8", "surrogatepass")

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
-from audiorl.evaluation.error_rates import Errors, count_errors
-from audiorl.evaluation.significance import bootstrap_interval
-from audiorl.evaluation.transcription import (
-    Row,
-    TranscribedRow,
-    family_of,
-    generation_settings,
-    transcribed_rows,
-)
+from audiorl.evaluation.clips import check_row, clip_of
+from audiorl.evaluation.error_rates import Errors
+from audiorl.evaluation.measurement import Measurement, measure
+from audiorl.evaluation.settings import EvaluationSettings
+from audiorl.evaluation.transcription import family_of, generation_settings, transcribed_rows
 from audiorl.normalisers import normaliser
 
 # What of a generation config decides how a transcript is searched for.
@@ -27,6 +22,9 @@ DECODING_SETTINGS = (
     "num_beams",
     "max_new_tokens",
     "max_length",
+    "length_penalty",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
     "do_sample",
     "temperature",
     "language",
@@ -55,6 +53,7 @@ class EvaluationResult:
         wall_seconds: from the first clip opened to the last one decoded.
         normaliser: its name.
         decoding: batch_size and those settings of the search that were in force.
+        looping_share: share of clips whose hypothesis repeats itself, see `Measurement.looping`.
     """
 
     wer: float
@@ -73,6 +72,7 @@ class EvaluationResult:
     wall_seconds: float
     normaliser: str
     decoding: dict[str, Any]
+    looping_share: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, every field under its own name."""
@@ -136,78 +136,52 @@ def evaluate_model(
         ValueError: no rows, or a row without a transcript or group. No row is left out or cut.
     """
     family = family or family_of(model, processor)
-    function = normaliser(normalise, processor=processor)
-    generation = generation_settings(max_new_tokens, num_beams)
-    columns = [text_column] if group_column is None else [text_column, group_column]
-    start = time.perf_counter()
-    check = functools.partial(_check_row, columns=columns)
-    done = transcribed_rows(model, family, rows, generation, batch_size=batch_size, progress=progress, check=check)
-    clips = [_Measured.of(found, columns) for found in done]
-    wall_seconds = time.perf_counter() - start
-    if not clips:
-        raise ValueError("An error rate needs clips; the data set has no rows. Check its path, split and filters.")
-    hypotheses = [clip.hypothesis for clip in clips]
-    transcripts = [clip.transcript for clip in clips]
-    errors = count_errors(transcripts, hypotheses, unit=unit, normalise=function)
-    return EvaluationResult(
-        wer=errors.wer,
-        cer=count_errors(transcripts, hypotheses, unit="character", normalise=function).wer,
-        interval=_interval(errors, [clip.group for clip in clips], group_column, resamples, seed),
-        substitutions=errors.total.substitutions,
-        deletions=errors.total.deletions,
-        insertions=errors.total.insertions,
-        words=errors.total.words,
-        unit=errors.unit,
-        clips=len(clips),
-        empty_share=sum(not function(text).strip() for text in hypotheses) / len(clips),
-        hypotheses=hypotheses,
-        errors=errors,
-        seconds_of_audio=sum(clip.seconds for clip in clips),
-        wall_seconds=wall_seconds,
-        normaliser=function.name,
-        decoding=decoding_in_force(model, generation, batch_size),
+    settings = EvaluationSettings(
+        text_column=text_column,
+        normalise=normaliser(normalise, processor=processor),
+        unit=unit,
+        group_column=group_column,
+        resamples=resamples,
+        seed=seed,
     )
+    generation = generation_settings(max_new_tokens, num_beams)
+    start = time.perf_counter()
+    done = transcribed_rows(
+        model,
+        family,
+        rows,
+        generation,
+        batch_size=batch_size,
+        progress=progress,
+        check=functools.partial(check_row, settings=settings),
+        transcript_column=text_column,
+    )
+    clips = [clip_of(found, place, settings) for place, found in enumerate(done)]
+    wall_seconds = time.perf_counter() - start
+    return _result(measure(clips, settings), wall_seconds, decoding_in_force(model, generation, batch_size))
 
 
-class _Measured(NamedTuple):
-    """What is kept of a row once its audio is gone."""
-
-    transcript: str
-    hypothesis: str
-    seconds: float
-    group: Any
-
-    @classmethod
-    def of(cls, found: TranscribedRow, columns: list[str]) -> _Measured:
-        transcript, *group = (found.row[column] for column in columns)
-        return cls(transcript, found.hypothesis, found.seconds, group[0] if group else None)
-
-
-def _check_row(row: Row, place: str, columns: list[str]) -> None:
-    for column in columns:
-        if row.get(column) is None:
-            nearest = difflib.get_close_matches(column, [name for name in row if name != column], n=1)
-            raise ValueError(
-                f"An evaluation needs column {column!r} in every row; {place} has none (its columns: "
-                f"{', '.join(map(str, row))}). "
-                + (f"Did you mean {nearest[0]!r}? " if nearest else "")
-                + "Pass the column's name as text_column or group_column."
-            )
-    if not isinstance(row[columns[0]], str):
-        raise ValueError(
-            f"A transcript is a text; {place} has {type(row[columns[0]]).__name__} in column {columns[0]!r}. "
-            "Use '' where nothing was said."
-        )
-
-
-def _interval(
-    errors: Errors, groups: list[Any], group_column: str | None, resamples: int, seed: int
-) -> tuple[float, float] | None:
-    """None rather than an exception: an hour of decoding is not thrown away for want of a second speaker."""
-    drawn = len(errors) if group_column is None else len(set(groups))
-    if drawn < 2:
-        return None
-    return bootstrap_interval(errors, resamples=resamples, seed=seed, groups=None if group_column is None else groups)
+def _result(measured: Measurement, wall_seconds: float, decoding: dict[str, Any]) -> EvaluationResult:
+    found = measured.summary()
+    return EvaluationResult(
+        wer=found.wer,
+        cer=found.cer if found.cer is not None else found.wer,
+        interval=found.interval,
+        substitutions=found.substitutions,
+        deletions=found.deletions,
+        insertions=found.insertions,
+        words=found.words,
+        unit=found.unit,
+        clips=found.clips,
+        empty_share=found.empty_share,
+        hypotheses=[clip.hypothesis for clip in measured.clips],
+        errors=measured.errors,
+        seconds_of_audio=found.seconds,
+        wall_seconds=wall_seconds,
+        normaliser=measured.errors.normaliser,
+        decoding=decoding,
+        looping_share=found.looping_share,
+    )
 
 
 def decoding_in_force(model: nn.Module, generation: Mapping[str, Any], batch_size: int) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def paired_bootstrap(
     Source: Bisani and Ney 2004, ICASSP (their probability of improvement is #(d* < 0) / R); the added one:
     Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 4.2.
     """
-    _check_same_utterances(before, after)
+    check_same_utterances(before, after)
     change = after.errors - before.errors
     sums = _sum_groups(np.stack([change, before.words], axis=1), groups)
     change_sums, word_sums = _resample(sums, resamples, seed).T
@@ -153,7 +153,8 @@ def _sum_groups(counts: np.ndarray, groups: Sequence[Any] | np.ndarray | None) -
     return drawn
 
 
-def _check_same_utterances(before: Errors, after: Errors) -> None:
+def check_same_utterances(before: Errors, after: Errors) -> None:
+    """Refuse to compare what was not measured on the same utterances in the same way, with a ValueError."""
     for what, one, other in (
         ("numbers of utterances", len(before), len(after)),
         ("units", before.unit, after.unit),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from tqdm import tqdm
 from audiorl.audio import AudioFault, load_audio
 
 Row = Mapping[str, Any]
+# called with a row and its place; raises to refuse it
+Check = Callable[[Row, str], None]
 
 # Batches that are sorted by duration together: enough for even batches, little enough for streams.
 BATCHES_SORTED_TOGETHER = 64
@@ -25,7 +28,8 @@ class TranscribedRow(NamedTuple):
 
     row: Row
     hypothesis: str
-    seconds: float  # of audio, at the model's rate
+    seconds: float  # of audio
+    decoding_seconds: float = 0.0  # wall time from samples to text: this row's share of its batch
 
 
 def transcribe(
@@ -41,8 +45,8 @@ def transcribe(
 ) -> list[str]:
     """What the model says of each clip, decoded as its generation config says.
 
-    Batches are made of clips of similar length where rows carry `duration` (seconds); the result does not
-    depend on it beyond rounding. Rows may carry `language` and `task`. The model is in evaluation mode
+    Batches are made of clips of similar length, by the rows' `duration` (seconds) or the clips' headers; the result
+    does not depend on it beyond rounding. Rows may carry `language` and `task`. The model is in evaluation mode
     meanwhile; every submodule then returns to the mode it was in.
 
     Args:
@@ -89,7 +93,8 @@ def transcribed_rows(
     *,
     batch_size: int,
     progress: bool,
-    check: Callable[[Row, str], None] | None = None,
+    check: Check | None = None,
+    transcript_column: str | None = None,
 ) -> Iterator[TranscribedRow]:
     """Rows with their hypotheses, in order; at most `BATCHES_SORTED_TOGETHER` batches of rows are held at
     once.
@@ -98,6 +103,7 @@ def transcribed_rows(
         generation: keywords for `family.transcribe`.
         check: called with each row and its place before anything of its window is decoded; raises to refuse
             it.
+        transcript_column: rows whose transcript is blank may be silent; None refuses silent clips.
     """
     if batch_size < 1:
         raise ValueError(f"Clips are decoded in batches of at least one; got batch_size={batch_size}. Try 16.")
@@ -113,7 +119,7 @@ def transcribed_rows(
                     check(row, where(place, row))
             found: dict[int, TranscribedRow] = {}
             for batch in _batches(_longest_first(window), batch_size):
-                found.update(_transcribe_batch(model, family, batch, generation))
+                found.update(_transcribe_batch(model, family, batch, generation, transcript_column))
                 bar.update(len(batch))
             yield from (found[place] for place, _ in window)
 
@@ -152,9 +158,13 @@ def _windows(rows: Iterable[Row], size: int) -> Iterator[list[tuple[int, Row]]]:
 
 
 def _longest_first(window: list[tuple[int, Row]]) -> list[tuple[int, Row]]:
-    if any(row.get("duration") is None for _, row in window):
-        return window
-    return sorted(window, key=lambda numbered: -float(numbered[1]["duration"]))
+    from audiorl.datasets.seconds import clip_seconds
+
+    lengths = [clip_seconds(row) for _, row in window]
+    known = [length for length in lengths if length is not None]
+    if len(known) < len(window):
+        return window  # a clip without a length cannot be read, which is told when its turn comes
+    return [window[place] for place in sorted(range(len(window)), key=lambda place: -known[place])]
 
 
 def _batches(window: list[tuple[int, Row]], size: int) -> Iterator[list[tuple[int, Row]]]:
@@ -163,15 +173,30 @@ def _batches(window: list[tuple[int, Row]], size: int) -> Iterator[list[tuple[in
 
 
 def _transcribe_batch(
-    model: nn.Module, family: Any, batch: list[tuple[int, Row]], generation: Mapping[str, Any]
+    model: nn.Module,
+    family: Any,
+    batch: list[tuple[int, Row]],
+    generation: Mapping[str, Any],
+    transcript_column: str | None,
 ) -> Iterator[tuple[int, TranscribedRow]]:
-    clips = [load_clip(row, where(place, row), family) for place, row in batch]
+    clips = [
+        load_clip(row, where(place, row), family, allow_silence=nothing_was_said(row, transcript_column))
+        for place, row in batch
+    ]
+    start = time.perf_counter()
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     audio = {name: tensor.to(device) for name, tensor in family.features(clips).items()}
     with torch.no_grad():
         hypotheses = family.transcribe(model, audio, **_per_row(batch), **generation)
+    share = (time.perf_counter() - start) / len(batch)
     for (place, row), clip, hypothesis in zip(batch, clips, hypotheses, strict=True):
-        yield place, TranscribedRow(row, hypothesis, len(clip) / family.sampling_rate)
+        yield place, TranscribedRow(row, hypothesis, len(clip) / family.sampling_rate, share)
+
+
+def nothing_was_said(row: Row, transcript_column: str | None) -> bool:
+    """Whether the row's transcript is blank; a row without one says nothing about that."""
+    transcript = None if transcript_column is None else row.get(transcript_column)
+    return isinstance(transcript, str) and not transcript.strip()
 
 
 def _per_row(batch: list[tuple[int, Row]]) -> dict[str, Sequence[str | None]]:
@@ -183,14 +208,14 @@ def _per_row(batch: list[tuple[int, Row]]) -> dict[str, Sequence[str | None]]:
     return settings
 
 
-def load_clip(row: Row, place: str, family: Any) -> np.ndarray:
+def load_clip(row: Row, place: str, family: Any, *, allow_silence: bool = False) -> np.ndarray:
     """The samples of a row's clip at the family's rate.
 
     Raises:
-        AudioFault: naming the row; the clip cannot be read, or is longer than the family's window.
+        AudioFault: naming the row; the clip cannot be read, is longer than the family's window, or too short for it.
     """
     try:
-        clip = load_audio(row.get("audio"), family.sampling_rate)
+        clip = load_audio(row.get("audio"), family.sampling_rate, allow_silence=allow_silence)
     except AudioFault as fault:
         raise AudioFault(f"{place}: {fault.problem}", fault.remedy) from fault
     limit = family.max_seconds
@@ -198,5 +223,11 @@ def load_clip(row: Row, place: str, family: Any) -> np.ndarray:
         raise AudioFault(
             f"{place}: the clip lasts {len(clip) / family.sampling_rate:.2f} s, the model hears {limit:g} s",
             "Cut the clip and its transcript, or leave the row out; words not heard would count as errors.",
+        )
+    if len(clip) < round(family.min_seconds * family.sampling_rate):
+        raise AudioFault(
+            f"{place}: the clip lasts {1000 * len(clip) / family.sampling_rate:.1f} ms, the model needs "
+            f"{1000 * family.min_seconds:g} ms",
+            "Pad the clip with silence, or leave the row out.",
         )
     return clip

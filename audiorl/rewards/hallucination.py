@@ -18,12 +18,13 @@ from rapidfuzz.distance import Levenshtein
 from audiorl.evaluation.error_rates import split_units
 from audiorl.rewards.texts import Opcodes, TextPair, TextReward, completion_text
 
+ONE_CHARACTER_OVER_AND_OVER = r"(\S)\1{9,}"
 # Spans of raw text that are no speech, wherever the transcript has none of them.
 PATTERNS = (
     r"[\[(<{【（][^\])>}】）]{1,60}[\])>}】）]",  # noqa: RUF001  [music], (applause), <|special|>
     r"[♩♪♫♬]+(?:[^♩♪♫♬]+[♩♪♫♬]+)?",  # sung lines of subtitles
     r"(?:https?://|www\.)\S+",
-    r"(\S)\1{9,}",  # one character over and over
+    ONE_CHARACTER_OVER_AND_OVER,
 )
 NGRAM = 3
 # A run of substituted units shorter than this is a misheard word or two.

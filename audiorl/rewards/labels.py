@@ -79,6 +79,19 @@ class LabelMatch(ShippedReward):
             rewards.append(self._score(function(completion_text(completion)), function(label), known))
         return rewards
 
+    def label_of(self, completion: Any) -> str | None:
+        """The known label, normalised, that a completion stands for by the rule of the reward; None where none.
+
+        With min_similarity below 1 that is the label of the nearest spelling, if it is near enough and no other label
+        has one as near.
+        """
+        said, known = normaliser(self.normalise)(completion_text(completion)), self._spellings()
+        if said in known or self.min_similarity == 1:
+            return known.get(said)
+        nearest = max((_similarity(said, spelling) for spelling in known), default=0.0)
+        found = {label for spelling, label in known.items() if _similarity(said, spelling) == nearest}
+        return found.pop() if nearest >= self.min_similarity and len(found) == 1 else None
+
     def _score(self, said: str, label: str, known: Mapping[str, str]) -> float:
         if said == label or (said in known and known[said] == label):
             return 1.0

@@ -37,8 +37,20 @@ def load_model(model: str | os.PathLike | nn.Module, args: SpeechConfig, quantiz
         return model
     if isinstance(quantization_config, BitsAndBytesConfig):
         require_bitsandbytes(f"Loading {model} in {'8' if quantization_config.load_in_8bit else '4'} bit")
+    return keep_trainable(load_checkpoint(model, options))
+
+
+def load_checkpoint(model: str | os.PathLike, options: dict[str, Any]) -> nn.Module:
+    """A model from its id or path; a folder that holds an adapter gives base and adapter.
+
+    Args:
+        options: keywords for `from_pretrained`.
+
+    Raises:
+        ValueError: there is no such model.
+    """
     try:
-        return keep_trainable(_from_name(model, options))
+        return _from_name(model, options)
     except OSError as error:
         raise ValueError(
             f"No model could be loaded from {str(model)!r}: {error}. Check the name; a folder has to hold config.json "

@@ -35,6 +35,7 @@ class CountingFamily:
 
     sampling_rate = RATE
     max_seconds = 3.0
+    min_seconds = 0.01
 
     def __init__(self, answers=None):
         self.answers = answers or {}
@@ -82,12 +83,26 @@ def test_hypotheses_come_in_the_order_of_the_rows_and_batches_longest_first():
     assert family.batches == [[500, 400], [300, 200], [100]]
 
 
-def test_clips_of_unknown_duration_keep_their_order():
+def test_clips_of_unknown_duration_are_sorted_by_what_their_headers_say():
     rows = make_rows(LENGTHS)
     rows[0]["duration"] = 0.3
     family = CountingFamily()
-    transcribe(ModeModel(), None, rows, batch_size=5, progress=False, family=family)
-    assert family.batches == [LENGTHS]
+    found = transcribe(ModeModel(), None, rows, batch_size=3, progress=False, family=family)
+    assert found == [f"w{length}" for length in LENGTHS]
+    assert family.batches == [[500, 400, 300], [200, 100]]
+
+
+def test_a_silent_clip_is_measured_where_nothing_was_said_and_refused_elsewhere():
+    rows = make_rows([100, 200])
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(200), RATE, format="WAV")
+    rows[1].update(audio={"bytes": file.getvalue(), "path": None}, text=" ")
+    assert measured(rows).hypotheses == ["The cat, sat", ""]
+    rows[1]["text"] = "one two"
+    with pytest.raises(AudioFault, match=r"row 1.*silent"):
+        measured(rows)
+    with pytest.raises(AudioFault, match=r"row 1.*silent"):
+        transcribe(ModeModel(), None, rows, progress=False, family=CountingFamily())
 
 
 def test_arrays_are_transcribed():
@@ -134,7 +149,7 @@ def test_only_settings_that_were_given_reach_the_decoder():
     assert family.settings == [
         {},
         {"max_new_tokens": 7, "num_beams": 2},
-        {"languages": [None, "hi"]},
+        {"languages": ["hi", None]},  # the longer clip first
     ]
 
 
@@ -142,6 +157,11 @@ def test_a_clip_longer_than_the_window_is_refused_with_its_row():
     with pytest.raises(AudioFault, match=r"row 1.*lasts 3\.00 s.*hears 3 s") as fault:
         transcribe(ModeModel(), None, make_rows([3000, 3001]), progress=False, family=CountingFamily())
     assert fault.value.remedy
+
+
+def test_a_clip_too_short_for_the_model_is_refused_with_its_row():
+    with pytest.raises(AudioFault, match=r"row 1.*lasts 9\.0 ms.*needs 10 ms"):
+        transcribe(ModeModel(), None, make_rows([10, 9]), progress=False, family=CountingFamily())
 
 
 def test_a_bad_clip_stops_the_evaluation_with_its_row():
@@ -195,6 +215,7 @@ def test_an_evaluation_worked_by_hand():
     # characters: 0 | 7 deleted | x -> b and " c" added | 6 added, of 11 + 7 + 3 + 0
     assert found.cer == (0 + 7 + 3 + 6) / 21
     assert (found.clips, found.unit, found.normaliser, found.empty_share) == (4, "word", "lower", 0.25)
+    assert found.looping_share == 0.0
     assert found.hypotheses == list(ANSWERS.values())
     assert found.seconds_of_audio == pytest.approx(1.0)
     assert found.wall_seconds > 0
@@ -247,7 +268,7 @@ def test_a_missing_column_is_named_with_its_nearest_before_anything_is_decoded()
     family = CountingFamily()
     rows = make_rows([100, 200])
     rows[1]["txet"] = rows[1].pop("text")
-    with pytest.raises(ValueError, match=r"column 'text' in every row; .*row 1.*Did you mean 'txet'"):
+    with pytest.raises(ValueError, match=r"row 1: .*column 'text' in every row.*Did you mean 'txet'"):
         evaluate_model(ModeModel(), None, rows, progress=False, family=family)
     assert family.batches == []
     with pytest.raises(ValueError, match="column 'speaker'"):

@@ -1,0 +1,279 @@
+"""What `audiorl evaluate --output file.json` writes, and how it is read again.
+
+One JSON object, UTF-8, written as a whole or not at all. Rates and shares are fractions, times are seconds; numbers are
+finite, and what does not apply is null.
+
+    format        "audiorl evaluation"
+    version       1; a later version adds keys under the same number and raises it where one changes its meaning
+    date          when it was written, ISO 8601 with the offset: "2026-11-21T15:04:05+00:00"
+    versions      {"audiorl": "...", "python": "...", "torch": "...", "transformers": "...", "jiwer": "...", ...}
+    settings      what the run was asked for:
+        task            "transcription" or "labels"
+        text_column     column of the transcripts (of the labels)
+        normaliser      its name, as applied to transcripts, hypotheses, keywords and labels
+        unit            "word", "character", "mixed" or "auto", as asked
+        group_column    whose values the bootstrap draws, usually speakers; null: clips
+        level           0.95, of every interval
+        resamples, seed of the bootstrap
+        keywords        list of texts for all clips; null: each row's own column, where there is one
+        duration_edges  seconds at which one duration group ends and the next begins
+        aliases         {label: [other spellings]}; {} for transcription
+        label_similarity    1.0 where only a label or an alias as it is written counts; below, the nearest one
+    measurements  one for each model and dataset, models in the order given and for each of them the datasets:
+        model           folder, Hub name, or the served model's name
+        dataset         file, folder or name
+        left_out        clips that --min_audio_seconds and --max_audio_seconds left out
+        decoding        the settings of the search in force: {"batch_size": 16, "num_beams": 1, "max_length": 40,
+                        "dtype": "float32", "device": "cpu", ...}; of a served model {"endpoint": URL, ...}
+        summary         the numbers of all clips, see below
+        breakdown       {"speaker": [...], "language": [...], "duration": [...]}: summaries of parts, each with its
+                        "value" ("1919", "en", "2-5 s"); [] where rows carry no such column. Counts of speakers and
+                        durations add up to the summary's. Languages are each counted in a unit of their own where
+                        unit is "auto", so theirs need not.
+        labels          null, or {"accuracy", "interval", "per_label": [{"label", "clips", "right", "accuracy"}],
+                        "confusion": [{"label", "predicted", "clips"}]}; predicted null: no known label was said
+        clips           one for each row, in the order of the rows:
+            id              the row's `id` as text, or its place where it has none
+            where           the row's place for a person: "validation.jsonl:12", "row 3"
+            audio           absolute path or address; null where the audio exists only inside the data set
+            transcript      as in the row, "" for silence (for labels: the label)
+            hypothesis      as the model said it, neither normalised
+            substitutions, deletions, insertions, hits    in the summary's unit (for labels: 1 substitution or 1 hit)
+            seconds         of audio
+            speaker, language   text or null
+            empty           whether the normalised hypothesis is empty
+            looping         whether an n-gram comes back more often than in the transcript
+            keywords        {"hits", "true", "said"}; null where the clip has no keywords
+            predicted       for labels the label that the hypothesis stands for; null where none, and in transcription
+    comparisons   of the first model with each other one on each dataset:
+        dataset, before_model, after_model
+        before, after   their places in measurements
+        difference      error rate after - before; negative is better
+        interval        [low, high] of the difference; null below two clips (or groups)
+        p_value         two-sided, paired bootstrap; null likewise
+        relative_gain   share of the errors that is gone
+        better, worse   [{"clip": place in clips, "id", "errors_before", "errors_after"}], the largest change first
+        same            number of clips with as many errors as before
+    probes        what each model says where nothing is said; [] unless asked for:
+        model, seconds  length of every clip
+        clips           [{"kind": "silence", "white" or "pink", "level_db": null or RMS over full scale, "hypothesis",
+                        "words", "looping"}]
+        with_output     how many of them got any words
+        words           said altogether, in the unit of the rates
+
+A summary:
+
+    clips, seconds                     how many, how long together
+    unit                               "word", "character", "mixed" or "label"
+    wer                                corpus error rate in that unit: (S + D + I) / max(words, 1)
+    interval                           [low, high], bootstrap; null below two clips (or groups)
+    substitutions, deletions, insertions, hits, words    summed; words = substitutions + deletions + hits
+    cer                                corpus character error rate; null for labels
+    empty, empty_share                 clips without a word in the hypothesis, those of silence among them
+    looping, looping_share             clips whose hypothesis loops
+    silence                            {"clips", "with_output", "words"} of clips with an empty transcript; null: none
+    keywords                           {"hits", "true", "said", "precision", "recall", "f1"}; null: none asked for
+    decoding_seconds, rtfx, rtfx_includes    wall time, audio seconds / wall seconds, and what the time includes; null
+                                       in breakdowns
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from audiorl._version import __version__
+from audiorl.evaluation.breakdowns import Parts, breakdown
+from audiorl.evaluation.changes import Changes
+from audiorl.evaluation.measurement import Measurement
+from audiorl.evaluation.probe import Probe
+from audiorl.evaluation.settings import EvaluationSettings
+from audiorl.evaluation.summaries import Summary
+
+FORMAT, VERSION = "audiorl evaluation", 1
+# Packages that decide what is decoded and counted.
+PACKAGES = (
+    *("torch", "transformers", "peft", "datasets", "jiwer", "rapidfuzz"),
+    *("numpy", "librosa", "soundfile", "requests"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """One model on one data set.
+
+    Attributes:
+        model, dataset: their names.
+        left_out: clips outside the bounds that the user set.
+        decoding: the settings of the search in force.
+        measured: the counts.
+    """
+
+    model: str
+    dataset: str
+    left_out: int
+    decoding: dict[str, Any]
+    measured: Measurement
+
+    @functools.cached_property
+    def summary(self) -> Summary:
+        return self.measured.summary()
+
+    @functools.cached_property
+    def breakdown(self) -> dict[str, Parts]:
+        return breakdown(self.measured)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in an evaluation document."""
+        found = self.measured
+        return {
+            "model": self.model,
+            "dataset": self.dataset,
+            "left_out": self.left_out,
+            "decoding": self.decoding,
+            "summary": self.summary.to_dict(),
+            "breakdown": {
+                name: [{"value": value, **part.to_dict()} for value, part in parts]
+                for name, parts in self.breakdown.items()
+            },
+            "labels": None if found.answers is None else found.answers.to_dict(),
+            "clips": [_clip(found, place) for place in range(len(found))],
+        }
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two of the measurements by their places, and what changed from one to the other."""
+
+    before: int
+    after: int
+    changes: Changes
+
+
+def document(
+    settings: EvaluationSettings,
+    evaluated: Sequence[Evaluated],
+    compared: Sequence[Compared] = (),
+    probes: Sequence[Probe] = (),
+) -> dict[str, Any]:
+    """What is written, as plain values."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "settings": settings.to_dict(),
+        "measurements": [one.to_dict() for one in evaluated],
+        "comparisons": [
+            {
+                "dataset": evaluated[pair.before].dataset,
+                "before_model": evaluated[pair.before].model,
+                "after_model": evaluated[pair.after].model,
+                "before": pair.before,
+                "after": pair.after,
+                **pair.changes.to_dict(),
+            }
+            for pair in compared
+        ],
+        "probes": [one.to_dict() for one in probes],
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with: audiorl, Python and the packages that are installed."""
+    found = {"audiorl": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Check that a document can be written, before anything is decoded.
+
+    Raises:
+        ValueError: the file exists and may not be overwritten, or its folder does not or takes no files.
+    """
+    name = os.fspath(path)
+    folder = os.path.dirname(name) or "."
+    if os.path.isdir(name) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise ValueError(
+            f"The result cannot be written to {name}: it is a folder, or lies in one that does not exist or takes no "
+            "files. Make the folder, and give a file name like result.json."
+        )
+    if os.path.exists(name) and not overwrite:
+        raise ValueError(f"{name} exists already. Give another file name, or pass --overwrite.")
+
+
+def write_document(found: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a document beside its place and move it there, so that no reader ever sees half of it.
+
+    Raises:
+        OSError: it cannot be written; what was at `path` stays.
+    """
+    name = os.fspath(path)
+    beside = f"{name}.{os.getpid()}.part"
+    try:
+        with open(beside, "w", encoding="utf-8") as file:
+            json.dump(found, file, ensure_ascii=False, allow_nan=False, indent=1)
+            file.write("\n")
+        os.replace(beside, name)
+    except OSError as error:
+        raise OSError(
+            f"The result could not be written to {name}: {error}. What was there before is unchanged; make room, or "
+            "give another --output."
+        ) from error
+    finally:
+        if os.path.exists(beside):
+            os.remove(beside)
+
+
+def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what `write_document` wrote.
+
+    Raises:
+        ValueError: there is no such file, or it is no evaluation document of a version that this one knows.
+    """
+    name = os.fspath(path)
+    try:
+        with open(name, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{name} cannot be read as JSON: {error}. Give a file that audiorl evaluate --output wrote."
+        ) from error
+    kind = (found.get("format"), found.get("version")) if isinstance(found, dict) else (None, None)
+    if kind != (FORMAT, VERSION):
+        raise ValueError(
+            f"{name} is no evaluation of version {VERSION}: its format is {kind[0]!r}, its version {kind[1]!r}. Give a "
+            "file that this version of audiorl evaluate --output wrote, or measure again."
+        )
+    return found
+
+
+def _clip(found: Measurement, place: int) -> dict[str, Any]:
+    clip, keywords, answers = found.clips[place], found.keywords[place], found.answers
+    return {
+        "id": clip.id,
+        "where": clip.where,
+        "audio": clip.audio,
+        "transcript": clip.transcript,
+        "hypothesis": clip.hypothesis,
+        **found.errors[place]._asdict(),
+        "seconds": clip.seconds,
+        "speaker": clip.speaker,
+        "language": clip.language,
+        "empty": bool(found.empty[place]),
+        "looping": bool(found.looping[place]),
+        "keywords": None if keywords is None else keywords._asdict(),
+        "predicted": None if answers is None else answers.predicted[place],
+    }

@@ -1,0 +1,209 @@
+"""Models times data sets: everything checked first, then decoded, counted and compared."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from datasets import ClassLabel, Dataset, IterableDataset
+
+from audiorl.datasets import BadRowsError, RowFault, check_rows, missing_columns
+from audiorl.datasets.seconds import check_bounds, drop_outside, outside_seconds
+from audiorl.evaluation.changes import changes
+from audiorl.evaluation.clips import check_row, clip_of, row_problem
+from audiorl.evaluation.document import Compared, Evaluated, document, write_document
+from audiorl.evaluation.measurement import Timing, measure
+from audiorl.evaluation.probe import Probe, check_probe, probe
+from audiorl.evaluation.settings import LABELS, EvaluationSettings
+from audiorl.evaluation.systems import System
+from audiorl.evaluation.table import report
+
+
+class NamedRows(NamedTuple):
+    """A data set under the name that it is reported by."""
+
+    name: str
+    rows: Dataset | IterableDataset  # from `audiorl.datasets.speech_rows`
+    left_out: int = 0  # clips outside the bounds that the user set
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What was found; `str()` is the report for a terminal."""
+
+    settings: EvaluationSettings
+    evaluated: Sequence[Evaluated]
+    compared: Sequence[Compared]
+    probes: Sequence[Probe]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document, see `audiorl.evaluation.document`."""
+        return document(self.settings, self.evaluated, self.compared, self.probes)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the document; OSError where that fails."""
+        write_document(self.to_dict(), path)
+
+    def __str__(self) -> str:
+        return report(self.settings, self.evaluated, self.compared, self.probes)
+
+
+def evaluate(
+    systems: Sequence[System],
+    data: Sequence[NamedRows],
+    settings: EvaluationSettings,
+    *,
+    probe_seconds: float | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Measure every model on every data set, and compare the first model with each other one.
+
+    Args:
+        systems: one or more.
+        data: one or more; rows of a `Dataset` are all checked before anything is decoded, those of a stream as they
+            come.
+        settings: what is counted, and how.
+        probe_seconds: length of the clips of silence and noise each model is given besides; None for none.
+        progress: show progress bars.
+
+    Raises:
+        ValueError: no model or no data set, a model that answers with labels where transcripts are asked for, or a
+            probe that a model does not hear.
+        BadRowsError: rows that cannot be measured, all of them.
+        AudioFault: a clip breaks on decoding.
+        EndpointError: a served model does not answer.
+    """
+    if not systems or not data:
+        raise ValueError(
+            f"An evaluation needs a model and a data set; got {len(systems)} and {len(data)}. Pass "
+            "--model_name_or_path or --endpoint, and --dataset_name."
+        )
+    for system in systems:
+        if probe_seconds is not None:
+            check_probe(probe_seconds, system)
+    settings = _with_labels_of(systems, settings)
+    longest = min((system.max_seconds for system in systems if system.max_seconds is not None), default=None)
+    for rows in data:
+        check_data(rows, settings, max(system.min_seconds for system in systems), longest)
+    evaluated, probes = [], []
+    for system in systems:
+        evaluated += [_evaluated(system, rows, settings, progress) for rows in data]
+        if probe_seconds is not None:
+            probes.append(probe(system, probe_seconds, settings, progress=progress))
+    return Evaluation(settings, evaluated, list(_compared(evaluated, len(data))), probes)
+
+
+def check_data(
+    data: NamedRows, settings: EvaluationSettings, min_seconds: float = 0.0, max_seconds: float | None = None
+) -> None:
+    """Every fault of a data set's rows that shows without decoding audio; of a stream the columns alone.
+
+    Args:
+        min_seconds, max_seconds: the shortest and the longest clip that every model takes.
+
+    Raises:
+        BadRowsError: with all of them.
+    """
+    rows = data.rows
+    needed = ["audio", settings.text_column, *([settings.group_column] if settings.group_column else [])]
+    if rows.column_names is not None and (missing := missing_columns(rows.column_names, needed)):
+        raise BadRowsError(missing)
+    if not isinstance(rows, Dataset):
+        return
+    faults = [
+        RowFault(row["where"], row["row_id"], *problem)
+        for row in rows.remove_columns(["audio"])
+        if (problem := row_problem(row, settings))
+    ]
+    # silence is a transcript too, so the texts are not checked there
+    faults += check_rows(
+        rows, text_columns=(), tokenize=_any_text, min_seconds=min_seconds, max_seconds=max_seconds, distinct=False
+    )
+    if faults:
+        raise BadRowsError(sorted(faults, key=lambda fault: fault.row_id))
+
+
+def chosen_rows(
+    name: str,
+    rows: Dataset | IterableDataset,
+    settings: EvaluationSettings,
+    *,
+    min_seconds: float | None = None,
+    max_seconds: float | None = None,
+    limit: int | None = None,
+) -> NamedRows:
+    """The first rows with clips of a wanted length, and label numbers as names.
+
+    Args:
+        name: under which they are reported.
+        rows: from `audiorl.datasets.speech_rows`.
+        min_seconds, max_seconds: bounds, both inclusive; None for none.
+        limit: how many rows at most; None for all.
+
+    Raises:
+        ValueError: bounds out of range or for a stream, a limit below 1, or nothing is left.
+    """
+    check_bounds(min_seconds, max_seconds)
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit is a number of rows, at least 1; got {limit}. Leave it out for all rows.")
+    if not isinstance(rows, Dataset):
+        if (min_seconds, max_seconds) != (None, None):
+            raise ValueError(
+                "--min_audio_seconds and --max_audio_seconds count what they leave out before anything is decoded, "
+                f"which {name} as a stream does not allow. Leave --dataset_streaming or the bounds out."
+            )
+        return NamedRows(name, rows if limit is None else rows.take(limit))
+    outside = outside_seconds(rows, min_seconds, max_seconds)
+    kept = drop_outside(rows, outside)
+    left_out = len(rows) - len(kept)
+    if not len(kept):
+        told = outside.describe(len(rows), min_seconds, max_seconds)
+        raise ValueError(f"{name}: {told}, so none is left. Change --min_audio_seconds or --max_audio_seconds.")
+    if limit is not None:
+        kept = kept.select(range(min(limit, len(kept))))
+    return NamedRows(name, _with_label_names(kept, settings), left_out)
+
+
+def _with_labels_of(systems: Sequence[System], settings: EvaluationSettings) -> EvaluationSettings:
+    """A model may say a label that no row has: what it can say are labels too."""
+    answering = [system for system in systems if system.labels is not None]
+    if not answering:
+        return settings
+    if settings.task != LABELS:
+        raise ValueError(
+            f"{answering[0].name} answers with one of {len(answering[0].labels or ())} labels, and transcripts are "
+            "asked for. Say with --label_column which column holds the true labels."
+        )
+    return replace(settings, labels=[label for system in answering for label in system.labels or ()])
+
+
+def _with_label_names(rows: Dataset, settings: EvaluationSettings) -> Dataset:
+    """Numbers of a `ClassLabel` column as its names; a negative number means that the row has no label."""
+    kind = rows.features.get(settings.text_column)
+    if settings.task != LABELS or not isinstance(kind, ClassLabel):
+        return rows
+    numbers = rows[settings.text_column][:]
+    names = [None if number is None or number < 0 else kind.int2str(number) for number in numbers]
+    return rows.remove_columns([settings.text_column]).add_column(settings.text_column, names)
+
+
+def _evaluated(system: System, data: NamedRows, settings: EvaluationSettings, progress: bool) -> Evaluated:
+    check = functools.partial(check_row, settings=settings)
+    done = system.transcribe(data.rows, settings.text_column, check=check, progress=progress)
+    clips = [clip_of(found, place, settings) for place, found in enumerate(done)]
+    timing = Timing(system.decoding_seconds, system.includes)
+    return Evaluated(system.name, data.name, data.left_out, system.decoding(), measure(clips, settings, timing))
+
+
+def _compared(evaluated: Sequence[Evaluated], datasets: int) -> Iterator[Compared]:
+    """The first model's measurements stand first, those of each other one behind them in the same order."""
+    for after in range(datasets, len(evaluated)):
+        before = after % datasets
+        yield Compared(before, after, changes(evaluated[before].measured, evaluated[after].measured))
+
+
+def _any_text(text: str, row: Any) -> None:
+    """Transcripts are compared, not learnt: any will do."""

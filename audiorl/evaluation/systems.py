@@ -1,0 +1,150 @@
+"""What is measured: something that turns rows into text, be it a model in this process or a served one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from audiorl.evaluation.results import decoding_in_force
+from audiorl.evaluation.transcription import Check, TranscribedRow, family_of, transcribed_rows
+from audiorl.models import base_model
+
+
+class System(Protocol):
+    """A model that can be asked for transcripts.
+
+    Attributes:
+        name: under which it is reported.
+        max_seconds: longest clip it takes; None where there is no limit, or none is known.
+        min_seconds: shortest clip it takes.
+        labels: all that it can say, where it answers with one of a few labels; None where it writes text.
+        includes: what `decoding_seconds` includes.
+        decoding_seconds: wall time of the rows transcribed since the last call of `transcribe` began.
+    """
+
+    name: str
+    max_seconds: float | None
+    min_seconds: float
+    labels: Sequence[str] | None
+    includes: str
+    decoding_seconds: float
+
+    def transcribe(
+        self, rows: Any, transcript_column: str, *, check: Check | None = None, progress: bool = True
+    ) -> Iterator[TranscribedRow]:
+        """Rows with what was said of them, in their order.
+
+        Args:
+            rows: whatever `audiorl.datasets.speech_rows` takes.
+            transcript_column: rows whose transcript is blank may be silent.
+            check: called with each row and its place before it is decoded; raises to refuse it.
+        """
+        ...
+
+    def decoding(self) -> dict[str, Any]:
+        """The settings of the search, as JSON."""
+        ...
+
+
+class LocalModel:
+    """A model in this process.
+
+    Args:
+        name: under which it is reported.
+        model: a speech model; it is on `device` while it transcribes and on the CPU otherwise, so that several models
+            need the memory of one.
+        processor: its processor.
+        generation: keywords of the search: `max_new_tokens`, `num_beams`, ...; the rest is the generation config's.
+        batch_size: clips decoded at once, > 0.
+        device: where it transcribes.
+        language, task: of rows that name none; None leaves them to the processor.
+
+    Raises:
+        ValueError: no family knows this model, it has no such language or task, a number is below 1, or a setting of
+            the search for a model that answers with labels.
+    """
+
+    includes = (
+        "feature extraction, search and detokenising of all batches, the first one's warm-up too; "
+        "not loading the model, not reading and resampling audio"
+    )
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        processor: Any,
+        *,
+        generation: Mapping[str, Any] | None = None,
+        batch_size: int = 16,
+        device: str | torch.device = "cpu",
+        language: str | None = None,
+        task: str | None = None,
+    ):
+        numbers = {"batch_size": batch_size, **(generation or {})}
+        if low := [option for option, value in numbers.items() if isinstance(value, int) and value < 1]:
+            raise ValueError(
+                f"Decoding counts clips, beams and tokens from 1; got {', '.join(f'{n}={numbers[n]}' for n in low)}. "
+                "Raise it, or leave it out."
+            )
+        self.name = name
+        self.model = model
+        self.family = family_of(model, processor)
+        self.family.set_defaults(language=language, task=task)
+        self.max_seconds: float | None = self.family.max_seconds
+        self.min_seconds: float = self.family.min_seconds
+        self.labels: Sequence[str] | None = self.family.labels
+        self.generation = dict(generation or {})
+        if self.labels is not None and self.generation:
+            raise ValueError(
+                f"{name} answers with a label, which takes no search; got {', '.join(self.generation)}. Leave it out."
+            )
+        self.batch_size = batch_size
+        self.device = torch.device(device)
+        self.decoding_seconds = 0.0
+        self._defaults = {"language": language, "task": task}
+
+    def transcribe(
+        self, rows: Any, transcript_column: str, *, check: Check | None = None, progress: bool = True
+    ) -> Iterator[TranscribedRow]:
+        """See `audiorl.evaluation.transcription.transcribed_rows`; the audio of no row is cut.
+
+        Raises:
+            AudioFault: a clip cannot be read or is longer than the model's window; the message names the row.
+        """
+        self.decoding_seconds = 0.0
+        self._move(self.device)
+        try:
+            for found in transcribed_rows(
+                self.model,
+                self.family,
+                rows,
+                self.generation,
+                batch_size=self.batch_size,
+                progress=progress,
+                check=check,
+                transcript_column=transcript_column,
+            ):
+                self.decoding_seconds += found.decoding_seconds
+                yield found
+        finally:
+            self._move(torch.device("cpu"))
+
+    def _move(self, device: torch.device) -> None:
+        if not getattr(base_model(self.model), "is_quantized", False):  # those stay where they were loaded
+            self.model.to(device)
+
+    def decoding(self) -> dict[str, Any]:
+        given = {name: value for name, value in self._defaults.items() if value is not None}
+        search = {} if self.labels is not None else {"num_beams": 1}
+        dtype = next((str(parameter.dtype) for parameter in self.model.parameters()), "none")
+        return {
+            **search,
+            **decoding_in_force(self.model, self.generation, self.batch_size),
+            **given,
+            "dtype": dtype.removeprefix("torch."),
+            "device": str(self.device),
+        }

@@ -1,0 +1,176 @@
+"""A served model over real HTTP on loopback: what is sent, what is tried again, what a message says."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from audiorl.audio import AudioFault
+from audiorl.evaluation import Endpoint, EndpointError
+from audiorl.evaluation.endpoint import shown
+from tests.evaluation.server import serving
+
+KEY = "sk-secret-123"
+
+
+def wav(samples):
+    file = io.BytesIO()
+    soundfile.write(file, np.full(samples, 0.1), 1000, format="WAV")
+    return file.getvalue()
+
+
+def make_rows(count, **columns):
+    return [
+        {"id": f"clip{i}", "text": "", "audio": {"bytes": wav(100 + i), "path": None}, **columns} for i in range(count)
+    ]
+
+
+def seconds_heard(heard):
+    return soundfile.info(io.BytesIO(heard.content)).frames / 1000
+
+
+def says_the_length(heard, before):
+    return 200, json.dumps({"text": f"{seconds_heard(heard):.3f}"}), {}
+
+
+def ask(server, rows, **options):
+    endpoint = Endpoint(server.url, "whisper", **options)
+    return list(endpoint.transcribe(rows, "text", progress=False)), endpoint
+
+
+def test_answers_come_in_the_order_of_the_rows_with_several_requests_in_flight():
+    with serving(says_the_length, pause=0.02) as server:
+        found, endpoint = ask(server, make_rows(12), requests_in_flight=3)
+    assert [row.hypothesis for row in found] == [f"{(100 + i) / 1000:.3f}" for i in range(12)]
+    assert [row.seconds for row in found] == [(100 + i) / 1000 for i in range(12)]
+    assert server.most_in_flight == 3
+    # four rounds of 0.02 s at least, and no sum over requests
+    assert 0.08 <= endpoint.decoding_seconds < sum(row.decoding_seconds for row in found)
+    assert "3 in flight" in endpoint.includes
+
+
+def test_the_file_goes_as_it_is_with_model_and_language(tmp_path):
+    (tmp_path / "a.flac").write_bytes(b"")
+    soundfile.write(tmp_path / "a.flac", np.full(50, 0.1), 1000)
+    rows = make_rows(2)
+    rows[1].update(audio=str(tmp_path / "a.flac"), language="hi")
+    with serving(says_the_length) as server:
+        _, endpoint = ask(server, rows, requests_in_flight=1)
+        ask(server, rows, requests_in_flight=1, language="de")
+    first, second, third, fourth = server.heard
+    assert (first.form, first.file_name, first.content) == ({"model": "whisper"}, "audio.wav", wav(100))
+    assert second.form == {"model": "whisper", "language": "hi"}
+    assert (second.file_name, second.content) == ("a.flac", (tmp_path / "a.flac").read_bytes())
+    assert [heard.form["language"] for heard in (third, fourth)] == ["de", "hi"]
+    assert first.key is None
+    assert endpoint.decoding() == {"endpoint": f"{server.url}/v1/audio/transcriptions", "requests_in_flight": 1}
+
+
+def test_what_may_pass_is_tried_again():
+    def fails_once(heard, before):
+        return says_the_length(heard, before) if before else (503, "busy", {"Retry-After": "0"})
+
+    with serving(fails_once) as server:
+        found, _ = ask(server, make_rows(3), max_retries=1)
+        assert len(found) == 3 and len(server.heard) == 6
+
+
+def test_tries_have_a_limit_and_the_row_is_named():
+    with serving(lambda heard, before: (500, "out of memory", {"Retry-After": "0"})) as server:
+        with pytest.raises(EndpointError, match=r"row 0 \(id clip0\).*'whisper'.* 500 after 3 tries: 'out of memory'"):
+            ask(server, make_rows(1), max_retries=2)
+        assert len(server.heard) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(400, "the answer was 400"), (401, "--api_key_variable"), (404, "--endpoint_model"), (302, "the answer was 302")],
+)
+def test_what_will_not_pass_is_not_tried_again(status, message):
+    with serving(lambda heard, before: (status, "no", {"Location": "http://127.0.0.1:9/"})) as server:
+        with pytest.raises(EndpointError, match=message):
+            ask(server, make_rows(1))
+        assert len(server.heard) == 1
+
+
+@pytest.mark.parametrize("body", ["not JSON", "[]", '{"texts": "a"}', '{"text": null}'])
+def test_an_answer_without_text_is_refused(body):
+    with serving(lambda heard, before: (200, body, {})) as server:
+        with pytest.raises(EndpointError, match=r'row 0 .*no JSON object with "text"'):
+            ask(server, make_rows(1))
+
+
+def test_a_failing_row_in_the_middle_is_the_one_named_and_what_came_before_is_kept():
+    def refuses_the_sixth(heard, before):
+        bad = seconds_heard(heard) == 0.105
+        return (422, "too odd", {}) if bad else says_the_length(heard, before)
+
+    with serving(refuses_the_sixth) as server:
+        done = []
+        with pytest.raises(EndpointError, match=r"row 5 \(id clip5\).*422.*too odd"):
+            for found in Endpoint(server.url, "whisper").transcribe(make_rows(40), "text", progress=False):
+                done.append(found.hypothesis)
+        assert len(done) == 5
+        # the rest is not asked for
+        assert len(server.heard) < 40
+
+
+def test_a_server_that_is_not_there_is_told_with_the_row():
+    with serving(says_the_length) as server:
+        pass
+    with pytest.raises(EndpointError, match=r"row 0 .*no answer after 1 tries .*refused.*Check that the server runs"):
+        ask(server, make_rows(1), max_retries=0)
+
+
+def test_the_key_reaches_the_server_and_no_message():
+    with serving(lambda heard, before: (401, f"unknown key {heard.key}", {})) as server:
+        with pytest.raises(EndpointError) as failure:
+            ask(server, make_rows(1), api_key=KEY)
+    assert server.heard[0].key == f"Bearer {KEY}"
+    assert KEY not in str(failure.value) and "***" in str(failure.value)
+    assert failure.value.__cause__ is None
+    assert KEY not in json.dumps(Endpoint(server.url, "whisper", api_key=KEY).decoding())
+
+
+def test_no_key_is_taken_from_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password other\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with serving(says_the_length) as server:
+        ask(server, make_rows(1))
+    assert server.heard[0].key is None
+
+
+def test_a_clip_that_is_no_audio_stops_with_its_row():
+    rows = make_rows(2)
+    rows[1]["audio"] = {"bytes": b"not audio", "path": None}
+    with serving(says_the_length) as server, pytest.raises(AudioFault, match=r"row 1 \(id clip1\)"):
+        ask(server, rows)
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/", "/v1/audio/transcriptions"])
+def test_the_address_may_be_the_server_or_the_service(ending):
+    assert Endpoint(f"https://host:8000/api{ending}", "m").url == "https://host:8000/api/v1/audio/transcriptions"
+
+
+def test_an_address_is_shown_without_secrets():
+    assert shown("https://me:pass@host:8/v1?key=abc") == "https://host:8/v1"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"url": "host:8000"}, "http or https"),
+        ({"url": f"http://me:{KEY}@host"}, "http://host was given with a user or password"),
+        ({"requests_in_flight": 0}, "requests_in_flight >= 1"),
+        ({"max_retries": -1}, "max_retries >= 0"),
+        ({"timeout": 0}, "timeout > 0"),
+        ({"api_key": f"{KEY}\n"}, "API key"),
+        ({"api_key": ""}, "API key"),
+    ],
+)
+def test_settings_are_checked_when_made(options, message):
+    with pytest.raises(ValueError, match=message) as failure:
+        Endpoint(**{"url": "http://host", "model": "m", **options})
+    assert KEY not in str(failure.value)
