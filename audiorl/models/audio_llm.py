@@ -38,6 +38,7 @@ class AudioLLMFamily(AutoregressiveFamily):
     """
 
     adapter_targets = "decoder-linear"
+    decodes_with_prompts = True
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)

@@ -43,6 +43,7 @@ class SpeechFamily(ABC):
         engines: how this family can run a step of sampling, the default first; `set_engine` chooses.
         backbone: what scoring runs the model's encoder and decoder with.
         adapter_targets: where an adapter goes that names no layers; see `audiorl.adapters`.
+        decodes_with_prompts: whether `transcribe` takes `prompts`, a question or context for each clip.
         compiles_backbone: whether `_encode` and `_score` do go through `backbone`.
         labels: everything the model can say, where it answers with one of a few labels; accuracy is measured then
             instead of error rates. None where it writes transcripts.
@@ -56,6 +57,7 @@ class SpeechFamily(ABC):
     engines: Sequence[str] = ("dynamic",)
     compiles_backbone = False
     adapter_targets = "all-linear"
+    decodes_with_prompts = False
     labels: Sequence[str] | None = None
 
     def __init__(self, model: nn.Module, processor: Any):

@@ -25,6 +25,7 @@ class Echo:
     def __init__(self, said=None, labels=None, window=(0.0, None)):
         self.said, self.labels = said, labels
         self.min_seconds, self.max_seconds = window
+        self.decodes_with_prompts = False
         self.asked = 0
 
     def transcribe(self, rows, transcript_column, *, check=None, progress=True):

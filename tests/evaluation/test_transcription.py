@@ -36,6 +36,7 @@ class CountingFamily:
     sampling_rate = RATE
     max_seconds = 3.0
     min_seconds = 0.01
+    decodes_with_prompts = False
 
     def __init__(self, answers=None):
         self.answers = answers or {}

@@ -13,7 +13,7 @@ import soundfile
 import torch
 from peft import LoraConfig
 
-from audiorl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
+from audiorl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, transcribe
 from audiorl.datasets import BadRowsError
 from audiorl.models import speech_family
 from audiorl.models.shared_prefix import group_mask, group_positions
@@ -95,6 +95,18 @@ def test_a_question_takes_the_place_of_the_request_to_transcribe():
     assert "Transcribe the speech." in family.prompt_text(None, None)
     asked = family.prompt_text(None, "Which animal is it?")
     assert "Which animal is it?" in asked and "Transcribe" not in asked
+
+
+def test_each_clip_is_decoded_behind_its_row_s_own_question():
+    model, processor = tiny_audio_llm("qwen2_audio")
+    family = speech_family(model, processor)
+    data = [{"audio": row["audio"], "prompt": prompt} for row, prompt in zip(rows(2), ["a fox?", None], strict=True)]
+    found = transcribe(model, processor, data, max_new_tokens=5, progress=False, family=family)
+    heard = [family.features([row["audio"]["array"]]) for row in data]
+    expected = [family.transcribe(model, heard[0], prompts=["a fox?"], max_new_tokens=5)]
+    expected += family.transcribe(model, heard[1], max_new_tokens=5)
+    assert found == expected
+    assert family.transcribe(model, heard[0], max_new_tokens=5) != expected[:1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
