@@ -105,7 +105,10 @@ def test_rows(script: RowScriptArguments, args: SpeechConfig | None = None) -> A
     on_disk = script.dataset_name != DEMO and os.path.exists(script.dataset_name or "")
     if script.eval_dataset_name is None and on_disk:
         return None
-    rows = _rows(script, script.eval_dataset_name or script.dataset_name, script.dataset_test_split, args)
+    own = script.dataset_name
+    if own is not None and named_corpus(own) is not None:
+        own = own.partition(":")[0]  # a split that its name gives is the one trained on
+    rows = _rows(script, script.eval_dataset_name or own, script.dataset_test_split, args)
     return rows if args is None else rows_within_bounds(rows, args, "test rows")
 
 

@@ -45,7 +45,7 @@ class _Request:
     on_disk: tuple[tuple[str, int, int], ...]  # of the folder's files: name, size, time of the last change
 
     def fingerprint(self) -> str:
-        """The same in every process, which `datasets`' own of our code is not: it takes in what was loaded since."""
+        """What the cache knows these rows by: the same in every process, whatever else of our code changes."""
         plan = replace(self.plan, clean=None)
         return Hasher.hash([_FORM, repr(replace(self, plan=plan)), Hasher.hash(self.plan.clean)])
 

@@ -68,9 +68,9 @@ class SpeechTrainer(AdapterTrainer, AugmentedTraining, DecodedEvaluation):
     Args:
         model: id or path of a checkpoint, or a model.
         args: the subclass's config.
-        train_dataset, eval_dataset: anything `audiorl.datasets.speech_rows` takes, the name of a corpus too: "librispeech"
-            is its split "train" or "validation" in the config's language, "librispeech:test.other" another one.
-            `eval_dataset` also a dict of them.
+        train_dataset, eval_dataset: anything `audiorl.datasets.speech_rows` takes. Of a corpus by its name the former
+            is the split "train", the latter "validation", in the config's language; "librispeech:test.other" names
+            another one. `eval_dataset` also a dict of them.
         processing_class: the checkpoint's processor; found by the model's name where it is left out.
         data_collator: rows -> `GroupBatch`; default `SpeechCollator`.
         compute_metrics: gets an `EvalPrediction` of hypotheses and transcripts, two lists of strings.

@@ -210,12 +210,21 @@ def test_a_saved_folder_is_read(tmp_path):
 
 
 def test_a_changed_copy_is_read_again_and_an_unchanged_one_is_not(tmp_path):
-    write_copy(tmp_path, "librispeech", "all/test.clean/0000", [{"text": "ONE"}])
-    rows = load_corpus("librispeech", "test", path=tmp_path)
-    assert rows.cache_files and load_corpus("librispeech", "test", path=tmp_path).cache_files == rows.cache_files
-    assert load_corpus("librispeech", "test", limit=1, path=tmp_path).cache_files != rows.cache_files
-    write_copy(tmp_path, "librispeech", "all/test.clean/0000", [{"text": "TWO"}, {"text": "THREE"}])
-    assert listed(load_corpus("librispeech", "test", path=tmp_path), "text") == ["TWO", "THREE"]
+    copy = tmp_path / "copy"
+    write_copy(copy, "librispeech", "all/test.clean/0000", [{"text": "ONE"}])
+    rows = load_corpus("librispeech", "test", path=copy)
+    assert rows.cache_files and load_corpus("librispeech", "test", path=copy).cache_files == rows.cache_files
+    assert load_corpus("librispeech", "test", limit=1, path=copy).cache_files != rows.cache_files
+    write_copy(copy, "librispeech", "all/test.clean/0000", [{"text": "TWO"}, {"text": "THREE"}])
+    assert listed(load_corpus("librispeech", "test", path=copy), "text") == ["TWO", "THREE"]
+
+
+def test_cleaners_and_columns_are_part_of_what_the_cache_knows(tmp_path):
+    write_copy(tmp_path / "copy", "tedlium", "train-0", [{"text": "a <unk> b"}, {"text": "c"}])
+    assert listed(load_corpus("tedlium", "train", path=tmp_path / "copy"), "text") == ["c"]
+    assert listed(load_corpus("tedlium", "train.all", path=tmp_path / "copy"), "text") == ["a b", "c"]
+    other = load_corpus("tedlium", "train.all", path=tmp_path / "copy", columns={"text": "file"})
+    assert listed(other, "text") == ["words", "words"]
 
 
 # ---- what is refused ----
