@@ -26,6 +26,7 @@ from audiorl.datasets.rows import SAVED_FILES, speech_rows
 
 # Where a folder without a card keeps the Parquet files of a split: as the Hub lays them out, or a person.
 _LAYOUTS = [f"{folder}{{split}}{end}" for folder in ("{config}/", "data/", "") for end in ("/*", "-*", "")]
+_ELSEWHERE = "A copy of the corpus in a folder is loaded with path=."
 # To be raised when rows of the same request become other ones.
 _FORM = 1
 _DATA_FILES = "**/*.parquet", "**/*.arrow", "README.md"
@@ -97,7 +98,7 @@ def load_corpus(
         )
     except DatasetGenerationError as error:
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        raise (cause if isinstance(cause, ValueError) else loading_problem(request.hub_id, cause)) from None
+        raise (cause if isinstance(cause, ValueError) else loading_problem(request.hub_id, cause, _ELSEWHERE)) from None
     return speech_rows(rows)
 
 
@@ -204,7 +205,7 @@ def _open(request: _Request) -> IterableDataset:
     except (OSError, ValueError, DatasetsError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not is_about_loading(error):
             raise
-        raise loading_problem(request.path or request.hub_id, error) from error
+        raise loading_problem(request.path or request.hub_id, error, _ELSEWHERE) from error
     ours = request.plan.apply(stream)
     return ours if request.limit is None else ours.take(request.limit)
 

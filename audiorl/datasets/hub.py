@@ -13,26 +13,28 @@ def is_about_loading(error: Exception) -> bool:
     return _SCRIPT in str(error)
 
 
-def loading_problem(name: str, error: Exception) -> ValueError:
+def loading_problem(name: str, error: Exception, hint: str = "") -> ValueError:
     """The error to raise instead of a loader's.
 
     Args:
         name: of the data set or its folder.
         error: what `datasets` raised.
+        hint: what else to do, a sentence.
     """
     reason = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
+    hint = f" {hint}" if hint else ""
     told = f"{name} could not be loaded as a data set: {reason.rstrip('.')}."
     if "gated" in reason:
         page = f"https://huggingface.co/datasets/{name}"
-        return ValueError(f"{told} Ask for access on {page}, then run `hf auth login`.")
+        return ValueError(f"{told} Ask for access on {page}, then run `hf auth login`.{hint}")
     if _SCRIPT in reason:
         return ValueError(
             f"{told} Load its Parquet copy instead: datasets.load_dataset(..., revision='refs/convert/parquet') where "
-            "the Hub has made one, or a corpus that `audiorl datasets` lists."
+            f"the Hub has made one, or a corpus that `audiorl datasets` lists.{hint}"
         )
     near = nearest_corpus(name)
     meant = f"Did you mean the corpus {near!r}? " if near else ""
     return ValueError(
-        f"{told} {meant}Check the name and the split, and for the Hub the "
-        "network and `hf auth login`; a folder of audio files needs a JSON lines file that lists them."
+        f"{told} {meant}Check the name and the split, and for the Hub the network and `hf auth login`; a folder of audio "
+        f"files needs a JSON lines file that lists them.{hint}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import datasets
@@ -12,6 +13,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset
 from audiorl.audio import load_audio
 from audiorl.datasets import Corpus, find_corpus, list_corpora, load_corpus, register_corpus, speech_rows
 from audiorl.datasets import corpora as loading
+from audiorl.datasets import rows as rows_in
 from audiorl.datasets.corpora import rows_for
 from audiorl.datasets.corpus import _table
 from audiorl.datasets.stored_audio import AUDIO
@@ -19,7 +21,8 @@ from tests.datasets.corpus_copies import RATE, SCHEMAS, flac, some_rows, write_c
 
 
 @pytest.fixture(autouse=True)
-def corpora_of_the_table_only():
+def corpora_of_the_table_only(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)  # whatever imports it fails
     before = dict(_table())
     yield
     _table().clear()
@@ -281,7 +284,7 @@ def test_what_the_hub_refuses_is_told_in_words(monkeypatch, raised, told):
 
     monkeypatch.setattr(loading, "load_dataset", refuse)
     for streaming in (False, True):
-        with pytest.raises(ValueError, match=rf"openslr/librispeech_asr could not be loaded.*{told}"):
+        with pytest.raises(ValueError, match=rf"openslr/librispeech_asr could not be loaded.*{told}.*with path="):
             load_corpus("librispeech", "test", streaming=streaming)
 
 
@@ -342,6 +345,15 @@ def test_a_name_that_is_nearly_a_corpus_is_told(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="Did you mean the corpus 'librispeech'"):
         speech_rows("librispech")
+
+
+def test_a_data_set_with_a_loading_script_is_told_in_words(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("Dataset scripts are no longer supported, but found tedlium.py")
+
+    monkeypatch.setattr(rows_in, "load_dataset", refuse)
+    with pytest.raises(ValueError, match=r"LIUM/tedlium could not be loaded.*tedlium\.py\. Load its Parquet copy"):
+        speech_rows("LIUM/tedlium")
 
 
 # ---- corpora of one's own ----

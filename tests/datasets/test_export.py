@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -97,3 +98,25 @@ def test_a_file_that_is_there_is_not_overwritten(tmp_path, clips):
     with pytest.raises(ValueError, match="is there already"):
         export_rows([{"audio": str(clips[0]), "text": "a"}], path, progress=False)
     assert path.read_text() == "mine"
+
+
+@pytest.mark.real_speech
+def test_real_clips_go_through_a_corpus_copy_and_an_export_unchanged(tmp_path, test_data):
+    mini = speech_rows(test_data / "data" / "librispeech-mini" / "validation.jsonl").select(range(3))
+    given = [
+        {
+            "text": row["text"],
+            "id": row["id"],
+            "audio": {"bytes": Path(row["audio"]["path"]).read_bytes(), "path": "a.mp3"},
+        }
+        for row in mini
+    ]
+    write_copy(tmp_path / "copy", "librispeech", "all/test.clean/0000", given)
+    rows = load_corpus("librispeech", "test", path=tmp_path / "copy")
+    export_rows(rows, tmp_path / "rows.jsonl", progress=False)
+    back = speech_rows(tmp_path / "rows.jsonl", columns=EXPORTED_COLUMNS)
+    assert [line["audio_path"][-4:] for line in lines_of(tmp_path / "rows.jsonl")] == [".mp3"] * 3
+    for before, after in zip(mini, back, strict=True):
+        assert after["text"] == before["text"] and after["metadata"]["id"] == before["id"]
+        assert after["duration"] == pytest.approx(before["duration"], abs=0.1)
+        assert load_audio(after["audio"], RATE).tolist() == load_audio(before["audio"], RATE).tolist()
