@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from audiorl.datasets.corpus import Corpus, find_corpus, list_corpora
+from audiorl.exits import MISTYPED, stop
 
-_MISTYPED = 2
 _COLUMNS = ("name", "task", "languages", "hours", "licence", "hub_id")
 
 
@@ -25,8 +24,7 @@ class _Parser(argparse.ArgumentParser):
         flags = [flag for action in self._actions for flag in action.option_strings]
         unknown = [word for word in message.split() if word.startswith("--") and word not in flags]
         near = get_close_matches(unknown[0], flags, n=1) if unknown else []
-        print(f"error: {message}" + (f"; did you mean {near[0]}?" if near else ""), file=sys.stderr)
-        raise SystemExit(_MISTYPED)
+        stop(message + (f"; did you mean {near[0]}?" if near else ""), MISTYPED)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -35,6 +35,6 @@ def loading_problem(name: str, error: Exception, hint: str = "") -> ValueError:
     near = nearest_corpus(name)
     meant = f"Did you mean the corpus {near!r}? " if near else ""
     return ValueError(
-        f"{told} {meant}Check the name and the split, and for the Hub the network and `hf auth login`; a folder of audio "
-        f"files needs a JSON lines file that lists them.{hint}"
+        f"{told} {meant}Check the name and the split, and for the Hub the network and `hf auth login`; a folder of "
+        f"audio files needs a JSON lines file that lists them.{hint}"
     )
