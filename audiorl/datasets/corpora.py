@@ -3,6 +3,9 @@
 Rows are read from the Hub as a stream, of which no more is fetched than is asked for. They are made ours on the way
 and, unless a stream is wanted, written to the cache of `datasets`, from which the same call reads them afterwards,
 also without a network. Audio stays as it was stored; torchcodec is never used.
+
+A copy of a corpus in a folder is read with `path=`; copies that lie in `$AUDIORL_CORPORA/<name>` are found by trainers
+and commands too, and go before the Hub.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from audiorl.datasets.rows import SAVED_FILES, speech_rows
 
 # Where a folder without a card keeps the Parquet files of a split: as the Hub lays them out, or a person.
 _LAYOUTS = [f"{folder}{{split}}{end}" for folder in ("{config}/", "data/", "") for end in ("/*", "-*", "")]
-_ELSEWHERE = "A copy of the corpus in a folder is loaded with path=."
+# The environment variable with the folder of all copies.
+MIRRORS = "AUDIORL_CORPORA"
+_ELSEWHERE = f"A copy of the corpus in a folder is loaded with path=, or found in ${MIRRORS}."
 # To be raised when rows of the same request become other ones.
 _FORM = 1
 _DATA_FILES = "**/*.parquet", "**/*.arrow", "README.md"
@@ -72,9 +77,9 @@ def load_corpus(
         language: needed where the corpus has several.
         limit: > 0, at most so many rows, the first ones; no more are fetched.
         streaming: read rows as they are needed and store nothing.
-        path: a folder with a copy of the corpus, instead of the Hub: a snapshot of its repository, one written by
-            `save_to_disk`, or Parquet files called `[config/]split/*.parquet`, `[config/]split-*.parquet` or
-            `[config/]split.parquet`.
+        path: a folder with a copy of the corpus, instead of the Hub; default `$AUDIORL_CORPORA/<name>` where there is
+            one. It is a snapshot of the repository, written by `save_to_disk`, or has Parquet files called
+            `[config/]split/*.parquet`, `[config/]split-*.parquet` or `[config/]split.parquet`.
         columns: ours -> theirs, over the corpus's own.
 
     Raises:
@@ -86,7 +91,8 @@ def load_corpus(
         raise ValueError(f"limit is how many rows to take, 1 or more; got {limit}. Leave it out to take all.")
     if not isinstance(known, Corpus):
         return _from_own(known, split, language, limit, streaming, refused={"path": path, "columns": columns})
-    request = _request(known, split, language, limit, None if path is None else os.fspath(path), columns or {})
+    folder = _mirror(known.name) if path is None else os.fspath(path)
+    request = _request(known, split, language, limit, folder, columns or {})
     if streaming:
         return speech_rows(_open(request))
     try:
@@ -97,8 +103,11 @@ def load_corpus(
             fingerprint=request.fingerprint(),
         )
     except DatasetGenerationError as error:
-        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        raise (cause if isinstance(cause, ValueError) else loading_problem(request.hub_id, cause, _ELSEWHERE)) from None
+        if isinstance(error.__cause__, ValueError):
+            raise error.__cause__ from None
+        if isinstance(error.__cause__, OSError | DatasetsError):  # the network failed on the way
+            raise loading_problem(request.path or request.hub_id, error.__cause__, _ELSEWHERE) from error
+        raise
     return speech_rows(rows)
 
 
@@ -166,6 +175,11 @@ def _request(
         path and os.path.abspath(path),
         _on_disk(path) if path else (),
     )
+
+
+def _mirror(name: str) -> str | None:
+    folder = os.path.join(os.environ.get(MIRRORS, ""), name)
+    return folder if os.environ.get(MIRRORS) and os.path.isdir(folder) else None
 
 
 def _code(corpus: Corpus, language: str | None) -> str | None:

@@ -288,6 +288,34 @@ def test_what_the_hub_refuses_is_told_in_words(monkeypatch, raised, told):
             load_corpus("librispeech", "test", streaming=streaming)
 
 
+class BreaksOff:
+    """A stream whose connection fails after its first row."""
+
+    def __init__(self, error: Exception, first: dict):
+        self.error, self.first = error, first
+
+    def __iter__(self):
+        yield self.first
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "told"),
+    [
+        (ConnectionError("gone"), ValueError, "could not be loaded as a data set: gone"),
+        (KeyError("a bug of ours"), datasets.exceptions.DatasetGenerationError, "generating"),
+    ],
+)
+def test_a_connection_that_breaks_is_told_and_leaves_no_half_of_the_rows(tmp_path, monkeypatch, error, expected, told):
+    write_copy(tmp_path / "copy", "ami", "ihm/train-0", [{"text": "A"}, {"text": "B"}])
+    whole = list(loading._open(loading._request(find_corpus("ami"), "train", None, None, str(tmp_path / "copy"), {})))
+    with monkeypatch.context() as broken:
+        broken.setattr(loading, "_open", lambda request: BreaksOff(error, whole[0]))
+        with pytest.raises(expected, match=told):
+            load_corpus("ami", path=tmp_path / "copy")
+    assert listed(load_corpus("ami", path=tmp_path / "copy"), "text") == ["A", "B"]
+
+
 # ---- where rows are asked for on the Hub ----
 
 
@@ -321,18 +349,33 @@ def test_the_hub_is_asked_for_the_split_and_config_of_the_table(monkeypatch, arg
 
 
 def test_rows_are_found_by_a_corpus_name(monkeypatch, tmp_path):
-    write_copy(tmp_path, "librispeech", "all/train.clean.100/0000", [{"id": "train"}])
-    write_copy(tmp_path, "librispeech", "all/train.clean.360/0000", [{"id": "b"}])
-    write_copy(tmp_path, "librispeech", "all/train.other.500/0000", [{"id": "c"}])
-    write_copy(tmp_path, "librispeech", "all/validation.clean/0000", [{"id": "validation"}])
-    write_copy(tmp_path, "librispeech", "all/test.other/0000", [{"id": "other"}])
-    monkeypatch.setattr(loading, "_hub_stream", lambda request: loading._folder_stream(request, str(tmp_path)))
+    copy = tmp_path / "librispeech"
+    write_copy(copy, "librispeech", "all/train.clean.100/0000", [{"id": "train"}])
+    write_copy(copy, "librispeech", "all/train.clean.360/0000", [{"id": "b"}])
+    write_copy(copy, "librispeech", "all/train.other.500/0000", [{"id": "c"}])
+    write_copy(copy, "librispeech", "all/validation.clean/0000", [{"id": "validation"}])
+    write_copy(copy, "librispeech", "all/test.other/0000", [{"id": "other"}])
+    monkeypatch.setenv("AUDIORL_CORPORA", str(tmp_path))
     assert speech_rows("librispeech")[0]["id"] == "train"
     assert speech_rows("LibriSpeech:test.other")[0]["id"] == "other"
     assert speech_rows("librispeech", split="validation")[0]["id"] == "validation"
     assert rows_for("librispeech", "validation", "en")[0]["id"] == "validation"
     assert rows_for("librispeech:test.other", "train")[0]["id"] == "other"
     assert rows_for([{"audio": "a.wav", "text": "a"}], "train")[0]["text"] == "a"
+
+
+def test_only_corpora_that_the_mirrors_have_come_from_there(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(loading, "_hub_stream", lambda request: asked.append(request.hub_id) or 1 / 0)
+    monkeypatch.setenv("AUDIORL_CORPORA", str(tmp_path))
+    with pytest.raises(ZeroDivisionError):
+        load_corpus("ami", streaming=True)
+    monkeypatch.setenv("AUDIORL_CORPORA", "")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ami").mkdir()
+    with pytest.raises(ZeroDivisionError):
+        load_corpus("ami", streaming=True)
+    assert asked == ["edinburghcstr/ami"] * 2
 
 
 def test_a_folder_with_a_corpus_name_is_a_folder(tmp_path, monkeypatch):

@@ -6,14 +6,13 @@ import datasets
 import pytest
 
 from audiorl import GRPOConfig, GRPOTrainer, script
-from audiorl.datasets import corpora as loading
 from audiorl.script import RowScriptArguments
 from tests.datasets.corpus_copies import write_copy
 
 
 @pytest.fixture
 def copies(tmp_path, monkeypatch):
-    """Copies of a few splits, read where the Hub would be asked."""
+    """Copies of a few splits, where a user's would lie."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "copies"
     for split in (
@@ -25,11 +24,14 @@ def copies(tmp_path, monkeypatch):
         "test.other",
     ):
         write_copy(
-            folder, "librispeech", f"all/{split}/0000", [{"text": "THE DOG", "id": f"{split} {i}"} for i in (0, 1)]
+            folder / "librispeech",
+            "librispeech",
+            f"all/{split}/0000",
+            [{"text": "THE DOG", "id": f"{split} {i}"} for i in (0, 1)],
         )
     for split in ("train", "validation"):
-        write_copy(folder, "fleurs", f"de_de/{split}/0000", [{"raw_transcription": "der Hund", "id": 5}])
-    monkeypatch.setattr(loading, "_hub_stream", lambda request: loading._folder_stream(request, str(folder)))
+        write_copy(folder / "fleurs", "fleurs", f"de_de/{split}/0000", [{"raw_transcription": "der Hund", "id": 5}])
+    monkeypatch.setenv("AUDIORL_CORPORA", str(folder))
     return folder
 
 
