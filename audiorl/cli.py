@@ -19,6 +19,7 @@ COMMANDS = {
     "orpo": "tune on preference pairs without a frozen policy",
     "grpo": "tune with rewards on sampled hypotheses",
     "evaluate": "measure models, here or served, on data sets: error rates, intervals, where the errors are",
+    "datasets": "list the corpora known by name, show one, or export its rows",
 }
 USAGE = """usage: audiorl COMMAND [flags]
 

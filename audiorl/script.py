@@ -16,6 +16,8 @@ from trl import ModelConfig, ScriptArguments, get_quantization_config
 from audiorl import flags
 from audiorl.adapters import SpeechModelConfig, adapter_config, require_bitsandbytes
 from audiorl.datasets import SkippedRows, speech_rows
+from audiorl.datasets.corpora import first_rows, load_named
+from audiorl.datasets.corpus import named_corpus
 from audiorl.exits import MISTYPED, stop
 from audiorl.exits import run as run
 from audiorl.models import base_model, shorten_window, speech_family
@@ -32,11 +34,18 @@ DEMO_CLIPS = {"tune": (480, 0), "held_out": (240, 1)}
 
 @dataclass
 class RowScriptArguments(ScriptArguments):
-    """Where rows come from. A file or folder has no splits; a Hub name has `dataset_train_split` and `_test_split`."""
+    """Where rows come from. A file or folder has no splits; a Hub name has `dataset_train_split` and `_test_split`.
+
+    So has a corpus (`audiorl datasets` lists them), whose language `dataset_config` or the config's `language` chooses.
+    """
 
     eval_dataset_name: str | None = field(
         default=None,
         metadata={"help": "Rows to measure WER on before and after; default the dataset's own test split."},
+    )
+    limit: int | None = field(
+        default=None,
+        metadata={"help": "At most so many rows to train on, and as many to measure on; 1 or more, default all."},
     )
 
 
@@ -87,7 +96,7 @@ def parse(
 
 def train_rows(script: RowScriptArguments, args: SpeechConfig | None = None) -> Any:
     """The rows to train on, by file, folder or Hub name, or the demo's; with `args`, those of the length it wants."""
-    rows = _rows(script, script.dataset_name, script.dataset_train_split)
+    rows = _rows(script, script.dataset_name, script.dataset_train_split, args)
     return rows if args is None else rows_within_bounds(rows, args, "training rows")
 
 
@@ -96,18 +105,29 @@ def test_rows(script: RowScriptArguments, args: SpeechConfig | None = None) -> A
     on_disk = script.dataset_name != DEMO and os.path.exists(script.dataset_name or "")
     if script.eval_dataset_name is None and on_disk:
         return None
-    rows = _rows(script, script.eval_dataset_name or script.dataset_name, script.dataset_test_split)
+    own = script.dataset_name
+    if own is not None and named_corpus(own) is not None:
+        own = own.partition(":")[0]  # a split that its name gives is the one trained on
+    rows = _rows(script, script.eval_dataset_name or own, script.dataset_test_split, args)
     return rows if args is None else rows_within_bounds(rows, args, "test rows")
 
 
-def _rows(script: RowScriptArguments, name: str | None, split: str) -> Any:
+def _rows(script: RowScriptArguments, name: str | None, split: str, args: SpeechConfig | None) -> Any:
     if name is None:
         raise ValueError("No rows to train on. Pass --dataset_name with a JSON lines file, a folder, or a Hub name.")
+    limit, streaming = script.limit, script.dataset_streaming
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit is how many rows to take, 1 or more; got {limit}. Leave it out to take all.")
+    if name != DEMO and (named := named_corpus(name)) is not None:
+        language = script.dataset_config or (args and args.language)
+        return load_named(named, split, language, limit=limit, streaming=streaming)
     if name == DEMO:
-        return speech_rows(_demo_rows("tune" if split == script.dataset_train_split else "held_out"))
-    if os.path.exists(name):
-        return speech_rows(name)
-    return speech_rows(load_dataset(name, script.dataset_config, split=split, streaming=script.dataset_streaming))
+        rows = speech_rows(_demo_rows("tune" if split == script.dataset_train_split else "held_out"))
+    elif os.path.exists(name):
+        rows = speech_rows(name)
+    else:
+        rows = speech_rows(load_dataset(name, script.dataset_config, split=split, streaming=streaming))
+    return first_rows(rows, limit)
 
 
 def _demo_rows(split: str) -> list[dict[str, Any]]:

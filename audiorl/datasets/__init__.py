@@ -1,17 +1,68 @@
-"""Rows in, and what is wrong with them."""
+"""Rows in, and what is wrong with them.
 
-from audiorl.datasets.checks import check_rows, drop_bad_rows, judge_row, missing_columns
-from audiorl.datasets.faults import BadRowsError, RowFault, SkippedRows
-from audiorl.datasets.rows import iterate_batches, speech_rows
+Names are loaded on first use, so that listing corpora costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from audiorl.datasets.checks import check_rows, drop_bad_rows, judge_row, missing_columns
+    from audiorl.datasets.corpora import load_corpus
+    from audiorl.datasets.corpus import Corpus, Part, find_corpus, list_corpora, register_corpus
+    from audiorl.datasets.export import EXPORTED_COLUMNS, export_rows
+    from audiorl.datasets.faults import BadRowsError, RowFault, SkippedRows
+    from audiorl.datasets.rows import iterate_batches, speech_rows
+
+# public name -> module
+_HOMES = {
+    "BadRowsError": "faults",
+    "Corpus": "corpus",
+    "EXPORTED_COLUMNS": "export",
+    "Part": "corpus",
+    "RowFault": "faults",
+    "SkippedRows": "faults",
+    "check_rows": "checks",
+    "drop_bad_rows": "checks",
+    "export_rows": "export",
+    "find_corpus": "corpus",
+    "iterate_batches": "rows",
+    "judge_row": "checks",
+    "list_corpora": "corpus",
+    "load_corpus": "corpora",
+    "missing_columns": "checks",
+    "register_corpus": "corpus",
+    "speech_rows": "rows",
+}
 
 __all__ = [
+    "EXPORTED_COLUMNS",
     "BadRowsError",
+    "Corpus",
+    "Part",
     "RowFault",
     "SkippedRows",
     "check_rows",
     "drop_bad_rows",
+    "export_rows",
+    "find_corpus",
     "iterate_batches",
     "judge_row",
+    "list_corpora",
+    "load_corpus",
     "missing_columns",
+    "register_corpus",
     "speech_rows",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'audiorl.datasets' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"audiorl.datasets.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -29,24 +29,30 @@ from datasets import (
 )
 from datasets.exceptions import DatasetsError
 
+from audiorl.datasets.columns import renamed_columns, renamed_rows
+from audiorl.datasets.corpus import named_corpus
 from audiorl.datasets.faults import BadRowsError, RowFault
+from audiorl.datasets.hub import is_about_loading, loading_problem
 from audiorl.datasets.json_files import read_json_rows
 from audiorl.datasets.stored_audio import AUDIO, audio_column, integer_samples, row_with_stored_audio, stored_audio
 
 OURS = ("where", "row_id")
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 # Files of `save_to_disk`, by which its folders differ from folders that `load_dataset` reads.
-_SAVED = ("state.json", "dataset_dict.json")
+SAVED_FILES = ("state.json", "dataset_dict.json")
 
 
-def speech_rows(source: Any, *, split: str | None = None) -> Dataset | IterableDataset:
+def speech_rows(
+    source: Any, *, split: str | None = None, columns: Mapping[str, str] | None = None
+) -> Dataset | IterableDataset:
     """Bring rows of any form into the library's one form; rows that have it already come back as they are.
 
     Args:
         source: path of a JSON lines file or of a JSON file with an array, folder written by `Dataset.save_to_disk`,
-            sequence of dicts, `Dataset`, `IterableDataset`, a dict of these by split, or a name for
-            `datasets.load_dataset`.
-        split: which one of several splits; for a name, whatever `load_dataset` takes.
+            sequence of dicts, `Dataset`, `IterableDataset`, a dict of these by split, the name of a corpus ("name" or
+            "name:split"; see `load_corpus`), or a name for `datasets.load_dataset`.
+        split: which one of several splits; for a name, whatever `load_dataset` takes, for a corpus default "train".
+        columns: ours -> theirs, for example `{"audio": "audio_path"}`: columns to rename. Others keep their names.
 
     Returns:
         A `Dataset`; for a stream an `IterableDataset`, of which nothing is read yet. A stream that several workers or
@@ -54,23 +60,23 @@ def speech_rows(source: Any, *, split: str | None = None) -> Dataset | IterableD
 
     Raises:
         BadRowsError: JSON lines or elements that are no objects, all of them.
-        ValueError: no rows, no such file or split, or a column that is called `where` or `row_id`.
+        ValueError: no rows, no such file, split, corpus or column, or a column that is called `where` or `row_id`.
     """
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         if os.path.isfile(name) or name.endswith(JSON_SUFFIXES):
-            return _from_json(name, split)
+            return _from_json(name, split, columns)
         source, split = _load(name, split)
     if isinstance(source, Mapping):
         source = _one_split(source, split)
     else:
         _require_split(getattr(source, "split", None) or "train", split, "the source")
     if isinstance(source, Dataset):
-        return _from_dataset(source)
+        return _from_dataset(renamed_columns(source, columns))
     if isinstance(source, IterableDataset):
-        return _from_stream(source)
+        return _from_stream(renamed_columns(source, columns))
     if isinstance(source, Sequence) and not isinstance(source, bytes):
-        return _from_list(source)
+        return _from_list(source, columns)
     raise ValueError(
         f"Rows come from a file, a folder, a list of dicts, a Dataset or a Hub name; got {type(source).__name__}. "
         "Convert it with datasets.Dataset.from_list."
@@ -92,7 +98,7 @@ def iterate_batches(rows: Any, size: int) -> Iterator[list[dict[str, Any]]]:
 # ---- where rows come from ----
 
 
-def _from_json(name: str, split: str | None) -> Dataset:
+def _from_json(name: str, split: str | None, columns: Mapping[str, str] | None) -> Dataset:
     if not os.path.isfile(name):
         raise ValueError(f"There is no file {name}. Check the path; relative ones start at {os.getcwd()}.")
     if not name.endswith(JSON_SUFFIXES):
@@ -104,11 +110,12 @@ def _from_json(name: str, split: str | None) -> Dataset:
     rows, places = read_json_rows(name)
     if not rows:
         raise ValueError(f"{name} has no rows. Write at least one JSON object into it.")
+    rows = renamed_rows(rows, columns, name)
     _require_free_names({column for row in rows for column in row}, name)
     return _table(rows, places, range(len(rows)), folder=os.path.dirname(name))
 
 
-def _from_list(rows: Sequence[Any]) -> Dataset:
+def _from_list(rows: Sequence[Any], columns: Mapping[str, str] | None) -> Dataset:
     remedy = "Make every row a dict with an audio entry and texts."
     faults = [
         RowFault(f"row {i}", i, f"this is of type {type(row).__name__}, not a dict", remedy)
@@ -119,6 +126,7 @@ def _from_list(rows: Sequence[Any]) -> Dataset:
         raise BadRowsError(faults)
     if not rows:
         raise ValueError("The list has no rows. Pass at least one.")
+    rows = renamed_rows(rows, columns, "the list")
     if all(_is_ours(row) for row in rows):
         return _table(rows, [row["where"] for row in rows], [row["row_id"] for row in rows])
     _require_free_names({name for row in rows for name in row}, "the list")
@@ -127,16 +135,18 @@ def _from_list(rows: Sequence[Any]) -> Dataset:
 
 def _load(name: str, split: str | None) -> tuple[Any, str | None]:
     """A saved folder and the split still to choose, or a data set by name with that choice made."""
-    if any(os.path.isfile(os.path.join(name, file)) for file in _SAVED):
+    if any(os.path.isfile(os.path.join(name, file)) for file in SAVED_FILES):
         return load_from_disk(name), split
+    if (named := named_corpus(name)) is not None:
+        from audiorl.datasets.corpora import load_named  # which builds on this module
+
+        return load_named(named, split or "train"), None
     try:
         return load_dataset(name, split=split), None
-    except (OSError, ValueError, DatasetsError) as error:
-        reason = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
-        raise ValueError(
-            f"{name} could not be loaded as a data set: {reason}. Check the name and the split, and for the Hub the "
-            "network and `hf auth login`; a folder of audio files needs a JSON lines file that lists them."
-        ) from error
+    except (OSError, ValueError, DatasetsError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_about_loading(error):
+            raise
+        raise loading_problem(name, error) from error
 
 
 def _one_split(splits: Mapping[str, Any], split: str | None) -> Any:

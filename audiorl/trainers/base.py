@@ -25,7 +25,8 @@ from transformers.utils import logging
 
 from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch
 from audiorl.collator import SpeechCollator
-from audiorl.datasets import BadRowsError, RowFault, SkippedRows, check_rows, drop_bad_rows, speech_rows
+from audiorl.datasets import BadRowsError, RowFault, SkippedRows, check_rows, drop_bad_rows
+from audiorl.datasets.corpora import rows_for
 from audiorl.models import disable_dropout, speech_family
 from audiorl.trainers.adapters import AdapterTrainer
 from audiorl.trainers.audio_bounds import LEFT_OUT_FILE, count_left_out_of_streams, rows_within_bounds
@@ -67,7 +68,9 @@ class SpeechTrainer(AdapterTrainer, AugmentedTraining, DecodedEvaluation):
     Args:
         model: id or path of a checkpoint, or a model.
         args: the subclass's config.
-        train_dataset, eval_dataset: anything `audiorl.datasets.speech_rows` takes; `eval_dataset` also a dict of them.
+        train_dataset, eval_dataset: anything `audiorl.datasets.speech_rows` takes. Of a corpus by its name the former
+            is the split "train", the latter "validation", in the config's language; "librispeech:test.other" names
+            another one. `eval_dataset` also a dict of them.
         processing_class: the checkpoint's processor; found by the model's name where it is left out.
         data_collator: rows -> `GroupBatch`; default `SpeechCollator`.
         compute_metrics: gets an `EvalPrediction` of hypotheses and transcripts, two lists of strings.
@@ -150,7 +153,8 @@ class SpeechTrainer(AdapterTrainer, AugmentedTraining, DecodedEvaluation):
             return None
         if isinstance(source, dict):
             return {split: self._checked_rows(rows, args, f"{name}[{split!r}]") for split, rows in source.items()}
-        rows = rows_within_bounds(speech_rows(source), args, name)
+        role = "train" if name.startswith("train_dataset") else "validation"
+        rows = rows_within_bounds(rows_for(source, role, args.language), args, name)
         if not isinstance(rows, Dataset):
             return rows
         # one process looks at every file, all of them hear what it found

@@ -1,0 +1,123 @@
+"""`audiorl datasets`: the corpora known by name; `audiorl datasets NAME`: all about one; `--export FILE`: its rows.
+
+Only an export loads more than the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from audiorl.datasets.corpus import Corpus, find_corpus, list_corpora
+from audiorl.exits import MISTYPED, stop
+
+_COLUMNS = ("name", "task", "languages", "hours", "licence", "hub_id")
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that names the nearest flag of a misspelt one."""
+
+    def error(self, message: str) -> NoReturn:
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        unknown = [word for word in message.split() if word.startswith("--") and word not in flags]
+        near = get_close_matches(unknown[0], flags, n=1) if unknown else []
+        stop(message + (f"; did you mean {near[0]}?" if near else ""), MISTYPED)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the corpora, or one of them, or export rows of it.
+
+    Raises:
+        ValueError: no such corpus, or what `load_corpus` and `export_rows` refuse.
+    """
+    args = _parser().parse_args(argv)
+    if args.name is None:
+        if args.export:
+            raise ValueError("--export writes the rows of one corpus. Name it: audiorl datasets NAME --export FILE.")
+        known = [_facts(name) for name in list_corpora()]
+        print(json.dumps(known, indent=2) if args.json else _table(known))
+    elif args.export:
+        _export(args)
+    else:
+        facts = _facts(find_corpus(args.name).name)
+        print(json.dumps(facts, indent=2) if args.json else _details(facts))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="audiorl datasets", description=__doc__, allow_abbrev=False)
+    parser.add_argument("name", nargs="?", help="a corpus; without one, all are listed")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--export", metavar="FILE", help="write its rows as JSON lines, audio beside them")
+    parser.add_argument("--split", default="train", help="of the rows to write (default: train)")
+    parser.add_argument("--language", help="of the rows to write, where the corpus has several")
+    parser.add_argument("--limit", type=int, help="write at most so many rows")
+    parser.add_argument("--path", help="a folder with a copy of the corpus, instead of the Hub")
+    return parser
+
+
+def _facts(name: str) -> dict[str, Any]:
+    corpus = find_corpus(name)
+    if not isinstance(corpus, Corpus):
+        return {"name": name, "hub_id": "(registered by a program)"}
+    return {
+        "name": corpus.name,
+        "task": corpus.task,
+        "languages": ["any"] if corpus.any_language else list(corpus.languages),
+        "hours": corpus.hours,
+        "licence": corpus.licence,
+        "hub_id": corpus.hub_id,
+        "splits": {
+            split: "/".join(filter(None, (part.hub_id, part.config, part.split)))
+            + (f", folds {', '.join(map(str, part.folds))}" if part.folds else "")
+            for split, part in corpus.splits.items()
+        },
+        "columns": {ours: str(theirs) for ours, theirs in {**corpus.columns, **corpus.extras}.items()},
+        "note": corpus.note,
+    }
+
+
+def _table(known: Sequence[dict[str, Any]]) -> str:
+    lines = [_COLUMNS, *(tuple(_cell(facts, column) for column in _COLUMNS) for facts in known)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(_COLUMNS))]
+    text = "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+    return f"{text}\n\naudiorl datasets NAME shows splits, columns and what to know of one."
+
+
+def _cell(facts: dict[str, Any], column: str) -> str:
+    value = facts.get(column, "")
+    if column == "languages":
+        return (", ".join(value) if len(value) < 3 else str(len(value))) or "-"
+    return f"{value:,}" if isinstance(value, int | float) else value
+
+
+def _details(facts: dict[str, Any]) -> str:
+    language = facts.get("languages", ())
+    lines = [f"{name:<10} {_shown(facts[name])}" for name in _COLUMNS if name in facts]
+    for name in ("splits", "columns"):
+        if name in facts:
+            lines += [f"{name}:", *(f"  {ours:<18} {theirs}" for ours, theirs in facts[name].items())]
+    if facts.get("note"):
+        lines.append(facts["note"])
+    asked = f', language="{next(iter(language))}"' if len(language) > 1 else ', language="en"' * (language == ["any"])
+    return "\n".join([*lines, f'\nload_corpus("{facts["name"]}", "train"{asked}, limit=1000)'])
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from audiorl.datasets.corpora import load_corpus
+    from audiorl.datasets.export import export_rows
+
+    corpus = find_corpus(args.name)
+    own = {} if args.path is None else {"path": args.path}
+    rows = load_corpus(corpus, args.split, args.language, args.limit, streaming=True, **own)
+    task = corpus.task if isinstance(corpus, Corpus) else "asr"
+    count = export_rows(rows, args.export, task=task, metadata={"dataset": corpus.name})
+    print(f"{count:,} rows of {corpus.name} lie in {args.export}")

@@ -1,0 +1,294 @@
+"""Corpora by name: `load_corpus("librispeech", split="test", limit=100)`.
+
+Rows are read from the Hub as a stream, of which no more is fetched than is asked for. They are made ours on the way
+and, unless a stream is wanted, written to the cache of `datasets`, from which the same call reads them afterwards,
+also without a network. Audio stays as it was stored; torchcodec is never used.
+
+A copy of a corpus in a folder is read with `path=`; copies that lie in `$AUDIORL_CORPORA/<name>` are found by trainers
+and commands too, and go before the Hub.
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError, DatasetsError
+from datasets.fingerprint import Hasher
+
+from audiorl.datasets.corpus import Corpus, NamedCorpus, RowSource, Source, find_corpus, named_corpus
+from audiorl.datasets.corpus_rows import RowPlan
+from audiorl.datasets.hub import is_about_loading, loading_problem
+from audiorl.datasets.rows import SAVED_FILES, speech_rows
+
+# Where a folder without a card keeps the Parquet files of a split: as the Hub lays them out, or a person.
+_LAYOUTS = [f"{folder}{{split}}{end}" for folder in ("{config}/", "data/", "") for end in ("/*", "-*", "")]
+# The environment variable with the folder of all copies.
+MIRRORS = "AUDIORL_CORPORA"
+_ELSEWHERE = f"A copy of the corpus in a folder is loaded with path=, or found in ${MIRRORS}."
+# To be raised when rows of the same request become other ones.
+_FORM = 1
+_DATA_FILES = "**/*.parquet", "**/*.arrow", "README.md"
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What decides which rows come; the cache knows them by it."""
+
+    hub_id: str
+    files: str | None
+    config: str | None
+    split: str
+    plan: RowPlan
+    limit: int | None
+    path: str | None
+    on_disk: tuple[tuple[str, int, int], ...]  # of the folder's files: name, size, time of the last change
+
+    def fingerprint(self) -> str:
+        """What the cache knows these rows by: the same in every process, whatever else of our code changes."""
+        plan = replace(self.plan, clean=None)
+        return Hasher.hash([_FORM, repr(replace(self, plan=plan)), Hasher.hash(self.plan.clean)])
+
+
+def load_corpus(
+    corpus: str | Corpus | RowSource,
+    split: str = "train",
+    language: str | None = None,
+    limit: int | None = None,
+    streaming: bool = False,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    columns: Mapping[str, Source] | None = None,
+) -> Dataset | IterableDataset:
+    """The rows of a corpus in the library's form, columns named alike in all of them.
+
+    `audio`; `text` and `language`, or `label` and `text`; and, as far as the corpus has them, `all_labels`, `speaker`,
+    `duration` (seconds), `id`, `gender`, `accent`, `fold`; `where` and `row_id` as in `speech_rows`.
+
+    Args:
+        corpus: a name that `list_corpora` gives, or a corpus.
+        split: "train", "validation" or "test", or another one that `audiorl datasets NAME` shows.
+        language: needed where the corpus has several.
+        limit: > 0, at most so many rows, the first ones; no more are fetched.
+        streaming: read rows as they are needed and store nothing.
+        path: a folder with a copy of the corpus, instead of the Hub; default `$AUDIORL_CORPORA/<name>` where there is
+            one. It is a snapshot of the repository, written by `save_to_disk`, or has Parquet files called
+            `[config/]split/*.parquet`, `[config/]split-*.parquet` or `[config/]split.parquet`.
+        columns: ours -> theirs, over the corpus's own.
+
+    Raises:
+        ValueError: no such corpus, split, language or column, each with the nearest name; no rows; or the corpus
+            cannot be loaded, with the reason.
+    """
+    known = find_corpus(corpus) if isinstance(corpus, str) else corpus
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is how many rows to take, 1 or more; got {limit}. Leave it out to take all.")
+    if not isinstance(known, Corpus):
+        return _from_own(known, split, language, limit, streaming, refused={"path": path, "columns": columns})
+    folder = _mirror(known.name) if path is None else os.fspath(path)
+    request = _request(known, split, language, limit, folder, columns or {})
+    if streaming:
+        return speech_rows(_open(request))
+    try:
+        rows = Dataset.from_generator(
+            _rows,
+            features=request.plan.features(),
+            gen_kwargs={"request": request},
+            fingerprint=request.fingerprint(),
+        )
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, ValueError):
+            raise error.__cause__ from None
+        if isinstance(error.__cause__, OSError | DatasetsError):  # the network failed on the way
+            raise loading_problem(request.path or request.hub_id, error.__cause__, _ELSEWHERE) from error
+        raise
+    return speech_rows(rows)
+
+
+def load_named(
+    named: NamedCorpus, split: str, language: str | None = None, **options: Any
+) -> Dataset | IterableDataset:
+    """The rows that a name of rows means (`named_corpus`).
+
+    Args:
+        named: its own split goes before `split`.
+        split: the one meant where the name says none.
+        language: heeded where the corpus is in a language.
+        options: see `load_corpus`.
+    """
+    corpus = named.corpus
+    heeds = corpus.speaks if isinstance(corpus, Corpus) else True
+    return load_corpus(corpus, named.split or split, language if heeds else None, **options)
+
+
+def rows_for(source: Any, role: str, language: str | None = None) -> Dataset | IterableDataset:
+    """What a trainer is given: the name of a corpus, of which `role` is the split, or anything `speech_rows` takes."""
+    named = named_corpus(source) if isinstance(source, str) else None
+    return speech_rows(source) if named is None else load_named(named, role, language)
+
+
+def first_rows(rows: Dataset | IterableDataset, limit: int | None) -> Dataset | IterableDataset:
+    """At most `limit` rows; None for all."""
+    if limit is None:
+        return rows
+    return rows.select(range(min(limit, len(rows)))) if isinstance(rows, Dataset) else rows.take(limit)
+
+
+# ---- what is asked for ----
+
+
+def _request(
+    corpus: Corpus,
+    split: str,
+    language: str | None,
+    limit: int | None,
+    path: str | None,
+    columns: Mapping[str, Source],
+) -> _Request:
+    part = corpus.part(split)
+    spoken = corpus.language(_code(corpus, language))
+    if path is not None and not os.path.isdir(path):
+        raise ValueError(
+            f"There is no folder {path} with a copy of {corpus.name}. Check path; relative ones start at {os.getcwd()}."
+        )
+    plan = RowPlan(
+        corpus.name,
+        {**(part.columns or corpus.columns), **columns},
+        {ours: theirs for ours, theirs in corpus.extras.items() if ours not in columns},
+        None if spoken is None else re.split("[-_]", spoken)[0].lower(),
+        part.clean or corpus.clean,
+        part.folds,
+    )
+    return _Request(
+        part.hub_id or corpus.hub_id,
+        corpus.files,
+        corpus.config_of(part, spoken),
+        part.split,
+        plan,
+        limit,
+        path and os.path.abspath(path),
+        _on_disk(path) if path else (),
+    )
+
+
+def _mirror(name: str) -> str | None:
+    folder = os.path.join(os.environ.get(MIRRORS, ""), name)
+    return folder if os.environ.get(MIRRORS) and os.path.isdir(folder) else None
+
+
+def _code(corpus: Corpus, language: str | None) -> str | None:
+    """A language by its code, where it is asked for by its English name."""
+    if language is None or corpus.any_language or language in corpus.languages:
+        return language
+    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+    return TO_LANGUAGE_CODE.get(language.lower(), language)
+
+
+def _on_disk(path: str) -> tuple[tuple[str, int, int], ...]:
+    names = {name for pattern in _DATA_FILES for name in glob.glob(os.path.join(path, pattern), recursive=True)}
+    stats = [(name, os.stat(name)) for name in sorted(names)]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+# ---- where rows come from ----
+
+
+def _rows(request: _Request) -> Iterator[dict[str, Any]]:
+    """The generator that fills the cache."""
+    empty = True
+    for row in _open(request):
+        empty = False
+        yield row
+    if empty:
+        raise ValueError(
+            f"{request.plan.name} has no rows of the split {request.split!r} in {request.path or request.hub_id}. "
+            "Choose another split, or look into the copy."
+        )
+
+
+def _open(request: _Request) -> IterableDataset:
+    try:
+        stream = _hub_stream(request) if request.path is None else _folder_stream(request, request.path)
+    except (OSError, ValueError, DatasetsError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_about_loading(error):
+            raise
+        raise loading_problem(request.path or request.hub_id, error, _ELSEWHERE) from error
+    ours = request.plan.apply(stream)
+    return ours if request.limit is None else ours.take(request.limit)
+
+
+def _hub_stream(request: _Request) -> IterableDataset:
+    if request.files is None:
+        return load_dataset(request.hub_id, request.config, split=request.split, streaming=True)
+    files = request.files.format(hub_id=request.hub_id, config=request.config, split=request.split)
+    return _parquet_stream([files])
+
+
+def _folder_stream(request: _Request, path: str) -> IterableDataset:
+    if any(os.path.isfile(os.path.join(path, name)) for name in SAVED_FILES):
+        saved = load_from_disk(path)
+        return (saved[request.split] if isinstance(saved, Mapping) else saved).to_iterable_dataset()
+    card = os.path.join(path, "README.md")
+    if os.path.isfile(card) and _names_files(card):
+        return load_dataset(path, request.config, split=request.split, streaming=True)
+    files = [file for split in request.split.split("+") for file in _split_files(path, request.config, split)]
+    if not files:
+        raise ValueError(
+            f"it has no Parquet files of the split {request.split!r}"
+            + (f", config {request.config!r}" if request.config else "")
+            + "; they are called [config/]split/*.parquet, [config/]split-*.parquet or [config/]split.parquet, with "
+            "data/ for config/ where there is none"
+        )
+    return _parquet_stream(files)
+
+
+def _parquet_stream(files: Sequence[str]) -> IterableDataset:
+    return load_dataset("parquet", data_files={"rows": list(files)}, split="rows", streaming=True)
+
+
+def _split_files(path: str, config: str | None, split: str) -> list[str]:
+    for layout in _LAYOUTS:
+        if config is None and "{config}" in layout:
+            continue
+        pattern = layout.format(config=config, split=split) + ".parquet"
+        if found := sorted(glob.glob(os.path.join(glob.escape(path), pattern))):
+            return found
+    return []
+
+
+def _names_files(card: str) -> bool:
+    with open(card, encoding="utf-8") as file:
+        head = file.read().split("\n---", 1)[0]
+    return head.startswith("---") and "\nconfigs:" in head
+
+
+def _from_own(
+    corpus: RowSource, split: str, language: str | None, limit: int | None, streaming: bool, refused: Mapping[str, Any]
+) -> Dataset | IterableDataset:
+    given = [name for name, value in refused.items() if value is not None]
+    if given:
+        raise ValueError(
+            f"{corpus.name} is a corpus of your own, whose rows() decides about {' and '.join(given)}. Leave "
+            f"{' and '.join(given)} out."
+        )
+    found = corpus.rows(split, language)
+    if isinstance(found, Dataset | IterableDataset | Mapping | str | os.PathLike):
+        return first_rows(speech_rows(found), limit)
+    if streaming:
+        again = {"corpus": corpus, "split": split, "language": language}  # each pass over a stream starts anew
+        return first_rows(speech_rows(IterableDataset.from_generator(_own_rows, gen_kwargs=again)), limit)
+    rows = list(itertools.islice(found, limit))
+    if not rows:
+        raise ValueError(f"{corpus.name} has no rows in its split {split!r}. Choose another split.")
+    return speech_rows(rows)
+
+
+def _own_rows(corpus: RowSource, split: str, language: str | None) -> Iterator[dict[str, Any]]:
+    yield from corpus.rows(split, language)

@@ -1,0 +1,116 @@
+"""Rows out as JSON lines of `audio_path`, `text`, `duration`, `task`, `metadata`, the form that halo-forge writes.
+
+    export_rows(load_corpus("librispeech", "test", limit=100), "librispeech.jsonl", metadata={"dataset": "librispeech"})
+    rows = speech_rows("librispeech.jsonl", columns=EXPORTED_COLUMNS)
+
+Audio that rows carry as bytes is written as it is, into a folder beside the file; audio in files stays where it is.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import soundfile
+from tqdm.auto import tqdm
+
+from audiorl.audio import AudioFault, audio_seconds
+from audiorl.datasets.checks import missing_columns
+from audiorl.datasets.faults import BadRowsError, RowFault
+from audiorl.datasets.rows import OURS, speech_rows
+
+# For `speech_rows`: a row's `task` would say transcribe or translate, which "asr" is not.
+EXPORTED_COLUMNS: Mapping[str, str] = MappingProxyType({"audio": "audio_path", "exported_task": "task"})
+_SUFFIXES = {"WAVEX": "wav"}  # of libsndfile's formats that are not called like their files
+
+
+def export_rows(
+    rows: Any,
+    path: str | os.PathLike[str],
+    *,
+    task: str = "asr",
+    metadata: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> int:
+    """Write rows as JSON lines; the file appears when it is whole.
+
+    Args:
+        rows: anything `speech_rows` takes, with `audio` and `text`; streams are read once.
+        path: of the file, which must not be there yet. Audio from bytes goes to `<name>_audio/` beside it, and its
+            `audio_path` starts at the file's folder; that of other audio is absolute.
+        task: what every line says of itself.
+        metadata: added to every line's `metadata`, which holds a row's other columns, those that are None left out.
+        progress: show a progress bar.
+
+    Returns:
+        How many lines.
+
+    Raises:
+        BadRowsError: a row whose audio cannot be used or that has no text, with its place.
+        ValueError: the file is there, a column is missing, or a value has no form in JSON.
+        OSError: it cannot be written.
+    """
+    path = os.path.abspath(path)
+    if os.path.exists(path):
+        raise ValueError(f"{path} is there already, and lines would mix. Choose another name, or remove it.")
+    known = speech_rows(rows)
+    names = known.column_names
+    if names is not None and (faults := missing_columns(names, ("audio", "text"))):
+        raise BadRowsError(faults)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    part = f"{path}.part"
+    count = 0
+    with open(part, "w", encoding="utf-8") as file:
+        for row in tqdm(known, desc="Exporting rows", unit="row", disable=not progress):
+            file.write(_line(row, count, path, task, metadata or {}) + "\n")
+            count += 1
+    os.replace(part, path)
+    return count
+
+
+def _line(row: Mapping[str, Any], number: int, path: str, task: str, metadata: Mapping[str, Any]) -> str:
+    duration = row.get("duration")
+    try:
+        seconds = audio_seconds(row["audio"]) if duration is None else duration
+        audio_path = _audio_path(row["audio"], number, path)
+    except AudioFault as fault:
+        raise BadRowsError([RowFault(row["where"], row["row_id"], fault.problem, fault.remedy)]) from fault
+    if not isinstance(row["text"], str):
+        remedy = "Give the transcript or label, or remove the row."
+        raise BadRowsError([RowFault(row["where"], row["row_id"], "text is missing or no text", remedy)])
+    own = ("audio", "text", "duration", *OURS)
+    others = {name: value for name, value in row.items() if name not in own and value is not None}
+    line = {
+        "audio_path": audio_path,
+        "text": row["text"],
+        "duration": seconds,
+        "task": task,
+        "metadata": {**others, **metadata},
+    }
+    try:
+        return json.dumps(line, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{row['where']}: a value among {sorted(others)} has no form in JSON ({error}). Remove its column."
+        ) from error
+
+
+def _audio_path(entry: Mapping[str, Any], number: int, path: str) -> str:
+    content = entry["bytes"]
+    if content is None:
+        found = entry["path"]
+        return found if "://" in found else os.path.abspath(found)
+    try:
+        kind = soundfile.info(io.BytesIO(content)).format
+    except soundfile.LibsndfileError as error:
+        raise AudioFault("the audio is not audio that can be read", "Remove the row.") from error
+    folder = os.path.splitext(path)[0] + "_audio"
+    os.makedirs(folder, exist_ok=True)
+    name = os.path.join(folder, f"{number:06d}.{_SUFFIXES.get(kind, kind.lower())}")
+    with open(name, "wb") as file:
+        file.write(content)
+    return os.path.relpath(name, os.path.dirname(path))
