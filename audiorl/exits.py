@@ -42,6 +42,9 @@ def run(main: Callable[[], None]) -> None:
         main()
     except KeyboardInterrupt:
         stop("interrupted; go on with --resume_from_checkpoint True if a checkpoint was written", INTERRUPTED)
+    except BrokenPipeError:  # what reads our output has heard enough: `audiorl datasets | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(FAILED) from None
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("AUDIORL_DEBUG"):
             raise

@@ -1,14 +1,16 @@
 """The corpora known by name: where they lie as Parquet files, their splits, columns, licences and hours.
 
-The Hub could not be reached when this was written (November 2026). What is stated here was read in
+The Hub could not be reached when this was written (November 2026). Ids, configs, splits and columns were read in
 
 * public code of 2025 and 2026 that loads these data sets without loading scripts: ids, configs and splits of all of
   them; columns of librispeech, common_voice, fleurs, voxpopuli, speech_commands, audioset, esc50, urbansound8k,
   voxceleb, and of ami and multilingual_librispeech as far as they are in `columns`;
-* schemas in TensorFlow's catalogue (librispeech, fleurs) and in the Hub's guide to audio data sets (gigaspeech);
-* the makers' papers and sites for hours and licences.
+* schemas in TensorFlow's catalogue (librispeech, fleurs) and in the Hub's guide to audio data sets (gigaspeech).
 
-Not verified: the configs "test" of gigaspeech and the split "validation" of tedlium, all `extras` of tedlium, and
+Hours and licences are what the makers of the corpora are known to state; they were written down from memory and not
+looked up again. Read the licence where the data lies before you use it.
+
+Not verified either: the configs "test" of gigaspeech and the split "validation" of tedlium, all `extras` of tedlium, and
 those of ami, multilingual_librispeech and gigaspeech on their Parquet copies: where a copy lacks an extra column, rows
 have None. A data set that moved is loaded from elsewhere with
 `load_corpus(dataclasses.replace(find_corpus(name), hub_id=...))`, or from a folder with `path=`.
