@@ -13,11 +13,22 @@ from audiorl._version import __version__
 if TYPE_CHECKING:
     from audiorl.adapters import SpeechModelConfig
     from audiorl.audio import load_audio
+    from audiorl.audio_features import ClipProcessor
     from audiorl.augment import Augmentation, load_augmentation
     from audiorl.batch import GroupBatch, GroupSamples, GroupScores
     from audiorl.collator import SpeechCollator
-    from audiorl.datasets import BadRowsError, speech_rows
-    from audiorl.evaluation import evaluate_model, paired_bootstrap, transcribe
+    from audiorl.datasets import (
+        EXPORTED_COLUMNS,
+        BadRowsError,
+        Corpus,
+        export_rows,
+        find_corpus,
+        list_corpora,
+        load_corpus,
+        register_corpus,
+        speech_rows,
+    )
+    from audiorl.evaluation import EvaluationSettings, evaluate_model, paired_bootstrap, read_document, transcribe
     from audiorl.losses import ADVANTAGES, POLICY_LOSSES, PREFERENCE_LOSSES
     from audiorl.models import SpeechFamily, register_family, shorten_window, speech_family
     from audiorl.pairs import mine_pairs
@@ -34,8 +45,12 @@ _HOMES = {
     "ADVANTAGES": "audiorl.losses",
     "Augmentation": "audiorl.augment",
     "BadRowsError": "audiorl.datasets",
+    "ClipProcessor": "audiorl.audio_features",
+    "Corpus": "audiorl.datasets",
     "DPOConfig": "audiorl.trainers.dpo",
     "DPOTrainer": "audiorl.trainers.dpo",
+    "EXPORTED_COLUMNS": "audiorl.datasets",
+    "EvaluationSettings": "audiorl.evaluation",
     "GRPOConfig": "audiorl.trainers.grpo",
     "GRPOTrainer": "audiorl.trainers.grpo",
     "GroupBatch": "audiorl.batch",
@@ -57,11 +72,17 @@ _HOMES = {
     "SpeechModelConfig": "audiorl.adapters",
     "SpeechTrainer": "audiorl.trainers.base",
     "evaluate_model": "audiorl.evaluation",
+    "export_rows": "audiorl.datasets",
+    "find_corpus": "audiorl.datasets",
+    "list_corpora": "audiorl.datasets",
     "load_audio": "audiorl.audio",
     "load_augmentation": "audiorl.augment",
+    "load_corpus": "audiorl.datasets",
     "load_reward": "audiorl.rewards",
     "mine_pairs": "audiorl.pairs",
     "paired_bootstrap": "audiorl.evaluation",
+    "read_document": "audiorl.evaluation",
+    "register_corpus": "audiorl.datasets",
     "register_family": "audiorl.models",
     "shorten_window": "audiorl.models",
     "speech_family": "audiorl.models",
@@ -71,13 +92,17 @@ _HOMES = {
 
 __all__ = [
     "ADVANTAGES",
+    "EXPORTED_COLUMNS",
     "POLICY_LOSSES",
     "PREFERENCE_LOSSES",
     "REWARDS",
     "Augmentation",
     "BadRowsError",
+    "ClipProcessor",
+    "Corpus",
     "DPOConfig",
     "DPOTrainer",
+    "EvaluationSettings",
     "GRPOConfig",
     "GRPOTrainer",
     "GroupBatch",
@@ -97,11 +122,17 @@ __all__ = [
     "SpeechTrainer",
     "__version__",
     "evaluate_model",
+    "export_rows",
+    "find_corpus",
+    "list_corpora",
     "load_audio",
     "load_augmentation",
+    "load_corpus",
     "load_reward",
     "mine_pairs",
     "paired_bootstrap",
+    "read_document",
+    "register_corpus",
     "register_family",
     "shorten_window",
     "speech_family",

@@ -10,7 +10,7 @@ The Hub could not be reached when this was written (November 2026). Ids, configs
 Hours and licences are what the makers of the corpora are known to state; they were written down from memory and not
 looked up again. Read the licence where the data lies before you use it.
 
-Not verified either: the configs "test" of gigaspeech and the split "validation" of tedlium, all `extras` of tedlium, and
+Not verified either: the configs "test" of gigaspeech, the split "validation" of tedlium, all `extras` of tedlium, and
 those of ami, multilingual_librispeech and gigaspeech on their Parquet copies: where a copy lacks an extra column, rows
 have None. A data set that moved is loaded from elsewhere with
 `load_corpus(dataclasses.replace(find_corpus(name), hub_id=...))`, or from a folder with `path=`.
