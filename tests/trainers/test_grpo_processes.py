@@ -26,14 +26,14 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(settings: list[dict[str, Any]], processes: int = 1) -> subprocess.CompletedProcess:
+def run(settings: list[dict[str, Any]], processes: int = 1, script: str = SCRIPT) -> subprocess.CompletedProcess:
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     quiet = {**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
     given = [{name: str(v) if isinstance(v, Path) else v for name, v in each.items()} for each in settings]
     return subprocess.run(
-        [*launcher, SCRIPT, json.dumps(given)], env=quiet, capture_output=True, text=True, timeout=300
+        [*launcher, script, json.dumps(given)], env=quiet, capture_output=True, text=True, timeout=300
     )
 
 

@@ -1,0 +1,36 @@
+"""RAFT runs in a process of their own: `python run_raft.py '[{"output_dir": ..., ...}, ...]'`, one after the other.
+
+Keys that are no config field: `rows` (how many), `out` (file for the final weights and the log), `resume`, `kill`
+(where to end the process with SIGKILL, see `run_dpo.arrange_death`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.trainers.grpo_rows import rows
+from tests.trainers.pair_rows import weights
+from tests.trainers.raft_rows import trainer
+from tests.trainers.run_dpo import arrange_death
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for settings in json.loads(sys.argv[1]):
+        own = {name: settings.pop(name, None) for name in ("rows", "out", "resume", "kill")}
+        raft = trainer(settings.pop("output_dir"), rows(own["rows"] or 8), **settings)
+        if own["kill"]:
+            arrange_death(own["kill"], raft)
+        raft.train(resume_from_checkpoint=own["resume"])
+        if raft.is_world_process_zero() and own["out"]:
+            torch.save({"weights": weights(raft.model), "log": raft.state.log_history}, own["out"])
+
+
+if __name__ == "__main__":
+    main()
