@@ -273,7 +273,7 @@ def test_metrics_of_a_cycle_carry_worked_values(tmp_path):
 
 def test_training_hears_what_was_sampled_from(tmp_path):
     """Augmented anew in each cycle, alike within one."""
-    raft = trainer(tmp_path, rows(4), augmentation=noise)
+    raft = trainer(tmp_path, rows(4), augmentation={"noise": {"std": [0.01, 0.1]}})
     heard = []
     raft.model.model.encoder.register_forward_pre_hook(lambda _, args: heard.append(args[0].detach().clone()))
     raft.train()
