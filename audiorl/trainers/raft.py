@@ -77,6 +77,7 @@ class RAFTTrainer(RewardedTrainer):
     """
 
     args: RAFTConfig
+    lr_scheduler: Any
 
     def __init__(
         self,
@@ -175,7 +176,7 @@ class RAFTTrainer(RewardedTrainer):
     def _rollout_batches(self, rows: Dataset, order: Sequence[int], cycle: int) -> Iterator[GroupBatch]:
         """This process's clips of a cycle; every process gets as many batches, for a sharded forward is collective."""
         world, size = self.args.world_size, self.args.rollout_batch_size or self._train_batch_size
-        own = order[self.args.process_index :: world]
+        own = list(order[self.args.process_index :: world])
         batches = [own[start : start + size] for start in range(0, len(own), size)]
         collate = self.data_collator
         if self.augmentation is not None:

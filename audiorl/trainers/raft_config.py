@@ -19,7 +19,7 @@ class RAFTConfig(SamplingConfig):
     """Arguments of `RAFTTrainer`; a batch is counted in clips, an epoch of the loader is a cycle."""
 
     # Defaults that differ
-    num_train_epochs: float | None = field(  # type: ignore[assignment]
+    num_train_epochs: float | None = field(
         default=None, metadata={"help": "Leave it out: an epoch is a cycle, and num_cycles says how many there are."}
     )
     lr_scheduler_type: str = field(

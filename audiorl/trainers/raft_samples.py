@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -131,8 +131,8 @@ def gather_drawn(own: Drawn, order: Sequence[int], accelerator: Accelerator) -> 
     place = {row: i for i, row in enumerate(order)}
     by_place = sorted((place[row], i) for i, row in enumerate(known[:, 0].tolist()) if row >= 0)
     wanted = torch.tensor([i for _, i in by_place], dtype=torch.long)
-    numbers = [values[wanted] for values in everything[:-1]]
-    return known[wanted, 0], known[wanted, 1:].bool(), StepRollouts(*numbers, own=slice(0, len(wanted)))
+    ordered: dict[str, Any] = {name: getattr(everything, name)[wanted] for name in StepRollouts._fields[:-1]}
+    return known[wanted, 0], known[wanted, 1:].bool(), everything._replace(**ordered, own=slice(0, len(wanted)))
 
 
 def gather_kept(own: Drawn, row_ids: Tensor, kept: Tensor, accelerator: Accelerator) -> dict[int, Hypotheses]:
