@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 from peft import LoraConfig
 
+from audiorl.adapters import SpeechModelConfig
+from audiorl.script import RewardScriptArguments, parse
 from audiorl.trainers.raft import RAFTConfig, RAFTTrainer
 from audiorl.trainers.raft_samples import KEPT_FILE
 from tests.families.toys import ToyCTC, build_toy
@@ -443,6 +446,19 @@ def test_rows_and_steps_that_do_not_fit_the_cycles_are_refused_when_the_trainer_
         trainer(tmp_path, datasets.Dataset.from_list(rows()).to_iterable_dataset(), max_steps=2)
     with pytest.raises(ValueError, match=r"rollouts stop after 8"):
         trainer(tmp_path, max_completion_length=8)
+
+
+def test_the_command_line_of_the_page_of_examples_says_what_its_table_says(tmp_path):
+    page = (Path(__file__).parents[2] / "examples" / "README.md").read_text()
+    (block,) = re.findall(r"```bash\n(torchrun examples/raft_whisper.py .*?)```", page, re.S)
+    flags = block.replace("\\\n", " ").split(".py ", 1)[1].split()
+    script, args, model = parse((RewardScriptArguments, RAFTConfig, SpeechModelConfig), [], flags)
+    rows_of_table = [[cell.strip(" `") for cell in line.split("|")] for line in page.splitlines()]
+    theirs = {cells[1].split("`")[0]: cells[2] for cells in rows_of_table if len(cells) == 7}
+    same = ("num_cycles", "samples_per_prompt", "keep_top_percent", "reward_threshold", "min_lr")
+    same += ("learning_rate", "lr_decay_per_cycle", "gradient_accumulation_steps")
+    assert {name: getattr(args, name) for name in same} == {name: float(theirs[name]) for name in same}
+    assert model.model_name_or_path == theirs["model_name"] and script.reward_funcs == ["one_minus_wer"]
 
 
 def test_default_config_writes_beside_the_model_name_and_keeps_the_best_of_four(tmp_path, monkeypatch):
