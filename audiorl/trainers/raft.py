@@ -41,6 +41,7 @@ from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
 from audiorl.trainers.loading import default_output_dir
 from audiorl.trainers.raft_config import RAFTConfig
+from audiorl.trainers.raft_report import cycle_metrics, nothing_kept
 from audiorl.trainers.raft_samples import (
     Drawn,
     KeptRows,
@@ -53,7 +54,7 @@ from audiorl.trainers.raft_samples import (
 )
 from audiorl.trainers.raft_selection import clips_of_cycle, cycle_factor, select_hypotheses
 from audiorl.trainers.rewarded import RewardedTrainer
-from audiorl.trainers.rollout_metrics import StepRollouts, completion_records, numbers, show_completions, summary
+from audiorl.trainers.rollout_metrics import completion_records, numbers, show_completions
 from audiorl.trainers.step_data import audio_of, with_transcript
 
 __all__ = ["RAFTConfig", "RAFTTrainer"]
@@ -149,7 +150,8 @@ class RAFTTrainer(RewardedTrainer):
         records: list[dict[str, Any]] = []
         with evaluation_mode(self.model_wrapped), self.compute_loss_context_manager():
             own = joined([self._draw(batch, cycle, records) for batch in self._rollout_batches(rows, order, cycle)])
-            row_ids, eligible, step = gather_drawn(own, [all_ids[i] for i in order], self.accelerator)
+            asked = [all_ids[i] for i in order]
+            row_ids, eligible, step = gather_drawn(own, asked, self.accelerator, labels=self.family.labels is not None)
             chosen = select_hypotheses(
                 step.rewards,
                 eligible,
@@ -157,10 +159,12 @@ class RAFTTrainer(RewardedTrainer):
                 keep_top_percent=self.args.keep_top_percent,
                 reward_threshold=self.args.reward_threshold,
             )
-            self._require_kept(chosen, eligible, step, cycle)
+            if not chosen.any():
+                raise ValueError(nothing_kept(self.args, cycle, step, self.state.global_step))
             learnt = row_ids if self.args.sft_weight > 0 else row_ids[chosen.any(-1)]
             # in evaluation mode, so that it has no part in the metrics of the optimizer steps
-            self.log(self._cycle_metrics(cycle, chosen, step, len(learnt)))
+            passes = self._steps_per_cycle() * self._clips_per_step() / len(learnt)
+            self.log(cycle_metrics(cycle, chosen, step, self.rewards.names, passes))
         if self.args.log_completions:
             show_completions(records, self.state.global_step, self.args)
         hypotheses = gather_kept(own, row_ids, chosen, self.accelerator)
@@ -203,38 +207,6 @@ class RAFTTrainer(RewardedTrainer):
             for batch in chain(loader, (collate([]) for _ in repeat(None, missing))):
                 yield batch
                 bar.update(int(batch.valid.sum()))
-
-    def _require_kept(self, chosen: Tensor, eligible: Tensor, step: StepRollouts, cycle: int) -> None:
-        if chosen.any():
-            return
-        scored = step.rewards[~step.rewards.isnan()]
-        best = f"the best reward is {scored.max().item():.4g}" if len(scored) else "no reward scored any of them"
-        raise ValueError(
-            f"Cycle {cycle + 1} of {self.args.num_cycles} kept none of {step.rewards.numel()} hypotheses: {best}, "
-            f"reward_threshold is {self.args.reward_threshold}, and {int(step.truncated.sum())} were cut at "
-            f"max_completion_length={self.args.max_completion_length}. The weights are those of step "
-            f"{self.state.global_step}, and checkpoints in {self.args.output_dir} are intact. Lower reward_threshold, "
-            "raise samples_per_prompt or max_completion_length, or use a reward that scores these rows."
-        )
-
-    def _cycle_metrics(self, cycle: int, chosen: Tensor, step: StepRollouts, learnt: int) -> dict[str, float]:
-        """What is logged at the beginning of a cycle; the same in every process."""
-        clips = self._steps_per_cycle() * self._clips_per_step()
-        words = step.words.sum().clamp(min=1)
-        found = {
-            **summary(step, self.rewards.names),
-            "wer": step.errors.sum() / words,
-            "raft/kept_reward": step.rewards[chosen].mean(),
-            "raft/kept_wer": step.errors[chosen].sum() / step.words[chosen].sum().clamp(min=1),
-        }
-        return {
-            "raft/cycle": cycle + 1,
-            "raft/generated": chosen.numel(),
-            "raft/kept": int(chosen.sum()),
-            "raft/kept_clips": int(chosen.any(-1).sum()),
-            "raft/passes": clips / learnt,
-            **{name: value.item() for name, value in found.items()},
-        }
 
     # ---- one optimizer step ----
 

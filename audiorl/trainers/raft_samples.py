@@ -116,22 +116,27 @@ def joined(parts: Sequence[Drawn]) -> Drawn:
     return Drawn(torch.cat(row_ids), torch.cat(numbers), torch.cat(eligible), together)
 
 
-def gather_drawn(own: Drawn, order: Sequence[int], accelerator: Accelerator) -> tuple[Tensor, Tensor, StepRollouts]:
+def gather_drawn(
+    own: Drawn, order: Sequence[int], accelerator: Accelerator, *, labels: bool
+) -> tuple[Tensor, Tensor, StepRollouts]:
     """What all processes drew, without placeholders and in the order of the cycle; a collective call.
 
     Args:
         own: of this process.
         order: row ids of the cycle.
+        labels: whether hypotheses are labels.
 
     Returns:
         (N,) row ids, (N, K) whether a hypothesis is eligible, and the numbers of the N clips.
     """
-    everything = gather_numbers(own.numbers, accelerator)
+    everything = gather_numbers(own.numbers, accelerator, labels=labels)
     known, _ = gathered_rows(torch.cat([own.row_ids[:, None], own.eligible.long()], 1), accelerator)
     place = {row: i for i, row in enumerate(order)}
     by_place = sorted((place[row], i) for i, row in enumerate(known[:, 0].tolist()) if row >= 0)
     wanted = torch.tensor([i for _, i in by_place], dtype=torch.long)
-    ordered: dict[str, Any] = {name: getattr(everything, name)[wanted] for name in StepRollouts._fields[:-1]}
+    ordered: dict[str, Any] = {
+        name: values[wanted] for name, values in everything._asdict().items() if isinstance(values, Tensor)
+    }
     return known[wanted, 0], known[wanted, 1:].bool(), everything._replace(**ordered, own=slice(0, len(wanted)))
 
 

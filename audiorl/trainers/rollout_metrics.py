@@ -119,7 +119,7 @@ def log_step(metrics: Metrics, step: StepRollouts, names: Sequence[str], *, resa
 
 
 def measured(step: StepRollouts, of: Tensor | None = None) -> tuple[str, Tensor, Tensor]:
-    """How right hypotheses are: "wer", word errors and words, or, where they are labels, "accuracy", right ones and all.
+    """How right hypotheses are: "wer", word errors and words; of labels "accuracy", right ones and all.
 
     Args:
         of: (N, K) bool, the hypotheses that are looked at; None for all.

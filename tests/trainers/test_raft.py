@@ -13,10 +13,13 @@ import torch
 from peft import LoraConfig
 
 from audiorl.adapters import SpeechModelConfig
-from audiorl.script import RewardScriptArguments, parse
+from audiorl.flags import parse
+from audiorl.rewards.labels import LabelMatch
+from audiorl.script import RewardScriptArguments
 from audiorl.trainers.raft import RAFTConfig, RAFTTrainer
 from audiorl.trainers.raft_samples import KEPT_FILE
 from tests.families.toys import ToyCTC, build_toy
+from tests.tiny_classifiers import DIGITS, tiny_classifier
 from tests.tiny_models import SAMPLING_RATE, tiny_whisper
 from tests.trainers.grpo_rows import letters, rows, shortness
 from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, weights
@@ -191,6 +194,30 @@ def test_a_family_that_scores_hypotheses_as_a_whole_learns_too(tmp_path):
     )
     raft.train()
     assert cycle_logs(raft)[-1]["reward"] > cycle_logs(raft)[0]["reward"] + 1
+
+
+def test_a_classifier_learns_the_labels_it_guessed_right_and_logs_its_accuracy(tmp_path):
+    """Labels for words: 16 guesses a clip, of which the right one is kept once."""
+    model, processor = tiny_classifier("whisper")
+    named = [{**row, "text": DIGITS[i]} for i, row in enumerate(rows(6))]
+    raft = trainer(
+        tmp_path,
+        named,
+        trainer_model=model,
+        trainer_processing_class=processor,
+        trainer_reward_funcs=[LabelMatch(column="text")],
+        samples_per_prompt=16,
+        reward_threshold=1.0,
+        num_cycles=4,
+        epochs_per_cycle=2.0,
+        learning_rate=1e-2,
+        lr_decay_per_cycle=1.0,
+    )
+    raft.train()
+    logs = cycle_logs(raft)
+    assert logs[-1]["accuracy"] > logs[0]["accuracy"] + 0.2
+    assert all(log["raft/kept_accuracy"] == 1 and log["raft/kept"] == log["raft/kept_clips"] for log in logs)
+    assert logs[0]["accuracy"] == pytest.approx(logs[0]["reward"]) and "wer" not in logs[0]
 
 
 # ---- cycles ----
