@@ -18,6 +18,7 @@ COMMANDS = {
     "dpo": "tune on preference pairs, mined from transcripts where rows have none",
     "orpo": "tune on preference pairs without a frozen policy",
     "grpo": "tune with rewards on sampled hypotheses",
+    "raft": "tune on the best of sampled hypotheses, in cycles",
     "evaluate": "measure models, here or served, on data sets: error rates, intervals, where the errors are",
     "datasets": "list the corpora known by name, show one, or export its rows",
 }

@@ -28,4 +28,4 @@ def rollout_noise(row_ids: Sequence[int], *, seed: int, step: int, num_generatio
         np.random.default_rng([seed, step, row + 1]).random((max_tokens, num_generations)).T
         for row in (max(row, -1) for row in row_ids)
     ]
-    return torch.from_numpy(np.stack(drawn))
+    return torch.from_numpy(np.ascontiguousarray(np.stack(drawn)))

@@ -19,6 +19,7 @@ from tests.tiny_models import tiny_clips, tiny_whisper
 ROOT = Path(__file__).parents[1]
 EXAMPLE = str(ROOT / "examples" / "dpo_whisper.py")
 GRPO_EXAMPLE = str(ROOT / "examples" / "grpo_whisper.py")
+RAFT_EXAMPLE = str(ROOT / "examples" / "raft_whisper.py")
 
 
 def run_example(*flags: str, cwd: Path, example: str = EXAMPLE, **environment: str) -> subprocess.CompletedProcess:
@@ -197,12 +198,38 @@ def test_wrong_rewards_end_with_a_message_before_a_model_is_loaded(data, tmp_pat
     assert not out.exists()
 
 
+def test_raft_says_that_a_cycle_kept_nothing_and_writes_nothing(base, data, tmp_path, monkeypatch):
+    """Random weights never say the transcript, so no hypothesis is free of errors; in this process, as above."""
+    flags = [
+        "--num_cycles",
+        "2",
+        "--max_completion_length",
+        "30",
+        "--reward_threshold",
+        "1.0",
+        "--disable_tqdm",
+        "true",
+    ]
+    monkeypatch.setattr(sys, "argv", [RAFT_EXAMPLE, *arguments(base, data, tmp_path / "out"), *flags])
+    with pytest.raises(ValueError, match=r"Cycle 1 of 2 kept none of 16 hypotheses.*Lower reward_threshold"):
+        runpy.run_path(RAFT_EXAMPLE)["main"]()
+    assert not list((tmp_path / "out").iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_grpo_demo_without_arguments_lowers_held_out_wer(tmp_path, seed):
     before, after = rates_of_demo("grpo_whisper.py", tmp_path, seed)
     assert after < before
     assert (tmp_path / "demo-grpo" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_raft_demo_without_arguments_lowers_held_out_wer(tmp_path, seed):
+    before, after = rates_of_demo("raft_whisper.py", tmp_path, seed)
+    assert after < before
+    assert (tmp_path / "demo-raft" / "model.safetensors").exists()
 
 
 @pytest.mark.slow

@@ -27,4 +27,10 @@ DEMO_ARGUMENTS: dict[str, list[str]] = {
         *("--max_completion_length", "40", "--sft_weight", "0.3", "--learning_rate", "1e-4"),
         *("--num_train_epochs", "2", "--warmup_steps", "5"),
     ],
+    "raft": [
+        *_SHARED,
+        *("--output_dir", "demo-raft", "--reward_funcs", "one_minus_wer", "--samples_per_prompt", "8"),
+        *("--max_completion_length", "40", "--reward_threshold", "0.5", "--learning_rate", "8e-4"),
+        *("--num_cycles", "4", "--epochs_per_cycle", "1.2", "--warmup_steps", "5"),
+    ],
 }

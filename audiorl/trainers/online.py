@@ -8,7 +8,7 @@
 4. The row's transcript stands beside the hypotheses as one more where `sft_weight` is not 0.
 5. `num_iterations` steps learn from the same rollouts. The loader repeats the rows of a step (`repeated_blocks.py`);
    what was sampled is kept, and written into the checkpoints that fall between two of these steps.
-6. Evaluation decodes the rows and rewards what was decoded; a rollout has no evaluation loss.
+6. Rows, rewards and evaluation are those of `rewarded.py`.
 
 Deviations from TRL's GRPOTrainer:
 1. `per_device_train_batch_size` counts clips, not completions; `steps_per_generation` is not offered.
@@ -27,18 +27,12 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import Sampler as RowSampler
-from transformers.trainer_utils import EvalLoopOutput
 
 from audiorl.batch import GroupBatch, GroupScores
-from audiorl.collator import SpeechCollator
-from audiorl.datasets import RowFault, speech_rows
-from audiorl.datasets.rows import OURS
-from audiorl.evaluation import Decoded
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
-from audiorl.rewards import RewardSet
 from audiorl.trainers.repeated_blocks import RepeatedBlocks
-from audiorl.trainers.rollout_collator import RolloutCollator, length_fault, require_rows
+from audiorl.trainers.rewarded import RewardedTrainer
 from audiorl.trainers.rollout_config import RolloutConfig
 from audiorl.trainers.rollout_metrics import (
     StepRollouts,
@@ -47,7 +41,7 @@ from audiorl.trainers.rollout_metrics import (
     log_step,
     show_completions,
 )
-from audiorl.trainers.rollouts import Rollout, RolloutMaker, Sampling, reward_texts
+from audiorl.trainers.rollouts import Rollout
 from audiorl.trainers.step_data import (
     Learnt,
     StepData,
@@ -60,7 +54,7 @@ from audiorl.trainers.step_data import (
 from audiorl.trainers.with_reference import ReferenceTrainer
 
 
-class RolloutTrainer(ReferenceTrainer, ABC):
+class RolloutTrainer(RewardedTrainer, ReferenceTrainer, ABC):
     """Base of the trainers that learn from rewarded rollouts; rows need `audio`, `text` and what the rewards read.
 
     Args:
@@ -73,7 +67,6 @@ class RolloutTrainer(ReferenceTrainer, ABC):
     The other arguments are those of `SpeechTrainer`.
     """
 
-    text_columns = ("text",)
     args: RolloutConfig
 
     def __init__(
@@ -86,18 +79,13 @@ class RolloutTrainer(ReferenceTrainer, ABC):
         uses_reference: bool,
         **kwargs: Any,
     ):
-        self.rewards = RewardSet(reward_funcs, args.reward_weights)
-        super().__init__(model, args, **kwargs)
-        require_rows(self.data_collator)
+        tries = args.dynamic_sampling_tries
+        super().__init__(model, reward_funcs, args, num_hypotheses=args.num_generations, tries=tries, **kwargs)
         args.check_rows(self.train_dataset)
         if uses_reference:
             self.set_reference(ref_model, new_adapter=kwargs.get("peft_config") is not None)
         elif ref_model is not None:
             raise ValueError("ref_model would not be read: beta is 0. Raise beta, or leave ref_model out.")
-        sampling = Sampling(
-            args.num_generations, args.max_completion_length, args.temperature, args.sampler(), args.seed
-        )
-        self.roll_out = RolloutMaker(self.family, self.rewards, self.accelerator, sampling, args.dynamic_sampling_tries)
         self.step_data: StepData | None = None
         self._completions: list[dict[str, Any]] = []
 
@@ -122,33 +110,7 @@ class RolloutTrainer(ReferenceTrainer, ABC):
             counts: (n,) those of `learn_from`, over micro-batches and processes.
         """
 
-    # ---- rows ----
-
-    def _default_collator(self, args: Any) -> SpeechCollator:
-        return RolloutCollator(
-            self.family,
-            text_columns=self.text_columns,
-            skipped=self.skipped if args.on_bad_rows == "skip" else None,
-            max_tokens=args.max_completion_length,
-        )
-
-    def _faults(self, rows: Dataset) -> list[RowFault]:
-        faults = super()._faults(rows)
-        faulty = {fault.row_id for fault in faults}
-        texts = rows.remove_columns([name for name in rows.column_names if name == "audio"])
-        longer = (
-            length_fault(self.family, row, self._max_tokens)
-            for row in (texts if "text" in rows.column_names else [])
-            if row["row_id"] not in faulty
-        )
-        return faults + [fault for fault in longer if fault is not None]
-
-    def _checked_rows(self, source: Any, args: Any, name: str) -> Any:
-        self._max_tokens = args.max_completion_length
-        rows = super()._checked_rows(source, args, name)
-        if isinstance(rows, Dataset):
-            self.rewards.check_columns([column for column in rows.column_names if column not in OURS])
-        return rows
+    # ---- order of rows ----
 
     def _get_train_sampler(self, train_dataset: Any = None) -> RowSampler | None:
         rows = self.train_dataset if train_dataset is None else train_dataset
@@ -274,27 +236,3 @@ class RolloutTrainer(ReferenceTrainer, ABC):
     def _data(self) -> StepData:
         assert self.step_data is not None, "sampled in the first of the inner updates, or read from the checkpoint"
         return self.step_data
-
-    # ---- evaluation ----
-
-    def _check_decoding(self) -> None:
-        if self.eval_dataset is not None:
-            super()._check_decoding()
-
-    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Decode, reward, count errors; nothing is scored."""
-        rows = speech_rows(dataloader.dataset)
-        decoded = self.decode(rows)
-        self._reward_decoded(rows, decoded)
-        found = {**self.metrics.drain("eval"), **self._decoded_metrics(decoded)}
-        metrics = {f"{kwargs.get('metric_key_prefix', 'eval')}_{name}": value for name, value in found.items()}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(rows))
-
-    def _reward_decoded(self, rows: Dataset, decoded: Decoded) -> None:
-        """Each process rewards its share of the hypotheses."""
-        places = range(self.args.process_index, len(rows), self.args.world_size)
-        texts = [decoded.hypotheses[i] for i in places]
-        total, parts = reward_texts(self.rewards, self.family, rows.select(places), texts, self.state)
-        names = ["reward", *(f"rewards/{name}/mean" for name in self.rewards.names)]
-        for name, values in zip(names, [total, *parts.unbind(-1)], strict=True):
-            self.metrics.add("eval", name, values.to(self.args.device), ~values.isnan().to(self.args.device))

@@ -1,4 +1,4 @@
-"""Arguments of the trainers that learn from what the model itself says: sampling, rewards, inner updates."""
+"""Arguments of the trainers that learn from what the model itself says: sampling and rewards, then inner updates."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ REPEATABLE_ORDERS = ("random", "sequential")
 
 
 @dataclass
-class RolloutConfig(SpeechConfig):
-    """What `GRPOConfig` and `OnlineDPOConfig` share, named as in TRL; a batch is counted in clips, not hypotheses."""
+class SamplingConfig(SpeechConfig):
+    """How hypotheses are sampled and rewarded, for every trainer that learns from them; named as in TRL."""
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of AdamW."})
     eval_wer: bool = field(
@@ -26,7 +26,6 @@ class RolloutConfig(SpeechConfig):
     )
 
     # Rollouts
-    num_generations: int = field(default=8, metadata={"help": "K >= 2: hypotheses sampled for each clip."})
     max_completion_length: int = field(
         default=256,
         metadata={"help": "Tokens after which a hypothesis is cut, > 0; a longer transcript is refused as a bad row."},
@@ -45,6 +44,59 @@ class RolloutConfig(SpeechConfig):
     repetition_penalty: float = field(
         default=1.0, metadata={"help": "Above 1 makes tokens that were sampled before less probable; 1: off."}
     )
+
+    # Rewards
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "A weight for each reward; 1 each where left out. 0 only logs a reward."}
+    )
+
+    # Learning
+    sft_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight >= 0 of the negative log-likelihood (mean over tokens) of the rows' transcripts, against "
+            "forgetting. It costs one more hypothesis for each clip and no encoder pass."
+        },
+    )
+
+    # Logging
+    log_completions: bool = field(
+        default=False,
+        metadata={
+            "help": "Whenever rollouts are logged, print transcript, best and worst hypothesis of each clip, and write "
+            "them to completions/ in output_dir."
+        },
+    )
+    num_completions_to_print: int | None = field(
+        default=None, metadata={"help": "Clips of that table; unset: all of them."}
+    )
+
+    def __post_init__(self):
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            # a rollout has no evaluation loss
+            self.metric_for_best_model, self.greater_is_better = "wer", False
+        super().__post_init__()
+        number_not_below("max_completion_length", self.max_completion_length, 1)
+        number_not_below("sft_weight", self.sft_weight, 0)
+        positive_number("temperature", self.temperature)
+        self.sampler()
+
+    def sampler(self) -> Sampler | None:
+        """The truncating sampler these arguments describe; None for the policy as it is.
+
+        Raises:
+            ValueError: a value out of its range.
+        """
+        sampler = Sampler(self.top_k, self.top_p, self.min_p, self.repetition_penalty)
+        return None if sampler == Sampler() else sampler
+
+
+@dataclass
+class RolloutConfig(SamplingConfig):
+    """What `GRPOConfig` and `OnlineDPOConfig` share, named as in TRL; a batch is counted in clips, not hypotheses."""
+
+    # Rollouts
+    num_generations: int = field(default=8, metadata={"help": "K >= 2: hypotheses sampled for each clip."})
     dynamic_sampling_tries: int = field(
         default=0,
         metadata={
@@ -53,21 +105,9 @@ class RolloutConfig(SpeechConfig):
         },
     )
 
-    # Rewards
-    reward_weights: list[float] | None = field(
-        default=None, metadata={"help": "A weight for each reward; 1 each where left out. 0 only logs a reward."}
-    )
-
     # Learning
     num_iterations: int = field(
         default=1, metadata={"help": "Optimizer steps on the same rollouts, > 0; an epoch has as many times the steps."}
-    )
-    sft_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "Weight >= 0 of the negative log-likelihood (mean over tokens) of the rows' transcripts, against "
-            "forgetting. It costs one more hypothesis for each clip and no encoder pass."
-        },
     )
     sync_ref_model: bool = field(
         default=False, metadata={"help": "TR-DPO: move the frozen policy towards the trained one now and then."}
@@ -79,33 +119,14 @@ class RolloutConfig(SpeechConfig):
         default=512, metadata={"help": "TR-DPO: optimizer steps between two moves of the reference."}
     )
 
-    # Logging
-    log_completions: bool = field(
-        default=False,
-        metadata={
-            "help": "At every log, print transcript, best and worst hypothesis of the last rollouts, and write them to "
-            "completions/ in output_dir."
-        },
-    )
-    num_completions_to_print: int | None = field(
-        default=None, metadata={"help": "Clips of that table; unset: all of the step."}
-    )
-
     # Fresh samples have no scores beforehand; `ReferenceTrainer` asks.
     precompute_ref_log_probs: ClassVar[bool] = False
 
     def __post_init__(self):
-        if self.load_best_model_at_end and self.metric_for_best_model is None:
-            # a rollout has no evaluation loss
-            self.metric_for_best_model, self.greater_is_better = "wer", False
         super().__post_init__()
         self._check_group()
-        for name in ("max_completion_length", "num_iterations"):
-            number_not_below(name, getattr(self, name), 1)
-        number_not_below("sft_weight", self.sft_weight, 0)
+        number_not_below("num_iterations", self.num_iterations, 1)
         number_not_below("dynamic_sampling_tries", self.dynamic_sampling_tries, 0)
-        positive_number("temperature", self.temperature)
-        self.sampler()
         if self.num_iterations > 1 and self.train_sampling_strategy not in REPEATABLE_ORDERS:
             raise ValueError(
                 f"num_iterations > 1 repeats the rows of a step in the orders {', '.join(REPEATABLE_ORDERS)}; got "
@@ -136,12 +157,3 @@ class RolloutConfig(SpeechConfig):
                 "num_iterations > 1 repeats the rows of a step, which a stream cannot offer. Load the rows as a "
                 "Dataset (streaming=False), or set num_iterations=1."
             )
-
-    def sampler(self) -> Sampler | None:
-        """The truncating sampler these arguments describe; None for the policy as it is.
-
-        Raises:
-            ValueError: a value out of its range.
-        """
-        sampler = Sampler(self.top_k, self.top_p, self.min_p, self.repetition_penalty)
-        return None if sampler == Sampler() else sampler

@@ -19,7 +19,7 @@ from audiorl.models import SpeechFamily
 from audiorl.trainers.gathering import gathered_rows
 from audiorl.trainers.metrics import Metrics
 from audiorl.trainers.rollout_collator import rows_of
-from audiorl.trainers.rollout_config import RolloutConfig
+from audiorl.trainers.rollout_config import SamplingConfig
 from audiorl.trainers.rollouts import Rollout
 
 COMPLETIONS_FOLDER = "completions"
@@ -44,7 +44,12 @@ def gather_step(
     rollouts: Sequence[Rollout], family: SpeechFamily, accelerator: Accelerator, normalise: str | Callable[[str], str]
 ) -> StepRollouts:
     """Put the numbers of all micro-batches and processes together; a collective call."""
-    table = torch.cat([_numbers(rollout, family, normalise) for rollout in rollouts])
+    table = torch.cat([numbers(rollout, family, normalise) for rollout in rollouts])
+    return gather_numbers(table, accelerator, labels=family.labels is not None)
+
+
+def gather_numbers(table: Tensor, accelerator: Accelerator, *, labels: bool) -> StepRollouts:
+    """What the processes know of their clips, each (n, K, 7 + R) from `numbers`, put together; a collective call."""
     everywhere, start = gathered_rows(table, accelerator)
     lengths, truncated, errors, words, valid, resampled, rewards = everywhere[..., :7].unbind(-1)
     return StepRollouts(
@@ -57,12 +62,12 @@ def gather_step(
         valid[:, 0].bool(),
         resampled[:, 0].bool(),
         slice(start, start + len(table)),
-        family.labels is not None,
+        labels,
     )
 
 
-def _numbers(rollout: Rollout, family: SpeechFamily, normalise: str | Callable[[str], str]) -> Tensor:
-    """(B, K, 7 + R)."""
+def numbers(rollout: Rollout, family: SpeechFamily, normalise: str | Callable[[str], str]) -> Tensor:
+    """What `StepRollouts` says of the clips of one rollout, (B, K, 7 + R) float64."""
     transcripts = [family.words(row.get("text", "")) for row in rows_of(rollout.batch)]
     if family.labels is None:
         errors, words = sampled_errors(rollout, transcripts, normalise).unbind(-1)
@@ -71,8 +76,8 @@ def _numbers(rollout: Rollout, family: SpeechFamily, normalise: str | Callable[[
     keep, finished = rollout.samples.keep.cpu(), rollout.samples.finished.cpu()
     valid = rollout.batch.valid.cpu()[:, None].expand_as(finished)
     columns = [keep.sum(-1), ~finished, errors, words, valid, rollout.resampled[:, None].expand_as(finished)]
-    numbers = torch.stack([*(column.double() for column in columns), rollout.rewards], -1)
-    return torch.cat([numbers, rollout.parts], -1)
+    table = torch.stack([*(column.double() for column in columns), rollout.rewards], -1)
+    return torch.cat([table, rollout.parts], -1)
 
 
 def sampled_errors(rollout: Rollout, transcripts: Sequence[str], normalise: str | Callable[[str], str]) -> Tensor:
@@ -101,30 +106,49 @@ def log_step(metrics: Metrics, step: StepRollouts, names: Sequence[str], *, resa
         names: of the R rewards.
         resampling: whether flat groups are sampled again, so that the share of those is worth a line.
     """
-
-    def log(name: str, value: Tensor) -> None:
-        if not value.isnan():
-            metrics.add_ratio("train", name, value.to(metrics.accelerator.device), _one(metrics))
-
     if not step.valid.any():
         return
-    rewards, lengths = step.rewards[step.valid], step.lengths[step.valid]
-    log("reward", rewards.nanmean())
-    log("reward_std", _deviation(rewards))
-    scored = rewards[~rewards.isnan().all(-1)]
-    log("frac_reward_zero_std", zero_variance(scored, ~scored.isnan()).double().mean())
-    for name, part in zip(names, step.parts[step.valid].unbind(-1), strict=True):
-        log(f"rewards/{name}/mean", part.nanmean())
-        log(f"rewards/{name}/std", _deviation(part))
-    log("completions/mean_length", lengths.mean())
-    log("completions/min_length", lengths.min())
-    log("completions/max_length", lengths.max())
-    log("completions/clipped_ratio", step.truncated[step.valid].double().mean())
     device = metrics.accelerator.device
-    errors, words = step.errors.sum().to(device), step.words.sum().to(device)
-    metrics.add_ratio("train", *(("accuracy", words - errors) if step.labels else ("wer", errors)), words)
+    found = summary(step, names)
     if resampling:
-        log("frac_groups_resampled", step.resampled[step.valid].double().mean())
+        found["frac_groups_resampled"] = step.resampled[step.valid].double().mean()
+    for name, value in found.items():
+        metrics.add_ratio("train", name, value.to(device), _one(metrics))
+    name, total, count = measured(step)
+    metrics.add_ratio("train", name, total.to(device), count.to(device))
+
+
+def measured(step: StepRollouts, of: Tensor | None = None) -> tuple[str, Tensor, Tensor]:
+    """How right hypotheses are: "wer", word errors and words; of labels "accuracy", right ones and all.
+
+    Args:
+        of: (N, K) bool, the hypotheses that are looked at; None for all.
+    """
+    errors, words = (values.sum() if of is None else values[of].sum() for values in (step.errors, step.words))
+    return ("accuracy", words - errors, words) if step.labels else ("wer", errors, words)
+
+
+def summary(step: StepRollouts, names: Sequence[str]) -> dict[str, Tensor]:
+    """TRL's metrics of rollouts of at least one clip, scalars; without those that no reward gave a value for.
+
+    Args:
+        names: of the R rewards.
+    """
+    rewards, lengths = step.rewards[step.valid], step.lengths[step.valid]
+    scored = rewards[~rewards.isnan().all(-1)]
+    found = {
+        "reward": rewards.nanmean(),
+        "reward_std": _deviation(rewards),
+        "frac_reward_zero_std": zero_variance(scored, ~scored.isnan()).double().mean(),
+    }
+    for name, part in zip(names, step.parts[step.valid].unbind(-1), strict=True):
+        found[f"rewards/{name}/mean"] = part.nanmean()
+        found[f"rewards/{name}/std"] = _deviation(part)
+    found["completions/mean_length"] = lengths.mean()
+    found["completions/min_length"] = lengths.min()
+    found["completions/max_length"] = lengths.max()
+    found["completions/clipped_ratio"] = step.truncated[step.valid].double().mean()
+    return {name: value for name, value in found.items() if not value.isnan()}
 
 
 def _one(metrics: Metrics) -> Tensor:
@@ -163,7 +187,7 @@ def _hypothesis(rollout: Rollout, clip: int, k: int, names: Sequence[str]) -> di
     return {"text": rollout.texts[clip][k], "reward": rollout.rewards[clip, k].item(), "rewards": each}
 
 
-def show_completions(records: Sequence[dict[str, Any]], step: int, args: RolloutConfig) -> None:
+def show_completions(records: Sequence[dict[str, Any]], step: int, args: SamplingConfig) -> None:
     """Print and write the records of all processes, once; a collective call where there are several processes."""
     everywhere = gather_object(list(records)) if args.world_size > 1 else records
     shown = everywhere[: args.num_completions_to_print]

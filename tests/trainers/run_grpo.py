@@ -1,7 +1,7 @@
 """GRPO runs in a process of their own: `python run_grpo.py '[{"output_dir": ..., ...}, ...]'`, one after the other.
 
 Keys that are no config field: `rows` (how many), `out` (file for the final weights and the log), `resume`, `kill`
-(where to end the process with SIGKILL, see `run_dpo.arrange_death`), `online_dpo`.
+(where to end the process with SIGKILL, see `run_dpo.arrange_death`), `online_dpo`, `raft`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.trainers.grpo_rows import rows, trainer
+from tests.trainers import grpo_rows, raft_rows
 from tests.trainers.pair_rows import weights
 from tests.trainers.run_dpo import arrange_death
 
@@ -23,7 +23,8 @@ def main() -> None:
     torch.set_num_threads(1)
     for settings in json.loads(sys.argv[1]):
         own = {name: settings.pop(name, None) for name in ("rows", "out", "resume", "kill")}
-        grpo = trainer(settings.pop("output_dir"), rows(own["rows"] or 8), **settings)
+        made = raft_rows if settings.pop("raft", False) else grpo_rows
+        grpo = made.trainer(settings.pop("output_dir"), grpo_rows.rows(own["rows"] or 8), **settings)
         if own["kill"]:
             arrange_death(own["kill"], grpo)
         grpo.train(resume_from_checkpoint=own["resume"])

@@ -1,4 +1,4 @@
-"""GRPO in processes of its own: two against one, killed and resumed against not stopped."""
+"""Online methods in processes of their own: two against one, killed and resumed against not stopped."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from audiorl.trainers.checkpoints import last_whole_checkpoint
+from tests.trainers import raft_rows
 from tests.trainers.grpo_rows import rows, trainer
 from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, weights
 
@@ -23,6 +24,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "advantages over the batch": {"scale_rewards": "batch", "sft_weight": 0.3, "loss_type": "grpo"},
     "inner updates, frozen encoder": {"num_iterations": 2, "beta": 0.2, "freeze_encoder": True},
     "online DPO": {"online_dpo": True, "dynamic_sampling_tries": 1},
+    # the second process has a batch fewer to sample
+    "RAFT": {"raft": True, "max_kept_per_clip": 2, "rollout_batch_size": 3, "sft_weight": 0.3},
+    "RAFT, some clips": {"raft": True, "keep_top_percent": 0.4, "clips_per_cycle": 5, "freeze_encoder": True},
+    # the second process has none
+    "RAFT, one clip": {"raft": True, "clips_per_cycle": 1, "steps_per_cycle": 2},
 }
 
 
@@ -55,12 +61,16 @@ def two_processes(tmp_path_factory) -> dict[str, dict]:
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_sample_and_learn_what_one_does(tmp_path, two_processes, method):
     shared = {**METHODS[method], **PLAIN_STEPS, "num_train_epochs": 2}
-    one = trainer(tmp_path, rows(7), per_device_train_batch_size=4, **shared)
+    make = raft_rows.trainer if shared.pop("raft", False) else trainer
+    one = make(tmp_path, rows(7), per_device_train_batch_size=4, **shared)
+    start = weights(one.model)
     one.train()
+    assert largest_difference(weights(one.model), start) > 1e-3
     two = two_processes[method]
     assert largest_difference(weights(one.model), two["weights"]) < 1e-5
-    logs = [[log for log in history if "loss" in log] for history in (one.state.log_history, two["log"])]
-    assert len(logs[0]) == len(logs[1]) == 4 * shared.get("num_iterations", 1)
+    # all but the summary of the run
+    logs = [history[:-1] for history in (one.state.log_history, two["log"])]
+    assert sum("loss" in log for log in logs[0]) == 4 * shared.get("num_iterations", 1)
     for ours, theirs in zip(*logs, strict=True):
         assert ours.keys() == theirs.keys()
         for name in ours.keys() - {"epoch", "step", "learning_rate"}:

@@ -1,0 +1,186 @@
+"""What a cycle of RAFT sampled and kept, and the order in which it is learnt from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from audiorl.trainers.gathering import gathered_rows
+from audiorl.trainers.rollout_metrics import StepRollouts, gather_numbers
+from audiorl.trainers.rollouts import Rollout, kept_tokens
+
+KEPT_FILE = "kept_samples.pt"
+
+Hypotheses = tuple[Tensor, Tensor]  # of one clip: tokens (H, T + 1) int32 and keep (H, T) bool
+
+
+class Drawn(NamedTuple):
+    """What a process holds of its rollouts of a cycle, on the CPU: everything but the audio."""
+
+    row_ids: Tensor  # (n,) long
+    numbers: Tensor  # (n, K, 7 + R), see `rollout_metrics.numbers`
+    eligible: Tensor  # (n, K) bool
+    hypotheses: list[Hypotheses]  # n times all K
+
+
+@dataclass
+class KeptSamples:
+    """What the optimizer steps of a cycle learn from; every process has all of it.
+
+    Attributes:
+        cycle: counted from 0.
+        row_ids: the rows the cycle goes over.
+        hypotheses: row -> what was kept of it; nothing for rows that are learnt by their transcript alone.
+    """
+
+    cycle: int
+    row_ids: list[int]
+    hypotheses: dict[int, Hypotheses]
+
+    def groups(self, row_ids: Tensor, pad: int) -> dict[str, Tensor]:
+        """`tokens` (B, H, T + 1) and `keep` (B, H, T) of some rows, H >= 1; nothing counts where nothing was kept.
+
+        Args:
+            row_ids: (B,).
+            pad: the token written behind the shorter ones.
+        """
+        found = [self.hypotheses.get(row) for row in row_ids.tolist()]
+        shapes = [keep.shape for _, keep in (known for known in found if known is not None)]
+        most, longest = (max((shape[axis] for shape in shapes), default=1) for axis in (0, 1))
+        tokens = torch.full((len(found), most, longest + 1), pad)
+        keep = torch.zeros((len(found), most, longest), dtype=torch.bool)
+        for b, known in enumerate(found):
+            if known is not None:
+                kept, length = known[1].shape
+                tokens[b, :kept, : length + 1], keep[b, :kept, :length] = known
+        return {"tokens": tokens.to(row_ids.device), "keep": keep.to(row_ids.device)}
+
+    def save(self, folder: str, steps_per_cycle: int) -> None:
+        state = {"cycle": self.cycle, "row_ids": self.row_ids, "hypotheses": self.hypotheses}
+        torch.save({**state, "steps_per_cycle": steps_per_cycle}, os.path.join(folder, KEPT_FILE))
+
+
+def load_kept(folder: str, steps_per_cycle: int) -> KeptSamples:
+    """What `KeptSamples.save` wrote.
+
+    Raises:
+        ValueError: there is no such file, or it belongs to cycles of another length.
+    """
+    path = os.path.join(folder, KEPT_FILE)
+    if not os.path.exists(path):
+        raise ValueError(
+            f"The checkpoint lies in the middle of a cycle, but there is no {path} with what the cycle kept. Resume "
+            "from another checkpoint, or with the batch size, accumulation, processes and steps_per_cycle of the "
+            "interrupted run."
+        )
+    saved = torch.load(path, weights_only=True)
+    length = saved.pop("steps_per_cycle")
+    if length != steps_per_cycle:
+        raise ValueError(
+            f"The cycles of {path} have {length} optimizer steps, those of this run {steps_per_cycle}. Resume with the "
+            "batch size, accumulation, processes and steps_per_cycle of the interrupted run."
+        )
+    return KeptSamples(**saved)
+
+
+def drawn_from(rollout: Rollout, numbers: Tensor) -> Drawn:
+    """What is held of one rollout; hypotheses without padding that none of the clip's needs.
+
+    A hypothesis is eligible if a reward scored it, it ended by itself, and no earlier one of its clip is the same.
+    """
+    samples = rollout.samples
+    eligible = samples.finished.cpu() & ~rollout.rewards.isnan() & rollout.batch.valid.cpu()[:, None]
+    hypotheses = []
+    for b, (tokens, keep) in enumerate(zip(samples.tokens.cpu().int(), samples.keep.cpu(), strict=True)):
+        length = int((keep.any(0).nonzero().max() + 1) if keep.any() else 0)
+        hypotheses.append((tokens[:, : length + 1].clone(), keep[:, :length].clone()))
+        said = [tuple(ids) for ids in kept_tokens(samples, b)]
+        eligible[b] &= torch.tensor([ids not in said[:k] for k, ids in enumerate(said)])
+    return Drawn(rollout.batch.row_ids.cpu(), numbers, eligible, hypotheses)
+
+
+def joined(parts: Sequence[Drawn]) -> Drawn:
+    """The rollouts of all batches as one."""
+    row_ids, numbers, eligible, hypotheses = zip(*parts, strict=True)
+    together = [known for some in hypotheses for known in some]
+    return Drawn(torch.cat(row_ids), torch.cat(numbers), torch.cat(eligible), together)
+
+
+def gather_drawn(
+    own: Drawn, order: Sequence[int], accelerator: Accelerator, *, labels: bool
+) -> tuple[Tensor, Tensor, StepRollouts]:
+    """What all processes drew, without placeholders and in the order of the cycle; a collective call.
+
+    Args:
+        own: of this process.
+        order: row ids of the cycle.
+        labels: whether hypotheses are labels.
+
+    Returns:
+        (N,) row ids, (N, K) whether a hypothesis is eligible, and the numbers of the N clips.
+    """
+    everything = gather_numbers(own.numbers, accelerator, labels=labels)
+    known, _ = gathered_rows(torch.cat([own.row_ids[:, None], own.eligible.long()], 1), accelerator)
+    place = {row: i for i, row in enumerate(order)}
+    by_place = sorted((place[row], i) for i, row in enumerate(known[:, 0].tolist()) if row >= 0)
+    wanted = torch.tensor([i for _, i in by_place], dtype=torch.long)
+    ordered: dict[str, Any] = {
+        name: values[wanted] for name, values in everything._asdict().items() if isinstance(values, Tensor)
+    }
+    return known[wanted, 0], known[wanted, 1:].bool(), everything._replace(**ordered, own=slice(0, len(wanted)))
+
+
+def gather_kept(own: Drawn, row_ids: Tensor, kept: Tensor, accelerator: Accelerator) -> dict[int, Hypotheses]:
+    """What was kept of each row, from the processes that drew it; a collective call.
+
+    Args:
+        row_ids, kept: (N,) and (N, K) bool of all clips.
+    """
+    chosen = {row: mask for row, mask in zip(row_ids.tolist(), kept, strict=True) if mask.any()}
+    mine = {
+        row: (tokens[chosen[row]], keep[chosen[row]])
+        for row, (tokens, keep) in zip(own.row_ids.tolist(), own.hypotheses, strict=True)
+        if row in chosen
+    }
+    parts = gather_object([mine]) if accelerator.num_processes > 1 else [mine]
+    return {row: known for part in parts for row, known in part.items()}
+
+
+class KeptRows(Sampler[int]):
+    """The rows a cycle goes over, pass after pass until its optimizer steps are full.
+
+    Args:
+        length: rows of a cycle: optimizer steps times clips of a step, over micro-batches and processes.
+        rows: tells the cycle that is on and its rows, as indices of the data set.
+        seed: of the order, which is another one in each pass and the same in each process; None keeps the rows' order.
+    """
+
+    def __init__(self, length: int, rows: Callable[[], tuple[int, Sequence[int]]], seed: int | None):
+        self.length = length
+        self.rows = rows
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        cycle, rows = self.rows()
+        return islice(self._passes(cycle, rows), self.length)
+
+    def _passes(self, cycle: int, rows: Sequence[int]) -> Iterator[int]:
+        for done in count():
+            if self.seed is None:
+                yield from sorted(rows)
+            else:
+                shuffled = np.random.default_rng([self.seed, cycle, done]).permutation(len(rows))
+                yield from (rows[i] for i in shuffled.tolist())
