@@ -36,6 +36,7 @@ from audiorl.trainers.decoding import DecodedEvaluation
 from audiorl.trainers.loading import add_adapter, check_untouched_encoder, load_model, load_processor, plan_adapter
 from audiorl.trainers.metrics import Metrics
 from audiorl.trainers.parallel import check_parallelism
+from audiorl.trainers.publishing import PublishingTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -62,7 +63,7 @@ class StopOnBadGradients(TrainerCallback):
             )
 
 
-class SpeechTrainer(AdapterTrainer, AugmentedTraining, DecodedEvaluation):
+class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, DecodedEvaluation):
     """Base of the trainers; a subclass says which text columns its rows need and computes the loss.
 
     Args:

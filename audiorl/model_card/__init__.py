@@ -1,0 +1,23 @@
+"""The card of a tuned model: what a person needs to judge and to use it, and what the Hub reads of it."""
+
+from audiorl.model_card.card import MODEL_CARD, RESULTS_FOLDER, model_card, write_card
+from audiorl.model_card.facts import Adapter, CardFacts, DataSource, Measurement, Run
+from audiorl.model_card.methods import METHODS, Method, method_of, papers
+from audiorl.model_card.papers import Paper
+
+__all__ = [
+    "METHODS",
+    "MODEL_CARD",
+    "RESULTS_FOLDER",
+    "Adapter",
+    "CardFacts",
+    "DataSource",
+    "Measurement",
+    "Method",
+    "Paper",
+    "Run",
+    "method_of",
+    "model_card",
+    "papers",
+    "write_card",
+]

@@ -1,0 +1,143 @@
+"""What a card is made of: plain values, gathered by whoever trained the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from audiorl.evaluation import Comparison
+from audiorl.model_card.methods import Method
+from audiorl.model_card.papers import Paper
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where rows came from.
+
+    Attributes:
+        name: id on the Hub, a file's name, or what the user calls it; None where it is not known.
+        on_hub: whether `name` is the id of a Hub data set; only then the card's metadata name it.
+        config, split, revision: as `datasets.load_dataset` takes them.
+        rows: how many were read; None for a stream.
+        task_id: of the task in the data set's own eval.yaml, where the Hub lists it as a benchmark. Results then also
+            go to `.eval_results/`, which the Hub shows on the benchmark's board.
+    """
+
+    name: str | None = None
+    on_hub: bool = False
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    rows: int | None = None
+    task_id: str | None = None
+
+    def __str__(self) -> str:
+        parts = [part for part in (self.config, self.split) if part]
+        return (self.name or "rows without a name") + (f" ({', '.join(parts)})" if parts else "")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Error rates of the base and of the tuned model on the same clips.
+
+    Attributes:
+        words: in words, or in characters where a script has no spaces.
+        characters: in characters.
+        source: of the clips.
+        decoding: settings of the search that were in force, and the batch size.
+    """
+
+    words: Comparison
+    characters: Comparison
+    source: DataSource
+    decoding: Mapping[str, Any]
+
+    @property
+    def normaliser(self) -> str:
+        return self.words.after.normaliser
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter, and what its base is made of."""
+
+    kind: str  # LORA, DORA, RSLORA, ADALORA or another of PEFT's types
+    settings: Mapping[str, Any]
+    quantised_base: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run, as it was when the card was written.
+
+    Attributes:
+        seconds: of training in this process, evaluations and checkpoints included.
+        first_step, last_step: optimizer steps between which these seconds passed; the first is not 0 where the run was
+            resumed.
+        hardware: devices and processes, in words.
+        versions: of Python and libraries, by name.
+        logged: rates that the last evaluation during training logged, fractions; with its step.
+    """
+
+    seconds: float
+    first_step: int
+    last_step: int
+    hardware: str
+    versions: Mapping[str, str]
+    logged: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """All that a card says.
+
+    Attributes:
+        model_name: of the tuned model, without its owner.
+        load_name: what `from_pretrained` takes: an id on the Hub, or a folder.
+        base_model: id on the Hub, or a folder's name.
+        base_on_hub: whether `base_model` is an id on the Hub.
+        model_type: of the architecture, e.g. "whisper".
+        trainer: its class.
+        losses: names of the losses, with weights where there are several.
+        settings: fields of the config that differ from the class's defaults: name -> (value, default).
+        clips_per_step: clips in an optimizer step, over processes and micro-batches.
+        trained_parameters, parameters: counts.
+        rewards: name -> weight.
+        languages: ISO 639 codes.
+        license: an identifier the Hub knows.
+        license_link: where the licence is to be read, if `license` is "other".
+        sampling_rate: of the audio the model hears, in Hz.
+        window: longest clip in seconds, or None.
+        call_settings: keywords of a call of the pipeline.
+        adapter: None where the weights themselves were trained, or where it has been merged into them.
+        merged: whether an adapter has been merged in.
+    """
+
+    model_name: str
+    load_name: str
+    base_model: str
+    base_on_hub: bool
+    model_type: str
+    pipeline_tag: str
+    trainer: str
+    method: Method | None
+    papers: list[Paper]
+    losses: Mapping[str, float]
+    settings: Mapping[str, tuple[Any, Any]]
+    clips_per_step: int
+    trained_parameters: int
+    parameters: int
+    data: DataSource
+    rewards: Mapping[str, float]
+    languages: list[str]
+    license: str
+    license_link: str | None
+    sampling_rate: int
+    window: float | None
+    run: Run
+    call_settings: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Adapter | None = None
+    merged: bool = False
+    measurement: Measurement | None = None
+    tags: tuple[str, ...] = ()
