@@ -75,8 +75,8 @@ class PublishingTrainer(DescribedTrainer):
         error = self._make_repo(token, private)
         if error is not None:
             logger.warning(
-                f"{self.hub_name()} could not be made on the Hub: {self._reason(error)}. {advice(error, self.args)} Training "
-                f"goes on; the model will lie in {self.args.output_dir}, and pushing is tried again then."
+                f"{self.hub_name()} could not be made on the Hub: {self._reason(error)}. {advice(error, self.args)} "
+                f"Training goes on; the model will lie in {self.args.output_dir}, and pushing is tried again then."
             )
 
     def _make_repo(self, token: str | None, private: bool | None) -> Exception | None:
