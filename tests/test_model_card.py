@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 
@@ -11,7 +12,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from peft import LoraConfig
-from transformers import WhisperForConditionalGeneration
+from transformers import WhisperForConditionalGeneration, pipeline
 
 import audiorl
 from audiorl import losses
@@ -20,6 +21,7 @@ from audiorl.model_card import METHODS, DataSource, method_of
 from audiorl.model_card.card import without
 from audiorl.model_card.methods import ADAPTER_PAPERS, LOSS_PAPERS, OPTION_PAPERS
 from audiorl.model_card.papers import PAPERS
+from audiorl.models import base_model
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from audiorl.trainers.run_facts import changed_settings
 from tests.hub_server import card_faults, metadata
@@ -27,6 +29,8 @@ from tests.tiny_models import tiny_clips, tiny_whisper
 from tests.trainers import grpo_rows
 from tests.trainers.pair_rows import config, pair_rows, settings, trainer
 
+# librosa looks through audioread's readers, one of which imports modules that Python 3.13 no longer has
+WITHOUT_AUDIOREAD = pytest.mark.filterwarnings("ignore:'(aifc|audioop|sunau)' is deprecated:DeprecationWarning")
 TRANSCRIPTS = ["the lazy dog jumps", "all year", "over the fox", "your dark suit in wash water"] * 5
 BEFORE = Decoded(TRANSCRIPTS, ["a lazy cat jumps", "all ear", "over the", "your dark soot in wash water"] * 5)
 AFTER = Decoded(TRANSCRIPTS, ["the lazy dog jumps", "all ear", "over the fox", "your dark suit in wash water"] * 5)
@@ -47,6 +51,24 @@ def card_of(folder) -> tuple[dict, str]:
     assert card_faults(text) == []
     ModelCard.load(folder / "README.md")  # raises where huggingface_hub cannot read it
     return metadata(text), text.partition("\n---\n")[2]
+
+
+def run_snippet(text: str, folder, capsys) -> str:
+    """What the card's snippet prints of a clip beside it."""
+    soundfile.write(folder / "clip.wav", tiny_clips(1)[0], 16_000, subtype="FLOAT")
+    capsys.readouterr()
+    with contextlib.chdir(folder):
+        exec(code_of(text), {})
+    return capsys.readouterr().out.strip()
+
+
+def said_by(made, **generate_kwargs) -> str:
+    """The same of a trainer's model as it is in memory."""
+    processor = made.processing_class
+    parts = {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
+    speaks = pipeline("automatic-speech-recognition", model=base_model(made.model), **parts)
+    clip = {"raw": tiny_clips(1)[0], "sampling_rate": 16_000}
+    return speaks(clip, generate_kwargs={"num_beams": 1, **generate_kwargs})["text"].strip()
 
 
 def code_of(text: str) -> str:
@@ -210,7 +232,8 @@ def test_an_adapters_card_names_the_adapter_and_what_it_needs(tmp_path, base):
     assert (tmp_path / "out" / "generation_config.json").exists()
 
 
-def test_a_rollout_trainers_card_has_its_rewards_and_its_loss(tmp_path):
+@WITHOUT_AUDIOREAD
+def test_a_rollout_trainers_card_has_its_rewards_and_its_loss(tmp_path, capsys):
     made = grpo_rows.trainer(
         tmp_path / "out",
         loss_type="dr_grpo",
@@ -224,7 +247,8 @@ def test_a_rollout_trainers_card_has_its_rewards_and_its_loss(tmp_path):
     assert "`one_minus_wer` (weight 1), `letters` (weight 0.5)" in text
     assert "Understanding R1-Zero-Like Training" in text and "2503.20783" in text
     assert data["language"] == ["de"] and "grpo" in data["tags"]
-    assert 'generate_kwargs={"language": "german"}' in code_of(text)
+    assert 'generate_kwargs={"language": "german", "num_beams": 1}' in code_of(text)
+    assert run_snippet(text, tmp_path, capsys) == said_by(made, language="german")
 
 
 def test_the_base_models_licence_is_read_from_its_card(tmp_path, base):
@@ -251,25 +275,16 @@ def test_a_base_on_the_hub_is_linked_and_its_licence_too(tmp_path):
 # ---- use ----
 
 
-# librosa looks through audioread's readers, one of which imports modules that Python 3.13 no longer has
-@pytest.mark.filterwarnings("ignore:'(aifc|audioop|sunau)' is deprecated:DeprecationWarning")
+@WITHOUT_AUDIOREAD
 @pytest.mark.parametrize("adapter", [False, True])
-def test_the_snippet_runs_and_says_what_the_trained_model_says(tmp_path, base, monkeypatch, capsys, adapter):
+def test_the_snippet_runs_and_says_what_the_trained_model_says(tmp_path, base, capsys, adapter):
     options = {"trainer_peft_config": LoraConfig(r=4)} if adapter else {}
     made = trainer(tmp_path / "out", trainer_model=base, learning_rate=3e-2, max_steps=2, **options)
-    clip = tiny_clips(1)[0]
-    rows = [{"audio": {"array": clip, "sampling_rate": 16_000}, "text": "the lazy dog"}] * 2
-    before = made.decode(rows).hypotheses[0]
+    before = said_by(made)
     made.train()
     made.save_model()
-    expected = made.decode(rows).hypotheses[0]
-    assert expected != before
-    monkeypatch.chdir(tmp_path)
-    soundfile.write("clip.wav", clip, 16_000, subtype="FLOAT")
-    capsys.readouterr()
     _, text = card_of(tmp_path / "out")
-    exec(code_of(text), {})
-    assert capsys.readouterr().out.strip() == expected.strip()
+    assert run_snippet(text, tmp_path, capsys) == said_by(made) != before
 
 
 def test_orpo_and_online_dpo_write_cards_too(tmp_path):

@@ -89,8 +89,12 @@ def _error_rates(facts: CardFacts) -> str:
 
 
 def _how_to_use(facts: CardFacts) -> str:
-    base = " It loads the base model by the name in `adapter_config.json` and puts the adapter on it."
-    return f"```python\n{snippet(facts)}\n```" + (f"\n\n{base.strip()}" if facts.adapter else "")
+    notes = []
+    if "num_beams" in facts.call_settings:
+        notes.append("Without `num_beams` the pipeline searches with a number of its own, not as rates were measured.")
+    if facts.adapter:
+        notes.append("The pipeline loads the base by its name in `adapter_config.json` and puts the adapter on it.")
+    return "\n\n".join([f"```python\n{snippet(facts)}\n```", *([" ".join(notes)] if notes else [])])
 
 
 def _training(facts: CardFacts) -> str:
@@ -98,11 +102,8 @@ def _training(facts: CardFacts) -> str:
     learns = f"It learns from {method.learns_from}." if method else "The loss is one of the user's own."
     rows = "" if facts.data.rows is None else f", {facts.data.rows:,} rows"
     run = facts.run
-    steps = (
-        f"steps {run.first_step:,} to {run.last_step:,}"
-        if run.first_step
-        else f"{run.last_step:,} step{'' if run.last_step == 1 else 's'}"
-    )
+    many = f"{run.last_step:,} step{'' if run.last_step == 1 else 's'}"
+    steps = f"steps {run.first_step:,} to {run.last_step:,}" if run.first_step else many
     share = facts.trained_parameters / max(facts.parameters, 1)
     lines = [
         f"* Method: {method.name if method else facts.trainer}. {learns}",

@@ -22,6 +22,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES
 
 from audiorl._version import __version__
+from audiorl.evaluation.results import decoding_in_force
 from audiorl.losses import LOSS_PRESETS
 from audiorl.model_card import MODEL_CARD, Adapter
 from audiorl.model_card.metadata import iso_code
@@ -172,11 +173,13 @@ def languages_of(model: nn.Module, rows: Any, default: str | None) -> list[str]:
     return sorted({iso_code(language) for language in named if language})
 
 
-def call_settings(model: nn.Module, args: Any) -> dict[str, str]:
-    """Keywords with which a pipeline is told what rows without a language or task of their own were."""
-    if not _knows_languages(model):
+def call_settings(model: nn.Module, args: Any) -> dict[str, Any]:
+    """Keywords with which a pipeline decodes as rows without a language or task of their own were decoded here."""
+    if not getattr(base_model(model), "can_generate", bool)():
         return {}
-    return {name: value for name in CALL_SETTINGS if (value := getattr(args, name))}
+    told = {name: value for name in CALL_SETTINGS if (value := getattr(args, name))} if _knows_languages(model) else {}
+    # pipelines search with 5 beams where a generation config leaves their number open
+    return {**told, "num_beams": decoding_in_force(model, {}, 1).get("num_beams", 1)}
 
 
 def _knows_languages(model: nn.Module) -> bool | None:
