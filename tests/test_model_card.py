@@ -22,9 +22,12 @@ from audiorl.model_card.card import without
 from audiorl.model_card.methods import ADAPTER_PAPERS, LOSS_PAPERS, OPTION_PAPERS
 from audiorl.model_card.papers import PAPERS
 from audiorl.models import base_model
+from audiorl.script import RowScriptArguments, data_source
+from audiorl.trainers.dpo import DPOTrainer
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from audiorl.trainers.run_facts import changed_settings
 from tests.hub_server import card_faults, metadata
+from tests.tiny_classifiers import tiny_classifier
 from tests.tiny_models import tiny_clips, tiny_whisper
 from tests.trainers import grpo_rows
 from tests.trainers.pair_rows import config, pair_rows, settings, trainer
@@ -272,6 +275,15 @@ def test_a_base_on_the_hub_is_linked_and_its_licence_too(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["README.md"]
 
 
+def test_scripts_name_their_rows_as_the_card_shows_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("")
+    on_hub = RowScriptArguments(dataset_name="my-org/rows", dataset_config="clean", eval_dataset_name="rows.jsonl")
+    assert data_source(on_hub) == DataSource("my-org/rows", on_hub=True, config="clean", split="train")
+    assert data_source(on_hub, test=True) == DataSource("rows.jsonl")
+    assert not data_source(RowScriptArguments(dataset_name="demo")).on_hub
+
+
 # ---- use ----
 
 
@@ -285,6 +297,24 @@ def test_the_snippet_runs_and_says_what_the_trained_model_says(tmp_path, base, c
     made.save_model()
     _, text = card_of(tmp_path / "out")
     assert run_snippet(text, tmp_path, capsys) == said_by(made) != before
+
+
+@WITHOUT_AUDIOREAD
+def test_a_classifiers_card_has_the_share_of_wrong_labels_and_no_wer(tmp_path, capsys):
+    model, extractor = tiny_classifier("wav2vec2-group")
+    model.config._name_or_path = str(tmp_path / "base")
+    rows = [{**row, "chosen": "seven", "rejected": "two"} for row in pair_rows(4)]
+    made = DPOTrainer(model, args=config(tmp_path / "out"), train_dataset=rows, processing_class=extractor)
+    labels = ["seven", "two", "one", "two"] * 5
+    found = made.record_evaluation(Decoded(labels, ["two"] * 20), Decoded(labels, [*labels[:19], "one"]))
+    assert (found.before.wer, found.after.wer) == (0.5, 0.05)
+    made.save_model()
+    data, text = card_of(tmp_path / "out")
+    assert "| wrong labels | 50.0 % (" in text and "| 5.0 % (0.0 to 15.0) |" in text
+    assert "WER" not in text and "Normaliser" not in text
+    assert data["pipeline_tag"] == "audio-classification" and data["metrics"] == ["accuracy"]
+    assert data["model-index"][0]["results"][0]["metrics"][0]["value"] == 95.0
+    assert "'label': " in run_snippet(text, tmp_path, capsys)
 
 
 def test_orpo_and_online_dpo_write_cards_too(tmp_path):

@@ -10,6 +10,8 @@ from audiorl.evaluation import Comparison
 from audiorl.model_card.methods import Method
 from audiorl.model_card.papers import Paper
 
+WRONG_LABELS = "wrong labels"
+
 
 @dataclass(frozen=True)
 class DataSource:
@@ -42,20 +44,19 @@ class Measurement:
     """Error rates of the base and of the tuned model on the same clips.
 
     Attributes:
-        words: in words, or in characters where a script has no spaces.
-        characters: in characters.
+        rates: error counts by the rate's name: WER, CER, or WRONG_LABELS; the one that counts first.
         source: of the clips.
         decoding: settings of the search that were in force, and the batch size.
     """
 
-    words: Comparison
-    characters: Comparison
+    rates: Mapping[str, Comparison]
     source: DataSource
     decoding: Mapping[str, Any]
 
     @property
-    def normaliser(self) -> str:
-        return self.words.after.normaliser
+    def main(self) -> tuple[str, Comparison]:
+        """The rate that counts, with its name."""
+        return next(iter(self.rates.items()))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from audiorl.evaluation import Comparison
-from audiorl.model_card.facts import CardFacts, Measurement
+from audiorl.model_card.facts import WRONG_LABELS, CardFacts, Measurement
 
 # Whisper's codes that are not those of ISO 639.
 ISO_CODES = {"jw": "jv"}
@@ -33,7 +33,7 @@ def card_data(facts: CardFacts) -> ModelCardData:
         fields |= {"license_name": "of-the-base-model", "license_link": facts.license_link}
     if facts.measurement is not None:
         fields |= {
-            "metrics": [name for name, _ in _rates(facts.measurement)],
+            "metrics": [_metric(name, rate)[0] for name, rate in facts.measurement.rates.items()],
             "model_name": facts.model_name,
             "eval_results": _eval_results(facts.measurement, facts.pipeline_tag),
         }
@@ -51,11 +51,12 @@ def eval_results_yaml(measurement: Measurement) -> str | None:
     dataset = {"id": source.name, "task_id": source.task_id}
     if source.revision is not None:
         dataset["revision"] = source.revision
+    _, value, note = _metric(*measurement.main)
     entry = {
         "dataset": dataset,
-        "value": percent(measurement.words.after.wer),
+        "value": value,
         "date": datetime.date.today().isoformat(),
-        "notes": f"{rate_name(measurement.words)} in percent, normaliser {measurement.normaliser}",
+        "notes": note,
     }
     return yaml.safe_dump([entry], sort_keys=False, allow_unicode=True)
 
@@ -70,39 +71,36 @@ def iso_code(language: str) -> str:
     return ISO_CODES.get(code, code).partition("-")[0]
 
 
-def rate_name(comparison: Comparison) -> str:
-    """WER, or CER where scripts without spaces made characters the unit."""
-    return "CER" if comparison.after.unit == "character" else "WER"
+def _metric(name: str, rate: Comparison) -> tuple[str, float, str]:
+    """A rate as the Hub has it: the metric's id there, its value in percent, what the value is."""
+    if name == WRONG_LABELS:
+        return "accuracy", _percent(1 - rate.after.wer), "Accuracy in percent"
+    return name.lower(), _percent(rate.after.wer), f"{name} in percent, normaliser {rate.after.normaliser}"
 
 
-def percent(rate: float) -> float:
-    """A fraction in percent, to the hundredth, as cards on the Hub have error rates."""
+def _percent(rate: float) -> float:
     return round(100 * rate, 2)
-
-
-def _rates(measurement: Measurement) -> list[tuple[str, Comparison]]:
-    """Each rate once, by the name of its metric on the Hub."""
-    found = {rate_name(rate).lower(): rate for rate in (measurement.words, measurement.characters)}
-    return list(found.items())
 
 
 def _eval_results(measurement: Measurement, task: str) -> list[EvalResult]:
     source = measurement.source
-    return [
-        EvalResult(
-            task_type=task,
-            task_name="Automatic Speech Recognition" if task == "automatic-speech-recognition" else None,
-            dataset_type=str(source.name) if source.on_hub else LOCAL_DATA,
-            dataset_name=str(source),
-            dataset_config=source.config,
-            dataset_split=source.split,
-            dataset_revision=source.revision,
-            metric_type=name,
-            metric_name=f"{name.upper()} in percent, normaliser {measurement.normaliser}",
-            metric_value=percent(rate.after.wer),
+    found = []
+    for metric, value, note in (_metric(name, rate) for name, rate in measurement.rates.items()):
+        found.append(
+            EvalResult(
+                task_type=task,
+                task_name=task.replace("-", " ").title(),
+                dataset_type=str(source.name) if source.on_hub else LOCAL_DATA,
+                dataset_name=str(source),
+                dataset_config=source.config,
+                dataset_split=source.split,
+                dataset_revision=source.revision,
+                metric_type=metric,
+                metric_name=note,
+                metric_value=value,
+            )
         )
-        for name, rate in _rates(measurement)
-    ]
+    return found
 
 
 def _tags(facts: CardFacts) -> list[str]:

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from audiorl.evaluation import Comparison, Errors, bootstrap_interval
-from audiorl.model_card.facts import CardFacts, DataSource, Measurement
-from audiorl.model_card.metadata import rate_name
+from audiorl.model_card.facts import WRONG_LABELS, CardFacts, DataSource, Measurement
 
 # Task of the Hub -> how its pipeline is called, and what of the answer is printed.
 PIPELINE_CALLS = {
@@ -70,20 +69,21 @@ def _opening(facts: CardFacts) -> str:
 
 def _error_rates(facts: CardFacts) -> str:
     if facts.measurement is None:
-        logged = ", ".join(f"{name.upper()} {_percent(rate)}" for name, rate in facts.run.logged.items())
+        logged = ", ".join(f"{name} {_percent(rate)}" for name, rate in facts.run.logged.items())
         if not logged:
             return "Not measured: this checkpoint was written before anything was."
         return f"The last evaluation during training, up to step {facts.run.last_step}, logged {logged}."
     found = facts.measurement
-    rates = {rate_name(rate): rate for rate in (found.words, found.characters)}
-    rows = [_rate_row(name, rate) for name, rate in rates.items()]
+    rows = [_rate_row(name, rate) for name, rate in found.rates.items()]
+    name, rate = found.main
+    normaliser = "" if name == WRONG_LABELS else f"Normaliser: `{rate.after.normaliser}`. "
     decoding = ", ".join(f"{name} {plain(value)}" for name, value in found.decoding.items())
     return "\n\n".join(
         [
             _table(("", "before", "after", "difference", "p"), rows),
-            f"On {len(found.words.after):,} clips of {_data(found.source)}; before: the model that training began "
+            f"On {len(rate.after):,} clips of {_data(found.source)}; before: the model that training began "
             "with. In parentheses 95 % bootstrap intervals over clips; differences and p by the paired bootstrap.",
-            f"Normaliser: `{found.normaliser}`. Decoding: {decoding}.",
+            f"{normaliser}Decoding: {decoding}.",
         ]
     )
 
@@ -162,11 +162,9 @@ def _limits(facts: CardFacts) -> str:
 
 
 def _limits_of_measurement(found: Measurement) -> Iterable[str]:
-    low, high = found.words.paired.low, found.words.paired.high
-    if low <= 0 <= high:
-        yield (
-            f"The {rate_name(found.words)} difference above is not told from zero: its 95 % interval holds both signs."
-        )
+    name, rate = found.main
+    if rate.paired.low <= 0 <= rate.paired.high:
+        yield f"The difference in {name} above is not told from zero: its 95 % interval holds both signs."
     yield "The intervals speak of new clips of the same speakers and recordings, not of other ones."
 
 

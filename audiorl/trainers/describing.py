@@ -17,7 +17,7 @@ from huggingface_hub import get_token
 
 from audiorl.evaluation import Comparison, Decoded, compare
 from audiorl.evaluation.results import decoding_in_force
-from audiorl.model_card import MODEL_CARD, RESULTS_FOLDER, CardFacts, DataSource, Measurement, Run
+from audiorl.model_card import MODEL_CARD, RESULTS_FOLDER, WRONG_LABELS, CardFacts, DataSource, Measurement, Run
 from audiorl.model_card import write_card as write_card_files
 from audiorl.model_card.methods import method_of, papers
 from audiorl.models import SpeechFamily, base_model
@@ -54,26 +54,28 @@ class DescribedTrainer(WholeCheckpoints):
     def record_evaluation(self, before: Decoded, after: Decoded, source: DataSource | None = None) -> Comparison:
         """Compare what the model said before and after training, and put WER and CER on the card.
 
-        A card that lies in `output_dir` already is written anew.
+        Of a family that answers with labels it is the share of wrong ones. A card that lies in `output_dir` already is
+        written anew.
 
         Args:
             before, after: from `decode`, of the same rows; every process calls.
             source: what these rows are called; default nameless.
 
         Returns:
-            The comparison in words, or in characters for scripts without spaces.
+            The comparison in words, in characters for scripts without spaces, or of labels.
 
         Raises:
             ValueError: the two are not of the same clips, or there are fewer than two.
         """
-        words, characters = (
-            compare(before, after, unit=unit, normalise=self.args.wer_normaliser) for unit in ("auto", "character")
-        )
+        if self.family.labels is None:
+            rates = compared_texts(before, after, self.args.wer_normaliser)
+        else:
+            rates = {WRONG_LABELS: compared_labels(before, after)}
         decoding = decoding_in_force(self.model, {}, self.args.per_device_eval_batch_size)
-        self.measurement = Measurement(words, characters, source or DataSource(), decoding)
+        self.measurement = Measurement(rates, source or DataSource(), decoding)
         if os.path.exists(os.path.join(self.args.output_dir, MODEL_CARD)):
             self.create_model_card()
-        return words
+        return self.measurement.main[1]
 
     # ---- the card ----
 
@@ -172,3 +174,18 @@ class DescribedTrainer(WholeCheckpoints):
             versions=run_facts.versions(),
             logged=run_facts.last_logged_rates(self.state.log_history),
         )
+
+
+def compared_texts(before: Decoded, after: Decoded, normalise: str) -> dict[str, Comparison]:
+    """WER and CER; CER alone where a script without spaces makes characters the unit of both."""
+    words, characters = (compare(before, after, unit=unit, normalise=normalise) for unit in ("auto", "character"))
+    return {"CER": characters} if words.after.unit == "character" else {"WER": words, "CER": characters}
+
+
+def compared_labels(before: Decoded, after: Decoded) -> Comparison:
+    """One error for each clip whose label is not the row's."""
+    labels = dict.fromkeys(label for said in (before, after) for part in said for label in part)
+    names = {label: str(i) for i, label in enumerate(labels)}
+    # a label may be several words; its number is one
+    first, second = (Decoded(*([names[label] for label in part] for part in said)) for said in (before, after))
+    return compare(first, second, unit="word", normalise="none")

@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import shutil
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from accelerate.utils import is_peft_model
@@ -185,7 +186,14 @@ class PublishingTrainer(DescribedTrainer):
         name = os.path.basename(checkpoint_folder)
         kept = os.path.join(self._outbox(), name)
         shutil.copytree(checkpoint_folder, kept, copy_function=link, dirs_exist_ok=True)
-        parcels = [self._model_parcel(kept, tuple(os.listdir(kept)))]
+        parcels = []
+        if any(Path(kept).rglob("*.safetensors")):
+            parcels.append(self._model_parcel(kept, tuple(os.listdir(kept))))
+        else:
+            logger.warning_once(
+                "Checkpoints are kept in shards here, which from_pretrained does not load, so the model is pushed at "
+                "the end only."
+            )
         if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             parcels.append(Parcel(kept, place=name if all_of_them else LAST_CHECKPOINT))
         message = f"Training in progress, step {self.state.global_step}"

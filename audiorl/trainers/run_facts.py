@@ -64,6 +64,8 @@ NOT_LEARNING = (
     "trackio_",
     "use_cpu",
 )
+# What an evaluation logs -> what it is called on a card.
+LOGGED_RATES = {"eval_wer": "WER", "eval_cer": "CER", "eval_accuracy": "accuracy"}
 # Of a PEFT configuration: what shapes the adapter.
 ADAPTER_SETTINGS = (
     *("r", "lora_alpha", "lora_dropout", "init_r", "target_r", "bias", "target_modules", "modules_to_save"),
@@ -220,10 +222,10 @@ def versions() -> dict[str, str]:
 
 
 def last_logged_rates(history: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """WER and CER of the last evaluation in `Trainer`'s log that measured them, fractions."""
+    """WER and CER, or accuracy, of the last evaluation in `Trainer`'s log that measured them, fractions."""
     for entry in reversed(list(history)):
-        if "eval_wer" in entry:
-            return {name: entry[f"eval_{name}"] for name in ("wer", "cer") if f"eval_{name}" in entry}
+        if found := {shown: entry[name] for name, shown in LOGGED_RATES.items() if name in entry}:
+            return found
     return {}
 
 

@@ -340,6 +340,8 @@ def test_the_example_ends_with_1_and_the_line_where_its_push_fails(hub, tmp_path
     assert ended.value.code == 1
     assert "WER after" in told.out and "Traceback" not in told.err
     assert f"hf upload {REPO} {tmp_path / 'out'} ." in told.err and "403" in told.err
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| WER |" in card and "4 clips of pairs.jsonl" in card and "on pairs.jsonl by audiorl" in card
     assert READ_TOKEN not in told.out + told.err and files_with(READ_TOKEN, tmp_path) == []
     assert (tmp_path / "out" / "model.safetensors").exists()
 
