@@ -26,7 +26,7 @@ from audiorl.pairs import MinedPairs, mine_pairs
 from audiorl.trainers.audio_bounds import rows_within_bounds
 from audiorl.trainers.checkpoints import checkpoint_to_resume
 from audiorl.trainers.config import SpeechConfig
-from audiorl.trainers.loading import export_merged, load_model, load_processor, plan_adapter
+from audiorl.trainers.loading import load_model, load_processor, plan_adapter
 
 DEMO = "demo"
 # split -> clips, seed of the clips; audiorl/demo/README.md says how the settings of the demo were chosen
@@ -189,14 +189,6 @@ def load_from_flags(model: SpeechModelConfig, args: SpeechConfig) -> tuple[nn.Mo
     if model.audio_window_seconds is not None:
         shorten_window(loaded, processor, model.audio_window_seconds)
     return loaded, processor, plan_adapter(loaded, adapter)
-
-
-def save_merged(args: SpeechConfig, processor: Any) -> None:
-    """Merge the adapter in `output_dir` into its base, in full precision, beside it; one process does."""
-    if args.process_index == 0:
-        folder = f"{args.output_dir.rstrip('/')}-merged"
-        export_merged(args.output_dir, folder, processor)
-        print(f"Base and adapter merged lie in {folder}")
 
 
 def with_pairs(model: nn.Module, processor: Any, rows: Any, script: SpeechScriptArguments, args: SpeechConfig) -> Any:

@@ -17,7 +17,6 @@ from audiorl.script import (
     data_source,
     load_from_flags,
     parse,
-    save_merged,
     test_rows,
     train_rows,
     with_pairs,
@@ -123,7 +122,7 @@ def tune_and_measure(
             print(result)
     if args.process_index == 0:
         print(f"The tuned checkpoint lies in {args.output_dir}")
-    if merge_adapter and not args.hub_merge_adapter:  # pushing it writes it, too
-        save_merged(args, trainer.processing_class)
+    if merge_adapter and (merged := trainer.save_merged()) is not None:
+        print(f"Base and adapter merged lie in {merged}")
     if args.push_to_hub:
         trainer.push_to_hub()

@@ -254,6 +254,26 @@ def test_a_rollout_trainers_card_has_its_rewards_and_its_loss(tmp_path, capsys):
     assert run_snippet(text, tmp_path, capsys) == said_by(made, language="german")
 
 
+def test_a_card_that_cannot_be_written_stops_the_run_before_its_first_step_and_keeps_no_model_back(tmp_path, base):
+    made = trainer(tmp_path / "out", trainer_model=base)
+    made.args.loss_type, made.args.loss_weights = ["sigmoid"], [1.0, 2.0]  # more weights than losses
+    with pytest.raises(ValueError, match="zip"):
+        made.train()
+    assert made.state.global_step == 0
+    with pytest.raises(ValueError, match="zip"):
+        made.save_model()
+    WhisperForConditionalGeneration.from_pretrained(tmp_path / "out")
+
+
+def test_a_merged_adapter_has_a_card_of_its_own(tmp_path, base):
+    made = trainer(tmp_path / "out", trainer_model=base, trainer_peft_config=LoraConfig(r=4))
+    made.save_model()
+    assert made.save_merged() == str(tmp_path / "out-merged")
+    data, text = card_of(tmp_path / "out-merged")
+    assert data["library_name"] == "transformers" and "has been merged into the weights" in text
+    assert f'model="{tmp_path / "out-merged"}"' in code_of(text)
+
+
 def test_the_base_models_licence_is_read_from_its_card(tmp_path, base):
     (tmp_path / "base" / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
     made = trainer(tmp_path / "out", trainer_model=base)
@@ -314,6 +334,7 @@ def test_a_classifiers_card_has_the_share_of_wrong_labels_and_no_wer(tmp_path, c
     assert "WER" not in text and "Normaliser" not in text
     assert data["pipeline_tag"] == "audio-classification" and data["metrics"] == ["accuracy"]
     assert data["model-index"][0]["results"][0]["metrics"][0]["value"] == 95.0
+    assert data.keys() >= {"license", "tags"} and "base_model" not in data  # its folder is gone
     assert "'label': " in run_snippet(text, tmp_path, capsys)
 
 

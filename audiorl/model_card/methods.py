@@ -27,6 +27,12 @@ METHODS: dict[str, Method] = {
     "GRPOTrainer": Method(
         "group relative policy optimisation (GRPO)", "grpo", "shao2024deepseekmath", "rewards of sampled hypotheses"
     ),
+    "RAFTTrainer": Method(
+        "reward-ranked fine-tuning (RAFT)",
+        "raft",
+        "dong2023raft",
+        "the sampled hypotheses that rewards rank highest",
+    ),
     "OnlineDPOTrainer": Method(
         "online DPO", "online-dpo", "guo2024direct", "the best and the worst of sampled hypotheses"
     ),

@@ -58,6 +58,13 @@ _ROWS = (
         "2402.03300",
     ),
     Paper(
+        "dong2023raft",
+        "Dong, Hanze and Xiong, Wei and Goyal, Deepanshu and Zhang, Yihan and Chow, Winnie and others",
+        "RAFT: Reward rAnked FineTuning for Generative Foundation Model Alignment",
+        2023,
+        "2304.06767",
+    ),
+    Paper(
         "guo2024direct",
         "Guo, Shangmin and Zhang, Biao and Liu, Tianlin and Liu, Tianqi and Khalman, Misha and others",
         "Direct Language Model Alignment from Online AI Feedback",

@@ -114,9 +114,11 @@ class WholeCheckpoints(Trainer):
             super().save_model(staged, _internal_call=True)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            self.describe(staged, final)
-            self.saved_files = publish_files(staged, final)
-            shutil.rmtree(staging_dir(final), ignore_errors=True)
+            try:
+                self.describe(staged, final)
+            finally:  # the model appears, whatever keeps its card from being written
+                self.saved_files = publish_files(staged, final)
+                shutil.rmtree(staging_dir(final), ignore_errors=True)
 
     @contextlib.contextmanager
     def _weights_in_one_piece(self) -> Iterator[None]:

@@ -38,12 +38,18 @@ class DescribedTrainer(WholeCheckpoints):
     data_source: DataSource | None = None
     measurement: Measurement | None = None
     card_tags: tuple[str, ...] = ()
+    card_name: str | None = None
     hub_model_id: str | None = None
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.stopwatch = run_facts.Stopwatch()
         self.add_callback(self.stopwatch)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        if self.is_world_process_zero():
+            self.card_facts(self.args.output_dir)  # what would keep a card from being written shows before the run
+        return super().train(*args, **kwargs)
 
     # ---- what a trainer has to be told ----
 
@@ -89,13 +95,13 @@ class DescribedTrainer(WholeCheckpoints):
             dataset_name: id of the training rows on the Hub, if `record_data` was not told.
             tags: beside those of method and model.
         """
-        self._note(dataset_name, tags)
+        self._note(model_name, dataset_name, tags)
         if not self.is_world_process_zero():
             return
         final = self.args.output_dir
         staged = os.path.join(staging_dir(final), "card")
         os.makedirs(staged, exist_ok=True)
-        self._write_card(staged, final, model_name=model_name)
+        self._write_card(staged, final)
         publish_files(staged, final)
         shutil.rmtree(staging_dir(final), ignore_errors=True)
 
@@ -106,18 +112,21 @@ class DescribedTrainer(WholeCheckpoints):
             base_model(self.model).generation_config.save_pretrained(staged)
         self._write_card(staged, final)
 
-    def _note(self, dataset_name: str | None = None, tags: str | list[str] | None = None) -> None:
+    def _note(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """Keep what a caller says of the card, for this one and those that follow."""
+        self.card_name = model_name or self.card_name
         if dataset_name is not None and self.data_source is None:
             self.data_source = DataSource(dataset_name, on_hub=not os.path.exists(dataset_name))
         if tags is not None:
             self.card_tags = (tags,) if isinstance(tags, str) else tuple(tags)
 
-    def _write_card(self, folder: str, final: str, *, model_name: str | None = None, merged: bool = False) -> None:
+    def _write_card(self, folder: str, final: str, *, merged: bool = False) -> None:
         shutil.rmtree(Path(folder) / RESULTS_FOLDER, ignore_errors=True)
-        facts = self.card_facts(final, model_name=model_name, merged=merged)
-        write_card_files(facts, folder, (self.args.hub_token, get_token()))
+        write_card_files(self.card_facts(final, merged=merged), folder, (self.args.hub_token, get_token()))
 
-    def card_facts(self, folder: str, *, model_name: str | None = None, merged: bool = False) -> CardFacts:
+    def card_facts(self, folder: str, *, merged: bool = False) -> CardFacts:
         """What the card of a model in `folder` says; `merged` where its adapter is part of the weights there."""
         model, args = self.model, self.args
         base, on_hub = run_facts.base_name(model)
@@ -127,7 +136,7 @@ class DescribedTrainer(WholeCheckpoints):
         trained, parameters = parameter_counts(model)
         rewards = getattr(self, "rewards", None)
         return CardFacts(
-            model_name=model_name or os.path.basename(self.hub_name().rstrip("/")),
+            model_name=self.card_name or os.path.basename(self.hub_name().rstrip("/")),
             load_name=self.hub_name() if args.push_to_hub or self.hub_model_id else folder,
             base_model=base,
             base_on_hub=on_hub,

@@ -77,6 +77,8 @@ def reason(error: BaseException, secrets: Iterable[str | None]) -> str:
 
 def advice(error: BaseException, args: TrainingArguments) -> str:
     """What to do about it."""
+    if isinstance(error, ValueError):  # a name, or a card, that the Hub does not take
+        return "Mend that."
     if getattr(getattr(error, "response", None), "status_code", None) not in NO_RIGHTS:
         return "Check the connection."
     if args.hub_token is None and get_token() is None:

@@ -26,8 +26,8 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
-from transformers.utils.hub import hf_api
 
+from audiorl._version import __version__
 from audiorl.trainers.config import without_tokens
 from audiorl.trainers.describing import DescribedTrainer
 from audiorl.trainers.loading import export_merged
@@ -55,6 +55,8 @@ class PublishingTrainer(DescribedTrainer):
         self._sending: list[Sending] = []
         # checkpoints whose push failed, by their folder in the repository
         self._unsent: dict[str, Parcel] = {}
+        # its thread takes one push in the background after the other
+        self._hub = HfApi(library_name="audiorl", library_version=__version__)
         super().__init__(*args, **kwargs)
         if self.args.hub_merge_adapter and not is_peft_model(self.model):
             raise ValueError(
@@ -74,6 +76,11 @@ class PublishingTrainer(DescribedTrainer):
             ValueError: `hub_model_id` can never be the name of a repository.
         """
         error = self._make_repo(token, private)
+        if isinstance(error, HFValidationError):
+            raise ValueError(
+                f"hub_model_id names a repository of the Hub, as in my-org/my-model; got {self.hub_name()!r}: {error} "
+                "Rename it."
+            ) from error
         if error is not None:
             logger.warning(
                 f"{self.hub_name()} could not be made on the Hub: {self._reason(error)}. {advice(error, self.args)} "
@@ -81,16 +88,17 @@ class PublishingTrainer(DescribedTrainer):
             )
 
     def _make_repo(self, token: str | None, private: bool | None) -> Exception | None:
-        """What stood in the way, if it can be mended."""
+        """Make the repository; what stood in the way."""
+        if not self.is_world_process_zero():
+            return None
+        private = self.args.hub_private_repo if private is None else private
         try:
-            super().init_hf_repo(token, private)
-        except HFValidationError as error:
-            raise ValueError(
-                f"hub_model_id names a repository of the Hub, as in my-org/my-model; got {self.hub_name()!r}: {error} "
-                "Rename it."
-            ) from error
+            made = self._hub.create_repo(
+                self.hub_name(), token=token or self.args.hub_token, private=private, exist_ok=True
+            )
         except Exception as error:  # whatever the Hub's client raises: a run of days is not lost for it
             return error
+        self.hub_model_id = made.repo_id
         return None
 
     # ---- at the end ----
@@ -110,7 +118,7 @@ class PublishingTrainer(DescribedTrainer):
 
         Args:
             commit_message, blocking, token, revision, private: as in `transformers.Trainer`.
-            kwargs: `dataset_name` and `tags` of `create_model_card`.
+            kwargs: those of `create_model_card`.
 
         Returns:
             The commit; a future of it if not `blocking`; None in all processes but the first.
@@ -134,7 +142,7 @@ class PublishingTrainer(DescribedTrainer):
                 self._upload(failed, f"{failed.place}, pushed again", token, revision)
                 del self._unsent[failed.place]
             if not blocking:
-                return _api().run_as_future(self._upload, parcel, commit_message, token, revision)
+                return self._hub.run_as_future(self._upload, parcel, commit_message, token, revision)
             return self._upload(parcel, commit_message, token, revision)
         except Exception as failure:  # whatever the Hub's client raises
             raise PushError(self._failure(parcel, failure)) from failure
@@ -143,13 +151,25 @@ class PublishingTrainer(DescribedTrainer):
         """What makes up the model in a folder, or the merged copy that is written beside it."""
         if not self.args.hub_merge_adapter:
             return Parcel(folder, model_files(folder, files))
+        merged = self._merge(folder)
+        return Parcel(merged, model_files(merged, os.listdir(merged)))
+
+    def save_merged(self) -> str | None:
+        """Write the adapter that lies in `output_dir` merged into its base, in full precision, beside it.
+
+        Returns:
+            "<output_dir>-merged": weights, processor, generation config and card. None in all processes but the first.
+        """
+        return self._merge(self.args.output_dir) if self.is_world_process_zero() else None
+
+    def _merge(self, folder: str) -> str:
         merged = f"{folder.rstrip('/')}-merged"
         export_merged(folder, merged, self.processing_class)
         self._write_card(merged, merged, merged=True)
-        return Parcel(merged, model_files(merged, os.listdir(merged)))
+        return merged
 
     def _upload(self, parcel: Parcel, message: str | None, token: str | None, revision: str | None) -> Any:
-        return _api().upload_folder(
+        return self._hub.upload_folder(
             repo_id=self.hub_name(),
             folder_path=parcel.folder,
             path_in_repo=parcel.place or None,
@@ -199,7 +219,7 @@ class PublishingTrainer(DescribedTrainer):
         message = f"Training in progress, step {self.state.global_step}"
         token, revision = self.args.hub_token, self.args.hub_revision
         for parcel in parcels:
-            job = _api().run_as_future(self._upload, parcel, message, token, revision)
+            job = self._hub.run_as_future(self._upload, parcel, message, token, revision)
             self._sending.append(Sending(parcel, kept, job))
 
     def _finish_current_push(self) -> None:
@@ -237,8 +257,3 @@ class PublishingTrainer(DescribedTrainer):
             super()._save(output_dir, state_dict)
         finally:
             self.args.hub_token, self.args.model_init_kwargs = kept
-
-
-def _api() -> HfApi:
-    """transformers' client; its thread takes one background push after the other."""
-    return hf_api()

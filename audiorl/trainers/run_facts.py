@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
+from huggingface_hub import ModelCard, try_to_load_from_cache
 from peft import PeftModel
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
@@ -64,6 +65,8 @@ NOT_LEARNING = (
     "trackio_",
     "use_cpu",
 )
+# A model's id on the Hub; the oldest have no owner.
+REPO_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 # What an evaluation logs -> what it is called on a card.
 LOGGED_RATES = {"eval_wer": "WER", "eval_cer": "CER", "eval_accuracy": "accuracy"}
 # Of a PEFT configuration: what shapes the adapter.
@@ -140,30 +143,22 @@ def adapter_of(model: nn.Module) -> Adapter | None:
 def base_name(model: nn.Module) -> tuple[str, bool]:
     """The base model's id on the Hub and True, or its folder's name and False."""
     name = str(base_model(model).config._name_or_path or "")
-    on_hub = bool(name) and not os.path.exists(name) and name.count("/") <= 1 and not name.startswith((".", "~", "/"))
-    return (name, True) if on_hub else (Path(name).resolve().name if name else "a model without a name", False)
+    if REPO_ID.fullmatch(name) and not os.path.exists(name):
+        return name, True
+    return Path(name).resolve().name if name else "a model without a name", False
 
 
 def license_of(model: nn.Module) -> tuple[str, str | None]:
     """The base model's licence, and where to read it if the identifier does not say; no network is asked."""
     name, on_hub = base_name(model)
-    data = _base_card(base_model(model).config._name_or_path)
-    found = data.license if data is not None else None
+    folder = base_model(model).config._name_or_path or ""
+    path = try_to_load_from_cache(name, MODEL_CARD) if on_hub else os.path.join(folder, MODEL_CARD)
+    found = None
+    if isinstance(path, str) and os.path.isfile(path):
+        found = ModelCard.load(path, ignore_metadata_errors=True).data.get("license")
     if isinstance(found, str) and found not in ("other", "unknown"):
         return found, None
     return ("other", f"https://huggingface.co/{name}") if on_hub else ("unknown", None)
-
-
-def _base_card(name: str | None) -> ModelCardData | None:
-    if not name:
-        return None
-    path = os.path.join(name, MODEL_CARD) if os.path.isdir(name) else None
-    if path is None and not os.path.exists(name):
-        cached = try_to_load_from_cache(name, MODEL_CARD)
-        path = cached if isinstance(cached, str) else None
-    if path is None or not os.path.isfile(path):
-        return None
-    return ModelCard.load(path, ignore_metadata_errors=True).data
 
 
 def languages_of(model: nn.Module, rows: Any, default: str | None) -> list[str]:

@@ -154,8 +154,8 @@ def test_merging_without_an_adapter_is_refused_when_the_trainer_is_built(hub, tm
 @pytest.mark.parametrize(
     ("strategy", "folders"),
     [
-        ("every_save", set()),
-        ("checkpoint", {"last-checkpoint"}),
+        pytest.param("every_save", set(), marks=pytest.mark.slow),
+        pytest.param("checkpoint", {"last-checkpoint"}, marks=pytest.mark.slow),
         ("all_checkpoints", {"checkpoint-1", "checkpoint-2", "checkpoint-3"}),
     ],
 )
@@ -267,6 +267,20 @@ def test_a_name_that_no_repository_can_have_is_refused_when_the_trainer_is_built
         trainer(tmp_path, hub_model_id=name)
 
 
+def test_pushing_is_possible_without_the_flag(hub, tmp_path):
+    made = trainer(tmp_path, push_to_hub=False)
+    made.push_to_hub(model_name="My model", tags="home", token=WRITE_TOKEN)
+    card = hub.repos[REPO].files["README.md"].decode()
+    assert f'model="{REPO}"' in card and "# My model\n" in card and "- home" in card
+
+
+def test_a_bad_name_that_is_found_at_the_end_loses_nothing_either(hub, tmp_path):
+    made = trainer(tmp_path, push_to_hub=False, hub_model_id="a/b/c")
+    with pytest.raises(PushError, match="Mend that"):
+        made.push_to_hub()
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
 # ---- secrets ----
 
 
@@ -285,6 +299,7 @@ def test_no_file_and_no_line_holds_the_token(hub, tmp_path, caplog, capfd, monke
     made.train()
     made.push_to_hub()
     assert made.args.hub_token == WRITE_TOKEN
+    assert "last-checkpoint/optimizer.pt" in hub.repos[REPO].files
     assert list((tmp_path / "out").rglob("*tfevents*")) and list((tmp_path / "out").rglob("training_args.bin"))
     assert files_with(WRITE_TOKEN, tmp_path / "out") == []
     assert not any(WRITE_TOKEN.encode() in data for data in hub.repos[REPO].files.values())
