@@ -230,7 +230,7 @@ def test_an_adapters_card_names_the_adapter_and_what_it_needs(tmp_path, base):
     made.save_model()
     data, text = card_of(tmp_path / "out")
     assert data["library_name"] == "peft" and "rslora" in data["tags"]
-    assert "Adapter: RSLORA, r 4, lora_alpha 8" in text and "Rank Stabilization" in text
+    assert "Adapter: RSLORA, r `4`, lora_alpha `8`" in text and "Rank Stabilization" in text
     assert "names a folder as its base (base)" in text and str(tmp_path) not in json.dumps(data)
     assert (tmp_path / "out" / "generation_config.json").exists()
 

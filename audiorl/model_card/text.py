@@ -131,7 +131,7 @@ def _adapter(facts: CardFacts) -> list[str]:
     adapter = facts.adapter
     if adapter is None:
         return []
-    settings = ", ".join(f"{name} {plain(value)}" for name, value in adapter.settings.items())
+    settings = ", ".join(f"{name} {_code(value)}" for name, value in adapter.settings.items())
     base = "; the base was quantised while it trained" if adapter.quantised_base else ""
     return [f"* Adapter: {adapter.kind}, {settings}{base}."]
 

@@ -15,6 +15,7 @@ Deviations from `transformers.Trainer`:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from concurrent.futures import Future
@@ -224,6 +225,8 @@ class PublishingTrainer(DescribedTrainer):
 
     def _finish_current_push(self) -> None:
         self._collect(wait=True)
+        with contextlib.suppress(OSError):  # it was never needed, or holds what failed
+            os.rmdir(self._outbox())
 
     def _collect(self, *, wait: bool) -> None:
         """Hear from the pushes that are done, or from all; what has gone out leaves the outbox."""

@@ -198,7 +198,8 @@ def hardware(args: TrainingArguments, distributed: DistributedType) -> str:
         peak = torch.cuda.max_memory_allocated(args.device) / 2**30
         return f"{processes}{way}, {torch.cuda.get_device_name(args.device)}, peak {peak:.1f} GiB of the first"
     name = _cpu_name() if args.device.type == "cpu" else args.device.type
-    return f"{processes}{way}, {name}, {torch.get_num_threads()} threads each"
+    threads = torch.get_num_threads()
+    return f"{processes}{way}, {name}, {threads} thread{'s' if threads > 1 else ''} each"
 
 
 def _cpu_name() -> str:
