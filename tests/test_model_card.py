@@ -16,7 +16,7 @@ from transformers import WhisperForConditionalGeneration, pipeline
 
 import audiorl
 from audiorl import losses
-from audiorl.evaluation import Decoded, bootstrap_interval, compare
+from audiorl.evaluation import Decoded, bootstrap_interval, compare, transcribe
 from audiorl.model_card import METHODS, DataSource, method_of
 from audiorl.model_card.card import without
 from audiorl.model_card.methods import ADAPTER_PAPERS, LOSS_PAPERS, OPTION_PAPERS
@@ -27,6 +27,7 @@ from audiorl.trainers.dpo import DPOTrainer
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from audiorl.trainers.run_facts import changed_settings
 from tests.hub_server import card_faults, metadata
+from tests.tiny_audio_llms import tiny_audio_llm
 from tests.tiny_classifiers import tiny_classifier
 from tests.tiny_models import tiny_clips, tiny_whisper
 from tests.trainers import grpo_rows
@@ -336,6 +337,18 @@ def test_a_classifiers_card_has_the_share_of_wrong_labels_and_no_wer(tmp_path, c
     assert data["model-index"][0]["results"][0]["metrics"][0]["value"] == 95.0
     assert data.keys() >= {"license", "tags"} and "base_model" not in data  # its folder is gone
     assert "'label': " in run_snippet(text, tmp_path, capsys)
+
+
+def test_a_language_model_that_hears_is_run_by_audiorl(tmp_path, capsys):
+    model, processor = tiny_audio_llm("qwen3_asr")
+    args = config(tmp_path / "out", language="english")
+    made = DPOTrainer(model, args=args, train_dataset=pair_rows(4), processing_class=processor)
+    made.save_model()
+    data, text = card_of(tmp_path / "out")
+    assert data["pipeline_tag"] == "automatic-speech-recognition" and data["language"] == ["en"]
+    rows = [{"audio": {"array": tiny_clips(1)[0], "sampling_rate": 16_000}, "language": "english"}]
+    (expected,) = transcribe(made.model, processor, rows, progress=False)
+    assert run_snippet(text, tmp_path, capsys) == expected.strip() != ""
 
 
 def test_orpo_and_online_dpo_write_cards_too(tmp_path):

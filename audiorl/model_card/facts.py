@@ -40,7 +40,7 @@ class DataSource:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class BeforeAndAfter:
     """Error rates of the base and of the tuned model on the same clips.
 
     Attributes:
@@ -110,7 +110,10 @@ class CardFacts:
         license_link: where the licence is to be read, if `license` is "other".
         sampling_rate: of the audio the model hears, in Hz.
         window: longest clip in seconds, or None.
+        model_class: class in transformers.
+        runs_in_pipeline: whether a pipeline of transformers runs the model; else `audiorl.transcribe` does.
         call_settings: keywords of a call of the pipeline.
+        row_settings: columns of a row for `transcribe`.
         adapter: None where the weights themselves were trained, or where it has been merged into them.
         merged: whether an adapter has been merged in.
     """
@@ -120,6 +123,7 @@ class CardFacts:
     base_model: str
     base_on_hub: bool
     model_type: str
+    model_class: str
     pipeline_tag: str
     trainer: str
     method: Method | None
@@ -137,8 +141,10 @@ class CardFacts:
     sampling_rate: int
     window: float | None
     run: Run
+    runs_in_pipeline: bool = True
     call_settings: Mapping[str, Any] = field(default_factory=dict)
+    row_settings: Mapping[str, Any] = field(default_factory=dict)
     adapter: Adapter | None = None
     merged: bool = False
-    measurement: Measurement | None = None
+    measurement: BeforeAndAfter | None = None
     tags: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from audiorl.evaluation import Comparison
-from audiorl.model_card.facts import WRONG_LABELS, CardFacts, Measurement
+from audiorl.model_card.facts import WRONG_LABELS, BeforeAndAfter, CardFacts
 
 # Whisper's codes that are not those of ISO 639.
 ISO_CODES = {"jw": "jv"}
@@ -40,7 +40,7 @@ def card_data(facts: CardFacts) -> ModelCardData:
     return ModelCardData(**{name: value for name, value in fields.items() if value is not None})
 
 
-def eval_results_yaml(measurement: Measurement) -> str | None:
+def eval_results_yaml(measurement: BeforeAndAfter) -> str | None:
     """The results as the Hub's `.eval_results/*.yaml` has them; None where the clips are of no benchmark there.
 
     The Hub refuses a file whose task the data set's eval.yaml does not list, so nothing is written on a guess.
@@ -82,7 +82,7 @@ def _percent(rate: float) -> float:
     return round(100 * rate, 2)
 
 
-def _eval_results(measurement: Measurement, task: str) -> list[EvalResult]:
+def _eval_results(measurement: BeforeAndAfter, task: str) -> list[EvalResult]:
     source = measurement.source
     found = []
     for metric, value, note in (_metric(name, rate) for name, rate in measurement.rates.items()):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from audiorl.evaluation import Comparison, Errors, bootstrap_interval
-from audiorl.model_card.facts import WRONG_LABELS, CardFacts, DataSource, Measurement
+from audiorl.model_card.facts import WRONG_LABELS, BeforeAndAfter, CardFacts, DataSource
 
 # Task of the Hub -> how its pipeline is called, and what of the answer is printed.
 PIPELINE_CALLS = {
@@ -32,6 +32,8 @@ def card_text(facts: CardFacts) -> str:
 
 def snippet(facts: CardFacts) -> str:
     """Python that loads the model and puts a file through it."""
+    if not facts.runs_in_pipeline:
+        return _snippet_without_pipeline(facts)
     name, answer = PIPELINE_CALLS.get(facts.pipeline_tag, ("run", ""))
     call = '{"raw": audio, "sampling_rate": rate}'
     if facts.call_settings:
@@ -44,6 +46,21 @@ def snippet(facts: CardFacts) -> str:
             f'audio, rate = librosa.load("clip.wav", sr={facts.sampling_rate})',
             f"{name} = pipeline({json.dumps(facts.pipeline_tag)}, model={json.dumps(facts.load_name)})",
             f"print({name}({call}){answer})",
+        ]
+    )
+
+
+def _snippet_without_pipeline(facts: CardFacts) -> str:
+    folder, row = json.dumps(facts.load_name), json.dumps({"audio": "clip.wav", **facts.row_settings})
+    return "\n".join(
+        [
+            f"from transformers import AutoProcessor, {facts.model_class}",
+            "",
+            "from audiorl import transcribe",
+            "",
+            f"model = {facts.model_class}.from_pretrained({folder})",
+            f"processor = AutoProcessor.from_pretrained({folder})",
+            f"print(transcribe(model, processor, [{row}], progress=False)[0])",
         ]
     )
 
@@ -90,10 +107,10 @@ def _error_rates(facts: CardFacts) -> str:
 
 def _how_to_use(facts: CardFacts) -> str:
     notes = []
-    if "num_beams" in facts.call_settings:
+    if facts.runs_in_pipeline and "num_beams" in facts.call_settings:
         notes.append("Without `num_beams` the pipeline searches with a number of its own, not as rates were measured.")
     if facts.adapter:
-        notes.append("The pipeline loads the base by its name in `adapter_config.json` and puts the adapter on it.")
+        notes.append("Loading it loads the base by its name in `adapter_config.json` and puts the adapter on it.")
     return "\n\n".join([f"```python\n{snippet(facts)}\n```", *([" ".join(notes)] if notes else [])])
 
 
@@ -161,7 +178,7 @@ def _limits(facts: CardFacts) -> str:
     return "\n".join(f"* {line}" for line in lines)
 
 
-def _limits_of_measurement(found: Measurement) -> Iterable[str]:
+def _limits_of_measurement(found: BeforeAndAfter) -> Iterable[str]:
     name, rate = found.main
     if rate.paired.low <= 0 <= rate.paired.high:
         yield f"The difference in {name} above is not told from zero: its 95 % interval holds both signs."

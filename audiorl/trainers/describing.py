@@ -15,9 +15,10 @@ from typing import Any
 from accelerate.utils import is_peft_model
 from huggingface_hub import get_token
 
-from audiorl.evaluation import Comparison, Decoded, compare
+from audiorl.evaluation import Comparison, Decoded, compare, paired_bootstrap
+from audiorl.evaluation.labels import LabelAnswers
 from audiorl.evaluation.results import decoding_in_force
-from audiorl.model_card import MODEL_CARD, RESULTS_FOLDER, WRONG_LABELS, CardFacts, DataSource, Measurement, Run
+from audiorl.model_card import MODEL_CARD, RESULTS_FOLDER, WRONG_LABELS, BeforeAndAfter, CardFacts, DataSource, Run
 from audiorl.model_card import write_card as write_card_files
 from audiorl.model_card.methods import method_of, papers
 from audiorl.models import SpeechFamily, base_model
@@ -36,7 +37,7 @@ class DescribedTrainer(WholeCheckpoints):
 
     family: SpeechFamily
     data_source: DataSource | None = None
-    measurement: Measurement | None = None
+    measurement: BeforeAndAfter | None = None
     card_tags: tuple[str, ...] = ()
     card_name: str | None = None
     hub_model_id: str | None = None
@@ -78,7 +79,7 @@ class DescribedTrainer(WholeCheckpoints):
         else:
             rates = {WRONG_LABELS: compared_labels(before, after)}
         decoding = decoding_in_force(self.model, {}, self.args.per_device_eval_batch_size)
-        self.measurement = Measurement(rates, source or DataSource(), decoding)
+        self.measurement = BeforeAndAfter(rates, source or DataSource(), decoding)
         if os.path.exists(os.path.join(self.args.output_dir, MODEL_CARD)):
             self.create_model_card()
         return self.measurement.main[1]
@@ -141,6 +142,7 @@ class DescribedTrainer(WholeCheckpoints):
             base_model=base,
             base_on_hub=on_hub,
             model_type=base_model(model).config.model_type,
+            model_class=type(base_model(model)).__name__,
             pipeline_tag=run_facts.pipeline_tag(model),
             trainer=type(self).__name__,
             method=method,
@@ -158,7 +160,9 @@ class DescribedTrainer(WholeCheckpoints):
             sampling_rate=self.family.sampling_rate,
             window=self.family.max_seconds,
             run=self._run(),
+            runs_in_pipeline=run_facts.runs_in_pipeline(model),
             call_settings=run_facts.call_settings(model, args),
+            row_settings={name: value for name in run_facts.CALL_SETTINGS if (value := getattr(args, name))},
             adapter=None if merged else adapter,
             merged=merged,
             measurement=self.measurement,
@@ -193,8 +197,5 @@ def compared_texts(before: Decoded, after: Decoded, normalise: str) -> dict[str,
 
 def compared_labels(before: Decoded, after: Decoded) -> Comparison:
     """One error for each clip whose label is not the row's."""
-    labels = dict.fromkeys(label for said in (before, after) for part in said for label in part)
-    names = {label: str(i) for i, label in enumerate(labels)}
-    # a label may be several words; its number is one
-    first, second = (Decoded(*([names[label] for label in part] for part in said)) for said in (before, after))
-    return compare(first, second, unit="word", normalise="none")
+    first, second = (LabelAnswers(said.transcripts, list(said.hypotheses)).errors("none") for said in (before, after))
+    return Comparison(first, second, paired_bootstrap(first, second))

@@ -179,6 +179,13 @@ def call_settings(model: nn.Module, args: Any) -> dict[str, Any]:
     return {**told, "num_beams": decoding_in_force(model, {}, 1).get("num_beams", 1)}
 
 
+def runs_in_pipeline(model: nn.Module) -> bool:
+    """Whether a pipeline of transformers runs the model: encoder-decoders, CTC and classifiers, no language models."""
+    base = base_model(model)
+    labels = pipeline_tag(model) == "audio-classification"
+    return labels or bool(getattr(base.config, "is_encoder_decoder", False)) or type(base).__name__.endswith("ForCTC")
+
+
 def _knows_languages(model: nn.Module) -> bool | None:
     """Whether a checkpoint has to be told the language; None where its generation config does not say."""
     return getattr(getattr(base_model(model), "generation_config", None), "is_multilingual", None)
