@@ -303,6 +303,22 @@ def test_scripts_name_their_rows_as_the_card_shows_them(tmp_path, monkeypatch):
     assert data_source(on_hub) == DataSource("my-org/rows", on_hub=True, config="clean", split="train")
     assert data_source(on_hub, test=True) == DataSource("rows.jsonl")
     assert not data_source(RowScriptArguments(dataset_name="demo")).on_hub
+    corpus = RowScriptArguments(dataset_name="librispeech:train.other.500")
+    known = {"name": "openslr/librispeech_asr", "on_hub": True, "config": "all"}
+    assert data_source(corpus) == DataSource(**known, split="train.other.500")
+    assert data_source(corpus, test=True) == DataSource(**known, split="test.clean")
+
+
+def test_rows_given_by_path_have_its_name(tmp_path, base):
+    lines = []
+    for i, clip in enumerate(tiny_clips(2)):
+        soundfile.write(tmp_path / f"{i}.wav", clip, 16_000)
+        lines.append(json.dumps({"audio": f"{i}.wav", "chosen": "the lazy dog", "rejected": "dog"}))
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    made = trainer(tmp_path / "out", str(tmp_path / "pairs.jsonl"), trainer_model=base)
+    made.create_model_card()
+    _, text = card_of(tmp_path / "out")
+    assert "* Data: pairs.jsonl, 2 rows." in text and str(tmp_path / "pairs") not in text
 
 
 # ---- use ----

@@ -27,6 +27,7 @@ from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch
 from audiorl.collator import SpeechCollator
 from audiorl.datasets import BadRowsError, RowFault, SkippedRows, check_rows, drop_bad_rows
 from audiorl.datasets.corpora import rows_for
+from audiorl.model_card import DataSource
 from audiorl.models import disable_dropout, speech_family
 from audiorl.trainers.adapters import AdapterTrainer
 from audiorl.trainers.audio_bounds import LEFT_OUT_FILE, count_left_out_of_streams, rows_within_bounds
@@ -109,6 +110,8 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
         planned = plan_adapter(model, peft_config)
         self.skipped = SkippedRows(os.path.join(args.output_dir, "skipped_rows.jsonl"))
         self.set_augmentation(args)
+        if isinstance(train_dataset, str | os.PathLike):
+            self.record_data(DataSource(os.path.basename(os.path.normpath(train_dataset))))
         train_rows = self._checked_rows(train_dataset, args, "train_dataset")
         eval_rows = self._checked_rows(eval_dataset, args, "eval_dataset")
         model = add_adapter(model, planned, args.seed)
