@@ -17,15 +17,16 @@ from audiorl import flags
 from audiorl.adapters import SpeechModelConfig, adapter_config, require_bitsandbytes
 from audiorl.datasets import SkippedRows, speech_rows
 from audiorl.datasets.corpora import first_rows, load_named
-from audiorl.datasets.corpus import named_corpus
+from audiorl.datasets.corpus import Corpus, named_corpus
 from audiorl.exits import MISTYPED, stop
 from audiorl.exits import run as run
+from audiorl.model_card import DataSource
 from audiorl.models import base_model, shorten_window, speech_family
 from audiorl.pairs import MinedPairs, mine_pairs
 from audiorl.trainers.audio_bounds import rows_within_bounds
 from audiorl.trainers.checkpoints import checkpoint_to_resume
 from audiorl.trainers.config import SpeechConfig
-from audiorl.trainers.loading import export_merged, load_model, load_processor, plan_adapter
+from audiorl.trainers.loading import load_model, load_processor, plan_adapter
 
 DEMO = "demo"
 # split -> clips, seed of the clips; audiorl/demo/README.md says how the settings of the demo were chosen
@@ -112,6 +113,29 @@ def test_rows(script: RowScriptArguments, args: SpeechConfig | None = None) -> A
     return rows if args is None else rows_within_bounds(rows, args, "test rows")
 
 
+def data_source(script: RowScriptArguments, *, test: bool = False) -> DataSource:
+    """What the rows of `train_rows`, or of `test_rows`, are called on the tuned model's card."""
+    name, split = script.dataset_name, script.dataset_train_split
+    if test:
+        name, split = script.eval_dataset_name or name, script.dataset_test_split
+    if name == DEMO:
+        return DataSource("synthetic speech of the demo", split="held_out" if test else "tune")
+    if name is not None and (named := named_corpus(name)) is not None:
+        own = None if test and script.eval_dataset_name is None else named.split
+        return _corpus_source(named.corpus, own or split, script.dataset_config)
+    if name is None or os.path.exists(name):
+        return DataSource(None if name is None else os.path.basename(os.path.abspath(name)))
+    return DataSource(name, on_hub=True, config=script.dataset_config, split=split)
+
+
+def _corpus_source(corpus: Any, split: str, language: str | None) -> DataSource:
+    if not isinstance(corpus, Corpus):  # an object of a user's own
+        return DataSource(corpus.name, config=language, split=split)
+    part = corpus.part(split)
+    config = part.config or corpus.config or language
+    return DataSource(part.hub_id or corpus.hub_id, on_hub=True, config=config, split=part.split)
+
+
 def _rows(script: RowScriptArguments, name: str | None, split: str, args: SpeechConfig | None) -> Any:
     if name is None:
         raise ValueError("No rows to train on. Pass --dataset_name with a JSON lines file, a folder, or a Hub name.")
@@ -165,14 +189,6 @@ def load_from_flags(model: SpeechModelConfig, args: SpeechConfig) -> tuple[nn.Mo
     if model.audio_window_seconds is not None:
         shorten_window(loaded, processor, model.audio_window_seconds)
     return loaded, processor, plan_adapter(loaded, adapter)
-
-
-def save_merged(args: SpeechConfig, processor: Any) -> None:
-    """Merge the adapter in `output_dir` into its base, in full precision, beside it; one process does."""
-    if args.process_index == 0:
-        folder = f"{args.output_dir.rstrip('/')}-merged"
-        export_merged(args.output_dir, folder, processor)
-        print(f"Base and adapter merged lie in {folder}")
 
 
 def with_pairs(model: nn.Module, processor: Any, rows: Any, script: SpeechScriptArguments, args: SpeechConfig) -> Any:

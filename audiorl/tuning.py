@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from audiorl.adapters import SpeechModelConfig
-from audiorl.evaluation import compare
+from audiorl.model_card import DataSource
 from audiorl.rewards import RewardSet
 from audiorl.script import (
     RewardScriptArguments,
     SpeechScriptArguments,
+    data_source,
     load_from_flags,
     parse,
-    save_merged,
     test_rows,
     train_rows,
     with_pairs,
@@ -62,7 +62,8 @@ def tune_on_pairs(
         processing_class=processor,
         peft_config=adapter,
     )
-    tune_and_measure(trainer, held_out, merge_adapter=model_args.merge_adapter)
+    trainer.record_data(data_source(script))
+    tune_and_measure(trainer, held_out, data_source(script, test=True), merge_adapter=model_args.merge_adapter)
 
 
 def tune_on_rewards(
@@ -97,14 +98,18 @@ def tune_on_rewards(
         processing_class=processor,
         peft_config=adapter,
     )
-    tune_and_measure(trainer, held_out, merge_adapter=model_args.merge_adapter)
+    trainer.record_data(data_source(script))
+    tune_and_measure(trainer, held_out, data_source(script, test=True), merge_adapter=model_args.merge_adapter)
 
 
-def tune_and_measure(trainer: SpeechTrainer, held_out: Any, *, merge_adapter: bool = False) -> None:
-    """Train, save, and say what came of it.
+def tune_and_measure(
+    trainer: SpeechTrainer, held_out: Any, source: DataSource | None = None, *, merge_adapter: bool = False
+) -> None:
+    """Train, save, say what came of it, and push where that is asked for, last: what fails there loses nothing.
 
     Args:
         held_out: rows to measure WER on before and after; None measures nothing.
+        source: what the card calls them.
         merge_adapter: write the adapter merged into its base beside `output_dir`.
     """
     args = trainer.args
@@ -112,12 +117,12 @@ def tune_and_measure(trainer: SpeechTrainer, held_out: Any, *, merge_adapter: bo
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
     if before is not None:
-        result = compare(before, trainer.decode(held_out), normalise=args.wer_normaliser)
+        result = trainer.record_evaluation(before, trainer.decode(held_out), source)
         if args.process_index == 0:
             print(result)
     if args.process_index == 0:
         print(f"The tuned checkpoint lies in {args.output_dir}")
+    if merge_adapter and (merged := trainer.save_merged()) is not None:
+        print(f"Base and adapter merged lie in {merged}")
     if args.push_to_hub:
         trainer.push_to_hub()
-    if merge_adapter:
-        save_merged(args, trainer.processing_class)

@@ -11,8 +11,7 @@ from audiorl.models.speech_call import base_model
 
 def footprint(model: nn.Module) -> str:
     """One line: how many parameters are trained, and how much memory all weights take."""
-    sizes = [(_true_size(p), p.requires_grad) for p in model.parameters()]
-    total, trained = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
+    trained, total = parameter_counts(model)
     base = base_model(model)
     bits = "8 bit" if getattr(base, "is_loaded_in_8bit", False) else "4 bit"
     quantised = f", linear layers in {bits}" if getattr(base, "is_quantized", False) else ""
@@ -20,6 +19,12 @@ def footprint(model: nn.Module) -> str:
         f"{type(base).__name__}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%}); the weights "
         f"take {weight_bytes(model) / 1e6:,.1f} MB{quantised}"
     )
+
+
+def parameter_counts(model: nn.Module) -> tuple[int, int]:
+    """How many parameters are trained, and how many there are; quantised ones count as what they stand for."""
+    sizes = [(_true_size(p), p.requires_grad) for p in model.parameters()]
+    return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
 
 
 def weight_bytes(model: nn.Module) -> int:

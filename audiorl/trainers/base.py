@@ -27,6 +27,7 @@ from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch
 from audiorl.collator import SpeechCollator
 from audiorl.datasets import BadRowsError, RowFault, SkippedRows, check_rows, drop_bad_rows
 from audiorl.datasets.corpora import rows_for
+from audiorl.model_card import DataSource
 from audiorl.models import disable_dropout, speech_family
 from audiorl.trainers.adapters import AdapterTrainer
 from audiorl.trainers.audio_bounds import LEFT_OUT_FILE, count_left_out_of_streams, rows_within_bounds
@@ -36,6 +37,7 @@ from audiorl.trainers.decoding import DecodedEvaluation
 from audiorl.trainers.loading import add_adapter, check_untouched_encoder, load_model, load_processor, plan_adapter
 from audiorl.trainers.metrics import Metrics
 from audiorl.trainers.parallel import check_parallelism
+from audiorl.trainers.publishing import PublishingTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -62,7 +64,7 @@ class StopOnBadGradients(TrainerCallback):
             )
 
 
-class SpeechTrainer(AdapterTrainer, AugmentedTraining, DecodedEvaluation):
+class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, DecodedEvaluation):
     """Base of the trainers; a subclass says which text columns its rows need and computes the loss.
 
     Args:
@@ -108,6 +110,8 @@ class SpeechTrainer(AdapterTrainer, AugmentedTraining, DecodedEvaluation):
         planned = plan_adapter(model, peft_config)
         self.skipped = SkippedRows(os.path.join(args.output_dir, "skipped_rows.jsonl"))
         self.set_augmentation(args)
+        if isinstance(train_dataset, str | os.PathLike):
+            self.record_data(DataSource(os.path.basename(os.path.normpath(train_dataset))))
         train_rows = self._checked_rows(train_dataset, args, "train_dataset")
         eval_rows = self._checked_rows(eval_dataset, args, "eval_dataset")
         model = add_adapter(model, planned, args.seed)

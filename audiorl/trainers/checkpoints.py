@@ -34,6 +34,8 @@ class WholeCheckpoints(Trainer):
     """A `Trainer` whose checkpoints and saved models appear whole, and which resumes from whole ones only."""
 
     _staging: str | None = None
+    # names of what `save_model` put into its folder last, in the process that saves
+    saved_files: tuple[str, ...] = ()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
@@ -57,6 +59,8 @@ class WholeCheckpoints(Trainer):
         try:
             super()._save_checkpoint(model, trial)
             self.save_extra_state(os.path.join(self._staging, folder))
+            if self.args.should_save:
+                self.describe(os.path.join(self._staging, folder), os.path.join(run_dir, folder))
             self._name_best_checkpoint(run_dir, os.path.join(self._staging, folder))
         finally:
             self._staging = None
@@ -79,6 +83,13 @@ class WholeCheckpoints(Trainer):
     def save_extra_state(self, checkpoint: str) -> None:
         """Write what a subclass needs beyond `Trainer`'s state to resume; called in every process."""
 
+    def describe(self, staged: str, final: str) -> None:
+        """Write what tells a person about the model; called in the process that saves, before the files appear.
+
+        Args:
+            staged: the folder with the model's files, which becomes, or goes into, `final`.
+        """
+
     def _name_best_checkpoint(self, run_dir: str, staged: str) -> None:
         """The best checkpoint's name as it will be after the rename, in the state and in its file."""
         if not self.state.best_global_step:
@@ -90,7 +101,10 @@ class WholeCheckpoints(Trainer):
             self.state.save_to_json(os.path.join(staged, "trainer_state.json"))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save model and processor; files appear one by one, each whole, weights last."""
+        """Save model, processor and card; files appear one by one, each whole, weights last.
+
+        Unlike `Trainer`'s, it does not push: `push_to_hub()` does, once, when all that the card says is known.
+        """
         if self._staging is not None:
             super().save_model(output_dir, _internal_call=True)
             return
@@ -100,10 +114,11 @@ class WholeCheckpoints(Trainer):
             super().save_model(staged, _internal_call=True)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            publish_files(staged, final)
-            shutil.rmtree(staging_dir(final), ignore_errors=True)
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+            try:
+                self.describe(staged, final)
+            finally:  # the model appears, whatever keeps its card from being written
+                self.saved_files = publish_files(staged, final)
+                shutil.rmtree(staging_dir(final), ignore_errors=True)
 
     @contextlib.contextmanager
     def _weights_in_one_piece(self) -> Iterator[None]:
@@ -142,17 +157,19 @@ def publish(staged: str, final: str) -> None:
     _flush_entry(Path(final).parent)
 
 
-def publish_files(staged: str, final: str) -> None:
-    """Move the files of a finished folder into an existing one, each in one rename, weights last."""
+def publish_files(staged: str, final: str) -> tuple[str, ...]:
+    """Move the files of a finished folder into an existing one, each in one rename, weights last; their names."""
     _flush(Path(staged))
     os.makedirs(final, exist_ok=True)
-    for name in sorted(os.listdir(staged), key=lambda name: (name.endswith((".safetensors", ".bin")), name)):
+    names = sorted(os.listdir(staged), key=lambda name: (name.endswith((".safetensors", ".bin")), name))
+    for name in names:
         target = os.path.join(final, name)
         if os.path.isdir(target):
             shutil.rmtree(target)
         os.replace(os.path.join(staged, name), target)
     os.rmdir(staged)
     _flush_entry(Path(final))
+    return tuple(names)
 
 
 def checkpoint_to_resume(asked: str | bool | None, output_dir: str) -> str | None:

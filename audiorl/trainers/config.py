@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
@@ -14,6 +15,8 @@ from audiorl.normalisers import normaliser
 from audiorl.trainers.precision import check_device
 
 OnBadRows = Literal["error", "skip"]
+# Keys under which keywords of `from_pretrained` hold access tokens.
+TOKEN_KEYS = ("token", "use_auth_token", "hub_token")
 
 
 @dataclass
@@ -113,6 +116,19 @@ class SpeechConfig(TrainingArguments):
         metadata={"help": "Normaliser of transcripts and hypotheses before WER and CER: basic, english, lower, none."},
     )
 
+    # Hub
+    push_to_hub: bool = field(
+        default=False,
+        metadata={
+            "help": "Push the tuned model with processor, generation config and card: at the end, where push_to_hub() "
+            "is called (the scripts do), and after each checkpoint as hub_strategy says. Needs a token: hf auth login."
+        },
+    )
+    hub_merge_adapter: bool = field(
+        default=False,
+        metadata={"help": "Push the base with the adapter merged in, a plain checkpoint, instead of the adapter."},
+    )
+
     def __post_init__(self):
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
@@ -128,12 +144,18 @@ class SpeechConfig(TrainingArguments):
             raise ValueError(
                 f"on_bad_rows is 'error' or 'skip'; got {self.on_bad_rows!r}. Use 'skip' to train on the other rows."
             )
+        if self.hub_merge_adapter and not self.push_to_hub:
+            raise ValueError("hub_merge_adapter says what is pushed, and nothing is. Add push_to_hub, or leave it out.")
         check_bounds(self.min_audio_seconds, self.max_audio_seconds)
         normaliser(self.wer_normaliser)
         if self.augmentation is not None:
             load_augmentation(self.augmentation)
         # Rows of one clip differ in length from process to process, so each process reads its own share of a stream.
         self.accelerator_config.dispatch_batches = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """As loggers get it: without access tokens, also where they are among keywords for the model."""
+        return {name: without_tokens(value) for name, value in super().to_dict().items()}
 
     def _checkpoint_without_reentry(self) -> None:
         """Reentrant checkpointing loses the gradients of an adapter below which nothing trains."""
@@ -142,6 +164,15 @@ class SpeechConfig(TrainingArguments):
             if getattr(self, f"{prefix}_checkpointing", False):
                 given = getattr(self, f"{prefix}_checkpointing_kwargs") or {}
                 setattr(self, f"{prefix}_checkpointing_kwargs", {"use_reentrant": False, **given})
+
+
+def without_tokens(value: Any) -> Any:
+    """A value with what stands under the name of an access token taken out, however deep in mappings."""
+    if isinstance(value, Mapping):
+        return {
+            name: "<token>" if name in TOKEN_KEYS and part else without_tokens(part) for name, part in value.items()
+        }
+    return value
 
 
 def _gpu_has_bf16() -> bool:

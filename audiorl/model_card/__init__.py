@@ -1,0 +1,24 @@
+"""The card of a tuned model: what a person needs to judge and to use it, and what the Hub reads of it."""
+
+from audiorl.model_card.card import MODEL_CARD, RESULTS_FOLDER, model_card, write_card
+from audiorl.model_card.facts import WRONG_LABELS, Adapter, BeforeAndAfter, CardFacts, DataSource, Run
+from audiorl.model_card.methods import METHODS, Method, method_of, papers
+from audiorl.model_card.papers import Paper
+
+__all__ = [
+    "METHODS",
+    "MODEL_CARD",
+    "RESULTS_FOLDER",
+    "WRONG_LABELS",
+    "Adapter",
+    "BeforeAndAfter",
+    "CardFacts",
+    "DataSource",
+    "Method",
+    "Paper",
+    "Run",
+    "method_of",
+    "model_card",
+    "papers",
+    "write_card",
+]

@@ -1,0 +1,245 @@
+"""The papers that trainers, losses, options and adapters come from; `methods.py` says which from which."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Paper(NamedTuple):
+    """A paper on arXiv."""
+
+    key: str  # of its BibTeX entry
+    authors: str  # as BibTeX has them
+    title: str
+    year: int
+    arxiv: str
+
+    @property
+    def url(self) -> str:
+        return f"https://arxiv.org/abs/{self.arxiv}"
+
+    @property
+    def bibtex(self) -> str:
+        fields = {
+            "title": f"{{{self.title}}}",
+            "author": self.authors,
+            "year": str(self.year),
+            "eprint": self.arxiv,
+            "archivePrefix": "arXiv",
+            "url": self.url,
+        }
+        width = max(map(len, fields))
+        lines = [f"  {name:<{width}} = {{{value}}}," for name, value in fields.items()]
+        return "\n".join([f"@article{{{self.key},", *lines, "}"])
+
+
+# Longer lists of authors end in "and others", which BibTeX prints as et al.
+_ROWS = (
+    Paper(
+        "rafailov2023direct",
+        "Rafailov, Rafael and Sharma, Archit and Mitchell, Eric and Manning, Christopher D. and Ermon, Stefano and "
+        "Finn, Chelsea",
+        "Direct Preference Optimization: Your Language Model is Secretly a Reward Model",
+        2023,
+        "2305.18290",
+    ),
+    Paper(
+        "hong2024orpo",
+        "Hong, Jiwoo and Lee, Noah and Thorne, James",
+        "ORPO: Monolithic Preference Optimization without Reference Model",
+        2024,
+        "2403.07691",
+    ),
+    Paper(
+        "shao2024deepseekmath",
+        "Shao, Zhihong and Wang, Peiyi and Zhu, Qihao and Xu, Runxin and Song, Junxiao and others",
+        "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
+        2024,
+        "2402.03300",
+    ),
+    Paper(
+        "dong2023raft",
+        "Dong, Hanze and Xiong, Wei and Goyal, Deepanshu and Zhang, Yihan and Chow, Winnie and others",
+        "RAFT: Reward rAnked FineTuning for Generative Foundation Model Alignment",
+        2023,
+        "2304.06767",
+    ),
+    Paper(
+        "guo2024direct",
+        "Guo, Shangmin and Zhang, Biao and Liu, Tianlin and Liu, Tianqi and Khalman, Misha and others",
+        "Direct Language Model Alignment from Online AI Feedback",
+        2024,
+        "2402.04792",
+    ),
+    Paper(
+        "zhao2023slic",
+        "Zhao, Yao and Joshi, Rishabh and Liu, Tianqi and Khalman, Misha and Saleh, Mohammad and Liu, Peter J.",
+        "SLiC-HF: Sequence Likelihood Calibration with Human Feedback",
+        2023,
+        "2305.10425",
+    ),
+    Paper(
+        "azar2023general",
+        "Azar, Mohammad Gheshlaghi and Rowland, Mark and Piot, Bilal and Guo, Daniel and Calandriello, Daniele and "
+        "Valko, Michal and Munos, R{\\'e}mi",
+        "A General Theoretical Paradigm to Understand Learning from Human Preferences",
+        2023,
+        "2310.12036",
+    ),
+    Paper(
+        "chowdhury2024provably",
+        "Chowdhury, Sayak Ray and Kini, Anush and Natarajan, Nagarajan",
+        "Provably Robust DPO: Aligning Language Models with Noisy Feedback",
+        2024,
+        "2403.00409",
+    ),
+    Paper(
+        "ji2024towards",
+        "Ji, Haozhe and Lu, Cheng and Niu, Yilin and Ke, Pei and Wang, Hongning and others",
+        "Towards Efficient Exact Optimization of Language Model Alignment",
+        2024,
+        "2402.00856",
+    ),
+    Paper(
+        "chen2024noise",
+        "Chen, Huayu and He, Guande and Yuan, Lifan and Cui, Ganqu and Su, Hang and Zhu, Jun",
+        "Noise Contrastive Alignment of Language Models with Explicit Rewards",
+        2024,
+        "2402.05369",
+    ),
+    Paper(
+        "jung2024binary",
+        "Jung, Seungjae and Han, Gunsoo and Nam, Daniel Wontae and On, Kyoung-Woon",
+        "Binary Classifier Optimization for Large Language Model Alignment",
+        2024,
+        "2404.04656",
+    ),
+    Paper(
+        "wu2024self",
+        "Wu, Yue and Sun, Zhiqing and Yuan, Huizhuo and Ji, Kaixuan and Yang, Yiming and Gu, Quanquan",
+        "Self-Play Preference Optimization for Language Model Alignment",
+        2024,
+        "2405.00675",
+    ),
+    Paper(
+        "melnyk2024distributional",
+        "Melnyk, Igor and Mroueh, Youssef and Belgodere, Brian and Rigotti, Mattia and Nitsure, Apoorva and others",
+        "Distributional Preference Alignment of LLMs via Optimal Transport",
+        2024,
+        "2406.05882",
+    ),
+    Paper(
+        "doosterlinck2024anchored",
+        "D'Oosterlinck, Karel and Xu, Winnie and Develder, Chris and Demeester, Thomas and Singh, Amanpreet and others",
+        "Anchored Preference Optimization and Contrastive Revisions: Addressing Underspecification in Alignment",
+        2024,
+        "2408.06266",
+    ),
+    Paper(
+        "lu2024discovering",
+        "Lu, Chris and Holt, Samuel and Fanconi, Claudio and Chan, Alex J. and Foerster, Jakob and others",
+        "Discovering Preference Optimization Algorithms with and for Large Language Models",
+        2024,
+        "2406.08414",
+    ),
+    Paper(
+        "lambert2024tulu",
+        "Lambert, Nathan and others",
+        "Tulu 3: Pushing Frontiers in Open Language Model Post-Training",
+        2024,
+        "2411.15124",
+    ),
+    Paper(
+        "wang2024enhancing",
+        "Wang, Weiyun and Chen, Zhe and Wang, Wenhai and others",
+        "Enhancing the Reasoning Ability of Multimodal Large Language Models via Mixed Preference Optimization",
+        2024,
+        "2411.10442",
+    ),
+    Paper(
+        "yu2025dapo",
+        "Yu, Qiying and others",
+        "DAPO: An Open-Source LLM Reinforcement Learning System at Scale",
+        2025,
+        "2503.14476",
+    ),
+    Paper(
+        "liu2025understanding",
+        "Liu, Zichen and Chen, Changyu and Li, Wenjun and Qi, Penghui and Pang, Tianyu and others",
+        "Understanding R1-Zero-Like Training: A Critical Perspective",
+        2025,
+        "2503.20783",
+    ),
+    Paper(
+        "zheng2025group",
+        "Zheng, Chujie and others",
+        "Group Sequence Policy Optimization",
+        2025,
+        "2507.18071",
+    ),
+    Paper(
+        "minimax2025m1",
+        "{MiniMax}",
+        "MiniMax-M1: Scaling Test-Time Compute Efficiently with Lightning Attention",
+        2025,
+        "2506.13585",
+    ),
+    Paper(
+        "prabhavalkar2018minimum",
+        "Prabhavalkar, Rohit and Sainath, Tara N. and Wu, Yonghui and Nguyen, Patrick and Chen, Zhifeng and others",
+        "Minimum Word Error Rate Training for Attention-based Sequence-to-Sequence Models",
+        2018,
+        "1712.01818",
+    ),
+    Paper(
+        "liu2024length",
+        "Liu, Wei and others",
+        "Length Desensitization in Direct Preference Optimization",
+        2024,
+        "2409.06411",
+    ),
+    Paper(
+        "wang2023beyond",
+        "Wang, Chaoqi and Jiang, Yibo and Yang, Chenghao and Liu, Han and Chen, Yuxin",
+        "Beyond Reverse KL: Generalizing Direct Preference Optimization with Diverse Divergence Constraints",
+        2023,
+        "2309.16240",
+    ),
+    Paper(
+        "gorbatovski2024learn",
+        "Gorbatovski, Alexey and others",
+        "Learn Your Reference Model for Real Good Alignment",
+        2024,
+        "2404.09656",
+    ),
+    Paper(
+        "hu2021lora",
+        "Hu, Edward J. and Shen, Yelong and Wallis, Phillip and Allen-Zhu, Zeyuan and Li, Yuanzhi and others",
+        "LoRA: Low-Rank Adaptation of Large Language Models",
+        2021,
+        "2106.09685",
+    ),
+    Paper(
+        "liu2024dora",
+        "Liu, Shih-Yang and others",
+        "DoRA: Weight-Decomposed Low-Rank Adaptation",
+        2024,
+        "2402.09353",
+    ),
+    Paper(
+        "kalajdzievski2023rank",
+        "Kalajdzievski, Damjan",
+        "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA",
+        2023,
+        "2312.03732",
+    ),
+    Paper(
+        "zhang2023adalora",
+        "Zhang, Qingru and others",
+        "AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning",
+        2023,
+        "2303.10512",
+    ),
+)
+
+PAPERS: dict[str, Paper] = {paper.key: paper for paper in _ROWS}
