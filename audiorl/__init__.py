@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from audiorl.evaluation import EvaluationSettings, evaluate_model, paired_bootstrap, read_document, transcribe
     from audiorl.losses import ADVANTAGES, POLICY_LOSSES, PREFERENCE_LOSSES
+    from audiorl.model_card import DataSource
     from audiorl.models import SpeechFamily, register_family, shorten_window, speech_family
     from audiorl.pairs import mine_pairs
     from audiorl.rewards import REWARDS, RewardError, RewardSet, RewardTable, load_reward
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
     from audiorl.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
     from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
+    from audiorl.trainers.parcels import PushError
+    from audiorl.trainers.raft import RAFTConfig, RAFTTrainer
 
 # public name -> module
 _HOMES = {
@@ -49,6 +52,7 @@ _HOMES = {
     "Corpus": "audiorl.datasets",
     "DPOConfig": "audiorl.trainers.dpo",
     "DPOTrainer": "audiorl.trainers.dpo",
+    "DataSource": "audiorl.model_card",
     "EXPORTED_COLUMNS": "audiorl.datasets",
     "EvaluationSettings": "audiorl.evaluation",
     "GRPOConfig": "audiorl.trainers.grpo",
@@ -62,6 +66,9 @@ _HOMES = {
     "OnlineDPOTrainer": "audiorl.trainers.online_dpo",
     "POLICY_LOSSES": "audiorl.losses",
     "PREFERENCE_LOSSES": "audiorl.losses",
+    "PushError": "audiorl.trainers.parcels",
+    "RAFTConfig": "audiorl.trainers.raft",
+    "RAFTTrainer": "audiorl.trainers.raft",
     "REWARDS": "audiorl.rewards",
     "RewardError": "audiorl.rewards",
     "RewardSet": "audiorl.rewards",
@@ -102,6 +109,7 @@ __all__ = [
     "Corpus",
     "DPOConfig",
     "DPOTrainer",
+    "DataSource",
     "EvaluationSettings",
     "GRPOConfig",
     "GRPOTrainer",
@@ -112,6 +120,9 @@ __all__ = [
     "ORPOTrainer",
     "OnlineDPOConfig",
     "OnlineDPOTrainer",
+    "PushError",
+    "RAFTConfig",
+    "RAFTTrainer",
     "RewardError",
     "RewardSet",
     "RewardTable",
