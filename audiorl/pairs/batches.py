@@ -70,6 +70,10 @@ class NumberedBatches:
                 yield number, rows
         self.count = number + 1
 
+    def own_clips(self, rank: int, world: int, done: Collection[int]) -> int:
+        """How many rows of a data set `take` would give."""
+        return sum(len(self._places(number)) for number in self._numbers(rank, world, done))
+
     def own_rows(self, rank: int, world: int, done: Collection[int]) -> Dataset:
         """The rows of a data set that `take` would give."""
         numbers = self._numbers(rank, world, done)

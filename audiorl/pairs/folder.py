@@ -46,7 +46,8 @@ class MiningFolder:
 
     Args:
         path: the folder; made if it is not there.
-        settings: what the rows depend on, as JSON; a run goes on only under the same.
+        settings: what the rows depend on, as JSON; a run goes on only under the same. That the source still holds the
+            same rows is the caller's promise.
         rank, world: which process of how many this is; default RANK and WORLD_SIZE of the environment, else the only
             one.
 

@@ -170,6 +170,11 @@ def _batches(
                 folder.append(number, batch)
             bar.update(len(some))
             yield batch
+    if not source.count:
+        raise ValueError(
+            f"No row came out of the source{f': {dict(source.left_out)} were left out' if source.left_out else ''}. "
+            "Check the split and the filters."
+        )
 
 
 def _refuse_bad_rows(rows: Dataset, family: SpeechFamily | None) -> None:
@@ -188,10 +193,10 @@ def _refuse_bad_rows(rows: Dataset, family: SpeechFamily | None) -> None:
 def _bar(source: NumberedBatches, share: tuple[int, int, Any], progress: bool) -> tqdm:
     """Clips and clips per second of this process; what earlier runs did counts as done."""
     rank, world, _ = share
-    total, left = None, 0
+    total, initial = None, 0
     if isinstance(source.rows, Dataset):
-        total, left = len(source.own_rows(rank, world, ())), len(source.own_rows(*share))
-    initial = 0 if total is None else total - left
+        total = source.own_clips(rank, world, ())
+        initial = total - source.own_clips(*share)
     return tqdm(desc="Mining pairs", unit="clip", total=total, initial=initial, disable=not progress)
 
 

@@ -52,7 +52,7 @@ class MiningConfig:
     language: str | None = field(
         default=None,
         metadata={
-            "help": "Language of rows that name none. Without one there are no synthetic homophones, endings, number words."
+            "help": "Language of rows that name none. Without it no synthetic homophones, endings, number words."
         },
     )
     reward_funcs: list[str] | None = field(

@@ -18,6 +18,11 @@ from tests.pairs.mining_rows import TEXTS, rows, rows_on_disk
 from tests.tiny_models import tiny_clips, tiny_whisper
 
 
+def longest(completions, text, **columns):
+    """More characters earn more; the transcript is not looked at."""
+    return [float(len(said)) for said in completions]
+
+
 def mined(**changes):
     model, processor = tiny_whisper()
     settings = {"num_generations": 4, "progress": False, "batch_size": 2, **changes}
@@ -103,20 +108,25 @@ def test_several_temperatures_add_hypotheses_and_the_first_ones_stay():
         assert both["hypotheses"][: len(alone["hypotheses"])] == alone["hypotheses"]
         assert set(both["origins"]) == {"sample@1", "sample@2"}
         assert len(set(both["hypotheses"])) == len(both["hypotheses"])
+    # the same temperature twice draws anew
+    twice = mined(temperature=[1.0, 1.0])
+    assert sum(len(row["hypotheses"]) for row in twice.hypotheses) > sum(
+        len(row["hypotheses"]) for row in one.hypotheses
+    )
 
 
-def test_beams_are_the_familys_n_best_list_and_nbest_pairs_its_false_ranks():
-    found = mined(source="beams", strategy="nbest", num_generations=6, batch_size=5)
+def test_beams_are_an_n_best_list_and_nbest_pairs_its_false_ranks():
+    found = mined(source="beams", strategy="nbest", num_generations=6, batch_size=5, reward_funcs=[longest])
     assert {origin for row in found.hypotheses for origin in row["origins"]} == {"beam@1"}
     by_text = {row["text"]: row for row in found.hypotheses}
     assert found.rows
     for pair in found.rows:
         row = by_text[pair["text"]]
-        best = row["wers"].index(min(row["wers"]))
+        best = row["rewards"].index(max(row["rewards"]))
         assert pair["chosen"] == row["hypotheses"][best]
         # the list is ranked, so what is likelier stands before the best
         assert row["hypotheses"].index(pair["rejected"]) < best
-        assert pair["rejected_wer"] > pair["chosen_wer"]
+        assert pair["rejected_reward"] < pair["chosen_reward"]
 
 
 def test_synthetic_negatives_ask_no_model_and_pair_each_with_the_transcript():
@@ -132,11 +142,6 @@ def test_synthetic_negatives_ask_no_model_and_pair_each_with_the_transcript():
 # ---- rewards, strategies, filters ----
 
 
-def longest(completions, text, **columns):
-    """More characters earn more; the transcript is not looked at."""
-    return [float(len(said)) for said in completions]
-
-
 def test_rewards_of_ones_own_choose_and_are_written():
     found = mined(reward_funcs=[longest, "exact_match"], reward_weights=[2.0, 0.0], strategy="best_vs_worst")
     assert found.rows
@@ -144,8 +149,9 @@ def test_rewards_of_ones_own_choose_and_are_written():
     for pair in found.rows:
         row = by_text[pair["text"]]
         lengths = [len(text) for text in row["hypotheses"]]
+        paired = zip(lengths, row["hypotheses"], strict=True)
         assert len(pair["chosen"]) == max(lengths)
-        assert len(pair["rejected"]) == min(length for length, text in zip(lengths, row["hypotheses"]) if text.strip())
+        assert len(pair["rejected"]) == min(length for length, text in paired if text.strip())
         assert (pair["chosen_reward"], pair["rejected_reward"]) == (2 * len(pair["chosen"]), 2 * len(pair["rejected"]))
         assert row["reward_parts"]["longest"] == lengths and set(row["reward_parts"]) == {"longest", "exact_match"}
         assert row["transcript_reward"] == 2 * len(row["text"])
@@ -154,16 +160,16 @@ def test_rewards_of_ones_own_choose_and_are_written():
     )
 
 
-def test_every_strategy_keeps_to_margins_and_to_the_number_of_pairs():
-    for strategy in ("transcript_vs_worst", "transcript_vs_each", "best_vs_worst", "above_margin"):
-        free = mined(strategy=strategy, num_generations=6)
-        kept = mined(strategy=strategy, num_generations=6, min_margin=0.5, max_margin=1.0, max_pairs=2)
-        assert len(kept.rows) < len(free.rows) or strategy == "transcript_vs_worst"
-        for pair in kept.rows:
-            assert 0.5 <= pair["chosen_reward"] - pair["rejected_reward"] <= 1.0
-            assert pair["chosen_reward"] == -pair["chosen_wer"]
-        texts = [pair["text"] for pair in kept.rows]
-        assert texts and max(map(texts.count, texts)) <= 2
+@pytest.mark.parametrize("strategy", ["transcript_vs_worst", "transcript_vs_each", "best_vs_worst", "above_margin"])
+def test_margins_and_the_number_of_pairs_are_kept_to(strategy):
+    settings = {"strategy": strategy, "reward_funcs": [longest], "source": "samples", "num_generations": 6}
+    free, kept = mined(**settings), mined(**settings, min_margin=2.0, max_margin=15.0, max_pairs=2)
+    assert kept.rows and len(kept.rows) <= len(free.rows)
+    for pair in kept.rows:
+        assert 2 <= pair["chosen_reward"] - pair["rejected_reward"] <= 15
+    texts = [pair["text"] for pair in kept.rows]
+    assert max(map(texts.count, texts)) <= 2
+    assert any(pair["chosen_reward"] - pair["rejected_reward"] < 2 for pair in free.rows) or strategy != "above_margin"
 
 
 def family_that_says(model, processor, *said: str):
@@ -177,10 +183,8 @@ def mined_of(*said: str, **changes):
     model, processor = tiny_whisper()
     count = changes.pop("num_generations", len(said))
     given = changes.pop("rows", rows(1))
-    return mine_pairs(
-        model, processor, given, progress=False, num_generations=count, family=family_that_says(model, processor, *said),
-        **changes,
-    )  # fmt: skip
+    family = family_that_says(model, processor, *said)
+    return mine_pairs(model, processor, given, progress=False, num_generations=count, family=family, **changes)
 
 
 def test_equal_texts_count_once_and_as_often_as_they_were_found():
@@ -289,6 +293,8 @@ def test_a_stream_refuses_bad_rows_or_leaves_them_out(tmp_path):
     stream = IterableDataset.from_generator(lambda: iter(broken))
     with pytest.raises(BadRowsError, match="row 1: text is empty"):
         mined(rows=stream)
+    with pytest.raises(ValueError, match="No row came out of the source: {'clips outside"):
+        mined(rows=stream, min_audio_seconds=5.0)
     skipped = SkippedRows(tmp_path / "skipped_rows.jsonl")
     assert mined(rows=stream, skipped=skipped).clips == 2 and skipped.count() == 1
     found = mine_pairs(None, None, stream, source="synthetic", progress=False, skipped=skipped)
