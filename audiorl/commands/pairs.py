@@ -81,7 +81,8 @@ class PairsConfig(MiningConfig):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Mine pairs as the flags say; see the module."""
-    from audiorl.script import parse
+    from audiorl.exits import INTERRUPTED, stop
+    from audiorl.flags import parse
 
     arguments, config = parse((PairsArguments, PairsConfig), (), argv)
     _check(arguments, config)
@@ -99,15 +100,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows = _first(train_rows(cast(Any, arguments)), arguments.limit)
             if config.source != "synthetic":
                 model, processor = _load(arguments)
-        summary = mine_into(
-            folder,
-            model,
-            processor,
-            rows,
-            config=config,
-            progress=folder.rank == 0,
-            skipped=skipped if arguments.on_bad_rows == "skip" else None,
-        )
+        try:
+            summary = mine_into(
+                folder,
+                model,
+                processor,
+                rows,
+                config=config,
+                progress=folder.rank == 0,
+                skipped=skipped if arguments.on_bad_rows == "skip" else None,
+            )
+        except KeyboardInterrupt:
+            stop("interrupted; the same command goes on from here", INTERRUPTED)
         if summary is None:
             return  # another process of this run ends last and merges
         print(summary)

@@ -184,6 +184,7 @@ def _refuse_bad_rows(rows: Dataset, family: SpeechFamily | None) -> None:
         text_columns=("text",),
         tokenize=(lambda text, row: None) if family is None else family.tokenize_row,
         max_seconds=None if family is None else family.max_seconds,
+        min_seconds=0.0 if family is None else family.min_seconds,
         distinct=False,
     )
     if faults:

@@ -293,7 +293,7 @@ def test_a_stream_refuses_bad_rows_or_leaves_them_out(tmp_path):
     stream = IterableDataset.from_generator(lambda: iter(broken))
     with pytest.raises(BadRowsError, match="row 1: text is empty"):
         mined(rows=stream)
-    with pytest.raises(ValueError, match="No row came out of the source: {'clips outside"):
+    with pytest.raises(ValueError, match=r"No row came out of the source: \{'clips outside"):
         mined(rows=stream, min_audio_seconds=5.0)
     skipped = SkippedRows(tmp_path / "skipped_rows.jsonl")
     assert mined(rows=stream, skipped=skipped).clips == 2 and skipped.count() == 1
