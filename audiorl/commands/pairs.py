@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     skipped = SkippedRows(os.path.join(arguments.output_dir, "skipped_rows.jsonl"))
     with MiningFolder(arguments.output_dir, _settings(arguments, config)) as folder:
+        told_before = folder.summary is not None
         model, processor = None, None
         rows: Any = None
         if folder.summary is None:
@@ -112,8 +113,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         except KeyboardInterrupt:
             stop("interrupted; the same command goes on from here", INTERRUPTED)
-        if summary is None:
-            return  # another process of this run ends last and merges
+        if summary is None or (told_before and folder.rank != 0):
+            return  # one process tells and publishes: the last to end, or of a finished run the first
         print(summary)
         if summary.pairs == 0:
             raise ValueError(

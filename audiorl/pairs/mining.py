@@ -51,11 +51,11 @@ class MinedPairs:
         return sum(margins) / max(len(margins), 1)
 
     def __str__(self) -> str:
-        share = len(self.rows) / max(self.clips, 1)
+        each = len(self.rows) / max(self.clips, 1)
         before = "" if self.wer is None else f"; decoded as the generation config says, {self.wer:.2%}"
         return (
-            f"{len(self.rows)} pairs from {self.clips} clips ({share:.0%}), mean margin {self.mean_margin:.3f}; the "
-            f"hypotheses have {self.mean_wer:.1%} WER{before}"
+            f"{len(self.rows)} pairs from {self.clips} clips ({each:.2f} a clip), mean margin {self.mean_margin:.3f}; "
+            f"the hypotheses have {self.mean_wer:.1%} WER{before}"
         )
 
 

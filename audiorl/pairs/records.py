@@ -154,10 +154,10 @@ class MiningSummary:
         return cls(**{**known, "left_out": Counter(values["left_out"])})
 
     def __str__(self) -> str:
-        share = self.pairs / max(self.clips, 1)
+        each = self.pairs / max(self.clips, 1)
         lines = [
-            f"{self.pairs:,} pairs from {self.clips:,} clips ({share:.0%} pairs a clip), mean margin "
-            f"{self.mean_margin:.3f}; the hypotheses have {self.mean_wer:.1%} WER"
+            f"{self.pairs:,} pairs from {self.clips:,} clips ({each:.2f} a clip), mean margin {self.mean_margin:.3f}; "
+            f"the hypotheses have {self.mean_wer:.1%} WER"
         ]
         if self.wer is not None:
             lines.append(f"WER before tuning, decoded as the generation config says: {self.wer:.2%}")

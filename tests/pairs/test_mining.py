@@ -14,13 +14,19 @@ from audiorl.models import speech_family
 from audiorl.pairs import MiningConfig, mine_pairs
 from audiorl.pairs.miner import Miner
 from audiorl.rewards import RewardError
+from audiorl.script import SpeechScriptArguments, with_pairs
 from tests.pairs.mining_rows import TEXTS, rows, rows_on_disk
 from tests.tiny_models import tiny_clips, tiny_whisper
+from tests.trainers.pair_rows import config as pair_config
 
 
 def longest(completions, text, **columns):
     """More characters earn more; the transcript is not looked at."""
     return [float(len(said)) for said in completions]
+
+
+def shortest(completions, text, **columns):
+    return [-float(len(said)) for said in completions]
 
 
 def mined(**changes):
@@ -52,6 +58,12 @@ def test_pairs_do_not_depend_on_the_batch_size_and_follow_the_seed():
     assert [pair["rejected"] for pair in mined(seed=1).rows] != texts[0]
 
 
+def test_loops_end_at_a_length_of_each_clips_own():
+    # at this temperature hardly a hypothesis ends by itself; alone, a clip's own limit is the batch's
+    alone, together = (mined(batch_size=size, temperature=9.0).hypotheses for size in (1, 5))
+    assert [row["hypotheses"] for row in alone] == [row["hypotheses"] for row in together]
+
+
 def test_a_model_without_mistakes_gives_no_pairs():
     model, processor = tiny_whisper()
 
@@ -71,7 +83,7 @@ def test_a_model_without_mistakes_gives_no_pairs():
 
     found = mine_pairs(model, processor, rows(), progress=False, family=Right(speech_family(model, processor)))
     assert found.rows == [] and found.clips == 5 and found.mean_wer == 0
-    assert str(found).startswith("0 pairs from 5 clips (0%)")
+    assert str(found).startswith("0 pairs from 5 clips (0.00 a clip)")
 
 
 def test_bad_rows_and_settings_are_refused():
@@ -201,7 +213,8 @@ def test_what_cannot_be_learnt_from_is_in_no_pair():
     assert (pair["chosen"], pair["rejected"]) == ("the lazy dog", "lazy cat")
     assert (pair["chosen_reward"], pair["rejected_reward"]) == (0.0, pytest.approx(-2 / 3))
     # identical once normalised, though a reward tells them apart
-    assert mined_of("The lazy dog!!", reward_funcs=[longest], strategy="transcript_vs_worst").rows == []
+    assert mined_of("The lazy dog!!", reward_funcs=[shortest], strategy="transcript_vs_worst").rows == []
+    assert mined_of("The lazy dogs!!", reward_funcs=[shortest], strategy="transcript_vs_worst").rows
 
 
 def test_texts_in_another_script_are_left_out_on_request():
@@ -336,6 +349,15 @@ def test_columns_rewards_and_arguments_that_do_not_fit_are_refused():
         mined(config=MiningConfig())
     with pytest.raises(BadRowsError, match="'text' is missing"):
         mined(rows=[{"audio": row["audio"], "txt": "a"} for row in rows(2)])
+
+
+def test_the_trainers_scripts_mine_rows_that_bring_no_pairs(tmp_path, capsys):
+    model, processor = tiny_whisper()
+    script = SpeechScriptArguments(dataset_name="rows", num_generations=4)
+    args = pair_config(tmp_path, seed=0)
+    pairs = with_pairs(model, processor, speech_rows(rows()), script, args)
+    assert [pair["rejected"] for pair in pairs] == [pair["rejected"] for pair in mined().rows]
+    assert "5 pairs from 5 clips (1.00 a clip), mean margin" in capsys.readouterr().out
 
 
 def test_rows_of_every_form_are_taken(tmp_path):

@@ -27,7 +27,7 @@ def base(tmp_path_factory) -> str:
     return str(folder)
 
 
-def test_pairs_are_mined_and_told_and_a_second_call_tells_them_again(base, data, tmp_path, capsys):
+def test_pairs_are_mined_and_told_and_a_second_call_tells_them_again(base, data, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     argv = ["--model_name_or_path", base, "--dataset_name", str(data), "--output_dir", str(out)]
     argv += ["--num_generations", "2", "--temperature", "0.8", "1.2", "--batch_size", "3", "--save_dataset"]
@@ -39,8 +39,22 @@ def test_pairs_are_mined_and_told_and_a_second_call_tells_them_again(base, data,
     assert (out / "pairs" / "state.json").exists() and (out / "hypotheses" / "state.json").exists()
     main(argv)
     assert capsys.readouterr().out == told
+    monkeypatch.setenv("RANK", "1")
+    main(argv)
+    assert capsys.readouterr().out == ""
+    monkeypatch.delenv("RANK")
     with pytest.raises(ValueError, match="begun with other settings"):
         main([*argv, "--seed", "1"])
+
+
+def test_pairs_of_beams_without_the_wer_before(base, data, tmp_path, capsys):
+    argv = ["--model_name_or_path", base, "--dataset_name", str(data), "--output_dir", str(tmp_path / "out")]
+    main(
+        [*argv, "--source", "beams", "--num_generations", "3", "--reward_funcs", "negative_wer", "--measure_wer", "no"]
+    )
+    assert "WER before" not in capsys.readouterr().out
+    row = json.loads((tmp_path / "out" / "hypotheses.jsonl").read_text().splitlines()[0])
+    assert set(row["origins"]) == {"beam@1"} and list(row["reward_parts"]) == ["negative_wer"]
 
 
 def test_synthetic_pairs_without_a_model_are_pushed(data, tmp_path, monkeypatch):
