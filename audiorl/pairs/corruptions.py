@@ -178,12 +178,18 @@ def synthetic_negatives(
     for attempt in range(TRIES * max(count, len(chosen))):
         kind = chosen[attempt % len(chosen)]
         made = CORRUPTIONS[kind](source, rng)
+        made = None if made is None else _in_case_of(text, made)
         if made is not None and (said := plain(made)).strip() and said not in seen:
             seen.add(said)
             found.append(SyntheticNegative(made, kind))
             if len(found) == count:
                 break
     return found
+
+
+def _in_case_of(text: str, made: str) -> str:
+    """All capitals or none where the transcript has it so: what was put in must not be told by its case."""
+    return made.upper() if text.isupper() else made.lower() if text.islower() else made
 
 
 def _replace_one(

@@ -106,6 +106,13 @@ def test_endings_are_stock_phrases_of_the_language():
     assert only("ending", "hello", None) == only("ending", "hello", "xx") == set()
 
 
+def test_what_is_put_in_is_in_the_case_of_a_transcript_of_one_case():
+    assert only("homophone", "THEIR DOG") == {"THERE DOG", "THEY'RE DOG"}
+    assert only("ending", "HELLO") == {f"HELLO {phrase.upper()}" for phrase in STOCK_PHRASES["en"]}
+    assert only("ending", "hallo", "de") == {f"hallo {phrase.lower()}" for phrase in STOCK_PHRASES["de"]}
+    assert only("keyword", "in berlin", keywords=["Berlin", "Bonn"]) == {"in bonn"}
+
+
 def test_numbers_change_a_digit_or_a_number_word_of_the_same_kind():
     assert only("number", "at 7", None) == {f"at {digit}" for digit in "012345689"}
     assert only("number", "hundred dogs") == {"thousand dogs", "million dogs", "billion dogs"}
