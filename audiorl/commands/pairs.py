@@ -34,7 +34,9 @@ class PairsArguments:
         metadata={"help": "Folder for pairs.jsonl, hypotheses.jsonl (all of a clip with rewards) and summary.json."}
     )
     dataset_name: str = field(metadata={"help": "JSON lines file, folder, Hub name or corpus with audio and text."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of a Hub data set, or a corpus's language."}
+    )
     dataset_train_split: str = field(default="train", metadata={"help": "Split of a Hub data set to mine."})
     dataset_streaming: bool = field(
         default=False, metadata={"help": "Read a Hub data set as a stream; every process reads all of it."}
@@ -98,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model, processor = None, None
         rows: Any = None
         if folder.summary is None:
-            rows = _first(train_rows(cast(Any, arguments)), arguments.limit)
+            rows = train_rows(cast(Any, arguments))
             if config.source != "synthetic":
                 model, processor = _load(arguments)
         try:
@@ -131,8 +133,6 @@ def _check(arguments: PairsArguments, config: MiningConfig) -> None:
             f"--source {config.source} with --model_name_or_path {arguments.model_name_or_path}: samples and beams "
             "need a model, synthetic negatives ask none. Name a model, or pass --source synthetic without one."
         )
-    if arguments.limit is not None and arguments.limit < 1:
-        raise ValueError(f"--limit {arguments.limit} leaves no row. Pass 1 or more, or leave it out for all rows.")
     if arguments.push_to_hub and not arguments.hub_dataset_id:
         raise ValueError("--push_to_hub needs the name of the data set. Pass --hub_dataset_id my-org/my-pairs.")
 
@@ -141,12 +141,6 @@ def _settings(arguments: PairsArguments, config: MiningConfig) -> dict[str, Any]
     """What the rows depend on."""
     names = ("dataset_name", "dataset_config", "dataset_train_split", "limit", "model_name_or_path", "model_revision")
     return {**{name: getattr(arguments, name) for name in names}, "dtype": arguments.dtype, **asdict(config)}
-
-
-def _first(rows: Any, limit: int | None) -> Any:
-    if limit is None:
-        return rows
-    return rows.select(range(min(limit, len(rows)))) if hasattr(rows, "__len__") else rows.take(limit)
 
 
 def _load(arguments: PairsArguments) -> tuple[nn.Module, Any]:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from audiorl.batch import AUDIO_KEYS, GroupBatch
+from audiorl.batch import AUDIO_COMPANIONS, AUDIO_KEYS, GroupBatch
+from audiorl.evaluation.transcription import row_settings
 from audiorl.models import SpeechFamily
 from audiorl.pairs.corruptions import synthetic_negatives
 from audiorl.pairs.settings import MiningConfig
@@ -93,11 +94,5 @@ def corrupted_hypotheses(row: Row, config: MiningConfig) -> list[Hypothesis]:
 @torch.no_grad()
 def decoded_texts(family: SpeechFamily, model: nn.Module, batch: GroupBatch, rows: Sequence[Row]) -> list[str]:
     """What the model says of B clips as its generation config tells it to."""
-    audio = {name: batch[name] for name in (*AUDIO_KEYS, "audio_mask") if name in batch}
-    languages, tasks = ([row.get(column) for row in rows] for column in ("language", "task"))
-    return family.transcribe(
-        model,
-        audio,
-        languages=languages if any(languages) else None,
-        tasks=tasks if any(tasks) else None,
-    )
+    audio = {name: batch[name] for name in (*AUDIO_KEYS, *AUDIO_COMPANIONS) if name in batch}
+    return family.transcribe(model, audio, **row_settings(rows, family))
