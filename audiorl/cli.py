@@ -19,6 +19,7 @@ COMMANDS = {
     "orpo": "tune on preference pairs without a frozen policy",
     "grpo": "tune with rewards on sampled hypotheses",
     "raft": "tune on the best of sampled hypotheses, in cycles",
+    "pairs": "mine preference pairs from transcribed audio, or make them without a model",
     "evaluate": "measure models, here or served, on data sets: error rates, intervals, where the errors are",
     "datasets": "list the corpora known by name, show one, or export its rows",
 }

@@ -187,7 +187,7 @@ def _transcribe_batch(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     audio = {name: tensor.to(device) for name, tensor in family.features(clips).items()}
     with torch.no_grad():
-        hypotheses = family.transcribe(model, audio, **_per_row(batch, family), **generation)
+        hypotheses = family.transcribe(model, audio, **row_settings([row for _, row in batch], family), **generation)
     share = (time.perf_counter() - start) / len(batch)
     for (place, row), clip, hypothesis in zip(batch, clips, hypotheses, strict=True):
         yield place, TranscribedRow(row, hypothesis, len(clip) / family.sampling_rate, share)
@@ -199,11 +199,12 @@ def nothing_was_said(row: Row, transcript_column: str | None) -> bool:
     return isinstance(transcript, str) and not transcript.strip()
 
 
-def _per_row(batch: list[tuple[int, Row]], family: Any) -> dict[str, Sequence[str | None]]:
+def row_settings(rows: Sequence[Row], family: Any) -> dict[str, Sequence[str | None]]:
+    """Keywords for `family.transcribe` that rows bring: languages, tasks and prompts, one for each."""
     settings: dict[str, Sequence[str | None]] = {}
     prompts = (("prompts", "prompt"),) if family.decodes_with_prompts else ()
     for keyword, column in (("languages", "language"), ("tasks", "task"), *prompts):
-        values = [row.get(column) for _, row in batch]
+        values = [row.get(column) for row in rows]
         if any(value is not None for value in values):
             settings[keyword] = values
     return settings

@@ -73,13 +73,14 @@ def count_scripts(text: str) -> Counter[str]:
 
 def scripts_of_language(language: str | None) -> frozenset[str]:
     """Scripts of a language by its code ("en", "en-US", "<|en|>") or English name; none for one that is not listed."""
-    if not language:
-        return frozenset()
+    return LANGUAGE_SCRIPTS.get(language_code(language), frozenset()) if language else frozenset()
+
+
+def language_code(language: str) -> str:
+    """The code of a language by its code ("en", "en-US", "<|en|>") or English name; another name as it is."""
     name = language.strip("<|> ").lower()
     code = name.replace("_", "-").partition("-")[0]
-    if code not in LANGUAGE_SCRIPTS:
-        code = _code_of_name(name)
-    return LANGUAGE_SCRIPTS.get(code, frozenset())
+    return code if code in LANGUAGE_SCRIPTS else _code_of_name(name)
 
 
 @functools.lru_cache(maxsize=256)

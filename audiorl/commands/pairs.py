@@ -1,0 +1,171 @@
+"""`audiorl pairs`: from transcribed audio to preference pairs.
+
+    audiorl pairs --model_name_or_path openai/whisper-small --dataset_name train.jsonl --output_dir pairs
+
+The same command goes on after a kill. Several processes share the work:
+
+    torchrun --nproc_per_node=8 -m audiorl pairs ...
+
+Without a model, for a cold start:
+
+    audiorl pairs --source synthetic --language en --dataset_name train.jsonl --output_dir pairs
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from audiorl.pairs.settings import MiningConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from audiorl.pairs.folder import MiningFolder
+
+
+@dataclass
+class PairsArguments:
+    """Where rows and model come from and where pairs go."""
+
+    output_dir: str = field(
+        metadata={"help": "Folder for pairs.jsonl, hypotheses.jsonl (all of a clip with rewards) and summary.json."}
+    )
+    dataset_name: str = field(metadata={"help": "JSON lines file, folder, Hub name or corpus with audio and text."})
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of a Hub data set, or a corpus's language."}
+    )
+    dataset_train_split: str = field(default="train", metadata={"help": "Split of a Hub data set to mine."})
+    dataset_streaming: bool = field(
+        default=False, metadata={"help": "Read a Hub data set as a stream; every process reads all of it."}
+    )
+    limit: int | None = field(default=None, metadata={"help": "Only the first so many rows, at least 1."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "The checkpoint to be tuned, folder or Hub name; an adapter's folder too."}
+    )
+    model_revision: str = field(default="main", metadata={"help": "Revision of a model on the Hub."})
+    dtype: str = field(default="float32", metadata={"help": "Type of the weights: float32, bfloat16, float16, auto."})
+    on_bad_rows: str = field(
+        default="error",
+        metadata={
+            "help": "error: refuse rows that cannot be used, all at once. skip: leave them out and write them to "
+            "skipped_rows.jsonl.",
+            "choices": ["error", "skip"],
+        },
+    )
+    save_dataset: bool = field(
+        default=False, metadata={"help": "Also write folders pairs/ and hypotheses/ for datasets, the audio inside."}
+    )
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the pairs as a data set, the audio inside."})
+    hub_dataset_id: str | None = field(default=None, metadata={"help": "Name on the Hub, needed to push."})
+    hub_private: bool = field(default=True, metadata={"help": "Whether a data set that is made there is private."})
+
+
+@dataclass
+class PairsConfig(MiningConfig):
+    """How the command mines: with the WER before tuning, where there is a model."""
+
+    measure_wer: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Decode every clip as the generation config says too, for the WER before; default where "
+            "there is a model."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.measure_wer is None:
+            self.measure_wer = self.source != "synthetic"
+        super().__post_init__()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Mine pairs as the flags say; see the module."""
+    from audiorl.exits import INTERRUPTED, stop
+    from audiorl.flags import parse
+
+    arguments, config = parse((PairsArguments, PairsConfig), (), argv)
+    _check(arguments, config)
+
+    from audiorl.datasets import SkippedRows
+    from audiorl.pairs.folder import MiningFolder
+    from audiorl.pairs.mining import mine_into
+    from audiorl.script import train_rows
+
+    skipped = SkippedRows(os.path.join(arguments.output_dir, "skipped_rows.jsonl"))
+    with MiningFolder(arguments.output_dir, _settings(arguments, config)) as folder:
+        told_before = folder.summary is not None
+        model, processor = None, None
+        rows: Any = None
+        if folder.summary is None:
+            rows = train_rows(cast(Any, arguments))
+            if config.source != "synthetic":
+                model, processor = _load(arguments)
+        try:
+            summary = mine_into(
+                folder,
+                model,
+                processor,
+                rows,
+                config=config,
+                progress=folder.rank == 0,
+                skipped=skipped if arguments.on_bad_rows == "skip" else None,
+            )
+        except KeyboardInterrupt:
+            stop("interrupted; the same command goes on from here", INTERRUPTED)
+        if summary is None or (told_before and folder.rank != 0):
+            return  # one process tells and publishes: the last to end, or of a finished run the first
+        print(summary)
+        if summary.pairs == 0:
+            raise ValueError(
+                f"There are no pairs in {arguments.output_dir}: no two texts of a clip differ as the filters ask. Use "
+                "harder clips, a higher --temperature, or a lower --min_margin, and another --output_dir."
+            )
+        _publish(arguments, folder)
+
+
+def _check(arguments: PairsArguments, config: MiningConfig) -> None:
+    """What contradicts itself, before anything is loaded."""
+    if (arguments.model_name_or_path is None) != (config.source == "synthetic"):
+        raise ValueError(
+            f"--source {config.source} with --model_name_or_path {arguments.model_name_or_path}: samples and beams "
+            "need a model, synthetic negatives ask none. Name a model, or pass --source synthetic without one."
+        )
+    if arguments.push_to_hub and not arguments.hub_dataset_id:
+        raise ValueError("--push_to_hub needs the name of the data set. Pass --hub_dataset_id my-org/my-pairs.")
+
+
+def _settings(arguments: PairsArguments, config: MiningConfig) -> dict[str, Any]:
+    """What the rows depend on."""
+    names = ("dataset_name", "dataset_config", "dataset_train_split", "limit", "model_name_or_path", "model_revision")
+    return {**{name: getattr(arguments, name) for name in names}, "dtype": arguments.dtype, **asdict(config)}
+
+
+def _load(arguments: PairsArguments) -> tuple[nn.Module, Any]:
+    """Model, on this process's GPU where there is one, and processor."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from audiorl.trainers.loading import load_model, load_processor
+
+    options = {"dtype": arguments.dtype, "revision": arguments.model_revision}
+    # of a trainer's config, loading reads nothing else
+    model = load_model(cast(str, arguments.model_name_or_path), cast(Any, SimpleNamespace(model_init_kwargs=options)))
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    return model.to(device), load_processor(None, model)
+
+
+def _publish(arguments: PairsArguments, folder: MiningFolder) -> None:
+    from audiorl.pairs.export import as_dataset, save_dataset
+    from audiorl.pairs.folder import HYPOTHESES, PAIRS
+
+    print(f"The pairs lie in {os.path.join(folder.path, PAIRS)}")
+    if arguments.save_dataset:
+        for name in (PAIRS, HYPOTHESES):
+            save_dataset(os.path.join(folder.path, name), os.path.join(folder.path, name.removesuffix(".jsonl")))
+    if arguments.push_to_hub:
+        rows = as_dataset(os.path.join(folder.path, PAIRS))
+        rows.push_to_hub(cast(str, arguments.hub_dataset_id), private=arguments.hub_private)

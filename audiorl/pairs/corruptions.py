@@ -1,0 +1,221 @@
+"""Synthetic negatives: a transcript made wrong in the ways in which recognisers go wrong, without a model.
+
+    homophone       a word for one that sounds alike; English only, where the language is said to be English
+    neighbour       a letter for one of a like sound; Latin, Cyrillic, Greek, kana, and some of Devanagari and Arabic
+    deletion        one to three words left out, not all
+    repeated_tail   the last words again, up to four times
+    ending          a phrase that subtitle files end with, in the languages of `STOCK_PHRASES`
+    number          a digit for another; number words in English, German, French, Spanish, Italian, Chinese, Japanese
+    keyword         one of the row's `keywords` for another of them, or misspelt where it is the only one
+
+Words are characters in scripts written without spaces. What does not apply to a text is left out: a Chinese transcript
+without digits, for example, has deletions, repeated tails and endings, and no homophones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple
+
+from audiorl.evaluation.error_rates import resolve_unit
+from audiorl.normalisers import normaliser
+from audiorl.pairs.confusions import HOMOPHONES, NEIGHBOURS, NUMBER_WORDS
+from audiorl.rewards.language import language_code
+from audiorl.rewards.stock_phrases import STOCK_PHRASES
+
+LONGEST_DELETION = 3
+LONGEST_TAIL = 4
+MOST_REPETITIONS = 4
+# One letter of a shorter word is too much of it.
+SHORTEST_MISSPELT = 3
+# Draws for each negative that is wanted, before fewer are returned.
+TRIES = 8
+_WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
+_DIGIT = re.compile(r"[0-9]")
+
+
+class SyntheticNegative(NamedTuple):
+    """A corrupted transcript and how it was made."""
+
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is corrupted."""
+
+    text: str
+    language: str | None  # a code, "en"
+    keywords: tuple[str, ...]
+    spaced: bool  # whether words are separated by spaces
+
+    @property
+    def units(self) -> list[str]:
+        return self.text.split() if self.spaced else list("".join(self.text.split()))
+
+    def joined(self, units: Sequence[str]) -> str:
+        return (" " if self.spaced else "").join(units)
+
+
+def homophone(source: Source, rng: Random) -> str | None:
+    if source.language != "en":
+        return None
+    return _replace_one(_WORD, source.text, lambda word: HOMOPHONES.get(word.lower().replace("\u2019", "'"), ()), rng)
+
+
+def neighbour(source: Source, rng: Random) -> str | None:
+    words = [found for found in _WORD.finditer(source.text) if _can_be_misspelt(found[0], source.spaced)]
+    if not words:
+        return None
+    found = rng.choice(words)
+    return source.text[: found.start()] + _misspelt(found[0], rng) + source.text[found.end() :]
+
+
+def deletion(source: Source, rng: Random) -> str | None:
+    units = source.units
+    if len(units) < 2:
+        return None
+    count = rng.randint(1, min(LONGEST_DELETION, len(units) - 1))
+    start = rng.randint(0, len(units) - count)
+    return source.joined(units[:start] + units[start + count :])
+
+
+def repeated_tail(source: Source, rng: Random) -> str | None:
+    units = source.units
+    if not units:
+        return None
+    tail = units[-rng.randint(1, min(LONGEST_TAIL, len(units))) :]
+    return source.joined(units + tail * rng.randint(1, MOST_REPETITIONS))
+
+
+def ending(source: Source, rng: Random) -> str | None:
+    phrases = STOCK_PHRASES.get(source.language or "")
+    if not phrases:
+        return None
+    return source.joined([source.text, rng.choice(phrases)]).strip()
+
+
+def number(source: Source, rng: Random) -> str | None:
+    digits = _DIGIT.search(source.text) is not None
+    groups = [group.split() for group in NUMBER_WORDS.get(source.language or "", ())]
+    others = {word: [other for other in group if other != word] for group in groups for word in group}
+    if digits and (not others or rng.random() < 0.5):
+        return _replace_one(_DIGIT, source.text, _other_digits, rng)
+    pattern = _WORD if source.spaced else re.compile("|".join(others) or "(?!)")
+    return _replace_one(pattern, source.text, lambda word: others.get(word.lower(), ()), rng)
+
+
+def keyword(source: Source, rng: Random) -> str | None:
+    edge = r"\b" if source.spaced else ""
+    places = [
+        (found, word)
+        for word in source.keywords
+        for found in re.finditer(rf"{edge}{re.escape(word)}{edge}", source.text, re.IGNORECASE)
+    ]
+    if not places:
+        return None
+    found, word = rng.choice(places)
+    others = [other for other in source.keywords if other.lower() != word.lower()]
+    if not others and not _can_be_misspelt(found[0], source.spaced):
+        return None
+    instead = rng.choice(others) if others else _misspelt(found[0], rng)
+    return source.text[: found.start()] + instead + source.text[found.end() :]
+
+
+CORRUPTIONS: dict[str, Callable[[Source, Random], str | None]] = {
+    "homophone": homophone,
+    "neighbour": neighbour,
+    "deletion": deletion,
+    "repeated_tail": repeated_tail,
+    "ending": ending,
+    "number": number,
+    "keyword": keyword,
+}
+
+
+def synthetic_negatives(
+    text: str,
+    *,
+    count: int,
+    seed: int | str = 0,
+    language: str | None = None,
+    keywords: Sequence[str] | None = None,
+    kinds: Sequence[str] | None = None,
+    normalise: str | Callable[[str], str] = "basic",
+) -> list[SyntheticNegative]:
+    """Up to `count` wrong versions of a transcript, all different and none equal to it once normalised.
+
+    Args:
+        text: the transcript.
+        count: > 0; fewer come back where the text has no more to offer.
+        seed: the same text, seed and settings give the same negatives.
+        language: code or English name; None leaves out homophones, endings and number words.
+        keywords: names and terms in the text.
+        kinds: of `CORRUPTIONS`, taken in turn, in an order drawn from the seed; default all.
+        normalise: see `audiorl.normalisers.normaliser`; what it makes equal is the same text.
+
+    Raises:
+        ValueError: count below 1 or an unknown kind.
+    """
+    chosen = list(CORRUPTIONS if kinds is None else kinds)
+    unknown = [kind for kind in chosen if kind not in CORRUPTIONS]
+    if count < 1 or unknown or not chosen:
+        raise ValueError(
+            f"Synthetic negatives are count >= 1 of the kinds {', '.join(CORRUPTIONS)}; got count={count} and "
+            f"kinds={chosen}. Leave kinds out for all of them."
+        )
+    plain = normaliser(normalise)
+    spaced = resolve_unit("auto", [text]) == "word"
+    code = language_code(language) if language else None
+    source = Source(text, code, tuple(word for word in keywords or () if word.strip()), spaced)
+    rng = Random(f"{seed} {text}")
+    rng.shuffle(chosen)
+    seen, found = {plain(text)}, []
+    for attempt in range(TRIES * max(count, len(chosen))):
+        kind = chosen[attempt % len(chosen)]
+        made = CORRUPTIONS[kind](source, rng)
+        made = None if made is None else _in_case_of(text, made)
+        if made is not None and (said := plain(made)).strip() and said not in seen:
+            seen.add(said)
+            found.append(SyntheticNegative(made, kind))
+            if len(found) == count:
+                break
+    return found
+
+
+def _in_case_of(text: str, made: str) -> str:
+    """All capitals or none where the transcript has it so: what was put in must not be told by its case."""
+    return made.upper() if text.isupper() else made.lower() if text.islower() else made
+
+
+def _replace_one(
+    pattern: re.Pattern[str], text: str, others: Callable[[str], Sequence[str]], rng: Random
+) -> str | None:
+    """The text with one match, of those that have others, exchanged for another; its capital stays."""
+    places = [found for found in pattern.finditer(text) if others(found[0])]
+    if not places:
+        return None
+    found = rng.choice(places)
+    instead = rng.choice(others(found[0]))
+    if found[0][0].isupper():
+        instead = instead[0].upper() + instead[1:]
+    return text[: found.start()] + instead + text[found.end() :]
+
+
+def _other_digits(digit: str) -> list[str]:
+    return [other for other in "0123456789" if other != digit]
+
+
+def _can_be_misspelt(word: str, spaced: bool) -> bool:
+    return len(word) >= (SHORTEST_MISSPELT if spaced else 1) and any(letter.lower() in NEIGHBOURS for letter in word)
+
+
+def _misspelt(word: str, rng: Random) -> str:
+    """One letter exchanged for one of a like sound."""
+    place = rng.choice([place for place, letter in enumerate(word) if letter.lower() in NEIGHBOURS])
+    instead = rng.choice(NEIGHBOURS[word[place].lower()])
+    return word[:place] + (instead.upper() if word[place].isupper() else instead) + word[place + 1 :]

@@ -1,0 +1,277 @@
+"""A folder that pairs are mined into: kept through kills and full disks, shared by processes, closed to other runs.
+
+    pairs.jsonl         one line for each pair                          } written at the end, each at once
+    hypotheses.jsonl    one line for each clip, with all its rewards    }
+    summary.json        sums; it is there exactly when the two are whole
+    audio/              clips that came as bytes and not as files
+    parts/              while it is mined: settings.json and, for each process, one line for each batch that is done
+
+A batch is written as one line, so it is there as a whole or not at all: a line without its end is cut off when the run
+goes on, and mined again. Batches have numbers that do not depend on the process, so a run may go on with another number
+of processes, and a merged file has the rows in the order of the source. Processes on several machines need one folder
+that all of them see.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from audiorl.pairs.records import MinedBatch, MinedClip, MiningSummary, json_text, own_columns
+
+PAIRS, HYPOTHESES, SUMMARY = "pairs.jsonl", "hypotheses.jsonl", "summary.json"
+_PARTS, _SETTINGS = "parts", "settings.json"
+_BATCH = re.compile(rb'\{"batch": (\d+),')
+_CLIPS_OF_A_FOLDER = 1000
+_SUFFIXES = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff": ".mp3"}
+
+
+class _Place(NamedTuple):
+    """Where a batch is written."""
+
+    file: str
+    start: int
+    length: int
+
+
+class MiningFolder:
+    """Open it with `with`; it is this process's alone until the block ends.
+
+    Args:
+        path: the folder; made if it is not there.
+        settings: what the rows depend on, as JSON; a run goes on only under the same. That the source still holds the
+            same rows is the caller's promise.
+        rank, world: which process of how many this is; default RANK and WORLD_SIZE of the environment, else the only
+            one.
+
+    Attributes:
+        done: numbers of the batches that are written.
+        summary: of the whole run where it is finished, else None.
+
+    Raises:
+        ValueError: (on entering) another run writes to the folder or wrote it with other settings, or it holds files of
+            these names that no run of this kind wrote.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        *,
+        rank: int | None = None,
+        world: int | None = None,
+    ):
+        self.path = os.fspath(path)
+        self.settings = json.loads(json_text(dict(settings), "settings"))
+        self.rank = int(os.environ.get("RANK", "0")) if rank is None else rank
+        self.world = int(os.environ.get("WORLD_SIZE", "1")) if world is None else world
+        self.done: frozenset[int] = frozenset()
+        self.summary: MiningSummary | None = None
+        self._parts = os.path.join(self.path, _PARTS)
+        self._own = os.path.join(self._parts, f"{self.rank:05d}.jsonl")
+        self._file = -1
+        self._end = 0
+        self._open = ExitStack()
+
+    def __enter__(self) -> MiningFolder:
+        os.makedirs(self._parts, exist_ok=True)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(FileLock(f"{self._own}.lock", blocking=False))
+            except Timeout as error:
+                raise ValueError(
+                    f"Another run is writing to {self.path} as process {self.rank}. Wait until it ends, or choose "
+                    "another output_dir."
+                ) from error
+            self._check_settings()
+            if os.path.exists(os.path.join(self.path, SUMMARY)):
+                with open(os.path.join(self.path, SUMMARY), encoding="utf-8") as file:
+                    self.summary = MiningSummary.from_json(json.load(file))
+            else:
+                self._file = os.open(self._own, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+                stack.callback(os.close, self._file)
+                self._cut_torn_line()
+                self.done = frozenset(self._written())
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    # ---- while it is mined ----
+
+    def check(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Refuse rows that could not be written, before anything is spent on them.
+
+        Raises:
+            ValueError: a column that has no form in JSON.
+        """
+        for row in rows:
+            json_text({name: value for name, value in own_columns(row).items() if name != "audio"}, row["where"])
+
+    def append(self, number: int, batch: MinedBatch) -> None:
+        """Write one batch, to the disk and not only to the system's memory.
+
+        Raises:
+            OSError: it cannot be written; the folder is as it was before.
+        """
+        for clip in batch.clips:
+            clip.row = {**clip.row, "audio": self._kept_audio(clip)}
+        line = json_text({"batch": number, **batch.to_json()}, f"batch {number}").encode() + b"\n"
+        try:
+            start = 0
+            while start < len(line):
+                start += os.write(self._file, line[start:])
+            os.fsync(self._file)
+        except OSError as error:
+            os.ftruncate(self._file, self._end)
+            raise self._unwritable(self._own, error) from error
+        self._end += len(line)
+
+    def finish(self, count: int, left_out: Counter[str]) -> MiningSummary | None:
+        """Merge all parts, if this process is the last of the run.
+
+        Args:
+            count: batches of the whole source.
+            left_out: rows that were filtered out before they came into batches, of the whole source.
+
+        Returns:
+            The sums over all of it; None where batches of other processes are still missing, or another has merged.
+        """
+        with FileLock(os.path.join(self._parts, "merge.lock")):
+            written = self._written() if not os.path.exists(os.path.join(self.path, SUMMARY)) else {}
+            if not count or any(number not in written for number in range(count)):
+                return None
+            self.summary = self._merge([written[number] for number in range(count)], left_out)
+        return self.summary
+
+    def _kept_audio(self, clip: MinedClip) -> str:
+        """The path of a clip, from this folder on where it was written here."""
+        entry = clip.row["audio"]
+        content, path = entry["bytes"], entry["path"] or ""
+        if content is None:
+            return path if "://" in path else os.path.abspath(path)
+        suffix = os.path.splitext(path)[1] or next(
+            (suffix for start, suffix in _SUFFIXES.items() if content.startswith(start)), ".audio"
+        )
+        name = f"audio/{clip.row_id // _CLIPS_OF_A_FOLDER:06d}/{clip.row_id}{suffix}"
+        file = os.path.join(self.path, name)
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        self._replace(file, [content])
+        return name
+
+    def _cut_torn_line(self) -> None:
+        """What a killed process wrote of its last line goes."""
+        size = os.fstat(self._file).st_size
+        with open(self._own, "rb") as file:
+            for line in file:
+                self._end += len(line) if line.endswith(b"\n") else 0
+        if self._end < size:
+            os.ftruncate(self._file, self._end)
+
+    def _written(self) -> dict[int, _Place]:
+        """Where each batch of all processes is; a last line that is still being written is none."""
+        places: dict[int, _Place] = {}
+        for name in sorted(os.listdir(self._parts)):
+            if not name.endswith(".jsonl"):
+                continue
+            path, start = os.path.join(self._parts, name), 0
+            with open(path, "rb") as file:
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    found = _BATCH.match(line)
+                    if found is None:
+                        raise ValueError(
+                            f"{path} is damaged at byte {start}: no line of a mining run. Remove that line and start "
+                            "again; what it held is mined anew."
+                        )
+                    places.setdefault(int(found[1]), _Place(path, start, len(line)))
+                    start += len(line)
+        return places
+
+    # ---- at the end ----
+
+    def _merge(self, places: list[_Place], left_out: Counter[str]) -> MiningSummary:
+        summary = MiningSummary(left_out=Counter(left_out))
+        self._replace(os.path.join(self.path, PAIRS), _lines(places, MinedClip.pair_rows))
+        self._replace(os.path.join(self.path, HYPOTHESES), _lines(places, lambda clip: [clip.hypothesis_row()]))
+        for batch in _batches(places):
+            summary.add(batch)
+        told = json.dumps(summary.to_json(), indent=2, ensure_ascii=False) + "\n"
+        self._replace(os.path.join(self.path, SUMMARY), [told.encode()])
+        for name in {place.file for place in places}:
+            os.remove(name)
+        return summary
+
+    def _replace(self, path: str, parts: Iterable[bytes]) -> None:
+        """Write a whole file or nothing."""
+        staged = f"{path}.{self.rank}.tmp"
+        try:
+            try:
+                with open(staged, "wb") as file:
+                    file.writelines(parts)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(staged, path)
+            except OSError:
+                if os.path.exists(staged):
+                    os.remove(staged)
+                raise
+        except OSError as error:
+            raise self._unwritable(path, error) from error
+
+    def _unwritable(self, path: str, error: OSError) -> OSError:
+        return OSError(
+            f"{path} could not be written ({error.strerror}). What was mined before is kept as it is: make room and "
+            "start the same command again, which goes on from there."
+        )
+
+    def _check_settings(self) -> None:
+        path = os.path.join(self._parts, _SETTINGS)
+        if not os.path.exists(path):
+            others = [name for name in (PAIRS, HYPOTHESES, SUMMARY) if os.path.exists(os.path.join(self.path, name))]
+            if others:
+                raise ValueError(
+                    f"{self.path} holds {others} that no mining run wrote there. Choose another output_dir, or move "
+                    "them."
+                )
+            self._replace(path, [json.dumps(self.settings, indent=2).encode()])
+            return
+        with open(path, encoding="utf-8") as file:
+            before = json.load(file)
+        changed = [
+            f"{name} was {before.get(name)!r} and is {self.settings.get(name)!r}"
+            for name in dict.fromkeys([*before, *self.settings])
+            if before.get(name) != self.settings.get(name)
+        ]
+        if changed:
+            raise ValueError(
+                f"{self.path} was begun with other settings: {'; '.join(changed)}. Go on with those, or choose another "
+                "output_dir."
+            )
+
+
+def _batches(places: Iterable[_Place]) -> Iterable[MinedBatch]:
+    """Batches read one by one."""
+    files: dict[str, Any] = {}
+    with ExitStack() as stack:
+        for place in places:
+            if place.file not in files:
+                files[place.file] = stack.enter_context(open(place.file, "rb"))
+            files[place.file].seek(place.start)
+            yield MinedBatch.from_json(json.loads(files[place.file].read(place.length)))
+
+
+def _lines(places: Iterable[_Place], rows_of: Any) -> Iterable[bytes]:
+    for batch in _batches(places):
+        for clip in batch.clips:
+            for row in rows_of(clip):
+                yield json_text(row, "mined rows").encode() + b"\n"

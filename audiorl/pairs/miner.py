@@ -1,0 +1,295 @@
+"""From rows to pairs, one batch at a time.
+
+1. Decode the clips.
+2. Hard cases only, where other systems' transcripts are given: keep clips on which these agree and the model does not.
+3. Encode each clip once, make K hypotheses of each, equal ones counted once, and reward them; the transcript is
+   rewarded beside them.
+4. A strategy pairs texts that the filters allow. Texts that are empty, or too long for the decoder, cannot be learnt
+   from and are in no pair; neither are two texts of equal reward, or that the normaliser makes equal.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from audiorl.batch import GroupBatch
+from audiorl.collator import SpeechCollator
+from audiorl.datasets import BadRowsError, SkippedRows, judge_row
+from audiorl.evaluation import count_errors
+from audiorl.models import SpeechFamily
+from audiorl.normalisers import Normaliser, normaliser
+from audiorl.pairs.hard_cases import is_hard_case
+from audiorl.pairs.hypotheses import Hypothesis, corrupted_hypotheses, decoded_texts, model_hypotheses
+from audiorl.pairs.records import MinedBatch, MinedClip, check_columns, own_columns
+from audiorl.pairs.settings import MiningConfig
+from audiorl.pairs.strategies import STRATEGIES, TRANSCRIPT, Pair, ScoredTexts
+from audiorl.rewards import RewardError, RewardSet, RightScript
+
+Row = dict[str, Any]
+UNUSABLE = "rows that cannot be used"
+NO_HARD_CASE = "clips that are no hard cases"
+
+
+class Candidates(NamedTuple):
+    """One clip's distinct texts, place 0 the transcript, and how often each was found."""
+
+    row: Row
+    texts: list[Hypothesis]
+    copies: list[int]
+
+
+def distinct_texts(row: Row, transcript: Hypothesis, found: Sequence[Hypothesis], plain: Normaliser) -> Candidates:
+    """Hypotheses that the normaliser makes equal stand once, as the first; one equal to the transcript stays."""
+    kept: dict[str, Hypothesis] = {}
+    copies: dict[str, int] = {}
+    for hypothesis in found:
+        key = plain(hypothesis.text)
+        kept.setdefault(key, hypothesis)
+        copies[key] = copies.get(key, 0) + 1
+    return Candidates(row, [transcript, *kept.values()], [0, *copies.values()])
+
+
+class Miner:
+    """Rows of `speech_rows` -> `MinedBatch`.
+
+    Args:
+        model: in evaluation mode, on its device; None for synthetic negatives.
+        family: of the model; None for synthetic negatives.
+        config: what is made of the rows.
+        skipped: where rows that cannot be used are written; None refuses them.
+
+    Raises:
+        ValueError: no model where one is needed, or a reward that needs one where there is none.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None,
+        family: SpeechFamily | None,
+        config: MiningConfig,
+        skipped: SkippedRows | None = None,
+    ):
+        self.model, self.family = (None, None) if config.source == "synthetic" else (model, family)
+        if config.source != "synthetic" and (model is None or family is None):
+            raise ValueError(
+                f"source={config.source!r} asks a model for its hypotheses, and there is none. Pass the model that is "
+                "going to be tuned, or set source='synthetic'."
+            )
+        self.config, self.skipped = config, skipped
+        self.rewards = None if config.reward_funcs is None else RewardSet(config.reward_funcs, config.reward_weights)
+        if self.rewards is not None and self.family is None:
+            _require_no_tokens(self.rewards)
+        self.plain = normaliser(config.normalise)
+        self.right_script = RightScript()
+
+    def __call__(self, rows: Sequence[Row]) -> MinedBatch:
+        for row in rows:
+            check_columns(row, row["where"])
+        if self.rewards is not None and rows:
+            self.rewards.check_columns(list(own_columns(rows[0])))
+        mined = MinedBatch()
+        if self.model is None or self.family is None:
+            usable = self._judged(rows)
+            hypotheses = [corrupted_hypotheses(row, self.config) for row in usable]
+            decoded: list[str | None] = [None] * len(usable)
+            unusable = len(rows) - len(usable)
+        else:
+            heard, batch = self._collated(rows, self.family)
+            unusable = len(rows) - len(heard)
+            usable, decoded, hypotheses = self._listen(self.model, self.family, heard, batch, mined)
+        if unusable:
+            mined.left_out[UNUSABLE] = unusable
+        candidates = [
+            distinct_texts(row, self._transcript(row), found, self.plain)
+            for row, found in zip(usable, hypotheses, strict=True)
+        ]
+        mined.clips = self._clips(candidates, decoded)
+        return mined
+
+    # ---- rows that can be used ----
+
+    def _judged(self, rows: Sequence[Row]) -> list[Row]:
+        """Where no model says what it can take: rows with text, and audio as far as its header tells."""
+        usable, bad = [], []
+        for row in rows:
+            faults = judge_row(
+                row, text_columns=("text",), tokenize=lambda text, row: None, max_seconds=None, distinct=False
+            )
+            bad += faults
+            if not faults:
+                usable.append(row)
+        if bad and self.skipped is None:
+            raise BadRowsError(bad)
+        if self.skipped is not None:
+            self.skipped.add(*bad)
+        return usable
+
+    def _collated(self, rows: Sequence[Row], family: SpeechFamily) -> tuple[list[Row], GroupBatch]:
+        batch = SpeechCollator(family, text_columns=("text",), skipped=self.skipped)(rows)
+        by_id = {row["row_id"]: row for row in rows}
+        return [by_id[row_id] for row_id in batch.row_ids.tolist() if row_id >= 0], batch
+
+    # ---- what the model says ----
+
+    def _listen(
+        self, model: nn.Module, family: SpeechFamily, rows: list[Row], batch: GroupBatch, mined: MinedBatch
+    ) -> tuple[list[Row], list[str | None], list[list[Hypothesis]]]:
+        """The clips that are worth it, what the model says of each when decoded, and its hypotheses."""
+        if not rows:
+            return [], [], []
+        device = next(model.parameters()).device
+        batch = GroupBatch({name: tensor.to(device) for name, tensor in batch.items()})
+        decoded: list[str | None] = [None] * len(rows)
+        if self.config.measure_wer or self.config.other_transcripts:
+            said = decoded_texts(family, model, batch, rows)
+            decoded = list(said)
+            for row, text in zip(rows, said, strict=True):
+                counts = self._errors(family.words(row["text"]), text)
+                mined.errors += counts.errors
+                mined.words += counts.words
+        if self.config.other_transcripts:
+            kept = [i for i, row in enumerate(rows) if self._is_hard(row, decoded[i] or "")]
+            if len(kept) < len(rows):
+                mined.left_out[NO_HARD_CASE] = len(rows) - len(kept)
+            if not kept:
+                return [], [], []
+            rows, decoded = [rows[i] for i in kept], [decoded[i] for i in kept]
+            batch = GroupBatch({name: tensor[torch.tensor(kept, device=device)] for name, tensor in batch.items()})
+        with torch.no_grad():
+            states = family.encode(model, batch)
+            return rows, decoded, model_hypotheses(family, model, batch, states, self.config)
+
+    def _is_hard(self, row: Row, own: str) -> bool:
+        columns = self.config.other_transcripts or []
+        lost = [name for name in columns if name not in row or not isinstance(row[name], str | None)]
+        if lost:
+            raise ValueError(
+                f"{row['where']}: the columns {lost} of other_transcripts are missing or hold no text; the row has "
+                f"{sorted(own_columns(row))}. Name columns with transcripts of other systems."
+            )
+        return is_hard_case(
+            own,
+            [row[name] for name in columns],
+            max_disagreement=self.config.max_disagreement,
+            min_disagreement=self.config.min_disagreement,
+            unit=self.config.unit,
+            normalise=self.plain,
+        )
+
+    # ---- rewards and pairs ----
+
+    def _transcript(self, row: Row) -> Hypothesis:
+        ids: list[int] = []
+        if self.family is not None:
+            tokens = self.family.tokenize_row(row["text"], row)
+            ids = tokens.ids[tokens.first_kept :]
+        return Hypothesis(row["text"], ids, math.nan, "transcript")
+
+    def _words(self, text: str) -> str:
+        return text if self.family is None else self.family.words(text)
+
+    def _errors(self, transcript: str, text: str) -> Any:
+        return count_errors([transcript], [text], unit=self.config.unit, normalise=self.plain).total
+
+    def _clips(self, candidates: Sequence[Candidates], decoded: Sequence[str | None]) -> list[MinedClip]:
+        clips = []
+        for found, said in zip(candidates, decoded, strict=True):
+            texts = [hypothesis.text for hypothesis in found.texts]
+            transcript = self._words(texts[TRANSCRIPT])
+            wers = [0.0, *(self._errors(transcript, text).rate for text in texts[1:])]
+            clips.append(
+                MinedClip(
+                    row_id=found.row["row_id"],
+                    row=own_columns(found.row),
+                    texts=texts,
+                    origins=[hypothesis.origin for hypothesis in found.texts],
+                    copies=found.copies,
+                    wers=wers,
+                    rewards=[0.0 - wer for wer in wers],
+                    parts={},
+                    decoded=said,
+                )
+            )
+        if self.rewards is not None and candidates:
+            reward_clips(self.rewards, candidates, clips, self._words)
+        for found, clip in zip(candidates, clips, strict=True):
+            clip.pairs = self._pairs(found, clip)
+        return clips
+
+    def _pairs(self, found: Candidates, clip: MinedClip) -> list[Pair]:
+        rewards = [math.nan if reward is None else reward for reward in clip.rewards]
+        texts = ScoredTexts(
+            rewards,
+            [hypothesis.score for hypothesis in found.texts],
+            [
+                place
+                for place in range(1, len(rewards))
+                if self._is_usable(clip.texts[place], rewards[place], found.row)
+            ],
+            partial(self._allowed, rewards, [self.plain(text) for text in clip.texts]),
+        )
+        return STRATEGIES[str(self.config.strategy)](texts)[: self.config.max_pairs]
+
+    def _is_usable(self, text: str, reward: float, row: Row) -> bool:
+        """Whether a hypothesis may be in a pair: it says something, was scored, and a trainer can read it."""
+        if not text.strip() or math.isnan(reward):
+            return False
+        language = [row.get("language") or self.config.language]
+        if self.config.same_script and self.right_script([text], [row["text"]], language=language) != [0.0]:
+            return False
+        return self.family is None or _can_be_scored(self.family, text, row)
+
+    def _allowed(self, rewards: Sequence[float], keys: Sequence[str], chosen: int, rejected: int) -> bool:
+        margin = rewards[chosen] - rewards[rejected]  # NaN where one is not scored, and then no comparison holds
+        most = math.inf if self.config.max_margin is None else self.config.max_margin
+        return 0 < margin <= most and margin >= self.config.min_margin and keys[chosen] != keys[rejected]
+
+
+def reward_clips(rewards: RewardSet, candidates: Sequence[Candidates], clips: Sequence[MinedClip], words: Any) -> None:
+    """Give all texts of all clips their rewards, in one call; of a timed transcript the words are judged.
+
+    Args:
+        words: text -> what of it is spoken.
+    """
+    flat = [(found, hypothesis) for found in candidates for hypothesis in found.texts]
+    names = dict.fromkeys(name for found in candidates for name in own_columns(found.row))
+    table = rewards(
+        [words(hypothesis.text) for _, hypothesis in flat],
+        [hypothesis.ids for _, hypothesis in flat],
+        {
+            **{name: [found.row.get(name) for found, _ in flat] for name in names},
+            "text": [words(found.row["text"]) for found, _ in flat],
+        },
+        [found.row["where"] for found, _ in flat],
+    )
+    start = 0
+    for clip in clips:
+        stop = start + len(clip.texts)
+        clip.rewards = [None if math.isnan(value) else value for value in table.total[start:stop]]
+        clip.parts = {name: values[start:stop] for name, values in table.parts.items()}
+        start = stop
+
+
+def _can_be_scored(family: SpeechFamily, text: str, row: Mapping[str, Any]) -> bool:
+    """A loop may need more tokens as text than it was sampled with, and then more than the decoder has."""
+    try:
+        family.tokenize_row(text, row)
+    except ValueError:
+        return False
+    return True
+
+
+def _require_no_tokens(rewards: RewardSet) -> None:
+    for name, reward in zip(rewards.names, rewards.rewards, strict=True):
+        if "completion_ids" in inspect.signature(getattr(reward, "function", reward)).parameters:
+            raise RewardError(
+                f"The reward {name!r} reads completion_ids, and synthetic negatives have no tokens, because no model "
+                "is asked. Leave it out, or use source='samples'."
+            )

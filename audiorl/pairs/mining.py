@@ -1,0 +1,210 @@
+"""Preference pairs from plain transcribed audio: the transcript, or a good hypothesis, against a bad one.
+
+`mine_pairs` keeps the pairs in memory; `mine_into` writes them to a folder as they come, which can go on after a kill
+and be shared by several processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import Dataset
+from torch import nn
+from tqdm.auto import tqdm
+
+from audiorl.datasets import BadRowsError, SkippedRows, check_rows
+from audiorl.evaluation.transcription import evaluation_mode
+from audiorl.models import SpeechFamily, speech_family
+from audiorl.pairs.batches import NumberedBatches
+from audiorl.pairs.folder import MiningFolder
+from audiorl.pairs.miner import Miner
+from audiorl.pairs.records import MinedBatch, MiningSummary
+from audiorl.pairs.settings import MiningConfig
+
+
+@dataclass
+class MinedPairs:
+    """What `mine_pairs` found.
+
+    Attributes:
+        rows: the columns they came with, and for `chosen` and `rejected` the text, `..._reward`, `..._wer` and
+            `..._origin`.
+        clips: how many clips texts were made for.
+        mean_wer: mean error rate of all hypotheses, a fraction.
+        wer: error rate as the generation config decodes, where `measure_wer` or hard cases asked for it.
+        hypotheses: for each clip the row with all its `hypotheses` and their `rewards`.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    clips: int = 0
+    mean_wer: float = 0.0
+    wer: float | None = None
+    hypotheses: list[dict[str, Any]] = field(default_factory=list, repr=False)
+
+    @property
+    def mean_margin(self) -> float:
+        """Mean reward of chosen less that of rejected; 0 without pairs."""
+        margins = [row["chosen_reward"] - row["rejected_reward"] for row in self.rows]
+        return sum(margins) / max(len(margins), 1)
+
+    def __str__(self) -> str:
+        each = len(self.rows) / max(self.clips, 1)
+        before = "" if self.wer is None else f"; decoded as the generation config says, {self.wer:.2%}"
+        return (
+            f"{len(self.rows)} pairs from {self.clips} clips ({each:.2f} a clip), mean margin {self.mean_margin:.3f}; "
+            f"the hypotheses have {self.mean_wer:.1%} WER{before}"
+        )
+
+
+def mine_pairs(
+    model: nn.Module | None,
+    processor: Any,
+    rows: Any,
+    *,
+    config: MiningConfig | None = None,
+    progress: bool = True,
+    family: SpeechFamily | None = None,
+    skipped: SkippedRows | None = None,
+    **settings: Any,
+) -> MinedPairs:
+    """Pair texts for each clip: by default its transcript with the worst of K hypotheses sampled from the model.
+
+    Args:
+        model: the model that is going to be tuned, so that the errors are its own; None for synthetic negatives.
+        processor: its processor.
+        rows: whatever `speech_rows` takes, with `audio` and `text`.
+        config: how; None is `MiningConfig(**settings)`.
+        progress: show a progress bar.
+        family: the model's family; None asks `speech_family`.
+        skipped: where rows that cannot be used are written and left out; None refuses them. What shows only when a
+            clip is decoded, and every row of a stream, is refused when it comes.
+        settings: fields of `MiningConfig`, in place of `config`: num_generations=8, temperature=1.0, strategy=...
+
+    Returns:
+        Pairs in the order of the rows; the same seed gives the same ones, whatever the batch size, up to rounding.
+
+    Raises:
+        BadRowsError: rows without usable audio or text, all of them, before anything is sampled.
+        ValueError: a setting out of its range, both config and settings, or columns that mining writes.
+    """
+    config = _config(config, settings)
+    mined, summary = MinedPairs(), MiningSummary()
+    for batch in _batches(model, processor, rows, config, progress, family, skipped, None):
+        summary.add(batch)
+        mined.rows += [row for clip in batch.clips for row in clip.pair_rows()]
+        mined.hypotheses += [clip.hypothesis_row() for clip in batch.clips]
+    mined.clips, mined.mean_wer, mined.wer = summary.clips, summary.mean_wer, summary.wer
+    return mined
+
+
+def mine_into(
+    folder: MiningFolder,
+    model: nn.Module | None,
+    processor: Any,
+    rows: Any,
+    *,
+    config: MiningConfig | None = None,
+    progress: bool = True,
+    family: SpeechFamily | None = None,
+    skipped: SkippedRows | None = None,
+    **settings: Any,
+) -> MiningSummary | None:
+    """Mine this process's share of the batches that the folder does not have yet; the last process merges them.
+
+    Memory does not grow with the rows but for the number of each batch, and what the source itself holds.
+
+    Args:
+        folder: open (`with MiningFolder(...) as folder`).
+        model, processor, rows, config, progress, family, skipped, settings: see `mine_pairs`. A stream is read as a
+            whole by every process, which passes over the others' batches.
+
+    Returns:
+        The sums over all rows; None in the processes that end before others of the run do.
+
+    Raises:
+        OSError: the disk is full; what was mined before is kept.
+    """
+    if folder.summary is not None:
+        return folder.summary
+    config = _config(config, settings)
+    source = NumberedBatches(rows, config)
+    for _ in _batches(model, processor, source, config, progress, family, skipped, folder):
+        pass
+    return folder.finish(source.count or 0, source.left_out)
+
+
+def _config(config: MiningConfig | None, settings: dict[str, Any]) -> MiningConfig:
+    if config is not None and settings:
+        raise ValueError(f"Both config and its fields {sorted(settings)} were given. Pass one of the two.")
+    return config or MiningConfig(**settings)
+
+
+def _batches(
+    model: nn.Module | None,
+    processor: Any,
+    rows: Any,
+    config: MiningConfig,
+    progress: bool,
+    family: SpeechFamily | None,
+    skipped: SkippedRows | None,
+    folder: MiningFolder | None,
+) -> Iterator[MinedBatch]:
+    """This process's batches, mined and, where there is a folder, written."""
+    if model is not None and config.source != "synthetic":
+        family = family or speech_family(model, processor)
+        family.set_defaults(language=config.language)
+    miner = Miner(model, family, config, skipped)
+    source = rows if isinstance(rows, NumberedBatches) else NumberedBatches(rows, config)
+    share = (0, 1, frozenset[int]()) if folder is None else (folder.rank, folder.world, folder.done)
+    if skipped is None and isinstance(source.rows, Dataset):
+        _refuse_bad_rows(source.own_rows(*share), miner.family)
+    with _bar(source, share, progress) as bar, _evaluated(miner.model):
+        for number, some in source.take(*share):
+            if folder is not None:
+                folder.check(some)
+            batch = miner(some)
+            if folder is not None:
+                folder.append(number, batch)
+            bar.update(len(some))
+            yield batch
+    if not source.count:
+        raise ValueError(
+            f"No row came out of the source{f': {dict(source.left_out)} were left out' if source.left_out else ''}. "
+            "Check the split and the filters."
+        )
+
+
+def _refuse_bad_rows(rows: Dataset, family: SpeechFamily | None) -> None:
+    """All faults at once, before anything is sampled."""
+    faults = check_rows(
+        rows,
+        text_columns=("text",),
+        tokenize=(lambda text, row: None) if family is None else family.tokenize_row,
+        max_seconds=None if family is None else family.max_seconds,
+        min_seconds=0.0 if family is None else family.min_seconds,
+        distinct=False,
+    )
+    if faults:
+        raise BadRowsError(faults)
+
+
+def _bar(source: NumberedBatches, share: tuple[int, int, Any], progress: bool) -> tqdm:
+    """Clips and clips per second of this process; what earlier runs did counts as done."""
+    rank, world, _ = share
+    total, initial = None, 0
+    if isinstance(source.rows, Dataset):
+        total = source.own_clips(rank, world, ())
+        initial = total - source.own_clips(*share)
+    return tqdm(desc="Mining pairs", unit="clip", total=total, initial=initial, disable=not progress)
+
+
+@contextmanager
+def _evaluated(model: nn.Module | None) -> Iterator[None]:
+    if model is None:
+        yield
+        return
+    with evaluation_mode(model):
+        yield

@@ -1,0 +1,208 @@
+"""What was mined of one clip, the rows made of it, and the sums over many clips."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from audiorl.datasets.rows import OURS
+from audiorl.pairs.strategies import TRANSCRIPT, Pair
+
+# Columns that mining writes; rows must not bring them.
+PAIR_COLUMNS = tuple(
+    f"{side}{suffix}" for side in ("chosen", "rejected") for suffix in ("", "_reward", "_wer", "_origin")
+)
+HYPOTHESIS_COLUMNS = (
+    "hypotheses",
+    "rewards",
+    "reward_parts",
+    "wers",
+    "copies",
+    "origins",
+    "transcript_reward",
+    "decoded",
+)
+
+
+@dataclass
+class MinedClip:
+    """One clip's texts, place 0 the transcript, and the pairs that a strategy made of them."""
+
+    row_id: int
+    row: dict[str, Any]  # the columns it came with
+    texts: list[str]  # (K + 1,), equal ones once
+    origins: list[str]  # (K + 1,) where each comes from: transcript, sample@1, beam@1, or a kind of corruption
+    copies: list[int]  # (K + 1,) how often it was found; 0 for the transcript
+    wers: list[float]  # (K + 1,) fractions
+    rewards: list[float | None]  # (K + 1,) None where no reward scored the text
+    parts: dict[str, list[float | None]]  # each reward by its name, (K + 1,)
+    pairs: list[Pair] = field(default_factory=list)
+    decoded: str | None = None  # what the model says as its generation config tells it to, where it was asked
+
+    def pair_rows(self) -> list[dict[str, Any]]:
+        """The row with `chosen`, `rejected` and their rewards, error rates and origins; one for each pair."""
+        rows = []
+        for pair in self.pairs:
+            row = dict(self.row)
+            for side, place in zip(("chosen", "rejected"), pair, strict=True):
+                row[side] = self.texts[place]
+                row[f"{side}_reward"] = self.rewards[place]
+                row[f"{side}_wer"] = self.wers[place]
+                row[f"{side}_origin"] = self.origins[place]
+            rows.append(row)
+        return rows
+
+    def hypothesis_row(self) -> dict[str, Any]:
+        """The row with all its hypotheses and their rewards."""
+        row = {
+            **self.row,
+            "hypotheses": self.texts[1:],
+            "rewards": self.rewards[1:],
+            "wers": self.wers[1:],
+            "copies": self.copies[1:],
+            "origins": self.origins[1:],
+            "transcript_reward": self.rewards[TRANSCRIPT],
+        }
+        if self.parts:
+            row["reward_parts"] = {name: values[1:] for name, values in self.parts.items()}
+        return row if self.decoded is None else {**row, "decoded": self.decoded}
+
+    def margins(self) -> list[float]:
+        """Reward of chosen less reward of rejected, > 0, of each pair."""
+        found = [(self.rewards[chosen], self.rewards[rejected]) for chosen, rejected in self.pairs]
+        return [chosen - rejected for chosen, rejected in found if chosen is not None and rejected is not None]
+
+
+@dataclass
+class MinedBatch:
+    """What came of some clips that were mined together."""
+
+    clips: list[MinedClip] = field(default_factory=list)
+    errors: int = 0  # of all that were decoded as the generation config says, those left out afterwards too
+    words: int = 0  # of their transcripts
+    left_out: Counter[str] = field(default_factory=Counter)  # clips, by the reason
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "clips": [vars(clip) for clip in self.clips]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> MinedBatch:
+        clips = [
+            MinedClip(**{**clip, "pairs": [(chosen, rejected) for chosen, rejected in clip["pairs"]]})
+            for clip in values["clips"]
+        ]
+        return cls(clips, values["errors"], values["words"], Counter(values["left_out"]))
+
+
+@dataclass
+class MiningSummary:
+    """Sums over clips.
+
+    Attributes:
+        clips: that texts were made for.
+        pairs: made of them.
+        hypotheses: all of them, equal ones as often as they were found.
+        wer_sum, margin_sum: over hypotheses, over pairs.
+        errors, words: of clips decoded as the generation config says; 0 words where none was.
+        left_out: rows that were not mined, by the reason.
+    """
+
+    clips: int = 0
+    pairs: int = 0
+    hypotheses: int = 0
+    wer_sum: float = 0.0
+    margin_sum: float = 0.0
+    errors: int = 0
+    words: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def add(self, batch: MinedBatch) -> None:
+        self.errors += batch.errors
+        self.words += batch.words
+        self.left_out.update(batch.left_out)
+        for clip in batch.clips:
+            self.clips += 1
+            self.pairs += len(clip.pairs)
+            self.hypotheses += sum(clip.copies)
+            self.wer_sum += sum(rate * copies for rate, copies in zip(clip.wers, clip.copies, strict=True))
+            self.margin_sum += sum(clip.margins())
+
+    @property
+    def mean_wer(self) -> float:
+        """Mean error rate of the hypotheses, a fraction."""
+        return self.wer_sum / max(self.hypotheses, 1)
+
+    @property
+    def mean_margin(self) -> float:
+        return self.margin_sum / max(self.pairs, 1)
+
+    @property
+    def wer(self) -> float | None:
+        """Error rate of all clips decoded as the generation config says; None where it was not measured."""
+        return self.errors / self.words if self.words else None
+
+    def to_json(self) -> dict[str, Any]:
+        shown = {"mean_wer": self.mean_wer, "mean_margin": self.mean_margin, "wer": self.wer}
+        return {**asdict(self), "left_out": dict(sorted(self.left_out.items())), **shown}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> MiningSummary:
+        known = {name: values[name] for name in cls.__dataclass_fields__}
+        return cls(**{**known, "left_out": Counter(values["left_out"])})
+
+    def __str__(self) -> str:
+        each = self.pairs / max(self.clips, 1)
+        lines = [
+            f"{self.pairs:,} pairs from {self.clips:,} clips ({each:.2f} a clip), mean margin {self.mean_margin:.3f}; "
+            f"the hypotheses have {self.mean_wer:.1%} WER"
+        ]
+        if self.wer is not None:
+            lines.append(f"WER before tuning, decoded as the generation config says: {self.wer:.2%}")
+        lines += [f"left out: {count:,} {reason}" for reason, count in sorted(self.left_out.items())]
+        return "\n".join(lines)
+
+
+def check_columns(names: Iterable[str], where: str) -> None:
+    """Refuse columns that mining writes.
+
+    Raises:
+        ValueError: such columns.
+    """
+    clash = sorted({*PAIR_COLUMNS, *HYPOTHESIS_COLUMNS} & set(names))
+    if clash:
+        raise ValueError(
+            f"{where}: the columns {clash} would be overwritten by what is mined. Rename or remove them; rows that "
+            "have chosen and rejected are pairs already."
+        )
+
+
+def own_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without its number and place."""
+    return {name: value for name, value in row.items() if name not in OURS}
+
+
+def json_text(value: Any, where: str) -> str:
+    """One line of JSON.
+
+    Raises:
+        ValueError: something in it has no form in JSON; the message names the column.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        bad = [name for name, part in value.items() if not _is_json(part)] if isinstance(value, dict) else []
+        raise ValueError(
+            f"{where}: the column{'s' * (len(bad) > 1)} {bad} cannot be written as JSON ({error}). Remove them with "
+            "remove_columns, or turn them into numbers, texts or lists."
+        ) from error
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,179 @@
+"""How pairs are mined; imports nothing heavy, so that flags show at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
+
+SOURCES = ("samples", "beams", "synthetic")
+DEFAULT_STRATEGY = {
+    "samples": "transcript_vs_worst",
+    "beams": "transcript_vs_worst",
+    "synthetic": "transcript_vs_each",
+}
+# What pairs texts that are no one's hypotheses with nothing but the transcript.
+OF_TRANSCRIPT = ("transcript_vs_worst", "transcript_vs_each")
+
+
+@dataclass
+class MiningConfig:
+    """Hypotheses, rewards, pairs and filters of `audiorl.pairs.mine_pairs`.
+
+    Raises:
+        ValueError: a setting out of its range, or two that contradict each other.
+    """
+
+    source: str = field(
+        default="samples",
+        metadata={
+            "help": "Where hypotheses come from: samples of the model, beams (its n best by beam search), or synthetic "
+            "(transcripts corrupted without a model).",
+            "choices": list(SOURCES),
+        },
+    )
+    strategy: str | None = field(
+        default=None,
+        metadata={
+            "help": "Which texts are paired: transcript_vs_worst (default), transcript_vs_each (default of synthetic), "
+            "best_vs_worst, above_margin (every two), nbest (the best against those that the model holds likelier)."
+        },
+    )
+    num_generations: int = field(
+        default=8, metadata={"help": "K: hypotheses of a clip, at each temperature; beams; corruptions."}
+    )
+    temperature: list[float] = field(
+        default_factory=lambda: [1.0],
+        metadata={"help": "Temperatures above 0 to sample at, one or several; for beams one."},
+    )
+    batch_size: int = field(default=8, metadata={"help": "Clips decoded at once, at least 1."})
+    language: str | None = field(
+        default=None,
+        metadata={
+            "help": "Language of rows that name none. Without it no synthetic homophones, endings, number words."
+        },
+    )
+    reward_funcs: list[str] | None = field(
+        default=None,
+        metadata={"help": "Rewards by name or dotted path that judge the texts; default minus the word error rate."},
+    )
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "One weight for each reward; default 1."}
+    )
+    min_margin: float = field(
+        default=0.0, metadata={"help": "Chosen earns at least so much more than rejected; it always earns more."}
+    )
+    max_margin: float | None = field(
+        default=None, metadata={"help": "Chosen earns at most so much more than rejected; leaves out loops."}
+    )
+    max_pairs: int | None = field(default=None, metadata={"help": "Pairs of one clip at most; default no limit."})
+    same_script: bool = field(
+        default=False,
+        metadata={"help": "Leave out hypotheses in another script than the row's language or transcript."},
+    )
+    languages: list[str] | None = field(
+        default=None, metadata={"help": "Only rows whose `language` is one of these, spelt as in the rows."}
+    )
+    min_audio_seconds: float | None = field(default=None, metadata={"help": "Only clips at least so long."})
+    max_audio_seconds: float | None = field(default=None, metadata={"help": "Only clips at most so long."})
+    other_transcripts: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns with other systems' transcripts: only hard cases are kept, clips on which these agree and "
+            "the model, decoded as its generation config says, differs."
+        },
+    )
+    max_disagreement: float = field(
+        default=0.05, metadata={"help": "Hard cases: error rate up to which other systems agree, a fraction."}
+    )
+    min_disagreement: float = field(
+        default=0.10, metadata={"help": "Hard cases: error rate from which the model differs from them, a fraction."}
+    )
+    corruptions: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Synthetic: kinds to use, of homophone, neighbour, deletion, repeated_tail, ending, number, "
+            "keyword; default all."
+        },
+    )
+    measure_wer: bool = field(
+        default=False,
+        metadata={"help": "Decode every clip as the generation config says too, for the WER before tuning."},
+    )
+    normalise: str = field(
+        default="basic", metadata={"help": "Normaliser of texts before they are compared: basic, lower, english, none."}
+    )
+    unit: str = field(default="auto", metadata={"help": "What is counted: word, character, mixed or auto."})
+    seed: int = field(default=0, metadata={"help": "Of samples and corruptions, at least 0."})
+
+    def __post_init__(self) -> None:
+        if isinstance(self.temperature, Real):
+            self.temperature = [self.temperature]
+        self.strategy = self.strategy or DEFAULT_STRATEGY.get(self.source)
+        self._check_numbers()
+        self._check_choices()
+        if self.source == "synthetic":
+            self._check_synthetic()
+
+    def _check_numbers(self) -> None:
+        ranges: dict[str, tuple[bool, str]] = {
+            "num_generations": (self.num_generations >= 1, "1 or more"),
+            "temperature": (bool(self.temperature) and all(0 < t < math.inf for t in self.temperature), "above 0"),
+            "batch_size": (self.batch_size >= 1, "1 or more"),
+            "min_margin": (0 <= self.min_margin < math.inf, "0 or more"),
+            "max_margin": (
+                self.max_margin is None or (self.max_margin > 0 and self.max_margin >= self.min_margin),
+                "above 0 and not below min_margin",
+            ),
+            "max_pairs": (self.max_pairs is None or self.max_pairs >= 1, "1 or more"),
+            "max_disagreement": (self.max_disagreement >= 0, "0 or more"),
+            "min_disagreement": (self.min_disagreement > 0, "above 0"),
+            "seed": (self.seed >= 0, "0 or more"),
+        }
+        for name, (holds, allowed) in ranges.items():
+            if not holds:
+                raise ValueError(
+                    f"Mining pairs: {name}={getattr(self, name)!r} is out of its range. Use a value {allowed}."
+                )
+
+    def _check_choices(self) -> None:
+        from audiorl.pairs.corruptions import CORRUPTIONS
+        from audiorl.pairs.strategies import STRATEGIES
+
+        _require_known("source", [self.source], SOURCES)
+        _require_known("strategy", [self.strategy], list(STRATEGIES))
+        _require_known("corruptions", self.corruptions or [], list(CORRUPTIONS))
+        if self.source == "beams" and len(self.temperature) > 1:
+            raise ValueError(
+                f"Scores of beam searches at several temperatures do not compare; got temperature={self.temperature}. "
+                "Give one, or use source='samples'."
+            )
+        if self.corruptions is not None and self.source != "synthetic":
+            raise ValueError(
+                f"corruptions={self.corruptions} are kinds of synthetic negatives, but source is {self.source!r}. "
+                "Set source='synthetic', or leave them out."
+            )
+        if self.reward_weights is not None and self.reward_funcs is None:
+            raise ValueError(
+                "reward_weights weigh reward_funcs, and there are none. Name rewards, or leave the weights out."
+            )
+
+    def _check_synthetic(self) -> None:
+        if self.strategy not in OF_TRANSCRIPT:
+            raise ValueError(
+                f"Synthetic negatives are no one's hypotheses, only worse than the transcript; strategy="
+                f"{self.strategy!r} pairs hypotheses with each other. Use one of {list(OF_TRANSCRIPT)}."
+            )
+        if self.other_transcripts or self.measure_wer:
+            raise ValueError(
+                "Hard cases (other_transcripts) and measure_wer ask a model, which source='synthetic' does without. "
+                "Leave them out, or use source='samples'."
+            )
+
+
+def _require_known(name: str, given: Sequence[Any], known: Sequence[str]) -> None:
+    for value in given:
+        if value not in known:
+            raise ValueError(f"Mining pairs: {name} has no {value!r}. It takes {', '.join(known)}.")
