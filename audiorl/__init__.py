@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from audiorl.losses import ADVANTAGES, POLICY_LOSSES, PREFERENCE_LOSSES
     from audiorl.model_card import DataSource
     from audiorl.models import SpeechFamily, register_family, shorten_window, speech_family
-    from audiorl.pairs import mine_pairs
+    from audiorl.pairs import MiningConfig, MiningFolder, mine_into, mine_pairs, synthetic_negatives
     from audiorl.rewards import REWARDS, RewardError, RewardSet, RewardTable, load_reward
     from audiorl.trainers.base import SpeechTrainer
     from audiorl.trainers.config import SpeechConfig
@@ -60,6 +60,8 @@ _HOMES = {
     "GroupBatch": "audiorl.batch",
     "GroupSamples": "audiorl.batch",
     "GroupScores": "audiorl.batch",
+    "MiningConfig": "audiorl.pairs",
+    "MiningFolder": "audiorl.pairs",
     "ORPOConfig": "audiorl.trainers.orpo",
     "ORPOTrainer": "audiorl.trainers.orpo",
     "OnlineDPOConfig": "audiorl.trainers.online_dpo",
@@ -86,6 +88,7 @@ _HOMES = {
     "load_augmentation": "audiorl.augment",
     "load_corpus": "audiorl.datasets",
     "load_reward": "audiorl.rewards",
+    "mine_into": "audiorl.pairs",
     "mine_pairs": "audiorl.pairs",
     "paired_bootstrap": "audiorl.evaluation",
     "read_document": "audiorl.evaluation",
@@ -94,6 +97,7 @@ _HOMES = {
     "shorten_window": "audiorl.models",
     "speech_family": "audiorl.models",
     "speech_rows": "audiorl.datasets",
+    "synthetic_negatives": "audiorl.pairs",
     "transcribe": "audiorl.evaluation",
 }
 
@@ -116,6 +120,8 @@ __all__ = [
     "GroupBatch",
     "GroupSamples",
     "GroupScores",
+    "MiningConfig",
+    "MiningFolder",
     "ORPOConfig",
     "ORPOTrainer",
     "OnlineDPOConfig",
@@ -140,6 +146,7 @@ __all__ = [
     "load_augmentation",
     "load_corpus",
     "load_reward",
+    "mine_into",
     "mine_pairs",
     "paired_bootstrap",
     "read_document",
@@ -148,6 +155,7 @@ __all__ = [
     "shorten_window",
     "speech_family",
     "speech_rows",
+    "synthetic_negatives",
     "transcribe",
 ]
 
