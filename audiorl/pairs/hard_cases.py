@@ -32,7 +32,8 @@ def is_hard_case(
         unit, normalise: see `audiorl.evaluation.count_errors`.
 
     Source: An et al. 2025 (Fun-ASR), arXiv:2509.12508, the hard cases among its data for reinforcement learning: three
-        systems that agree within 5 % and differ from the model by 10 %. That a disagreement is the larger of the two
+        systems that agree within 5 % and differ from the model by 10 % (both figures from memory, the passage could
+        not be looked up). That a disagreement is the larger of the two
         error rates is ours: the report does not say which transcript counts as the true one.
     """
     said = [text for text in others if text is not None]
