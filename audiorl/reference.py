@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -170,9 +170,22 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
         _activate(adapted, active, frozen)
 
 
-def check_same_tokens(model: nn.Module, ref_model: nn.Module) -> None:
-    """A reference with another vocabulary would score other words."""
-    sizes = [getattr(base_model(m).config.get_text_config(), "vocab_size", None) for m in (model, ref_model)]
+def check_same_tokens(model: nn.Module, ref_model: nn.Module, labels: Sequence[str] | None = None) -> None:
+    """A reference with another vocabulary, or with other labels, would score other words.
+
+    Args:
+        labels: of the policy's family, where it answers with labels.
+    """
+    configs = [base_model(m).config for m in (model, ref_model)]
+    if labels is not None:
+        theirs = [configs[1].id2label[i] for i in range(configs[1].num_labels)]
+        if theirs != list(labels):
+            raise ValueError(
+                f"ref_model has the labels {theirs[:8]}, the policy {list(labels[:8])}, so their log-probabilities "
+                "cannot be compared. Pass a ref_model with the policy's own labels in the same order, or none."
+            )
+        return
+    sizes = [getattr(config.get_text_config(), "vocab_size", None) for config in configs]
     if sizes[0] != sizes[1]:
         raise ValueError(
             f"ref_model has a vocabulary of {sizes[1]}, the policy one of {sizes[0]}, so their log-probabilities "

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from audiorl.adapters import SpeechModelConfig
+from audiorl.evaluation import Decoded
 from audiorl.model_card import DataSource
 from audiorl.rewards import RewardSet
 from audiorl.script import (
@@ -108,7 +109,7 @@ def tune_and_measure(
     """Train, save, say what came of it, and push where that is asked for, last: what fails there loses nothing.
 
     Args:
-        held_out: rows to measure WER on before and after; None measures nothing.
+        held_out: rows to measure WER, or the accuracy of labels, on before and after; None measures nothing.
         source: what the card calls them.
         merge_adapter: write the adapter merged into its base beside `output_dir`.
     """
@@ -117,12 +118,21 @@ def tune_and_measure(
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
     if before is not None:
-        result = trainer.record_evaluation(before, trainer.decode(held_out), source)
+        after = trainer.decode(held_out)
+        result = trainer.record_evaluation(before, after, source)
         if args.process_index == 0:
-            print(result)
+            print(result if trainer.family.labels is None else _accuracies(before, after))
     if args.process_index == 0:
         print(f"The tuned checkpoint lies in {args.output_dir}")
     if merge_adapter and (merged := trainer.save_merged()) is not None:
         print(f"Base and adapter merged lie in {merged}")
     if args.push_to_hub:
         trainer.push_to_hub()
+
+
+def _accuracies(before: Decoded, after: Decoded) -> str:
+    """What is said of labels, which are right or wrong."""
+    return (
+        f"Accuracy before  {100 * before.accuracy:.1f} %  on {len(before.transcripts)} held-out clips\n"
+        f"Accuracy after   {100 * after.accuracy:.1f} %  on the same clips"
+    )

@@ -83,7 +83,8 @@ def time_calls(script: str, name: str, call: Callable[[], object], repeats: int)
 def ways(batch: Batch) -> dict[str, Callable[[], object]]:
     """name -> what is timed: the composite first, by itself and in a set, then all others."""
     ids, where = [[0]] * len(batch.completions), ["row"] * len(batch.completions)
-    columns = {**batch.columns, "label": batch.columns["text"]}
+    texts = batch.columns["text"]
+    columns = {**batch.columns, "label": texts, "all_labels": [[text] for text in texts]}
 
     def call(name: str) -> Callable[[], object]:
         return lambda: REWARDS[name](

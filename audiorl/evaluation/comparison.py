@@ -15,6 +15,12 @@ class Decoded(NamedTuple):
     transcripts: list[str]
     hypotheses: list[str]
 
+    @property
+    def accuracy(self) -> float:
+        """Share of the hypotheses that are their transcript, letter for letter: for labels, right or wrong."""
+        right = [said == true for said, true in zip(self.hypotheses, self.transcripts, strict=True)]
+        return sum(right) / len(right)
+
 
 class Comparison(NamedTuple):
     """Error counts of two systems on the same clips.

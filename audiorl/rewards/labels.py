@@ -1,7 +1,8 @@
-"""A reward for models that answer with a label: emotion, language, intent, keyword spotting."""
+"""Rewards for models that answer with labels: emotion, language, intent, keyword spotting, sound events."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -114,6 +115,87 @@ class LabelMatch(ShippedReward):
                     "Leave it out of one of them."
                 )
         return known
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSetMatch(ShippedReward):
+    """How well the labels of a completion are those of a clip that has several, as AudioSet's `all_labels`.
+
+        hits = |said & true|,  precision = hits / |said|,  recall = hits / |true|
+        reward = (1 + beta^2) precision recall / (beta^2 precision + recall),  0 without hits
+
+    Args:
+        beta: >= 0, what recall weighs against precision. 0 is precision alone: 1 for a classifier's one label if the
+            clip has it, else 0. A model that lists labels wants 1, or the surest label alone would be its best answer.
+        separator: what stands between the labels of a completion, ", " for example; None takes the whole completion
+            for one label, as labels may contain commas themselves.
+        column: of the rows, with lists of labels.
+        normalise: see `audiorl.normalisers.normaliser`; applied to each label.
+        name: see `ShippedReward`.
+
+    Range: [0, 1]. A label said twice counts once. A row without labels (an empty list): 1 for an empty completion, else
+    0. A row whose list is None gives None.
+
+    Source: the F measure, van Rijsbergen 1979, over sets of labels.
+
+    Raises:
+        ValueError: when built, beta below 0 or an empty separator; when called, a row whose labels are no list of
+            texts.
+    """
+
+    beta: float = 0.0
+    separator: str | None = None
+    column: str = "all_labels"
+    normalise: str | Callable[[str], str] = "basic"
+
+    default_name: ClassVar[str] = "label_set_match"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "normalise", normaliser(self.normalise))
+        if not 0 <= self.beta < math.inf:
+            raise ValueError(
+                f"{self.__name__} weighs recall by beta, 0 or more; got {self.beta}. Use 0 for precision alone, 1 for "
+                "both alike."
+            )
+        if self.separator == "":
+            raise ValueError(f"{self.__name__} got an empty separator. Use ', ', or None for one label an answer.")
+
+    @property
+    def needed_columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (self.column,)
+
+    def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        """One value for each completion; None where the row has no list."""
+        rewards: list[float | None] = []
+        for completion, labels in zip(completions, columns[self.column], strict=True):
+            said = completion_text(completion)
+            written = [said] if self.separator is None else said.split(self.separator)
+            rewards.append(
+                None if labels is None else self._score(self._set(written), self._set(self._checked(labels)))
+            )
+        return rewards
+
+    def _checked(self, labels: Any) -> Sequence[str]:
+        listed = isinstance(labels, Sequence) and not isinstance(labels, str)
+        if not listed or not all(isinstance(label, str) for label in labels):
+            raise ValueError(
+                f"{self.__name__} compares sets of labels; the column {self.column!r} has {labels!r:.80}. Give a list "
+                "of names, with one name for a clip of one label."
+            )
+        return labels
+
+    def _set(self, labels: Sequence[str]) -> set[str]:
+        function = normaliser(self.normalise)
+        return {label for label in map(function, labels) if label}
+
+    def _score(self, said: set[str], true: set[str]) -> float:
+        if not said or not true:
+            return float(said == true)
+        hits, weight = len(said & true), self.beta**2
+        if not hits:
+            return 0.0
+        precision, recall = hits / len(said), hits / len(true)
+        return (1 + weight) * precision * recall / (weight * precision + recall)
 
 
 def _similarity(one: str, other: str) -> float:

@@ -19,7 +19,7 @@ from audiorl.rewards.errors import RewardError
 from audiorl.rewards.funasr import FunASR
 from audiorl.rewards.hallucination import Hallucination
 from audiorl.rewards.keywords import KeywordPrecision, KeywordRecall, KeywordScore, OneMinusKeywordWER
-from audiorl.rewards.labels import LabelMatch
+from audiorl.rewards.labels import LabelMatch, LabelSetMatch
 from audiorl.rewards.language import RightScript
 from audiorl.rewards.length import LengthRatio, SoftOverlong
 from audiorl.rewards.stock_phrases import NoStockPhrases
@@ -49,6 +49,7 @@ REWARDS: dict[str, Reward] = {
         SoftOverlong(),
         LabelMatch(),
         LabelMatch(name="fuzzy_label_match", min_similarity=0.8),
+        LabelSetMatch(),
         FunASR(),
     )
 }

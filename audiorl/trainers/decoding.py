@@ -87,8 +87,7 @@ class DecodedEvaluation(WholeCheckpoints):
     def _decoded_metrics(self, decoded: Decoded) -> dict[str, float]:
         found: dict[str, float] = {}
         if self.args.eval_wer and self.family.labels is not None:
-            right = [said == label for said, label in zip(decoded.hypotheses, decoded.transcripts, strict=True)]
-            found["accuracy"] = sum(right) / len(right)
+            found["accuracy"] = decoded.accuracy
         elif self.args.eval_wer:
             for name, unit in (("wer", "auto"), ("cer", "character")):
                 found[name] = count_errors(*decoded, unit=unit, normalise=self.args.wer_normaliser).wer

@@ -132,7 +132,8 @@ def load_processor(processing_class: Any, model: nn.Module) -> Any:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"No processor was passed, and none loads from {name or 'the model, which has no name'!r}: {error}. "
-            "Pass processing_class=AutoProcessor.from_pretrained(...) of the checkpoint."
+            "Pass processing_class=AutoProcessor.from_pretrained(...) of the checkpoint; for labels it is "
+            "AutoFeatureExtractor.from_pretrained(...)."
         ) from error
 
 

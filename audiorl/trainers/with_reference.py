@@ -88,7 +88,7 @@ class ReferenceTrainer(SpeechTrainer):
         return self._frozen(frozen_copy(self.model, share_frozen=not self.args.sync_ref_model))
 
     def _frozen(self, ref_model: nn.Module) -> FrozenCopy:
-        check_same_tokens(self.model, ref_model)
+        check_same_tokens(self.model, ref_model, self.family.labels)
         if self.args.sync_ref_model and is_fsdp(self.accelerator):
             raise ValueError(
                 "sync_ref_model moves a whole reference towards a whole policy, and FSDP shards both. Train with DDP, "

@@ -26,6 +26,7 @@ RANGES = {
     "overlong": (-1, 0),
     "label_match": (0, 1),
     "fuzzy_label_match": (0, 1),
+    "label_set_match": (0, 1),
     "funasr": (-1, 2),
 }
 

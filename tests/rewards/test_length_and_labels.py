@@ -3,7 +3,7 @@
 import pytest
 from trl.rewards import get_soft_overlong_punishment
 
-from audiorl.rewards import LabelMatch, RewardError, RewardSet, SoftOverlong
+from audiorl.rewards import LabelMatch, LabelSetMatch, RewardError, RewardSet, SoftOverlong
 from tests.rewards.examples import score_one
 
 
@@ -103,3 +103,44 @@ def test_label_settings_and_rows_are_checked():
         LabelMatch(aliases={"happy": ["glad"], "sad": ["Glad!"]})
     with pytest.raises(ValueError, match=r"the column 'label' has 3, a int\. Write the label's name"):
         score_one(LabelMatch(), "sad", label=3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "hypothesis", "precision", "f1", "f2"),
+    [
+        (["Dog", "Rain"], "dog", 1, 2 / 3, 5 / 9),
+        (["dog", "rain"], "cat", 0, 0, 0),
+        # 2 of 3 said are true, 2 of 2 true are said
+        (["dog", "rain"], "rain; cat; dog", 2 / 3, 4 / 5, 10 / 11),
+        (["dog", "rain"], "rain; dog", 1, 1, 1),
+        # once is enough
+        (["dog", "rain"], "rain; rain", 1, 2 / 3, 5 / 9),
+        (["Whack, thwack"], "whack, thwack", 1, 1, 1),
+        (["dog"], "", 0, 0, 0),
+        ([], "", 1, 1, 1),
+        ([], "dog", 0, 0, 0),
+        (None, "dog", None, None, None),
+    ],
+)
+def test_sets_of_labels_worked_by_hand(labels, hypothesis, precision, f1, f2):
+    for beta, expected in ((0, precision), (1, f1), (2, f2)):
+        found = score_one(LabelSetMatch(beta=beta, separator="; "), hypothesis, all_labels=labels)
+        assert found == (None if expected is None else pytest.approx(expected))
+
+
+def test_without_a_separator_an_answer_is_one_label():
+    assert score_one(LabelSetMatch(), "dog, rain", all_labels=["dog", "rain"]) == 0
+    assert score_one(LabelSetMatch(), "rain", all_labels=["dog", "rain"]) == 1
+    assert score_one(LabelSetMatch(column="tags"), "rain", tags=("rain",)) == 1
+
+
+def test_settings_and_rows_of_label_sets_are_checked():
+    with pytest.raises(ValueError, match=r"beta, 0 or more; got -1"):
+        LabelSetMatch(beta=-1)
+    with pytest.raises(ValueError, match="empty separator"):
+        LabelSetMatch(separator="")
+    for labels in ("dog", 3, ["dog", 3]):
+        with pytest.raises(ValueError, match=r"'all_labels' has .*Give a list of names"):
+            score_one(LabelSetMatch(), "dog", all_labels=labels)
+    with pytest.raises(RewardError, match="label_set_match reads the column 'all_labels', which is missing"):
+        RewardSet(["label_set_match"]).check_columns(["label"])

@@ -22,6 +22,7 @@ rows = st.fixed_dictionaries(
         "keywords": st.one_of(st.none(), st.lists(texts, max_size=4)),
         "language": st.one_of(st.none(), st.sampled_from(["en", "zh", "ja", "hi", "xx", "EN-us"])),
         "label": texts,
+        "all_labels": st.lists(texts, max_size=3),
     }
 )
 
@@ -50,7 +51,7 @@ def test_any_text_has_a_value_in_the_range(row, hypotheses):
 @given(rows)
 def test_the_transcript_itself_gets_the_best_value(row):
     for name in RANGES:
-        if name not in ("overlong", "label_match", "fuzzy_label_match", "language"):
+        if name not in ("overlong", "label_match", "fuzzy_label_match", "label_set_match", "language"):
             best = RANGES[name][1]
             if name == "funasr":
                 best = 2 if row["keywords"] else 1
@@ -82,7 +83,7 @@ def test_values_do_not_depend_on_the_other_hypotheses(row, hypotheses, random):
 def test_rewards_survive_pickling(reward):
     again = pickle.loads(pickle.dumps(reward))
     assert again.__name__ == reward.__name__
-    row = {**ENGLISH.row, "label": "b"}
+    row = {**ENGLISH.row, "label": "b", "all_labels": ["b"]}
     assert score(again, [ENGLISH.honest, "c"], row) == score(reward, [ENGLISH.honest, "c"], row)
 
 
@@ -100,7 +101,7 @@ STANDING_ALONE = [
     "length_ratio",
     "funasr",
 ]
-WHOLE_SENTENCE = ["exact_match", "label_match", "fuzzy_label_match"]
+WHOLE_SENTENCE = ["exact_match", "label_match", "fuzzy_label_match", "label_set_match"]
 # What a reward does not see, so that it wants another beside it; its docstring says so.
 BLIND_TO = {
     "keyword_recall": {"stuffed", "twice"},
@@ -121,9 +122,10 @@ def test_adversarial_hypotheses_rank_below_an_honest_one(name, scene):
     row, honest, attacks = SCENES[scene]
     if name in WHOLE_SENTENCE:
         honest = row["text"]
-    best = score_one(name, honest, label=row["text"], **row)
+    labels = {"label": row["text"], "all_labels": [row["text"]]}
+    best = score_one(name, honest, **labels, **row)
     for attack, hypothesis in attacks.items():
-        assert score_one(name, hypothesis, label=row["text"], **row) < best, attack
+        assert score_one(name, hypothesis, **labels, **row) < best, attack
 
 
 @pytest.mark.parametrize("name", BLIND_TO)
@@ -191,7 +193,7 @@ def test_shipped_rewards_run_in_trls_own_loop():
     from trl import GRPOTrainer
 
     row, honest, attacks = ENGLISH
-    row = {**row, "label": "calm", "prompt": ""}
+    row = {**row, "label": "calm", "all_labels": ["calm"], "prompt": ""}
     hypotheses = [honest, *attacks.values()]
     names = list(REWARDS)
     trainer = SimpleNamespace(
