@@ -20,9 +20,10 @@ from audiorl.rewards import LabelMatch, LabelSetMatch
 from audiorl.trainers.dpo import DPOTrainer
 from audiorl.trainers.grpo import GRPOTrainer
 from audiorl.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+from audiorl.trainers.raft import RAFTTrainer
 from tests.tiny_classifiers import DIGITS, LABELS, tiny_classifier
 from tests.tiny_models import SAMPLING_RATE
-from tests.trainers import grpo_rows, pair_rows
+from tests.trainers import grpo_rows, pair_rows, raft_rows
 
 FAMILIES = ("wav2vec2-group", "hubert-layer", "ast", "whisper")
 
@@ -94,6 +95,24 @@ def test_grpo_raises_the_reward_on_four_clips(tmp_path, kind):
     assert set(logged(grpo, "completions/mean_length")) == {1.0}
     measured = grpo.evaluate(tones(4))
     assert measured["eval_accuracy"] == measured["eval_reward"] >= 0.5 and "eval_wer" not in measured
+
+
+def test_raft_learns_the_labels_that_were_rewarded(tmp_path):
+    model, extractor = tiny_classifier("ast")
+    raft = RAFTTrainer(
+        model,
+        LabelMatch(column="text"),
+        args=raft_rows.config(
+            tmp_path, num_cycles=6, steps_per_cycle=3, samples_per_prompt=24, reward_threshold=1.0, learning_rate=3e-3
+        ),
+        train_dataset=tones(4),
+        processing_class=extractor,
+    )
+    before = raft.decode(tones(4)).accuracy
+    raft.train()
+    rewards = logged(raft, "reward")
+    assert rewards[-1] > rewards[0] + 0.3 and raft.decode(tones(4)).accuracy > before
+    assert logged(raft, "accuracy") == pytest.approx(rewards)
 
 
 def test_several_right_labels_share_the_probability(tmp_path):
