@@ -67,7 +67,7 @@ def test_dpo_lowers_its_loss_on_eight_clips_from_a_checkpoints_name_alone(tmp_pa
     after = dpo.evaluate(pairs())
     assert before == pytest.approx(0.693147, abs=1e-4)
     assert after["eval_loss"] < 0.6 and after["eval_rewards/accuracies"] == 1
-    dpo.save_model(tmp_path / "tuned")
+    dpo.save_model(str(tmp_path / "tuned"))
     loaded = AutoModelForAudioClassification.from_pretrained(tmp_path / "tuned")
     extractor = AutoFeatureExtractor.from_pretrained(tmp_path / "tuned")
     row = pairs(1)[0]
@@ -280,7 +280,7 @@ def test_real_digits_are_learnt_from_rewards_alone(tmp_path, test_data):
     grpo.train()
     after = grpo.evaluate(unseen)["eval_accuracy"]
     assert len(unseen) == 20 and before < 0.3 and after > 0.6
-    grpo.save_model(tmp_path / "tuned")
+    grpo.save_model(str(tmp_path / "tuned"))
     recognise = pipeline("audio-classification", model=str(tmp_path / "tuned"), device="cpu")
     said = [recognise(load_audio(row["audio"], SAMPLING_RATE))[0]["label"] for row in unseen]
     assert sum(label == row["text"] for label, row in zip(said, unseen, strict=True)) / 20 == after
