@@ -31,9 +31,19 @@ if TYPE_CHECKING:
     from audiorl.evaluation import EvaluationSettings, evaluate_model, paired_bootstrap, read_document, transcribe
     from audiorl.losses import ADVANTAGES, POLICY_LOSSES, PREFERENCE_LOSSES
     from audiorl.model_card import DataSource
-    from audiorl.models import SpeechFamily, register_family, shorten_window, speech_family
+    from audiorl.models import SpeechFamily, family_class, model_class, register_family, shorten_window, speech_family
     from audiorl.pairs import MiningConfig, MiningFolder, mine_into, mine_pairs, synthetic_negatives
-    from audiorl.rewards import REWARDS, RewardError, RewardSet, RewardTable, load_reward
+    from audiorl.rewards import (
+        REWARDS,
+        LabelSetMatch,
+        RewardError,
+        RewardSet,
+        RewardTable,
+        SignalQuality,
+        SpeechQuality,
+        SpeechScore,
+        load_reward,
+    )
     from audiorl.trainers.base import SpeechTrainer
     from audiorl.trainers.config import SpeechConfig
     from audiorl.trainers.dpo import DPOConfig, DPOTrainer
@@ -60,6 +70,7 @@ _HOMES = {
     "GroupBatch": "audiorl.batch",
     "GroupSamples": "audiorl.batch",
     "GroupScores": "audiorl.batch",
+    "LabelSetMatch": "audiorl.rewards",
     "MiningConfig": "audiorl.pairs",
     "MiningFolder": "audiorl.pairs",
     "ORPOConfig": "audiorl.trainers.orpo",
@@ -75,13 +86,17 @@ _HOMES = {
     "RewardError": "audiorl.rewards",
     "RewardSet": "audiorl.rewards",
     "RewardTable": "audiorl.rewards",
+    "SignalQuality": "audiorl.rewards",
     "SpeechCollator": "audiorl.collator",
     "SpeechConfig": "audiorl.trainers.config",
     "SpeechFamily": "audiorl.models",
     "SpeechModelConfig": "audiorl.adapters",
+    "SpeechQuality": "audiorl.rewards",
+    "SpeechScore": "audiorl.rewards",
     "SpeechTrainer": "audiorl.trainers.base",
     "evaluate_model": "audiorl.evaluation",
     "export_rows": "audiorl.datasets",
+    "family_class": "audiorl.models",
     "find_corpus": "audiorl.datasets",
     "list_corpora": "audiorl.datasets",
     "load_audio": "audiorl.audio",
@@ -90,6 +105,7 @@ _HOMES = {
     "load_reward": "audiorl.rewards",
     "mine_into": "audiorl.pairs",
     "mine_pairs": "audiorl.pairs",
+    "model_class": "audiorl.models",
     "paired_bootstrap": "audiorl.evaluation",
     "read_document": "audiorl.evaluation",
     "register_corpus": "audiorl.datasets",
@@ -120,6 +136,7 @@ __all__ = [
     "GroupBatch",
     "GroupSamples",
     "GroupScores",
+    "LabelSetMatch",
     "MiningConfig",
     "MiningFolder",
     "ORPOConfig",
@@ -132,14 +149,18 @@ __all__ = [
     "RewardError",
     "RewardSet",
     "RewardTable",
+    "SignalQuality",
     "SpeechCollator",
     "SpeechConfig",
     "SpeechFamily",
     "SpeechModelConfig",
+    "SpeechQuality",
+    "SpeechScore",
     "SpeechTrainer",
     "__version__",
     "evaluate_model",
     "export_rows",
+    "family_class",
     "find_corpus",
     "list_corpora",
     "load_audio",
@@ -148,6 +169,7 @@ __all__ = [
     "load_reward",
     "mine_into",
     "mine_pairs",
+    "model_class",
     "paired_bootstrap",
     "read_document",
     "register_corpus",

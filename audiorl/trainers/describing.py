@@ -138,7 +138,7 @@ class DescribedTrainer(WholeCheckpoints):
         rewards = getattr(self, "rewards", None)
         return CardFacts(
             model_name=self.card_name or os.path.basename(self.hub_name().rstrip("/")),
-            load_name=self.hub_name() if args.push_to_hub or self.hub_model_id else folder,
+            load_name=self.hub_name() if args.push_to_hub or self.hub_model_id else os.fspath(folder),
             base_model=base,
             base_on_hub=on_hub,
             model_type=base_model(model).config.model_type,
