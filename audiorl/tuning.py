@@ -124,7 +124,7 @@ def tune_and_measure(
         result = trainer.record_evaluation(before, after, source)
         if args.process_index == 0:
             print(result)
-            leave_comparison(trainer, held_out, before, after, source and source.name)
+            leave_comparison(trainer, held_out, before, after, source.name if source is not None else None)
     if args.process_index == 0:
         print(f"The tuned checkpoint lies in {args.output_dir}")
     if merge_adapter and (merged := trainer.save_merged()) is not None:
