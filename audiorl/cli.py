@@ -22,6 +22,7 @@ COMMANDS = {
     "pairs": "mine preference pairs from transcribed audio, or make them without a model",
     "evaluate": "measure models, here or served, on data sets: error rates, intervals, where the errors are",
     "datasets": "list the corpora known by name, show one, or export its rows",
+    "report": "make a page of a run or an evaluation: curves, clips to listen to, coloured differences",
 }
 USAGE = """usage: audiorl COMMAND [flags]
 

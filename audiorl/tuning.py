@@ -24,6 +24,7 @@ from audiorl.script import (
 )
 from audiorl.trainers.base import SpeechTrainer
 from audiorl.trainers.config import SpeechConfig
+from audiorl.trainers.report_files import leave_comparison
 
 
 def tune_on_pairs(
@@ -115,6 +116,8 @@ def tune_and_measure(
     """
     args = trainer.args
     before = trainer.decode(held_out) if held_out is not None else None
+    if before is not None and trainer.run_report is not None:
+        trainer.run_report.comes_later = True
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
     if before is not None:
@@ -122,6 +125,7 @@ def tune_and_measure(
         result = trainer.record_evaluation(before, after, source)
         if args.process_index == 0:
             print(result if trainer.family.labels is None else _accuracies(before, after))
+            leave_comparison(trainer, held_out, before, after, source.name if source is not None else None)
     if args.process_index == 0:
         print(f"The tuned checkpoint lies in {args.output_dir}")
     if merge_adapter and (merged := trainer.save_merged()) is not None:

@@ -162,7 +162,7 @@ def count_errors(
     function = normaliser(normalise)
     true, said = [function(text) for text in transcripts], [function(text) for text in hypotheses]
     unit = resolve_unit(unit, true)
-    rows = _align(true, said, unit)
+    rows = [_count(chunks) for chunks in align_units(true, said, unit)]
     counts = np.array(rows, dtype=np.int64).reshape(len(rows), len(ErrorCounts._fields))
     substitutions, deletions, insertions, hits = counts.T
     return Errors(substitutions, deletions, insertions, hits, unit, function.name, transcripts_digest(true))
@@ -209,10 +209,10 @@ class _Split(AbstractTransform):
         return split_units(s, self.unit)
 
 
-def _align(transcripts: list[str], hypotheses: list[str], unit: str) -> list[ErrorCounts]:
+def align_units(transcripts: list[str], hypotheses: list[str], unit: str) -> list[list[Any]]:
+    """jiwer's `AlignmentChunk`s of each pair of normalised texts; they index what `split_units` makes of them."""
     process = process_characters if unit == "character" else process_words
-    alignments = process(transcripts, hypotheses, _Split(unit), _Split(unit)).alignments
-    return [_count(chunks) for chunks in alignments]
+    return process(transcripts, hypotheses, _Split(unit), _Split(unit)).alignments
 
 
 def _count(chunks: list[Any]) -> ErrorCounts:

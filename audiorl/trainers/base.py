@@ -35,9 +35,12 @@ from audiorl.trainers.augmenting import AugmentedTraining
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.decoding import DecodedEvaluation
 from audiorl.trainers.loading import add_adapter, check_untouched_encoder, load_model, load_processor, plan_adapter
+from audiorl.trainers.logs import write_logs
+from audiorl.trainers.media import AudioSamples
 from audiorl.trainers.metrics import Metrics
 from audiorl.trainers.parallel import check_parallelism
 from audiorl.trainers.publishing import PublishingTrainer
+from audiorl.trainers.report_files import RunReport
 
 logger = logging.get_logger(__name__)
 
@@ -136,6 +139,12 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
         self.metrics = Metrics(self.accelerator)
         self.step_counts: StepCounts | None = None
         self.add_callback(StopOnBadGradients(self))
+        write_logs(self)
+        if args.log_audio_every:
+            self.add_callback(AudioSamples(self))
+        self.run_report = RunReport(self) if args.report_html else None
+        if self.run_report is not None:
+            self.add_callback(self.run_report)
         self.follow_adapter()
         check_parallelism(self.accelerator)
         self.check_augmentation()

@@ -11,12 +11,15 @@ from transformers import TrainingArguments
 
 from audiorl.augment import load_augmentation
 from audiorl.datasets.seconds import check_bounds
+from audiorl.losses.settings import number_not_below
 from audiorl.normalisers import normaliser
 from audiorl.trainers.precision import check_device
 
 OnBadRows = Literal["error", "skip"]
 # Keys under which keywords of `from_pretrained` hold access tokens.
 TOKEN_KEYS = ("token", "use_auth_token", "hub_token")
+# Loggers of transformers, by their names in report_to, that take more than numbers.
+HOLD_AUDIO = ("tensorboard", "wandb", "trackio")
 
 
 @dataclass
@@ -129,6 +132,26 @@ class SpeechConfig(TrainingArguments):
         metadata={"help": "Push the base with the adapter merged in, a plain checkpoint, instead of the adapter."},
     )
 
+    # Logs; metrics.jsonl and metrics.csv are always written into output_dir
+    quiet: bool = field(
+        default=False,
+        metadata={"help": "No progress and no log lines on the terminal; results, warnings and errors stay."},
+    )
+    log_audio_every: int = field(
+        default=0,
+        metadata={
+            "help": "Every so many optimizer steps, decode the first clips of the evaluation set (else of the training "
+            "set) and log audio, transcript and hypothesis to tensorboard, wandb or trackio in report_to. 0: never."
+        },
+    )
+    report_html: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep pairs and sampled groups for the report and write report.html into output_dir at the end; "
+            "`audiorl report` writes it of any run, without those."
+        },
+    )
+
     def __post_init__(self):
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
@@ -147,6 +170,7 @@ class SpeechConfig(TrainingArguments):
         if self.hub_merge_adapter and not self.push_to_hub:
             raise ValueError("hub_merge_adapter says what is pushed, and nothing is. Add push_to_hub, or leave it out.")
         check_bounds(self.min_audio_seconds, self.max_audio_seconds)
+        self._check_logs()
         normaliser(self.wer_normaliser)
         if self.augmentation is not None:
             load_augmentation(self.augmentation)
@@ -156,6 +180,16 @@ class SpeechConfig(TrainingArguments):
     def to_dict(self) -> dict[str, Any]:
         """As loggers get it: without access tokens, also where they are among keywords for the model."""
         return {name: without_tokens(value) for name, value in super().to_dict().items()}
+
+    def _check_logs(self) -> None:
+        if self.quiet:
+            self.disable_tqdm = True
+        number_not_below("log_audio_every", self.log_audio_every, 0)
+        if self.log_audio_every and not set(self.report_to or ()) & set(HOLD_AUDIO):
+            raise ValueError(
+                f"log_audio_every sends audio to a logger that holds it: {', '.join(HOLD_AUDIO)}; report_to is "
+                f"{self.report_to or 'none'}. Name one of them in report_to, or leave log_audio_every out."
+            )
 
     def _checkpoint_without_reentry(self) -> None:
         """Reentrant checkpointing loses the gradients of an adapter below which nothing trains."""

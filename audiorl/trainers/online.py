@@ -36,12 +36,11 @@ from audiorl.trainers.rewarded import RewardedTrainer
 from audiorl.trainers.rollout_config import RolloutConfig
 from audiorl.trainers.rollout_metrics import (
     StepRollouts,
-    completion_records,
     gather_step,
     log_step,
-    show_completions,
 )
 from audiorl.trainers.rollouts import Rollout
+from audiorl.trainers.sampled_texts import SampledTexts
 from audiorl.trainers.step_data import (
     Learnt,
     StepData,
@@ -87,7 +86,7 @@ class RolloutTrainer(RewardedTrainer, ReferenceTrainer, ABC):
         elif ref_model is not None:
             raise ValueError("ref_model would not be read: beta is 0. Raise beta, or leave ref_model out.")
         self.step_data: StepData | None = None
-        self._completions: list[dict[str, Any]] = []
+        self.sampled = SampledTexts(self)
 
     # ---- what a subclass says ----
 
@@ -153,8 +152,7 @@ class RolloutTrainer(RewardedTrainer, ReferenceTrainer, ABC):
             rollouts = self.roll_out(model, batches, self.state.global_step, trainer_state=self.state)
             step = gather_step(rollouts, self.family, self.accelerator, self.args.wer_normaliser)
             log_step(self.metrics, step, self.rewards.names, resampling=self.args.dynamic_sampling_tries > 0)
-            if self.args.log_completions:
-                self._completions = completion_records(rollouts, self.rewards.names)
+            self.sampled.remember(rollouts)
             learnt = self.learn_from(rollouts, step)
             tensors = [
                 self._scored(model, rollout, part.tensors, keeps_states)
@@ -214,9 +212,8 @@ class RolloutTrainer(RewardedTrainer, ReferenceTrainer, ABC):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
-        if self.model.training and self.args.log_completions:
-            show_completions(self._completions, self.state.global_step, self.args)
-            self._completions = []
+        if self.model.training:
+            self.sampled.tell()
 
     # ---- resuming between two inner updates ----
 

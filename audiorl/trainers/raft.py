@@ -40,6 +40,7 @@ from audiorl.batch import GroupBatch, GroupScores
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
 from audiorl.trainers.loading import default_output_dir
+from audiorl.trainers.media import log_completions
 from audiorl.trainers.raft_config import RAFTConfig
 from audiorl.trainers.raft_report import cycle_metrics, nothing_kept
 from audiorl.trainers.raft_samples import (
@@ -166,7 +167,7 @@ class RAFTTrainer(RewardedTrainer):
             passes = self._steps_per_cycle() * self._clips_per_step() / len(learnt)
             self.log(cycle_metrics(cycle, chosen, step, self.rewards.names, passes))
         if self.args.log_completions:
-            show_completions(records, self.state.global_step, self.args)
+            log_completions(self, show_completions(records, self.state.global_step, self.args))
         hypotheses = gather_kept(own, row_ids, chosen, self.accelerator)
         return KeptSamples(cycle, learnt.tolist(), hypotheses)
 

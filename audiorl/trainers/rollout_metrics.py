@@ -187,13 +187,20 @@ def _hypothesis(rollout: Rollout, clip: int, k: int, names: Sequence[str]) -> di
     return {"text": rollout.texts[clip][k], "reward": rollout.rewards[clip, k].item(), "rewards": each}
 
 
-def show_completions(records: Sequence[dict[str, Any]], step: int, args: SamplingConfig) -> None:
-    """Print and write the records of all processes, once; a collective call where there are several processes."""
+def show_completions(records: Sequence[dict[str, Any]], step: int, args: SamplingConfig) -> Sequence[dict[str, Any]]:
+    """Print and write the records of all processes, once; a collective call where there are several processes.
+
+    Returns:
+        What was written; nothing in the other processes.
+    """
     everywhere = gather_object(list(records)) if args.world_size > 1 else records
     shown = everywhere[: args.num_completions_to_print]
-    if shown and args.process_index == 0:
+    if not shown or args.process_index:
+        return ()
+    if not args.quiet:
         print(completion_table(shown, step), flush=True)
-        write_completions(shown, step, args.output_dir)
+    write_completions(shown, step, args.output_dir)
+    return shown
 
 
 def completion_table(records: Sequence[dict[str, Any]], step: int) -> str:

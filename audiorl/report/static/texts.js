@@ -1,0 +1,40 @@
+// Differences between a transcript and a hypothesis: a colour and a mark in the text for each kind of error.
+
+const MARKS = { S: "~", I: "+", D: MINUS };
+const KINDS = { S: "substitution", I: "insertion", D: "deletion" };
+
+function piece([kind, truth, said]) {
+  if (kind === "=") return truth;
+  const explained = { S: `“${said}” for “${truth}”`, I: `“${said}” was not said`, D: `“${truth}” is missing` }[kind];
+  const mark = make("span", { class: "mark" }, MARKS[kind]);
+  const shown = make("span", { class: `error ${KINDS[kind]}`, title: `${KINDS[kind]}: ${explained}` }, mark);
+  if (kind === "S") shown.append(said, make("s", {}, truth));
+  else if (kind === "I") shown.append(said);
+  else shown.append(make("s", {}, truth));
+  return shown;
+}
+
+function differences(pieces, unit) {
+  const line = make("span", { class: "differences", dir: "auto" });
+  const glue = unit === "character" ? "" : " ";
+  pieces.forEach((one, place) => line.append(place ? glue : "", piece(one)));
+  if (!pieces.length) line.append(make("em", { class: "nothing" }, "nothing"));
+  return line;
+}
+
+function legend() {
+  const sample = [
+    ["S", "cat", "hat"],
+    ["I", "", "oh"],
+    ["D", "very", ""],
+  ].map((one) => make("span", {}, piece(one), ` ${KINDS[one[0]]}`));
+  return make("p", { class: "legend" }, ...sample, make("span", {}, "struck out: what was truly said"));
+}
+
+function plain(text) {
+  return text === "" ? make("em", { class: "nothing" }, "nothing") : make("span", { dir: "auto" }, text);
+}
+
+function line(label, content) {
+  return make("div", { class: "line" }, make("span", { class: "label" }, label), content);
+}

@@ -1,0 +1,147 @@
+"""What a trainer leaves in its folder for the report, and the report itself at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+from transformers import TrainerCallback
+from transformers.utils import logging
+
+from audiorl.datasets import speech_rows
+from audiorl.evaluation import Decoded
+from audiorl.evaluation.results import decoding_in_force
+from audiorl.models import base_model
+from audiorl.report import write_report
+from audiorl.report.leaving import (
+    KeptAudio,
+    Systems,
+    leave_evaluation,
+    leave_facts,
+    leave_groups,
+    leave_pairs,
+    place_of,
+    start_groups,
+)
+from audiorl.trainers.rollout_collator import rows_of
+from audiorl.trainers.rollouts import Rollout
+
+logger = logging.get_logger(__name__)
+
+# Of each logged step; a run of a thousand logs leaves some thousand groups.
+GROUPS_A_LOG = 4
+
+
+class RunReport(TrainerCallback):
+    """Leaves what was trained on what and the first pairs, and writes report.html at the end; one process does.
+
+    Args:
+        trainer: a `SpeechTrainer`.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.kept = KeptAudio(trainer.args.output_dir)
+        self.comes_later = False  # who measures before and after writes the page then, see `leave_comparison`
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        rows = self.trainer.train_dataset
+        pairs = rows if isinstance(rows, Dataset) and {"chosen", "rejected"} <= set(rows.column_names) else None
+        facts = {
+            "trainer": type(self.trainer).__name__,
+            "model": model_name(self.trainer),
+            "training_rows": len(rows) if isinstance(rows, Dataset) else "a stream",
+            "epochs": args.num_train_epochs,
+            "steps": state.max_steps,
+            "learning_rate": args.learning_rate,
+            "wer_normaliser": args.wer_normaliser,
+        }
+        leave_facts(args.output_dir, facts if pairs is None else {**facts, "pairs": len(pairs)})
+        if pairs is not None:
+            leave_pairs(args.output_dir, pairs, self.kept)
+        start_groups(args.output_dir, state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero and not self.comes_later:
+            write_page(args.output_dir)
+
+    def keep_groups(self, groups: Sequence[dict[str, Any]]) -> None:
+        """Write what `group_records` found in this process, with the trainer's step."""
+        if self.trainer.args.process_index:
+            return
+        step, words = self.trainer.state.global_step, self.trainer.family.words
+        records = [
+            {
+                **place_of(group["row"], self.kept),
+                "step": step,
+                "transcript": words(group["row"]["text"]),
+                "hypotheses": group["hypotheses"],
+            }
+            for group in groups
+        ]
+        leave_groups(self.trainer.args.output_dir, records)
+
+
+def write_page(run: str) -> None:
+    """Write report.html; a fault of it is told and loses no trained model."""
+    try:
+        print(f"The report lies in {write_report(run)}", flush=True)
+    except (OSError, ValueError) as error:
+        logger.warning(f"No report was written: {error}\nMend this, then run: audiorl report {run}")
+
+
+def model_name(trainer: Any) -> str:
+    """The name or path of the checkpoint that is trained."""
+    return base_model(trainer.model).config._name_or_path or type(base_model(trainer.model)).__name__
+
+
+# ---- groups ----
+
+
+def group_records(rollouts: Sequence[Rollout], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The first `GROUPS_A_LOG` groups of this process: row, K hypotheses with their rewards; None where one abstained.
+
+    Args:
+        names: of the rewards.
+    """
+    places = [(rollout, b) for rollout in rollouts for b in rollout.batch.valid.nonzero().flatten().tolist()]
+    return [
+        {
+            "row": rows_of(rollout.batch)[b],
+            "hypotheses": [
+                {"text": text, "reward": _known(reward), "rewards": dict(zip(names, map(_known, parts), strict=True))}
+                for text, reward, parts in zip(
+                    rollout.texts[b], rollout.rewards[b].tolist(), rollout.parts[b].tolist(), strict=True
+                )
+            ],
+        }
+        for rollout, b in places[:GROUPS_A_LOG]
+    ]
+
+
+def _known(value: float) -> float | None:
+    return None if value != value else value
+
+
+# ---- before and after ----
+
+
+def leave_comparison(trainer: Any, held_out: Any, before: Decoded, after: Decoded, dataset: str | None = None) -> None:
+    """Write evaluation.json of the clips decoded before and after training, and with `report_html` the page anew.
+
+    Args:
+        trainer: a trained `SpeechTrainer`; its weights have been saved.
+        held_out: the rows that were decoded.
+        dataset: what they are called.
+    """
+    args = trainer.args
+    decoding = decoding_in_force(trainer.model, {}, args.per_device_eval_batch_size)
+    systems = Systems(model_name(trainer), args.output_dir, dataset or "held-out clips", decoding)
+    leave_evaluation(
+        args.output_dir, list(speech_rows(held_out)), before, after, systems, normalise=args.wer_normaliser
+    )
+    if args.report_html:
+        write_page(args.output_dir)

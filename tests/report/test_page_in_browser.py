@@ -1,0 +1,225 @@
+"""The page in a real browser: it plays, sorts, filters, shows differences, runs nothing of its texts, stays quick."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from audiorl.report import write_report
+from tests.report.browser import chromium
+from tests.report.example_run import SCRIPT, write_run
+
+ROWS = "#clip-list tbody tr"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A run of 60 clips, six of them with audio, of which 8 kB are embedded; its folder's name is nasty, too."""
+    run = write_run(tmp_path_factory.mktemp("runs") / 'a <b> & "c"\'', count=60, clips=6)
+    return write_report(run, audio_megabytes=0.008)
+
+
+def opened(browser, page):
+    """The page, fresh, drawn, and the logs of before forgotten."""
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get(page.resolve().as_uri())
+    deadline = time.monotonic() + 20
+    while browser.execute_script("return document.documentElement.dataset.ready") != "true":
+        assert time.monotonic() < deadline, browser.get_log("browser")
+        time.sleep(0.05)
+    return browser
+
+
+def js(browser, expression: str):
+    return browser.execute_script(f"return {expression}")
+
+
+def shown(browser, selector: str) -> list[str]:
+    return js(browser, f"[...document.querySelectorAll({json.dumps(selector)})].map((one) => one.textContent)")
+
+
+def choose(browser, label: str, text: str) -> None:
+    browser.execute_script(
+        """const list = document.querySelector(`[aria-label="${arguments[0]}"]`);
+        list.selectedIndex = [...list.options].findIndex((option) => option.text === arguments[1]);
+        for (const kind of ["input", "change"]) list.dispatchEvent(new Event(kind, {bubbles: true}));""",
+        label,
+        text,
+    )
+
+
+def search(browser, text: str) -> None:
+    browser.execute_script(
+        """const box = document.querySelector('#clip-list input[type="search"]');
+        box.value = arguments[0];
+        box.dispatchEvent(new Event("input"));""",
+        text,
+    )
+
+
+def changes(browser) -> list[int]:
+    """The change of each row on the page, "-3" and an arrow."""
+    cells = js(browser, f"[...document.querySelectorAll('{ROWS}')].map((row) => row.lastChild.firstChild.textContent)")
+    return [int(cell.replace("\u2212", "-")) for cell in cells]
+
+
+def test_nothing_is_fetched_and_the_console_is_silent(browser, page):
+    opened(browser, page)
+    sections = shown(browser, "section > h2")
+    assert [title.split(":")[0] for title in sections] == [
+        *("Summary", "Learning curves", "Clips", "Where the errors are", "Pairs", "Groups", "Checkpoints")
+    ]
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    own = [one["request"]["url"] for one in asked if one["documentURL"] == page.resolve().as_uri()]
+    assert [url for url in own if not url.startswith("data:")] == [page.resolve().as_uri()]
+    assert browser.get_log("browser") == []
+
+
+def test_markup_in_texts_is_shown_and_not_run(browser, page):
+    opened(browser, page)
+    assert browser.title == page.parent.name and shown(browser, "h1") == [page.parent.name]
+    search(browser, "<script>document.title")
+    assert len(shown(browser, ROWS)) == 1 and SCRIPT in shown(browser, ROWS)[0]
+    search(browser, "</script><!--")
+    assert "a &amp; b </script><!-- <script> \u2028 " in shown(browser, ROWS)[0]
+    search(browser, "\\u003c")
+    assert '"quoted" \\u003c back\\slash' in shown(browser, ROWS)[0]
+    assert any("<script>document.title" in text for text in shown(browser, "#group-list .line"))
+    assert js(browser, "document.querySelectorAll('#page script, #page img').length") == 0
+    assert browser.title == page.parent.name and browser.get_log("browser") == []
+
+
+def test_clips_play(browser, page):
+    opened(browser, page)
+    choose(browser, "Order", "Place in the data")
+    data = json.loads(js(browser, "document.getElementById('data').textContent"))
+    audio = [clip["audio"] for clip in sorted(data["evaluation"]["clips"], key=lambda clip: clip["place"])]
+    embedded = next(place for place, one in enumerate(audio) if "embedded" in one)
+    linked = next(place for place, one in enumerate(audio) if not one.get("link", "http").startswith("http"))
+    for row, kind in ((embedded, "blob:"), (linked, "file:")):
+        button = f"document.querySelectorAll('{ROWS}')[{row}].querySelector('button.sound')"
+        assert js(browser, f"{button}.getAttribute('aria-label')") == f"Play clip-{row:05d}"
+        browser.execute_script(f"{button}.click()")
+        sound = f"document.querySelectorAll('{ROWS}')[{row}].querySelector('audio')"
+        deadline = time.monotonic() + 10
+        while not js(browser, f"{sound}.currentTime > 0.1 && {sound}.readyState >= 2"):
+            assert time.monotonic() < deadline, js(browser, f"[{sound}.error && {sound}.error.message, {sound}.src]")
+            time.sleep(0.05)
+        assert js(browser, f"{sound}.currentSrc").startswith(kind)
+        assert js(browser, f"{sound}.duration") == pytest.approx(1.0, abs=0.15)
+    # one at a time
+    sounds = f"[{embedded}, {linked}].map((row) => document.querySelectorAll('{ROWS}')[row].querySelector('audio'))"
+    assert js(browser, f"{sounds}.map((one) => one.paused)") == [True, False]
+    assert (
+        js(browser, f"document.querySelectorAll('{ROWS}')[10].querySelector('a.sound').href") == "https://example/a.wav"
+    )
+    assert browser.get_log("browser") == []
+
+
+def test_clips_are_sorted_by_orders_and_by_column_heads(browser, page):
+    opened(browser, page)
+    first = changes(browser)
+    assert first == sorted(first) and first[0] < 0 and len(first) == 50
+    choose(browser, "Order", "Most worsened first")
+    worst = changes(browser)
+    assert worst == sorted(worst, reverse=True) and worst[0] > 0
+    head = "document.querySelectorAll('#clip-list thead button')[0]"
+    for direction in ("ascending", "descending"):
+        browser.execute_script(f"{head}.click()")
+        names = shown(browser, f"{ROWS} .clip b")
+        assert names == sorted(names, reverse=direction == "descending")
+        assert js(browser, f"{head}.parentElement.getAttribute('aria-sort')") == direction
+    assert js(browser, "document.querySelectorAll('#clip-list [aria-sort]').length") == 1
+
+
+def test_clips_are_filtered_and_turned_page_by_page(browser, page):
+    opened(browser, page)
+    count = "#clip-list .count"
+    assert shown(browser, count) == ["1\u201350 of 60 clips"]
+    browser.execute_script("document.querySelector('#clip-list [aria-label=\"Next page\"]').click()")
+    assert shown(browser, count) == ["51\u201360 of 60 clips"] and len(shown(browser, ROWS)) == 10
+    choose(browser, "Speaker", "2035")
+    assert shown(browser, count) == ["1\u201320 of 20 clips (60 in all)"]
+    assert all("speaker 2035" in row for row in shown(browser, ROWS))
+    choose(browser, "Outcome", "more errors after")
+    assert all(change > 0 for change in changes(browser))
+    search(browser, "no such words")
+    assert shown(browser, ROWS) == [] and shown(browser, count) == ["0 clips (60 in all)"]
+    reset = "[...document.querySelectorAll('#clip-list button')].find((one) => one.textContent === 'Reset')"
+    browser.execute_script(f"{reset}.click()")
+    assert shown(browser, count) == ["1\u201350 of 60 clips"]
+    browser.execute_script(
+        "[...document.querySelectorAll('#errors .link')].find((e) => e.textContent === '1919').click()"
+    )
+    assert shown(browser, count) == ["1\u201320 of 20 clips (60 in all)"]
+
+
+def test_differences_have_a_colour_and_a_mark_for_each_kind(browser, page):
+    opened(browser, page)
+    for kind, mark in (("substitution", "~"), ("insertion", "+"), ("deletion", "\u2212")):
+        marks = set(shown(browser, f"{ROWS} .error.{kind} .mark"))
+        assert marks == {mark}
+    colours = [
+        js(browser, f"getComputedStyle(document.querySelector('#clips .error.{kind}')).backgroundColor")
+        for kind in ("substitution", "insertion", "deletion")
+    ]
+    assert len(set(colours)) == 3 and "rgba(0, 0, 0, 0)" not in colours
+    pair = "document.querySelector('#pair-list .differences')"
+    assert js(browser, f"{pair}.textContent").startswith("long ~paperpepper is +plant +<script>")
+    assert shown(browser, "#group-list .card:first-child .reward") == ["0.75", "0.5", "0.25", "no reward"]
+
+
+def test_light_and_dark_differ(browser, page):
+    opened(browser, page)
+    colours = []
+    for _ in range(2):
+        colours.append(js(browser, "getComputedStyle(document.body).backgroundColor"))
+        browser.execute_script("document.querySelector('.theme').click()")
+    assert len(set(colours)) == 2
+
+
+def test_curves_tell_their_values(browser, page):
+    opened(browser, page)
+    titles = shown(browser, "#curves > .charts figcaption")
+    assert [title.removesuffix(" last") for title in titles] == [
+        *("Error rate", "Loss", "Reward", "Parts of the reward", "KL", "Entropy")
+    ]
+    assert shown(browser, "#curves figure:first-child .keys .name") == ["wer", "eval_wer", "eval_cer"]
+    browser.execute_script("document.querySelector('#curves details').open = true")
+    time.sleep(0.1)
+    gradient = "[...document.querySelectorAll('figure')].find((one) => one.textContent.startsWith('Gradient norm'))"
+    path = js(browser, f"{gradient}.querySelector('.curve').getAttribute('d')")
+    assert path.count("M") == 2 and "NaN" not in path  # a gap where a value was not a number
+    assert shown(browser, "#checkpoints tbody tr")[0].startswith("checkpoint-2020")
+
+
+def test_ten_thousand_clips_stay_quick(browser, tmp_path):
+    run = write_run(tmp_path / "large", count=500, clips=2)
+    document = json.loads((run / "evaluation.json").read_text())
+    for measured in document["measurements"]:
+        measured["clips"] *= 20
+    (run / "evaluation.json").write_text(json.dumps(document))
+    large = opened(browser, write_report(run))
+    loading = js(large, "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
+    assert js(large, f"document.querySelectorAll('{ROWS}').length") == 50
+    took = {"loading": loading}
+    for name, action in (
+        ("sorting", "document.querySelectorAll('#clip-list thead button')[0].click()"),
+        ("searching", "box.value = 'pepper'; box.dispatchEvent(new Event('input'))"),
+        ("turning", "document.querySelector('#clip-list [aria-label=\"Last page\"]').click()"),
+    ):
+        box = "const box = document.querySelector('#clip-list input[type=\"search\"]');"
+        start, end = "const start = performance.now()", "return performance.now() - start"
+        took[name] = large.execute_script(f"{box} {start}; {action}; document.body.offsetHeight; {end}")
+    print({name: f"{milliseconds:.0f} ms" for name, milliseconds in took.items()})
+    assert took.pop("loading") < 6000 and max(took.values()) < 1000, took
