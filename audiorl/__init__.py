@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from audiorl.model_card import DataSource
     from audiorl.models import SpeechFamily, family_class, model_class, register_family, shorten_window, speech_family
     from audiorl.pairs import MiningConfig, MiningFolder, mine_into, mine_pairs, synthetic_negatives
+    from audiorl.report import write_report
     from audiorl.rewards import (
         REWARDS,
         LabelSetMatch,
@@ -115,6 +116,7 @@ _HOMES = {
     "speech_rows": "audiorl.datasets",
     "synthetic_negatives": "audiorl.pairs",
     "transcribe": "audiorl.evaluation",
+    "write_report": "audiorl.report",
 }
 
 __all__ = [
@@ -179,6 +181,7 @@ __all__ = [
     "speech_rows",
     "synthetic_negatives",
     "transcribe",
+    "write_report",
 ]
 
 
