@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from audiorl.augment import load_augmentation
 from audiorl.datasets.seconds import check_bounds
+from audiorl.models import SpeechFamily
 from audiorl.normalisers import normaliser
 from audiorl.trainers.precision import check_device
 
@@ -67,7 +68,10 @@ class SpeechConfig(TrainingArguments):
     )
     disable_dropout: bool = field(
         default=True,
-        metadata={"help": "Turn dropout and layerdrop off, so that what is sampled is what is scored."},
+        metadata={
+            "help": "Turn dropout, layerdrop and the model's own SpecAugment off, so that what is sampled is what is "
+            "scored."
+        },
     )
 
     # Data
@@ -156,6 +160,13 @@ class SpeechConfig(TrainingArguments):
     def to_dict(self) -> dict[str, Any]:
         """As loggers get it: without access tokens, also where they are among keywords for the model."""
         return {name: without_tokens(value) for name, value in super().to_dict().items()}
+
+    def check_family(self, family: SpeechFamily) -> None:
+        """Refuse settings that a family of models cannot serve; asked before anything is spent.
+
+        Raises:
+            ValueError: for example, a term made of tokens, and a family that scores a hypothesis as a whole.
+        """
 
     def _checkpoint_without_reentry(self) -> None:
         """Reentrant checkpointing loses the gradients of an adapter below which nothing trains."""
