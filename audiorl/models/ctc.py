@@ -128,9 +128,9 @@ class CTCFamily(SpeechFamily):
         def place(values: Tensor) -> Tensor:
             return torch.where(keep, values.to(logps.dtype)[..., None], 0.0)
 
-        shared = (values[:, None].expand_as(lengths) for values in (entropy, mean_logits))
+        entropy, mean_logits = (values[:, None].expand_as(lengths) for values in (entropy, mean_logits))
         top = _same(symbols, lengths, *best)[..., None] & keep
-        return GroupScores(place(logps), *map(place, shared), top, keep, states)
+        return GroupScores(place(logps), place(entropy), place(mean_logits), top, keep, states)
 
     def _sample(
         self,
