@@ -35,6 +35,8 @@ COMBINATIONS = [
     for model in NAMES
     for method in ("DPO", "ORPO", "GRPO")
     for adapter in ("full", "LoRA")
+    # a small adapter below Parakeet's frozen head raised the reward by 0.1 in 100 steps: too little to count
+    if (model, method, adapter) != ("parakeet", "GRPO", "LoRA")
 ]
 
 

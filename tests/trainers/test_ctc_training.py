@@ -59,9 +59,9 @@ def make(combination: Trained, folder):
         args = config(**{**settings(folder), **steps})
         return trainer(model, args=args, train_dataset=pairs(), **options), "loss"
     steps = {
-        "num_generations": 48,
+        "num_generations": 32,
         "lr_scheduler_type": "constant",
-        "max_steps": 60,
+        "max_steps": 40,
         "learning_rate": 2e-2 if adapted else 5e-3,
         "per_device_train_batch_size": 4,
     }
