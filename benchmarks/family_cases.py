@@ -41,7 +41,7 @@ class FamilyShape(NamedTuple):
 # ---- CTC ----
 
 LETTERS = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
-CTC_LETTERS = 120  # in 10 seconds
+CTC_LETTERS = 60  # in 5 seconds
 QUIET = {
     "hidden_dropout": 0.0,
     "activation_dropout": 0.0,
@@ -53,8 +53,8 @@ QUIET = {
 }
 
 
-def build_ctc(**sizes: int) -> tuple[PreTrainedModel, Wav2Vec2Processor]:
-    """Wav2Vec2 with the convolutions and vocabulary of its checkpoints and a smaller transformer."""
+def build_ctc(**sizes: Any) -> tuple[PreTrainedModel, Wav2Vec2Processor]:
+    """Wav2Vec2 with the frames and the vocabulary of its checkpoints."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vocab.json"
         path.write_text(json.dumps({letter: i for i, letter in enumerate(LETTERS)}))
@@ -67,7 +67,8 @@ def build_ctc(**sizes: int) -> tuple[PreTrainedModel, Wav2Vec2Processor]:
 
 
 def small_ctc() -> tuple[PreTrainedModel, Wav2Vec2Processor]:
-    return build_ctc(hidden_size=384, num_hidden_layers=4, num_attention_heads=6, intermediate_size=1536)
+    sizes = {"hidden_size": 384, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 1536}
+    return build_ctc(**sizes, conv_dim=(256,) * 7)
 
 
 def toy_ctc() -> tuple[PreTrainedModel, Wav2Vec2Processor]:
@@ -94,9 +95,9 @@ def separate_ctc(model: PreTrainedModel, family: SpeechFamily, batch: GroupBatch
 
 FAMILY_SHAPES = {
     "ctc": FamilyShape(
-        f"CTC: Wav2Vec2, 4 layers of width 384, 10 s, {CTC_LETTERS} letters",
+        f"CTC: Wav2Vec2, 4 layers of width 384, 5 s, {CTC_LETTERS} letters",
         small_ctc,
-        10.0,
+        5.0,
         random_letters(CTC_LETTERS),
         separate_ctc,
     ),
