@@ -52,13 +52,12 @@ def decoder_only_targets(model: nn.Module) -> str:
     return rf"{re.escape(place)}\.(.*\.)?({leaves})"
 
 
-def checked_adapter(model: nn.Module, peft_config: Any, unadaptable: Sequence[str] = ()) -> PeftConfig | None:
+def checked_adapter(model: nn.Module, peft_config: Any) -> PeftConfig | None:
     """The configuration of a new adapter with its layers filled in, after all that can be checked without building it.
 
     Args:
         model: the model it is for, without an adapter.
         peft_config: what a user passed; not changed. None gives None.
-        unadaptable: as `SpeechFamily.unadaptable`; left out where no layers are named.
 
     Raises:
         ValueError: no PEFT configuration, a kind of adapter that wants text inputs, an adapter on top of another,
@@ -77,6 +76,7 @@ def checked_adapter(model: nn.Module, peft_config: Any, unadaptable: Sequence[st
         peft_config.target_modules = family_class(model).adapter_targets
     if peft_config.target_modules == DECODER_LINEAR:
         peft_config.target_modules = decoder_only_targets(model)
+    unadaptable = family_class(model).unadaptable
     if unadaptable and peft_config.target_modules == ALL_LINEAR:
         peft_config.target_modules = _called_layers(base_model(model), unadaptable)
     _check_targets(base_model(model), peft_config.target_modules)

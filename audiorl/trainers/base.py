@@ -108,7 +108,7 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
         args.check_family(self.family)
         if args.torch_compile:
             self.family.compile_backbone(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
-        planned = plan_adapter(model, peft_config, self.family.unadaptable)
+        planned = plan_adapter(model, peft_config)
         self.skipped = SkippedRows(os.path.join(args.output_dir, "skipped_rows.jsonl"))
         self.set_augmentation(args)
         if isinstance(train_dataset, str | os.PathLike):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -138,13 +137,13 @@ def load_processor(processing_class: Any, model: nn.Module) -> Any:
         ) from error
 
 
-def plan_adapter(model: Any, peft_config: Any, unadaptable: Sequence[str] = ()) -> PeftConfig | None:
+def plan_adapter(model: Any, peft_config: Any) -> PeftConfig | None:
     """The adapter to be added, checked against the model while nothing has been spent on rows.
 
     Raises:
         ValueError: see `checked_adapter`; or full training of quantised weights; or DoRA where PEFT cannot do it.
     """
-    planned, base = checked_adapter(model, peft_config, unadaptable), base_model(model)
+    planned, base = checked_adapter(model, peft_config), base_model(model)
     if not getattr(base, "is_quantized", False):
         return planned
     if planned is None and not isinstance(model, PeftModel):
