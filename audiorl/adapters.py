@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
@@ -41,7 +42,8 @@ def decoder_only_targets(model: nn.Module) -> str:
     decoder = base.get_decoder()
     place = next((name for name, module in base.named_modules() if module is decoder and name), None)
     layers = _linear_names(decoder) - {name for name, module in decoder.named_modules() if module is _head(base)}
-    if place is None or not layers or decoder is base.get_encoder():
+    encoder = base.get_encoder()
+    if place is None or not layers or any(module is encoder for module in decoder.modules()):
         raise ValueError(
             f"{type(base).__name__} has no decoder apart from its encoder, so there is no adapter for the decoder "
             "alone. Name the layers in target_modules, or leave it out for all linear layers."
@@ -59,7 +61,7 @@ def checked_adapter(model: nn.Module, peft_config: Any) -> PeftConfig | None:
 
     Raises:
         ValueError: no PEFT configuration, a kind of adapter that wants text inputs, an adapter on top of another,
-            names that match no module, a rank schedule that leads nowhere.
+            names that match no module or one that is never called, a rank schedule that leads nowhere.
     """
     if peft_config is None:
         return None
@@ -74,7 +76,11 @@ def checked_adapter(model: nn.Module, peft_config: Any) -> PeftConfig | None:
         peft_config.target_modules = family_class(model).adapter_targets
     if peft_config.target_modules == DECODER_LINEAR:
         peft_config.target_modules = decoder_only_targets(model)
+    unadaptable = family_class(model).unadaptable
+    if unadaptable and peft_config.target_modules == ALL_LINEAR:
+        peft_config.target_modules = _called_layers(base_model(model), unadaptable)
     _check_targets(base_model(model), peft_config.target_modules)
+    _check_called(base_model(model), peft_config.target_modules, unadaptable)
     if isinstance(peft_config, AdaLoraConfig):
         check_rank_schedule(peft_config)
     return peft_config
@@ -116,6 +122,35 @@ def _check_targets(base: nn.Module, targets: Any) -> None:
             f"target_modules {lost} match no module of {type(base).__name__}.{hint} Its linear layers are called "
             f'{", ".join(leaves)}; "{ALL_LINEAR}" and "{DECODER_LINEAR}" name them all.'
         )
+
+
+def _called_layers(base: nn.Module, unadaptable: Sequence[str]) -> set[str]:
+    """The linear layers that an adapter can change, the head left out."""
+    head = next((name for name, module in base.named_modules() if module is _head(base)), None)
+    return {name for name in _linear_names(base) if name != head and name.rpartition(".")[2] not in unadaptable}
+
+
+def _check_called(base: nn.Module, targets: Any, unadaptable: Sequence[str]) -> None:
+    """No adapter in a layer that would not ask it."""
+    lost = sorted(
+        {
+            name.rpartition(".")[2]
+            for name in _linear_names(base)
+            if name.rpartition(".")[2] in unadaptable and _is_target(name, targets)
+        }
+    )
+    if lost:
+        others = sorted({name.rpartition(".")[2] for name in _called_layers(base, unadaptable)})
+        raise ValueError(
+            f"{type(base).__name__} reads the weights of {', '.join(lost)} without calling these layers, so an adapter "
+            f"in them would change nothing. Name others in target_modules ({', '.join(others)}), or leave it out."
+        )
+
+
+def _is_target(name: str, targets: Any) -> bool:
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(name == target or name.endswith(f".{target}") for target in targets or ())
 
 
 def check_rank_schedule(config: AdaLoraConfig) -> None:

@@ -13,6 +13,7 @@ from audiorl.audio import AudioFault, load_audio
 from audiorl.augment import Augmentation
 from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch, pad_tokens
 from audiorl.datasets import BadRowsError, RowFault, SkippedRows, judge_row
+from audiorl.datasets.checks import too_short
 from audiorl.datasets.growth import growth_faults
 from audiorl.models import SpeechFamily, TokenizedText
 
@@ -86,6 +87,7 @@ class SpeechCollator:
             min_seconds=self.family.min_seconds,
             distinct=self.distinct,
             last_time=self.family.last_time,
+            least_seconds=self.family.least_seconds,
         )
         if faults or self.augmentation is None:
             return faults
@@ -111,6 +113,9 @@ class SpeechCollator:
         if len(clip) < round(self.family.min_seconds * rate):
             least = f"{1000 * self.family.min_seconds:g} ms"
             raise AudioFault(f"the model gets {1000 * len(clip) / rate:.1f} ms and needs {least}", "Remove the row.")
+        for name in self.text_columns:  # a header may promise more than there is, and augmentation may speed a clip up
+            if len(clip) < round((needed := self.family.least_seconds(row[name])) * rate):
+                raise AudioFault(*too_short(name, len(clip) / rate, needed))
         return clip
 
     def _features(self, clips: list[np.ndarray], row_ids: list[int]) -> dict[str, Tensor]:

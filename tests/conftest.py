@@ -13,10 +13,11 @@ import pytest
 import torch
 
 pytest.register_assert_rewrite(
-    "tests.families.case",
-    "tests.families.scoring_checks",
-    "tests.families.sampling_checks",
-    "tests.families.wrapping_checks",
+    "audiorl.testing.case",
+    "audiorl.testing.scoring_checks",
+    "audiorl.testing.sampling_checks",
+    "audiorl.testing.wrapping_checks",
+    "audiorl.testing.training_checks",
 )
 # sums over several threads add up in another order each time
 torch.set_num_threads(1)

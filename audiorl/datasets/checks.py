@@ -18,6 +18,7 @@ from audiorl.datasets.rows import OURS, iterate_batches
 
 Tokenize = Callable[[str, Mapping[str, Any]], object]
 LastTime = Callable[[str], float | None]
+LeastSeconds = Callable[[str], float]
 _Problem = tuple[str, str]  # what is wrong, and what to do about it
 # Rows may carry their audio as bytes, so only so many are in memory at once.
 _ROWS_AT_ONCE = 256
@@ -29,6 +30,11 @@ def no_time(text: str) -> None:
     """The latest time of a text without timestamps."""
 
 
+def any_length(text: str) -> float:
+    """The shortest clip for a text that fits any."""
+    return 0.0
+
+
 def check_rows(
     rows: Dataset,
     *,
@@ -38,6 +44,7 @@ def check_rows(
     distinct: bool,
     last_time: LastTime = no_time,
     min_seconds: float = 0.0,
+    least_seconds: LeastSeconds = any_length,
     num_threads: int = 8,
 ) -> list[RowFault]:
     """Every fault of every row that shows without decoding audio.
@@ -51,6 +58,7 @@ def check_rows(
         distinct: whether the texts of a row have to differ.
         last_time: text -> the latest time it mentions, in seconds, or None; called from several threads.
         min_seconds: shortest clip the model takes.
+        least_seconds: text -> the shortest clip that can say it, in seconds; called from several threads.
         num_threads: > 0, audio files opened at once.
 
     Returns:
@@ -58,8 +66,13 @@ def check_rows(
     """
     faults = missing_columns(rows.column_names, ("audio", *text_columns))
     present = [name for name in text_columns if name in rows.column_names]
-    window = (min_seconds, max_seconds)
-    listen = partial(_audio_problems, window=window, text_columns=present, last_time=last_time)
+    listen = partial(
+        _audio_problems,
+        window=(min_seconds, max_seconds),
+        text_columns=present,
+        last_time=last_time,
+        least_seconds=least_seconds,
+    )
     with ThreadPoolExecutor(num_threads) as pool:
         for some in iterate_batches(rows, _ROWS_AT_ONCE):
             heard = pool.map(listen, some)
@@ -78,13 +91,15 @@ def judge_row(
     distinct: bool,
     last_time: LastTime = no_time,
     min_seconds: float = 0.0,
+    least_seconds: LeastSeconds = any_length,
 ) -> list[RowFault]:
     """The faults of one row, the audio's as far as its header tells; arguments as in `check_rows`."""
     missing = missing_columns(list(row), ("audio", *text_columns))
     problems = [(fault.problem, fault.remedy) for fault in missing]
     present = [name for name in text_columns if name in row]
     problems += _text_problems(row, present, tokenize, distinct)
-    return _faults(row, problems + _audio_problems(row, (min_seconds, max_seconds), present, last_time))
+    window = (min_seconds, max_seconds)
+    return _faults(row, problems + _audio_problems(row, window, present, last_time, least_seconds))
 
 
 def missing_columns(found: Sequence[str], needed: Sequence[str]) -> list[RowFault]:
@@ -161,7 +176,11 @@ def _text_problem(
 
 
 def _audio_problems(
-    row: Mapping[str, Any], window: tuple[float, float | None], text_columns: Sequence[str], last_time: LastTime
+    row: Mapping[str, Any],
+    window: tuple[float, float | None],
+    text_columns: Sequence[str],
+    last_time: LastTime,
+    least_seconds: LeastSeconds,
 ) -> list[_Problem]:
     if "audio" not in row:
         return []
@@ -170,6 +189,7 @@ def _audio_problems(
     except AudioFault as fault:
         return [(fault.problem, fault.remedy)]
     problems = [found for name in text_columns if (found := _time_problem(name, row[name], seconds, last_time))]
+    problems += [found for name in text_columns if (found := _speed_problem(name, row[name], seconds, least_seconds))]
     shortest, longest = window
     if seconds < shortest:
         remedy = "Pad the clip with silence, or remove the row."
@@ -190,6 +210,20 @@ def _time_problem(name: str, text: Any, seconds: float, last_time: LastTime) -> 
         return None
     problem = f"{name} has a timestamp at {last:.2f} s, the clip ends at {_shown(seconds)} s"
     return problem, "Correct the timestamps, which count from the start of the clip, or remove the row."
+
+
+def _speed_problem(name: str, text: Any, seconds: float, least_seconds: LeastSeconds) -> _Problem | None:
+    """A text that is too long for its clip."""
+    least = least_seconds(text) if isinstance(text, str) else 0.0
+    if least <= seconds:
+        return None
+    return too_short(name, seconds, least)
+
+
+def too_short(name: str, seconds: float, least: float) -> _Problem:
+    """What is wrong with a clip that cannot say its text, and what to do."""
+    problem = f"the clip is {_shown(seconds)} s long, the model needs {_shown(least)} s to write {name}"
+    return problem, "Check that audio and text belong together, or remove the row."
 
 
 def _shown(seconds: float) -> str:

@@ -16,6 +16,7 @@ from audiorl.losses.anchored_losses import (
     sft_loss,
     sppo_hard_loss,
 )
+from audiorl.losses.ctc import ctc_logps, frames_needed
 from audiorl.losses.divergences import F_DIVERGENCES, f_divergence_scores
 from audiorl.losses.margin_losses import (
     discopop_loss,
@@ -85,11 +86,13 @@ __all__ = [
     "bnpo_loss",
     "cispo_loss",
     "count_copies",
+    "ctc_logps",
     "dapo_loss",
     "discopop_loss",
     "dr_grpo_loss",
     "exo_pair_loss",
     "f_divergence_scores",
+    "frames_needed",
     "group_advantages",
     "grpo_loss",
     "gspo_loss",

@@ -40,6 +40,10 @@ class SpeechFamily(ABC):
         min_seconds: the shortest clip it takes.
         mel_bins: M of the mel spectrogram among its features; None where the model hears the waveform.
         end_token: id of the token that ends a hypothesis; also used as padding in `tokens`.
+        token_level: whether hypotheses are drawn and scored token by token; where not (CTC), T = 1 in `GroupScores`,
+            samplers do not apply and no number of tokens limits a sample.
+        unadaptable: last parts of the names of linear layers that the model reads by their weight and never calls, so
+            that an adapter in them would do nothing.
         engines: how this family can run a step of sampling, the default first; `set_engine` chooses.
         backbone: what scoring runs the model's encoder and decoder with.
         adapter_targets: where an adapter goes that names no layers; see `audiorl.adapters`.
@@ -54,6 +58,8 @@ class SpeechFamily(ABC):
     min_seconds: float = 0.0
     mel_bins: int | None = None
     end_token: int
+    token_level: bool = True
+    unadaptable: Sequence[str] = ()
     engines: Sequence[str] = ("dynamic",)
     compiles_backbone = False
     adapter_targets = "all-linear"
@@ -116,6 +122,10 @@ class SpeechFamily(ABC):
     def last_time(self, text: str) -> float | None:
         """The latest time that a transcript mentions, in seconds from the start of its clip; None if it has none."""
         return None
+
+    def least_seconds(self, text: str) -> float:
+        """The shortest clip that can say a text (CTC writes at most a symbol for each frame); 0 where any can."""
+        return 0.0
 
     def set_defaults(self, *, language: str | None = None, task: str | None = None) -> None:
         """Language and task of rows that name none; None leaves what the processor says.

@@ -24,6 +24,7 @@ DROPOUT_ATTRIBUTES = (
     "hidden_dropout",
     "feat_proj_dropout",
     "final_dropout",
+    "dropout_positions",
 )
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from audiorl.datasets import BadRowsError, SkippedRows, check_rows
+from audiorl.datasets.checks import any_length
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.models import SpeechFamily, speech_family
 from audiorl.pairs.batches import NumberedBatches
@@ -185,6 +186,7 @@ def _refuse_bad_rows(rows: Dataset, family: SpeechFamily | None) -> None:
         tokenize=(lambda text, row: None) if family is None else family.tokenize_row,
         max_seconds=None if family is None else family.max_seconds,
         min_seconds=0.0 if family is None else family.min_seconds,
+        least_seconds=any_length if family is None else family.least_seconds,
         distinct=False,
     )
     if faults:

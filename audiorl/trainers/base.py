@@ -108,6 +108,7 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
         processor = load_processor(processing_class, model)
         self.family = speech_family(model, processor)
         self.family.set_defaults(language=args.language, task=args.task)
+        args.check_family(self.family)
         if args.torch_compile:
             self.family.compile_backbone(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         planned = plan_adapter(model, peft_config)
@@ -191,6 +192,7 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
             min_seconds=self.family.min_seconds,
             distinct=self.distinct_texts,
             last_time=self.family.last_time,
+            least_seconds=self.family.least_seconds,
         )
 
     # ---- one optimizer step ----

@@ -14,11 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from torch import nn
 from torch.distributed.fsdp import StateDictType
 from transformers import Trainer
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from audiorl.models import base_model
 
 STAGING = ".incomplete"
 STATE_FILE = "trainer_state.json"
@@ -28,6 +31,15 @@ WEIGHTS = (
     "adapter_model.safetensors",
     "pytorch_model_fsdp_0",
 )
+
+
+def saved_names(checkpoint: str) -> set[str]:
+    """What a checkpoint of whole weights calls them; nothing for an adapter's or a sharded one."""
+    found: set[str] = set()
+    for path in Path(checkpoint).glob("model*.safetensors"):
+        with safe_open(path, "pt") as weights:
+            found.update(weights.keys())
+    return found
 
 
 class WholeCheckpoints(Trainer):
@@ -42,6 +54,15 @@ class WholeCheckpoints(Trainer):
         if self.args.should_save:
             discard_staging(self.args.output_dir)
         return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Weights that a checkpoint calls by other names than the model does are read by `from_pretrained`, which knows
+        both; `Trainer` leaves them as they are, with no more than a warning, and would go on from the base."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        base = base_model(self.model if model is None else model)
+        if saved_names(resume_from_checkpoint) - set(base.state_dict()):
+            loaded = type(base).from_pretrained(resume_from_checkpoint, dtype=base.dtype)
+            base.load_state_dict(loaded.state_dict())
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._staging or super()._get_output_dir(trial)

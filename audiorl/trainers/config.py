@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from audiorl.augment import load_augmentation
 from audiorl.datasets.seconds import check_bounds
 from audiorl.losses.settings import number_not_below
+from audiorl.models import SpeechFamily
 from audiorl.normalisers import normaliser
 from audiorl.trainers.precision import check_device
 
@@ -70,7 +71,10 @@ class SpeechConfig(TrainingArguments):
     )
     disable_dropout: bool = field(
         default=True,
-        metadata={"help": "Turn dropout and layerdrop off, so that what is sampled is what is scored."},
+        metadata={
+            "help": "Turn dropout, layerdrop and the model's own SpecAugment off, so that what is sampled is what is "
+            "scored."
+        },
     )
 
     # Data
@@ -190,6 +194,13 @@ class SpeechConfig(TrainingArguments):
                 f"log_audio_every sends audio to a logger that holds it: {', '.join(HOLD_AUDIO)}; report_to is "
                 f"{self.report_to or 'none'}. Name one of them in report_to, or leave log_audio_every out."
             )
+
+    def check_family(self, family: SpeechFamily) -> None:
+        """Refuse settings that a family of models cannot serve; asked before anything is spent.
+
+        Raises:
+            ValueError: for example, a term made of tokens, and a family that scores a hypothesis as a whole.
+        """
 
     def _checkpoint_without_reentry(self) -> None:
         """Reentrant checkpointing loses the gradients of an adapter below which nothing trains."""

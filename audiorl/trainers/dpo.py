@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.losses import CombinedObjective, ObjectiveTerms, PairScores, pair_scores, sequence_reduction
+from audiorl.models import SpeechFamily
 from audiorl.trainers.base import StepCounts
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.gathering import gathered_pairs
@@ -92,6 +93,14 @@ class DPOConfig(SpeechConfig):
                 f"{self.ref_model_mixup_alpha} and {self.ref_model_sync_steps}. The paper uses 0.6 and 512."
             )
 
+    def check_family(self, family: SpeechFamily) -> None:
+        super().check_family(family)
+        if self.ld_alpha is not None and not family.token_level:
+            raise ValueError(
+                f"ld_alpha={self.ld_alpha} weighs the tokens by which one transcript is longer, but "
+                f"{type(family).__name__} scores a transcript as a whole. Leave ld_alpha out."
+            )
+
     def objective(self) -> CombinedObjective:
         """The objective these arguments describe.
 
@@ -150,7 +159,11 @@ class DPOTrainer(ReferenceTrainer):
         batch, training = GroupBatch(inputs), model.training
         scores = self.family.score_groups(model, batch)
         pairs = pair_scores(
-            scores.logps, scores.keep, self._ref_logps(model, batch, scores), sum_tokens=self.sum_tokens
+            scores.logps,
+            scores.keep,
+            self._ref_logps(model, batch, scores),
+            sum_tokens=self.sum_tokens,
+            lengths=batch.keep.sum(-1),  # the transcripts' own, also where a family scores them as a whole
         ).select(batch.valid)
         counts = self.counts_of(batch, training)
         if self.objective.batch_wide and training and self.accelerator.num_processes > 1:

@@ -35,6 +35,7 @@ from audiorl.losses import (
     policy_counts,
 )
 from audiorl.losses.settings import known_name
+from audiorl.models import SpeechFamily
 from audiorl.trainers.loading import default_output_dir
 from audiorl.trainers.online import RolloutTrainer
 from audiorl.trainers.rollout_config import RolloutConfig
@@ -84,6 +85,17 @@ class GRPOConfig(RolloutConfig):
             self.scale_rewards = "group" if self.scale_rewards else "none"
         known_name("scale_rewards", self.scale_rewards, ADVANTAGES)
         self.objective()
+
+    def check_family(self, family: SpeechFamily) -> None:
+        super().check_family(family)
+        objective = self.objective()
+        if family.token_level or not (objective.needs_tokens or objective.uses_entropy):
+            return
+        loss = f"loss_type={self.loss_type!r} at level {objective.level!r}"
+        raise ValueError(
+            f"{'entropy_coef' if objective.uses_entropy else loss} is made of tokens, but {type(family).__name__} "
+            "scores a hypothesis as a whole. Use loss_type='grpo' or 'mwer' at level 'token', with entropy_coef=0."
+        )
 
     def objective(self) -> PolicyObjective:
         """The objective these arguments describe.
@@ -159,11 +171,6 @@ class GRPOTrainer(RolloutTrainer):
         """`keep` as the family's scores have it: (B, K, 1) where a hypothesis is scored as a whole."""
         if samples.logps.shape == keep.shape:
             return keep
-        if self.objective.needs_tokens:
-            raise ValueError(
-                f"loss_type={self.args.loss_type!r} at level {self.objective.level!r} weighs by tokens, but "
-                f"{type(self.family).__name__} scores a hypothesis as a whole. Use loss_type='grpo' at level 'token'."
-            )
         return keep.any(-1, keepdim=True)
 
     def rollout_loss(self, batch: GroupBatch, scores: GroupScores, counts: Tensor) -> Tensor:

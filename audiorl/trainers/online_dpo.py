@@ -99,7 +99,9 @@ class OnlineDPOTrainer(RolloutTrainer):
 
     def rollout_loss(self, batch: GroupBatch, scores: GroupScores, counts: Tensor) -> Tensor:
         ref_logps = batch.get("ref_logps", torch.zeros_like(scores.logps))
-        pairs = pair_scores(scores.logps, scores.keep, sequence_sum(ref_logps, scores.keep), sum_tokens=sequence_sum)
+        # lengths of the hypotheses themselves, also where a family scores them as a whole
+        lengths = batch.keep[:, :2].sum(-1)
+        pairs = pair_scores(scores.logps, scores.keep, sequence_sum(ref_logps, scores.keep), lengths=lengths)
         pairs = pairs.select(batch["paired"])
         terms = self.objective(pairs)
         rewards = self.args.beta * pairs.log_ratios

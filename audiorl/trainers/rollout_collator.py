@@ -60,7 +60,9 @@ def _with_rows(batch: GroupBatch, rows: Sequence[Mapping[str, Any]]) -> GroupBat
 
 
 def length_fault(family: SpeechFamily, row: Mapping[str, Any], max_tokens: int) -> RowFault | None:
-    """The fault of a row whose transcript no rollout can reach."""
+    """The fault of a row whose transcript no rollout can reach; none where no number of tokens limits a rollout."""
+    if not family.token_level:
+        return None
     tokens = family.tokenize_row(row["text"], row)
     length = len(tokens.ids) - tokens.first_kept
     if length <= max_tokens:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from datasets import IterableDataset
 
 from audiorl.losses.settings import number_not_below, positive_number
+from audiorl.models import SpeechFamily
 from audiorl.models.sampler import Sampler
 from audiorl.trainers.config import SpeechConfig
 
@@ -144,6 +145,14 @@ class RolloutConfig(SamplingConfig):
                 f"{type(self).__name__} compares hypotheses of one clip, so it needs num_generations >= 2; got "
                 f"{self.num_generations}. Raise it to 4 or more; where memory is short, lower "
                 "per_device_train_batch_size and raise gradient_accumulation_steps."
+            )
+
+    def check_family(self, family: SpeechFamily) -> None:
+        super().check_family(family)
+        if self.sampler() is not None and not family.token_level:
+            raise ValueError(
+                f"top_k, top_p, min_p and repetition_penalty choose among tokens, but {type(family).__name__} samples "
+                "a hypothesis as a whole. Leave them out; temperature applies."
             )
 
     def check_rows(self, rows: Any) -> None:

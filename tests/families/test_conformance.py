@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from audiorl.batch import GroupBatch
-from tests.families.conformance import CHECKS, FamilyCase
+from audiorl.testing import CHECKS, FamilyCase
+from audiorl.testing.training_checks import TRAINING_CHECKS
+from tests.families.ctc_cases import CTC_CASES
 from tests.families.toys import ToyAudioPrefix, ToyCTC, build_toy
 from tests.tiny_audio_llms import KINDS as AUDIO_LLMS
 from tests.tiny_audio_llms import tiny_audio_llm
@@ -176,10 +178,28 @@ CASES = [
     classifier_case("hubert-layer", "hubert", ("q_proj", "intermediate_dense"), NOISY),
     classifier_case("whisper", "encoder", ("q_proj", "fc1"), {"dropout": 0.1, "encoder_layerdrop": 0.3}),
     classifier_case("ast", "audio_spectrogram_transformer", ("q_proj", "dense"), {"hidden_dropout_prob": 0.1}),
+    *CTC_CASES,
 ]
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("case", CASES, ids=str)
+# Whisper's training has tests of its own, and the CTC models differ in little.
+FAST_CTC = ("wav2vec2", "parakeet", "toy-ctc")
+SLOW_CTC = [str(case) for case in CTC_CASES if str(case) not in FAST_CTC]
+
+
+def is_slow(case: FamilyCase, check) -> bool:
+    return str(case) in SLOW_CTC or (check in TRAINING_CHECKS and str(case) not in FAST_CTC)
+
+
+@pytest.mark.parametrize(
+    ("case", "check"),
+    [
+        pytest.param(
+            case, check, id=f"{case}-{check.__name__}", marks=[pytest.mark.slow] if is_slow(case, check) else []
+        )
+        for case in CASES
+        for check in CHECKS
+    ],
+)
 def test_family_conforms(case: FamilyCase, check):
     check(case)

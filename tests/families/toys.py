@@ -9,7 +9,9 @@ that counts, and the last one, which counts, makes an empty hypothesis differ fr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +35,9 @@ WINDOW = 20  # frames of the audio prefix: one second
 class ToyProcessor(NamedTuple):
     letters: str = "abcdefghijklmnopqrstuvwxyz "
     sampling_rate: int = 1000
+
+    def save_pretrained(self, folder: str, **kwargs: Any) -> None:
+        (Path(folder) / "letters.json").write_text(json.dumps(self._asdict()))
 
 
 class ToyFamily(SpeechFamily):
@@ -87,6 +92,8 @@ class ToyCTC(PreTrainedModel):
 
 
 class ToyCTCFamily(ToyFamily):
+    token_level = False
+
     def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
         waves = [torch.from_numpy(clip) for clip in clips]
         heard = [torch.ones(len(wave), dtype=torch.long) for wave in waves]

@@ -23,7 +23,7 @@ from audiorl.batch import GroupBatch
 from audiorl.models import head, speech_family
 from audiorl.models.sharding import is_sharded
 from audiorl.reference import AdapterOff, FrozenCopy, frozen_copy
-from tests.families.case import group_batch
+from audiorl.testing.case import group_batch
 from tests.tiny_models import tiny_clips, tiny_whisper
 from tests.worlds import in_processes
 

@@ -17,7 +17,7 @@ from audiorl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, transcribe
 from audiorl.datasets import BadRowsError
 from audiorl.models import speech_family
 from audiorl.models.shared_prefix import group_mask, group_positions
-from tests.families.case import group_batch
+from audiorl.testing.case import group_batch
 from tests.tiny_audio_llms import KINDS, tiny_audio_llm
 from tests.tiny_models import tiny_clips
 

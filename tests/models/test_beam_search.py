@@ -12,7 +12,7 @@ from transformers import GenerationConfig, GenerationMixin
 from audiorl.batch import GroupBatch
 from audiorl.models import speech_family
 from audiorl.models.beam_search import BeamSettings, beam_search
-from tests.families.case import group_batch
+from audiorl.testing.case import group_batch
 from tests.oracles_decoding import diverse_beams
 from tests.tiny_models import tiny_clips, tiny_whisper
 from tests.tiny_seq2seq import tiny_seq2seq

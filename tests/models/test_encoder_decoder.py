@@ -13,7 +13,7 @@ from audiorl.audio import load_audio
 from audiorl.batch import GroupBatch
 from audiorl.models import disable_dropout, speech_family
 from audiorl.models.sampling import draw
-from tests.families.case import group_batch, perturb
+from audiorl.testing.case import group_batch, perturb
 from tests.tiny_models import tiny_clips, tiny_whisper
 
 TEXTS = [["the quick fox", "a fox", ""], ["dog", "the lazy dog jumps over", "do g"]]

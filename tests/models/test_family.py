@@ -33,7 +33,7 @@ from audiorl.models import (
     speech_family,
 )
 from audiorl.models.whisper import WhisperFamily
-from tests.families.case import group_batch
+from audiorl.testing.case import group_batch
 from tests.families.toys import ToyCTC, ToyCTCFamily, build_toy
 from tests.tiny_models import tiny_clips, tiny_whisper
 

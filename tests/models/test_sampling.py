@@ -12,7 +12,7 @@ from torch import Tensor
 from audiorl.models import grouped_decoder, speech_family
 from audiorl.models.sampler import Sampler
 from audiorl.models.sampling import BLOCK, draw
-from tests.families.case import group_batch
+from audiorl.testing.case import group_batch
 from tests.oracles_decoding import sampler_logits
 from tests.tiny_models import tiny_clips, tiny_whisper
 

@@ -11,7 +11,7 @@ from audiorl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
 from audiorl.datasets import BadRowsError
 from audiorl.models import speech_family
 from audiorl.models.by_length import encode_by_length
-from tests.families.case import group_batch
+from audiorl.testing.case import group_batch
 from tests.tiny_models import tiny_clips
 from tests.tiny_seq2seq import tiny_seq2seq
 

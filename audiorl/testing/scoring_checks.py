@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch
-from tests.families.case import (
+from audiorl.testing.case import (
     FamilyCase,
     assert_encoded_once,
     assert_same_gradients,

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from audiorl.batch import GroupBatch
 from audiorl.models import base_model, disable_dropout, speech_family
-from tests.families.case import (
+from audiorl.testing.case import (
     FamilyCase,
     Ready,
     assert_same_gradients,
@@ -129,8 +129,9 @@ def the_adapter_switched_off_is_the_base(case: FamilyCase) -> None:
     expected = plain.family.score_groups(plain.model, plain.batch).logps
     (family, _, batch), adapted = with_lora(case)
     assert (family.score_groups(adapted, batch).logps - expected).abs().max() > 1e-3
+    # without a graph some convolutions take another path and round otherwise
     with adapted.disable_adapter():
-        assert torch.equal(family.score_groups(adapted, batch).logps, expected)
+        torch.testing.assert_close(family.score_groups(adapted, batch).logps, expected, rtol=1e-6, atol=1e-6)
 
 
 def distributed_data_parallel_sees_one_forward(case: FamilyCase) -> None:

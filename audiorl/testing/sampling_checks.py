@@ -12,7 +12,7 @@ from torch import Tensor
 
 from audiorl.batch import PLACEHOLDER_ROW_ID
 from audiorl.models.sampler import Sampler
-from tests.families.case import FamilyCase, Ready, assert_encoded_once, encoded_rows, get_ready, group_batch
+from audiorl.testing.case import FamilyCase, Ready, assert_encoded_once, encoded_rows, get_ready, group_batch
 
 LIMIT = 6
 HYPOTHESES = 5
@@ -39,8 +39,16 @@ def sampled_log_probabilities_equal_scored_ones(case: FamilyCase) -> None:
 
 
 def draws_tokens(ready: Ready) -> bool:
-    """Whether the family writes token by token; only then are there samplers and beams."""
-    return ready.family.noise_length(ready.batch, LIMIT) == LIMIT
+    """Whether the family writes token by token; only then are there samplers, and limits of tokens."""
+    return ready.family.token_level and ready.family.noise_length(ready.batch, LIMIT) == LIMIT
+
+
+def has_beams(ready: Ready) -> bool:
+    """A family that writes token by token has beam search; another one may have its own, or says that it has none."""
+    family, model, batch = ready
+    return draws_tokens(ready) or not refuses(
+        lambda: family.beam_groups(model, batch, 2, max_tokens=LIMIT), "no beam search"
+    )
 
 
 def refuses(call: Callable[[], object], problem: str) -> bool:
@@ -91,8 +99,7 @@ def no_sampled_pair_of_tokens_comes_twice(case: FamilyCase) -> None:
 
 def beams_are_distinct_and_scored_as_the_policy_scores_them(case: FamilyCase) -> None:
     family, model, batch = ready = get_ready(case)
-    if not draws_tokens(ready) and not case.labels:
-        assert refuses(lambda: family.beam_groups(model, batch, 2, max_tokens=LIMIT), "beam search")
+    if not has_beams(ready):
         return
     for length_penalty, temperature in ((0.0, 1.0), (1.0, 0.7)):
         with encoded_rows(case, family, model) as seen:
@@ -120,7 +127,7 @@ def beams_are_distinct_and_scored_as_the_policy_scores_them(case: FamilyCase) ->
 def beams_do_not_depend_on_their_neighbours(case: FamilyCase) -> None:
     """Neither on other clips, whose prefixes may be longer, nor on a placeholder."""
     family, model, batch = ready = get_ready(case)
-    if not draws_tokens(ready) and not case.labels:
+    if not has_beams(ready):
         return
     together = family.beam_groups(model, batch, 3, max_tokens=LIMIT)
     for b in range(len(case.clips)):

@@ -1,0 +1,278 @@
+"""CTC models: one pass over the audio gives frames of symbols, and every hypothesis is aligned with the same frames.
+
+A hypothesis is scored as a whole, T = 1: its log-probability is its CTC likelihood (`audiorl.losses.ctc`), the sum over
+all paths that say it. Sampling draws a symbol for each frame and collapses the path, so what is drawn is distributed as
+what is scored, and the log-probability of a sample is that likelihood, not the path's.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from audiorl.batch import GroupBatch, GroupSamples, GroupScores
+from audiorl.losses.ctc import ctc_logps, frames_needed
+from audiorl.models.beam_search import BeamSettings, GroupBeams
+from audiorl.models.ctc_search import as_hypotheses, best_prefixes, collapse, draw_paths
+from audiorl.models.ctc_text import CTCText
+from audiorl.models.family import SpeechFamily, TokenizedText
+from audiorl.models.head import at_least_float32
+from audiorl.models.sampler import Sampler
+from audiorl.models.speech_call import base_model, run_inside
+
+# Frames whose distributions are looked at together where only their entropy is wanted.
+FRAME_CHUNK = 64
+
+
+class CTCFamily(SpeechFamily):
+    """Base of the CTC families; a subclass says how its models hear."""
+
+    token_level = False
+
+    def __init__(self, model: nn.Module, processor: Any):
+        super().__init__(model, processor)
+        config = base_model(model).config
+        self.sampling_rate = processor.feature_extractor.sampling_rate
+        self.end_token = config.pad_token_id
+        self.ctc_text = CTCText(processor.tokenizer, config.pad_token_id, config.vocab_size)
+
+    # ---- what a subclass says ----
+
+    @abstractmethod
+    def frames_in(self, samples: int) -> int:
+        """Frames of symbols that a clip of so many samples gives."""
+
+    @abstractmethod
+    def _frames_of_audio(self, length: Tensor) -> Tensor:
+        """Frames of symbols from lengths of the batch's audio tensor: samples, or mel frames."""
+
+    @abstractmethod
+    def _head(self, base: PreTrainedModel, states: Tensor) -> Tensor:
+        """(B, S, D) states -> (B, S, V) logits."""
+
+    # ---- data ----
+
+    def tokenize(
+        self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
+    ) -> TokenizedText:
+        """A row's language is not read: a CTC model writes the one its vocabulary is of."""
+        self._check_task(task)
+        if prompt:
+            raise ValueError("a CTC model has no place for a prompt. Leave the column out.")
+        return self.ctc_text.tokenize(text)
+
+    def _check_task(self, task: str | None) -> None:
+        if task not in (None, "transcribe"):
+            raise ValueError(f"a CTC model writes what is said, it does not {task}. Leave the task out.")
+
+    def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
+        return [
+            [self.ctc_text.decode(ids[counts].tolist()) for ids, counts in zip(group, kept, strict=True)]
+            for group, kept in zip(batch_tokens[..., 1:], keep, strict=True)
+        ]
+
+    def least_seconds(self, text: str) -> float:
+        ids = torch.tensor(self.ctc_text.ids(text), dtype=torch.long)
+        return self._samples_for(int(frames_needed(ids, torch.tensor(len(ids))))) / self.sampling_rate
+
+    def noise_length(self, batch: GroupBatch, max_tokens: int) -> int:
+        """A symbol for each frame; the audio is the limit, whatever `max_tokens` says."""
+        return int(self._frames_of_audio(torch.tensor(batch.audio.shape[-1])))
+
+    def _samples_for(self, frames: int) -> int:
+        """The fewest samples that give so many frames; 0 for none."""
+        low, high = 0, 1
+        while self.frames_in(high) < frames:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.frames_in(middle) >= frames else (middle, high)
+        return high if frames else 0
+
+    def _long_enough(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Clips that give no frame at all, a few hundredths of a second, with silence behind them up to the first."""
+        least = self._samples_for(1)
+        return [np.pad(clip, (0, max(0, least - len(clip)))) for clip in clips]
+
+    # ---- weights ----
+
+    def _frames(self, batch: GroupBatch) -> Tensor:
+        """(B,) long, each clip's own frames."""
+        assert batch.audio_mask is not None
+        return self._frames_of_audio(batch.audio_mask.sum(-1))
+
+    def _frame_logps(self, logits: Tensor, temperature: float) -> Tensor:
+        logits = at_least_float32(logits)
+        return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
+
+    def _score(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, temperature: float) -> GroupScores:
+        """Entropy and mean logit are means over the clip's frames, the same for its K hypotheses and without gradient;
+        `is_top1` says whether a hypothesis is what the best path says."""
+        symbols, lengths = _symbols(batch.tokens, batch.keep)
+        frames, keep = self._frames(batch), batch.keep.any(-1, keepdim=True)
+        logits = self._head(base, states)
+        mean_logits = _frame_mean(logits.detach().mean(-1) / temperature, frames)
+        frame_logps = self._frame_logps(logits, temperature)
+        del logits
+        logps = ctc_logps(frame_logps, frames, symbols, lengths, blank=self.end_token)
+        frame_logps = frame_logps.detach()
+        entropy = _frame_mean(_entropies(frame_logps), frames)
+        best = collapse(frame_logps.argmax(-1)[:, None], frames, self.end_token)
+
+        def place(values: Tensor) -> Tensor:
+            return torch.where(keep, values.to(logps.dtype)[..., None], 0.0)
+
+        entropy, mean_logits = (values[:, None].expand_as(lengths) for values in (entropy, mean_logits))
+        top = _same(symbols, lengths, *best)[..., None] & keep
+        return GroupScores(place(logps), place(entropy), place(mean_logits), top, keep, states)
+
+    def _sample(
+        self,
+        base: PreTrainedModel,
+        batch: GroupBatch,
+        states: Tensor,
+        noise: Tensor,
+        temperature: float,
+        sampler: Sampler | None,
+    ) -> GroupSamples:
+        if sampler is not None:
+            raise ValueError(
+                "A CTC model draws a symbol for each frame, and a sampler (top-k, top-p, min-p, repetition) works on "
+                "tokens. Leave it out."
+            )
+        frames, blank = self._frames(batch), self.end_token
+        frame_logps = self._frame_logps(self._head(base, states), temperature)
+        symbols, counts = collapse(draw_paths(frame_logps, noise[..., : states.shape[1]]), frames, blank)
+        symbols, counts = _only_valid(symbols, counts, batch.valid, blank)
+        tokens, keep = as_hypotheses(symbols, counts, blank)
+        keep &= batch.valid[:, None, None]
+        logps = ctc_logps(frame_logps, frames, symbols, counts, blank=blank)
+        logps = torch.where(batch.valid[:, None], logps, 0.0)[..., None]
+        return GroupSamples(tokens, keep, logps, torch.ones_like(counts, dtype=torch.bool))
+
+    def _beam(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, settings: BeamSettings) -> GroupBeams:
+        """Prefix beam search; the prefixes it ends with are scored by their likelihood and ranked by that.
+
+        Where a clip has too few frames for K different hypotheses, the places of the others have no kept token and a
+        score of -inf.
+        """
+        if settings.num_beam_groups > 1 or settings.early_stopping is not False:
+            raise ValueError(
+                "A prefix beam search goes through the audio once and has no groups of beams; got num_beam_groups="
+                f"{settings.num_beam_groups}, early_stopping={settings.early_stopping!r}. Leave both out."
+            )
+        frames, blank = self._frames(batch), self.end_token
+        frame_logps = self._frame_logps(self._head(base, states), settings.temperature)
+        found = [
+            best_prefixes(logps[:count].cpu().numpy(), settings.num_beams, blank, settings.max_tokens - 1)
+            for logps, count in zip(frame_logps, frames.tolist(), strict=True)
+        ]
+        symbols, counts, there = _packed(found, settings.num_beams, blank, frames.device)
+        symbols, counts = _only_valid(symbols, counts, batch.valid, blank)
+        logps = ctc_logps(frame_logps, frames, symbols, counts, blank=blank)
+        scores = torch.where(there, logps / (counts + 1) ** settings.length_penalty, -torch.inf)
+        scores, order = torch.where(batch.valid[:, None], scores, 0.0).sort(dim=-1, descending=True, stable=True)
+        kept = (there & batch.valid[:, None]).gather(-1, order)
+        tokens, keep = as_hypotheses(symbols, counts, blank)
+        tokens, keep = (x.gather(1, order[..., None].expand_as(x)) for x in (tokens, keep))
+        logps = torch.where(kept, logps.gather(-1, order), 0.0)[..., None]
+        return GroupBeams(tokens, keep & kept[..., None], logps, scores, torch.ones_like(kept))
+
+    def transcribe(
+        self,
+        model: nn.Module,
+        audio: Mapping[str, Tensor],
+        *,
+        languages: Sequence[str | None] | None = None,
+        tasks: Sequence[str | None] | None = None,
+        max_new_tokens: int | None = None,
+        num_beams: int = 1,
+        **generation: Any,
+    ) -> list[str]:
+        """What the best path says, or, with `num_beams` > 1, the best of a prefix beam search.
+
+        Args:
+            languages: not read, as in `tokenize`.
+            tasks: "transcribe" or None for each clip.
+            max_new_tokens: symbols of a transcript that are written; default all.
+            num_beams: of the search, > 0.
+
+        Raises:
+            ValueError: another task, or a setting that CTC has not.
+        """
+        for task in tasks or ():
+            self._check_task(task)
+        if generation:
+            raise ValueError(f"A CTC model has no {', '.join(generation)}. Leave them out, or use num_beams.")
+        device = base_model(model).device
+        clips = len(next(iter(audio.values())))
+        nothing = torch.full((clips, 1, 2), self.end_token, device=device)
+        batch = GroupBatch(
+            {name: tensor.to(device) for name, tensor in audio.items()},
+            tokens=nothing,
+            keep=torch.zeros_like(nothing[..., 1:], dtype=torch.bool),
+            row_ids=torch.arange(clips, device=device),
+        )
+        symbols = max_new_tokens if max_new_tokens is not None else self.noise_length(batch, 0)
+        if num_beams > 1:
+            found = self.beam_groups(model, batch, num_beams, max_tokens=symbols + 1, length_penalty=0.0)
+            return [texts[0] for texts in self.text(found.tokens, found.keep)]
+
+        def greedy(base: PreTrainedModel) -> tuple[Tensor, Tensor]:
+            logits = self._head(base, self._encode(base, batch))
+            return collapse(logits.argmax(-1)[:, None], self._frames(batch), self.end_token)
+
+        with torch.no_grad():
+            best, counts = run_inside(model, greedy)
+        tokens, keep = as_hypotheses(best, counts.clamp(max=symbols), self.end_token)
+        return [texts[0] for texts in self.text(tokens, keep)]
+
+
+def _symbols(tokens: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, K, U) symbols and their number (B, K) of hypotheses that begin and end with a blank; the end is no symbol."""
+    return tokens[..., 1:-1], (keep.sum(-1) - 1).clamp(min=0)
+
+
+def _only_valid(symbols: Tensor, counts: Tensor, valid: Tensor, blank: int) -> tuple[Tensor, Tensor]:
+    """Nothing said for placeholders."""
+    return torch.where(valid[:, None, None], symbols, blank), torch.where(valid[:, None], counts, 0)
+
+
+def _packed(
+    found: Sequence[Sequence[tuple[int, ...]]], width: int, blank: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Symbols (B, width, U), their number (B, width), and which of the places are taken."""
+    longest = max((len(ids) for group in found for ids in group), default=0)
+    symbols = torch.full((len(found), width, longest), blank)
+    counts = torch.zeros((len(found), width), dtype=torch.long)
+    there = torch.zeros((len(found), width), dtype=torch.bool)
+    for b, group in enumerate(found):
+        there[b, : len(group)] = True
+        for k, ids in enumerate(group):
+            symbols[b, k, : len(ids)] = torch.tensor(ids, dtype=torch.long)
+            counts[b, k] = len(ids)
+    return symbols.to(device), counts.to(device), there.to(device)
+
+
+def _frame_mean(values: Tensor, frames: Tensor) -> Tensor:
+    """(B,) means of (B, S) values over each clip's own frames."""
+    own = torch.arange(values.shape[-1], device=values.device) < frames[:, None]
+    return torch.where(own, values, 0.0).sum(-1) / frames.clamp(min=1)
+
+
+def _entropies(frame_logps: Tensor) -> Tensor:
+    """(B, S) nats; a few frames at a time, since a table of probabilities is as large as the frames themselves."""
+    return torch.cat([-(part.exp() * part).sum(-1) for part in frame_logps.split(FRAME_CHUNK, 1)], 1)
+
+
+def _same(symbols: Tensor, lengths: Tensor, best: Tensor, best_lengths: Tensor) -> Tensor:
+    """(B, K) bool, whether hypotheses (B, K, U) are the one of (B, 1, U')."""
+    size = min(symbols.shape[-1], best.shape[-1])
+    beyond = torch.arange(size, device=symbols.device) >= lengths[..., None]
+    return (lengths == best_lengths) & ((symbols[..., :size] == best[..., :size]) | beyond).all(-1)

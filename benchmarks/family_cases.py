@@ -1,0 +1,107 @@
+"""The families that families.py measures: a random model of a fixed small shape, its clips and texts, and how a user
+without this library scores one hypothesis of each clip."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedModel,
+    Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+    Wav2Vec2Processor,
+)
+
+from audiorl.batch import GroupBatch
+from audiorl.models import SpeechFamily
+
+SAMPLING_RATE = 16_000
+
+
+class FamilyShape(NamedTuple):
+    """One line of the table for each K and way."""
+
+    described: str  # what is measured, for the reader
+    build: Callable[[], tuple[PreTrainedModel, Any]]  # model without dropout, and processor; the same weights each time
+    seconds: float  # of each clip
+    text: Callable[[np.random.Generator], str]  # a hypothesis
+    separate: Callable[[PreTrainedModel, SpeechFamily, GroupBatch, int], Tensor]  # (B,) log-probabilities of the k-th
+    # hypothesis of each clip by a stock forward
+
+
+# ---- CTC ----
+
+LETTERS = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
+CTC_LETTERS = 60  # in 5 seconds
+QUIET = {
+    "hidden_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "feat_proj_dropout": 0.0,
+    "final_dropout": 0.0,
+    "layerdrop": 0.0,
+    "apply_spec_augment": False,
+}
+
+
+def build_ctc(**sizes: Any) -> tuple[PreTrainedModel, Wav2Vec2Processor]:
+    """Wav2Vec2 with the frames and the vocabulary of its checkpoints."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vocab.json"
+        path.write_text(json.dumps({letter: i for i, letter in enumerate(LETTERS)}))
+        tokenizer = Wav2Vec2CTCTokenizer(str(path))
+    extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True)
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(vocab_size=len(LETTERS), pad_token_id=0, feat_extract_norm="layer", **QUIET, **sizes)
+    processor = Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
+    return Wav2Vec2ForCTC(config).train(), processor
+
+
+def small_ctc() -> tuple[PreTrainedModel, Wav2Vec2Processor]:
+    sizes = {"hidden_size": 384, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 1536}
+    return build_ctc(**sizes, conv_dim=(256,) * 7)
+
+
+def toy_ctc() -> tuple[PreTrainedModel, Wav2Vec2Processor]:
+    """For the tests."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    convolutions = {"conv_dim": (16, 16), "conv_kernel": (40, 32), "conv_stride": (20, 16)}
+    return build_ctc(**sizes, **convolutions, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=4)
+
+
+def random_letters(count: int) -> Callable[[np.random.Generator], str]:
+    return lambda generator: "".join(generator.choice(list(LETTERS[5:]), count))
+
+
+def separate_ctc(model: PreTrainedModel, family: SpeechFamily, batch: GroupBatch, k: int) -> Tensor:
+    """Logits of all clips and torch's own CTC loss of one hypothesis each."""
+    frame_logps = model(batch.audio, attention_mask=batch.audio_mask).logits.log_softmax(-1)
+    frames = model._get_feat_extract_output_lengths(batch.audio_mask.sum(-1))
+    lengths = batch.keep[:, k].sum(-1) - 1
+    loss = nn.functional.ctc_loss(
+        frame_logps.transpose(0, 1), batch.tokens[:, k, 1:-1], frames, lengths, blank=0, reduction="none"
+    )
+    return -loss
+
+
+FAMILY_SHAPES = {
+    "ctc": FamilyShape(
+        f"CTC: Wav2Vec2, 4 layers of width 384, 5 s, {CTC_LETTERS} letters",
+        small_ctc,
+        5.0,
+        random_letters(CTC_LETTERS),
+        separate_ctc,
+    ),
+    "ctc-toy": FamilyShape("CTC, for the tests", toy_ctc, 0.5, random_letters(6), separate_ctc),
+}
+# Shapes that are measured where none is named.
+DEFAULT = ("ctc",)

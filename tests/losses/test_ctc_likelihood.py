@@ -1,0 +1,152 @@
+"""The CTC likelihood against all paths counted one by one, its gradient, and the memory it takes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from audiorl.losses import ctc, ctc_logps, frames_needed
+from tests import oracles_ctc
+from tests.live_memory import LiveMemory
+
+BLANK = 2
+# Hypotheses of three clips with 5, 4 and 2 frames; symbols 0, 1 and 3; padding is any symbol at all.
+FRAMES = [5, 4, 2]
+TEXTS = [[[0, 1], [], [0, 0, 0]], [[3], [1, 1], [0, 1, 3, 0]], [[0], [1, 3], []]]
+
+
+def tiny(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log-probabilities (3, 5, 4) float64, frames, tokens (3, 3, 4), lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(3, 5, 4, generator=generator, dtype=torch.float64)
+    tokens = torch.randint(0, 4, (3, 3, 4), generator=generator)
+    for b, group in enumerate(TEXTS):
+        for k, ids in enumerate(group):
+            tokens[b, k, : len(ids)] = torch.tensor(ids, dtype=torch.long)
+    lengths = torch.tensor([[len(ids) for ids in group] for group in TEXTS])
+    return logits.log_softmax(-1), torch.tensor(FRAMES), tokens, lengths
+
+
+def native(frame_logps: Tensor, frames: Tensor, tokens: Tensor, lengths: Tensor, blank: int) -> Tensor:
+    """torch's own, the frames repeated for each hypothesis."""
+    repeated = frame_logps.repeat_interleave(tokens.shape[1], 0).transpose(0, 1)
+    loss = nn.functional.ctc_loss(
+        repeated,
+        tokens.flatten(0, 1),
+        frames.repeat_interleave(tokens.shape[1]),
+        lengths.flatten(),
+        blank=blank,
+        reduction="none",
+    )
+    return -loss.view(lengths.shape)
+
+
+@pytest.fixture(params=["one round", "a hypothesis at a time"])
+def workspace(request, monkeypatch):
+    """Tiny frames have tiny workspaces: once as they are, once as large as it takes."""
+    if request.param == "one round":
+        monkeypatch.setattr(ctc, "_workspace", lambda frame_logps: 10**6)
+
+
+def test_likelihoods_are_those_of_all_paths_counted_one_by_one(workspace):
+    frame_logps, frames, tokens, lengths = tiny()
+    found = ctc_logps(frame_logps, frames, tokens, lengths, blank=BLANK)
+    for b, group in enumerate(TEXTS):
+        says = oracles_ctc.distribution(frame_logps[b, : FRAMES[b]].tolist(), BLANK)
+        assert sum(says.values()) == pytest.approx(1)
+        for k, ids in enumerate(group):
+            assert found[b, k].item() == pytest.approx(math.log(says[tuple(ids)]), rel=1e-12)
+
+
+def test_the_gradient_is_how_likely_each_symbol_is_in_each_frame_of_the_paths(workspace):
+    frame_logps, frames, tokens, lengths = tiny()
+    weights = torch.tensor([[1.0, -2.0, 3.0], [0.0, 4.0, -0.5], [2.0, -1.0, 1.5]], dtype=torch.float64)
+    frame_logps.requires_grad_()
+    (ctc_logps(frame_logps, frames, tokens, lengths, blank=BLANK) * weights).sum().backward()
+    expected = torch.zeros_like(frame_logps)
+    for b, group in enumerate(TEXTS):
+        for k, ids in enumerate(group):
+            own = oracles_ctc.occupations(frame_logps[b, : FRAMES[b]].tolist(), ids, BLANK)
+            expected[b, : FRAMES[b]] += weights[b, k] * torch.tensor(own, dtype=torch.float64)
+    torch.testing.assert_close(frame_logps.grad, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    logits, frames, tokens, lengths = tiny(seed=1)
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: ctc_logps(x.log_softmax(-1), frames, tokens, lengths, blank=BLANK), (logits,)
+    )
+
+
+@pytest.mark.parametrize("frames", [[37, 20, 9], [37, 37, 37]])
+def test_long_clips_agree_with_torch_whatever_the_span_and_the_round(monkeypatch, frames):
+    """Every depth of recomputation, in rounds that do not divide the hypotheses."""
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(3, 37, 6, generator=generator, dtype=torch.float64)
+    lengths = torch.tensor([[9, 0, 4, 7], [3, 8, 1, 2], [4, 3, 0, 2]])
+    tokens = torch.randint(1, 6, (3, 4, 9), generator=generator)
+    weights = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    gradients, values = [], []
+    functions = [lambda x: native(x, torch.tensor(frames), tokens, lengths, 0)]
+    functions += [lambda x: ctc_logps(x, torch.tensor(frames), tokens, lengths, blank=0)] * 4
+    for function, rounds in zip(functions, [(1, 1), (5, 2), (12, 7), (1, 13), (7, 40)], strict=True):
+        monkeypatch.setattr(ctc, "_cheapest_rounds", lambda *_, rounds=rounds: rounds)
+        leaf = logits.clone().requires_grad_()
+        values.append(function(leaf.log_softmax(-1)))
+        (values[-1] * weights).sum().backward()
+        gradients.append(leaf.grad)
+    for found, gradient in zip(values[1:], gradients[1:], strict=True):
+        torch.testing.assert_close(found, values[0], rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(gradient, gradients[0], rtol=1e-9, atol=1e-11)
+
+
+def test_a_transcript_that_the_frames_cannot_say_has_no_probability_and_no_gradient():
+    frame_logps, frames, _, _ = tiny()
+    tokens = torch.tensor([[[0, 0, 0, 1]] * 2, [[0, 1, 0, 1]] * 2, [[1, 1, 0, 0]] * 2])
+    lengths = torch.tensor([[4, 2], [4, 4], [2, 1]])
+    assert frames_needed(tokens, lengths).tolist() == [[6, 3], [4, 4], [3, 1]]
+    frame_logps.requires_grad_()
+    found = ctc_logps(frame_logps, frames, tokens, lengths, blank=BLANK)
+    assert torch.isneginf(found).tolist() == [[True, False], [False, False], [True, False]]
+    found.masked_fill(torch.isneginf(found), 0.0).sum().backward()
+    alone = frame_logps.detach().clone().requires_grad_()
+    kept = ctc_logps(alone[:, :], frames, tokens[:, 1:], lengths[:, 1:], blank=BLANK).sum()
+    (kept + ctc_logps(alone, frames, tokens, lengths, blank=BLANK)[1, 0]).backward()
+    assert torch.isfinite(frame_logps.grad).all()
+    torch.testing.assert_close(frame_logps.grad, alone.grad, rtol=1e-12, atol=1e-14)
+
+
+def test_frames_without_probability_for_a_symbol_give_no_nan():
+    """-1e4 nats for everything but blanks: far outside what probabilities could hold, in float32."""
+    frame_logps = torch.full((1, 60, 4), -1e4).index_fill(2, torch.tensor([BLANK]), 0.0).requires_grad_()
+    tokens, lengths = torch.tensor([[[0, 1, 0, 3]]]), torch.tensor([[4]])
+    found = ctc_logps(frame_logps, torch.tensor([60]), tokens, lengths, blank=BLANK)
+    found.sum().backward()
+    assert found.item() == pytest.approx(-4e4, rel=1e-3)
+    assert frame_logps.grad.sum(-1).allclose(torch.ones(1, 60), atol=1e-2)
+
+
+@pytest.mark.parametrize(("clips", "frames", "symbols", "length"), [(1, 150, 32, 45), (2, 50, 500, 10)])
+def test_peak_memory_is_two_copies_of_the_frames_however_many_hypotheses(clips, frames, symbols, length):
+    """Beside the log-probabilities: forward, backward, gradient of the log-softmax and all. torch's needs K copies."""
+
+    def extra_copies(function, hypotheses: int) -> float:
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.randn(clips, frames, symbols, generator=generator, requires_grad=True)
+        tokens = torch.randint(1, symbols, (clips, hypotheses, length), generator=generator)
+        lengths = torch.randint(length // 2, length + 1, (clips, hypotheses), generator=generator)
+        with LiveMemory() as memory:
+            frame_logps = logits.log_softmax(-1)
+            function(frame_logps, torch.tensor([frames] * clips), tokens, lengths).sum().backward()
+        return memory.peak_bytes / frame_logps.nbytes - 1
+
+    def ours(*arguments):
+        return ctc_logps(*arguments, blank=0)
+
+    few, many = extra_copies(ours, 2), extra_copies(ours, 12)
+    assert max(few, many) < 2.02
+    assert extra_copies(lambda *arguments: native(*arguments, 0), 12) > 12

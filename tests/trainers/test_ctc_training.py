@@ -1,0 +1,253 @@
+"""The trainers on CTC models, which they do not know by name."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import AutoModelForCTC, AutoProcessor
+
+from audiorl.adapters import SpeechModelConfig
+from audiorl.datasets import BadRowsError
+from audiorl.models import speech_family
+from audiorl.script import load_from_flags
+from audiorl.trainers.dpo import DPOConfig, DPOTrainer
+from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
+from audiorl.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
+from tests.tiny_ctc import tiny_ctc
+from tests.tiny_models import SAMPLING_RATE, tiny_clips
+from tests.trained_models import COMBINATIONS, Trained
+from tests.trainers import grpo_rows
+from tests.trainers.pair_rows import largest_difference, pair_rows, settings, weights
+
+CTC_COMBINATIONS = [x for x in COMBINATIONS if x.test == "test_ctc_training"]
+PAIR_TRAINERS = {"DPO": (DPOTrainer, DPOConfig), "ORPO": (ORPOTrainer, ORPOConfig)}
+WORDS = ("A", "I", "A", "I")
+
+
+def pairs(count: int = 8) -> list[dict]:
+    """Rows of 0.9 to 1.6 s: long enough for a symbol in each frame of their texts."""
+    clips = tiny_clips(count, seconds=1.6)
+    return pair_rows(count, audio=[{"array": clip, "sampling_rate": SAMPLING_RATE} for clip in clips])
+
+
+def texts(count: int = 8) -> list[dict]:
+    return [{"audio": row["audio"], "text": row["chosen"]} for row in pairs(count)]
+
+
+def short_rows(kind: str) -> list[dict]:
+    """Four clips of up to 0.25 s with a word of one letter each: what random paths come upon now and then."""
+    texts = [word.lower() for word in WORDS] if kind == "parakeet" else WORDS
+    clips = tiny_clips(4, seconds=0.25)
+    return [
+        {"audio": {"array": clip, "sampling_rate": SAMPLING_RATE}, "text": text}
+        for clip, text in zip(clips, texts, strict=True)
+    ]
+
+
+def make(combination: Trained, folder):
+    """The trainer of a combination, and the number in its log that has to fall or rise."""
+    model, processor = tiny_ctc(combination.model)
+    adapted = combination.adapter == "LoRA"
+    options = {"processing_class": processor, "peft_config": LoraConfig(r=8, lora_alpha=16) if adapted else None}
+    if combination.method in PAIR_TRAINERS:
+        trainer, config = PAIR_TRAINERS[combination.method]
+        steps = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "learning_rate": 1e-2 if adapted else 1e-3}
+        args = config(**{**settings(folder), **steps})
+        return trainer(model, args=args, train_dataset=pairs(), **options), "loss"
+    steps = {
+        "num_generations": 32,
+        "lr_scheduler_type": "constant",
+        "max_steps": 40,
+        "learning_rate": 2e-2 if adapted else 5e-3,
+        "per_device_train_batch_size": 4,
+    }
+    args = GRPOConfig(**{**settings(folder), **steps, "loss_type": "grpo"})
+    rows = short_rows(combination.model)
+    return GRPOTrainer(model, ["one_minus_wer"], args=args, train_dataset=rows, **options), "reward"
+
+
+@pytest.mark.parametrize(
+    "combination",
+    [pytest.param(x, id="-".join(x[:3]), marks=[pytest.mark.slow] if x.slow else []) for x in CTC_COMBINATIONS],
+)
+def test_training_lowers_the_loss_or_raises_the_reward(tmp_path, combination):
+    trainer, name = make(combination, tmp_path)
+    before = weights(trainer.model)
+    trainer.train()
+    seen = [entry[name] for entry in trainer.state.log_history if name in entry]
+    assert all(map(math.isfinite, seen)) and largest_difference(before, weights(trainer.model)) > 0
+    few = 5 if name == "reward" else 1
+    first, last = sum(seen[:few]) / few, sum(seen[-few:]) / few
+    assert last < first - 0.02 if name == "loss" else last > first + 0.15, (first, last)
+
+
+def test_a_checkpoint_is_trained_by_its_name_alone_and_loads_in_plain_transformers(tmp_path):
+    """Full circle: folder -> flags -> trainer -> folder -> AutoModelForCTC, which transcribes as the trainer does."""
+    model, processor = tiny_ctc()
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    args = DPOConfig(**{**settings(tmp_path / "tuned"), "eval_wer": True, "eval_strategy": "epoch"})
+    flags = SpeechModelConfig(model_name_or_path=str(tmp_path / "base"))
+    loaded, found, adapter = load_from_flags(flags, args)
+    rows = pairs()
+    trainer = DPOTrainer(
+        loaded, args=args, train_dataset=rows, eval_dataset=rows[:2], processing_class=found, peft_config=adapter
+    )
+    trainer.train()
+    trainer.save_model()
+    assert any("eval_wer" in entry for entry in trainer.state.log_history)
+    plain = AutoModelForCTC.from_pretrained(tmp_path / "tuned").eval()
+    own = AutoProcessor.from_pretrained(tmp_path / "tuned")
+    clip = tiny_clips(1)[0]
+    with torch.no_grad():
+        logits = plain(**own(clip, sampling_rate=SAMPLING_RATE, return_tensors="pt")).logits
+    said = own.batch_decode(logits.argmax(-1))[0]
+    assert said == trainer.family.transcribe(trainer.model, trainer.family.features([clip]))[0]
+    assert "forward" not in vars(plain) and plain.config.layerdrop == 0.3
+
+
+def test_dpo_loss_is_that_of_stock_ctc_losses(tmp_path):
+    """One optimizer step's loss by hand: two stock forwards of single clips, no reference drift at the first step."""
+    model, processor = tiny_ctc()
+    args = DPOConfig(**{**settings(tmp_path), "loss_type": ["sigmoid", "sft"], "max_steps": 1})
+    dpo = DPOTrainer(model, args=args, train_dataset=pairs(2), processing_class=processor)
+    batch = dpo.data_collator([dpo.train_dataset[i] for i in range(2)])
+    stock, _ = tiny_ctc()
+    logps, symbols = 0.0, 0
+    for row in pairs(2):
+        made = processor(row["audio"]["array"], sampling_rate=SAMPLING_RATE, return_tensors="pt")
+        frame_logps = stock(**made).logits[0].log_softmax(-1)
+        ids = torch.tensor(processor.tokenizer(row["chosen"].upper()).input_ids)
+        sizes = torch.tensor(len(frame_logps)), torch.tensor(len(ids))
+        logps += -torch.nn.functional.ctc_loss(frame_logps, ids, *sizes, blank=0, reduction="sum").item()
+        symbols += len(ids) + 1  # and the end
+    found = dpo.compute_loss(dpo.model.eval(), batch).item()
+    assert found == pytest.approx(math.log(2) - logps / symbols, rel=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"sft_weight": 0.5}, {"beta": 0.05, "num_iterations": 2}, {"loss_type": "mwer"}])
+def test_rollouts_learn_from_whole_hypotheses(tmp_path, changes):
+    model, processor = tiny_ctc()
+    args = GRPOConfig(**{**grpo_rows.settings(tmp_path), "loss_type": "grpo", "max_steps": 2, **changes})
+    grpo = GRPOTrainer(model, [grpo_rows.letters], args=args, train_dataset=texts(), processing_class=processor)
+    before = weights(grpo.model)
+    grpo.train()
+    assert largest_difference(before, weights(grpo.model)) > 0
+    assert all(math.isfinite(entry["loss"]) for entry in grpo.state.log_history if "loss" in entry)
+
+
+def test_the_first_update_is_policy_gradient_of_the_ctc_likelihood(tmp_path):
+    model, processor = tiny_ctc()
+    args = GRPOConfig(**{**grpo_rows.settings(tmp_path), "loss_type": "grpo", "temperature": 0.9})
+    grpo = GRPOTrainer(model, [grpo_rows.letters], args=args, train_dataset=texts(), processing_class=processor)
+    batch = grpo.data_collator([grpo.train_dataset[i] for i in range(2)])
+    (inputs,), _ = grpo.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
+    grpo.current_gradient_accumulation_steps = 1
+    grpo.model.train()
+    grpo.compute_loss(grpo.model, inputs).backward()
+    stock, _ = tiny_ctc()
+    expected = 0.0
+    for b, row in enumerate(texts(2)):
+        made = processor(row["audio"]["array"], sampling_rate=SAMPLING_RATE, return_tensors="pt")
+        frame_logps = (stock(**made).logits[0] / 0.9).log_softmax(-1)
+        for k in range(4):
+            ids = inputs.tokens[b, k, 1:][inputs.keep[b, k]][:-1]
+            sizes = torch.tensor(len(frame_logps)), torch.tensor(len(ids))
+            loss = torch.nn.functional.ctc_loss(frame_logps, ids, *sizes, blank=0, reduction="sum")
+            expected = expected + inputs["advantages"][b, k] * loss / 8
+    expected.backward()
+    mine = {name: p.grad for name, p in grpo.model.named_parameters() if p.grad is not None}
+    theirs = {name: p.grad for name, p in stock.named_parameters() if p.grad is not None and name in mine}
+    scale = max(float(g.abs().max()) for g in theirs.values())
+    assert scale > 1e-3 and largest_difference(mine, theirs) < 1e-4 * scale
+
+
+def test_online_dpo_learns_from_the_best_and_the_worst(tmp_path):
+    model, processor = tiny_ctc()
+    args = OnlineDPOConfig(**{**grpo_rows.settings(tmp_path), "max_steps": 2, "loss_type": "sigmoid_norm"})
+    trainer = OnlineDPOTrainer(model, [grpo_rows.letters], args=args, train_dataset=texts(), processing_class=processor)
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(math.log(2), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("made", "config", "changes", "problem"),
+    [
+        (DPOTrainer, DPOConfig, {"ld_alpha": 0.5}, "ld_alpha=0.5 weighs the tokens"),
+        (GRPOTrainer, GRPOConfig, {"loss_type": "dr_grpo"}, "'dr_grpo' at level 'token' is made of tokens"),
+        (GRPOTrainer, GRPOConfig, {"loss_type": "gspo"}, "'gspo' at level 'sequence' is made of tokens"),
+        (GRPOTrainer, GRPOConfig, {"entropy_coef": 0.1}, "entropy_coef is made of tokens"),
+        (GRPOTrainer, GRPOConfig, {"top_k": 5}, "top_k, .* samples a hypothesis as a whole"),
+        (OnlineDPOTrainer, OnlineDPOConfig, {"top_p": 0.9}, "samples a hypothesis as a whole"),
+    ],
+)
+def test_terms_made_of_tokens_are_refused_when_the_trainer_is_built(tmp_path, made, config, changes, problem):
+    """Before the rows are looked at: there are none."""
+    model, processor = tiny_ctc()
+    rewards = [] if made is DPOTrainer else [[grpo_rows.letters]]
+    with pytest.raises(ValueError, match=problem):
+        made(model, *rewards, args=config(**{**settings(tmp_path), **changes}), processing_class=processor)
+
+
+def test_a_transcript_that_its_clip_cannot_say_is_a_bad_row(tmp_path):
+    model, processor = tiny_ctc()
+    rows = pairs(3)
+    rows[1]["chosen"] = "a very long sentence " * 5
+    args = DPOConfig(**settings(tmp_path))
+    with pytest.raises(BadRowsError, match=r"the clip is 1\.44 s long, the model needs 2\.\d\d s to write chosen"):
+        DPOTrainer(model, args=args, train_dataset=rows, processing_class=processor)
+    args = DPOConfig(**{**settings(tmp_path), "on_bad_rows": "skip", "max_steps": 1})
+    trainer = DPOTrainer(model, args=args, train_dataset=rows, processing_class=processor)
+    assert len(trainer.train_dataset) == 2
+    trainer.train()
+
+
+def test_long_transcripts_are_no_fault_of_rollouts_that_the_audio_limits(tmp_path):
+    model, processor = tiny_ctc()
+    args = GRPOConfig(**{**grpo_rows.settings(tmp_path), "max_completion_length": 3})
+    made = GRPOTrainer(model, ["one_minus_wer"], args=args, train_dataset=texts(), processing_class=processor)
+    assert len(made.train_dataset) == 8
+
+
+def test_a_clip_that_augmentation_makes_too_short_is_left_out(tmp_path):
+    model, processor = tiny_ctc()
+    family = speech_family(model, processor)
+    text = "she had a dog in greasy water at a"
+    seconds = family.least_seconds(text) * 1.02
+    clip = tiny_clips(1, seconds=seconds)[0]
+    rows = [{"audio": {"array": clip, "sampling_rate": SAMPLING_RATE}, "chosen": text, "rejected": "a dog"}]
+    fast = {"speed": {"factor": 1.25}}
+    args = DPOConfig(**{**settings(tmp_path), "augmentation": fast, "max_steps": 1})
+    trainer = DPOTrainer(model, args=args, train_dataset=rows, processing_class=processor)
+    with pytest.raises(BadRowsError, match="the model needs"):
+        trainer.train()
+
+
+def test_wavlm_takes_no_adapter_in_layers_it_never_calls(tmp_path):
+    model, processor = tiny_ctc("wavlm")
+    options = {"train_dataset": pairs(2), "processing_class": processor}
+    args = DPOConfig(**{**settings(tmp_path), "max_steps": 1})
+    with pytest.raises(ValueError, match="reads the weights of q_proj, v_proj without calling these layers"):
+        DPOTrainer(model, args=args, peft_config=LoraConfig(target_modules=["q_proj", "v_proj"]), **options)
+    trainer = DPOTrainer(model, args=args, peft_config=LoraConfig(init_lora_weights=False), **options)
+    adapted = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert any("intermediate_dense" in name for name in adapted) and not any("q_proj" in name for name in adapted)
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    trainer.family.score_groups(trainer.model, batch).logps.sum().backward()
+    assert all(p.grad is not None for p in trainer.model.parameters() if p.requires_grad)
+
+
+def test_a_decoder_adapter_says_that_there_is_no_decoder(tmp_path):
+    model, processor = tiny_ctc()
+    with pytest.raises(ValueError, match="no decoder apart from its encoder"):
+        DPOTrainer(
+            model,
+            args=DPOConfig(**settings(tmp_path)),
+            train_dataset=pairs(2),
+            processing_class=processor,
+            peft_config=LoraConfig(target_modules="decoder-linear"),
+        )
