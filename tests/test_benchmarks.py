@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -304,3 +305,16 @@ def test_windows_are_timed_from_the_longest_to_the_shortest(load, monkeypatch, c
     assert [record["window"] for record in result["windows"]] == ["30 s", "15 s", "10 s"]
     counted = [record["predicted_flops"] for record in result["windows"]]
     assert counted == sorted(counted, reverse=True) and counted[0] > 2 * counted[2]
+
+
+def test_curves_have_a_panel_for_each_method_and_a_line_for_each_seed(load):
+    curves = load("curves")
+    online = {
+        "steps": [4, 6],
+        "curve": [[{"step": 4, "loss": 2.0}], [{"step": 2, "reward": 0.1}, {"step": 6, "reward": 0.5}]],
+    }
+    plain = {"steps": [8], "curve": [[{"step": 4, "loss": 2.0}, {"step": 8, "loss": 1.0}]]}
+    assert curves.points_of(online) == ("reward", [(6, 0.1), (10, 0.5)])
+    drawn = curves.picture({"0": {"SFT": plain, "A & B": online}, "1": {"SFT": plain, "A & B": online}})
+    assert drawn.count("<polyline") == 4 and "A &amp; B: reward" in drawn and "SFT: loss" in drawn
+    ElementTree.fromstring(drawn)

@@ -19,11 +19,10 @@ from audiorl.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from tests.tiny_ctc import tiny_ctc
 from tests.tiny_models import SAMPLING_RATE, tiny_clips
-from tests.trained_models import COMBINATIONS, Trained
+from tests.trained_models import CTC, Trained
 from tests.trainers import grpo_rows
 from tests.trainers.pair_rows import largest_difference, pair_rows, settings, weights
 
-CTC_COMBINATIONS = [x for x in COMBINATIONS if x.test == "test_ctc_training"]
 PAIR_TRAINERS = {"DPO": (DPOTrainer, DPOConfig), "ORPO": (ORPOTrainer, ORPOConfig)}
 WORDS = ("A", "I", "A", "I")
 
@@ -72,7 +71,7 @@ def make(combination: Trained, folder):
 
 @pytest.mark.parametrize(
     "combination",
-    [pytest.param(x, id="-".join(x[:3]), marks=[pytest.mark.slow] if x.slow else []) for x in CTC_COMBINATIONS],
+    [pytest.param(x, id="-".join(x[:3]), marks=[pytest.mark.slow] if x.slow else []) for x in CTC],
 )
 def test_training_lowers_the_loss_or_raises_the_reward(tmp_path, combination):
     trainer, name = make(combination, tmp_path)
