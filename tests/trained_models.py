@@ -60,7 +60,7 @@ _FAMILY_TESTS = {
     "RAFT": "tests/trainers/test_families.py::test_raft_raises_the_reward_on_four_clips",
 }
 FAMILIES = [
-    Trained(model, method, "full", test, slow=model not in ("moonshine", "qwen3_asr"))
+    Trained(model, method, "full", test)
     for model in ("moonshine", "speech2text", "wav2vec2", "qwen3_asr", "qwen2_audio", "glm_asr")
     for method, test in _FAMILY_TESTS.items()
     if (model, method) != ("wav2vec2", "ORPO")  # among the CTC tests

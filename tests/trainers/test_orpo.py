@@ -415,7 +415,8 @@ def test_the_example_takes_what_the_other_command_line_offers(tmp_path, base, fo
     shown = capsys.readouterr()
     assert "WER before" in shown.out and "WER after" in shown.out
     assert "3 of 6 clips left out: 1 shorter than 0.55 s, 2 longer than 0.85 s" in caplog.text
-    assert "eval_log_odds_ratio" in shown.out
+    logged = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert any("eval_log_odds_ratio" in line for line in logged)
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
     last = max((tmp_path / "out").glob("checkpoint-*"))
     run_example(monkeypatch, *flags, "--num_train_epochs", "3", "--resume_from_checkpoint", str(last))
