@@ -147,7 +147,7 @@ def _rows(script: RowScriptArguments, name: str | None, split: str, args: Speech
         return load_named(named, split, language, limit=limit, streaming=streaming)
     if name == DEMO:
         rows = speech_rows(_demo_rows("tune" if split == script.dataset_train_split else "held_out"))
-    elif os.path.exists(name):
+    elif os.path.exists(name) or name.endswith((".json", ".jsonl")):
         rows = speech_rows(name)
     else:
         rows = speech_rows(load_dataset(name, script.dataset_config, split=split, streaming=streaming))
