@@ -6,19 +6,28 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
     Wav2Vec2Config,
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
     Wav2Vec2Processor,
+    WhisperFeatureExtractor,
 )
 
 from audiorl.batch import GroupBatch
@@ -93,6 +102,61 @@ def separate_ctc(model: PreTrainedModel, family: SpeechFamily, batch: GroupBatch
     return -loss
 
 
+# ---- audio language models ----
+
+AUDIO, END = "<|AUDIO|>", "<|im_end|>"
+SPOKEN = tuple(f"word{i}" for i in range(256))
+AUDIO_LLM_WORDS = 63  # and the end: 64 tokens
+
+
+def build_audio_llm(width: int, layers: int, vocabulary: int, window: int) -> tuple[PreTrainedModel, Any]:
+    """Qwen2-Audio, 25 audio tokens a second, with a prompt of words that its tokenizer mostly does not know."""
+    words = {word: i for i, word in enumerate(["<unk>", "<pad>", END, AUDIO, *SPOKEN])}
+    learner = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    learner.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=learner, eos_token=END, pad_token="<pad>", unk_token="<unk>", extra_special_tokens=[AUDIO]
+    )
+    extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=window)
+    processor = Qwen2AudioProcessor(extractor, tokenizer)
+    heads = width // 64 or 1
+    tower = {"d_model": width, "encoder_layers": 2, "encoder_attention_heads": heads, "encoder_ffn_dim": 4 * width}
+    text = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers, "vocab_size": vocabulary}
+    config = Qwen2AudioConfig(
+        audio_config={
+            "model_type": "qwen2_audio_encoder",
+            "num_mel_bins": 80,
+            "max_source_positions": 50 * window,
+            **tower,
+        },
+        text_config={"model_type": "qwen2", "num_attention_heads": heads, "num_key_value_heads": heads, **text},
+        audio_token_index=words[AUDIO],
+    )
+    torch.manual_seed(0)
+    return Qwen2AudioForConditionalGeneration(config).train(), processor
+
+
+def random_words(count: int) -> Callable[[np.random.Generator], str]:
+    return lambda generator: " ".join(generator.choice(list(SPOKEN), count))
+
+
+def separate_audio_llm(model: PreTrainedModel, family: SpeechFamily, batch: GroupBatch, k: int) -> Tensor:
+    """Audio, prompt and one answer for each clip; the head sees the answer alone. The clips are equally long."""
+    row, place = batch.tokens[:, k], int((batch.tokens[0, k] == family.audio_token_id).nonzero())
+    audio = row[:, place : place + 1].expand(-1, int(batch["audio_tokens"][0]))
+    ids = torch.cat([row[:, :place], audio, row[:, place + 1 :]], 1)
+    hidden = model.model(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        input_features=batch.audio,
+        feature_attention_mask=batch.audio_mask,
+        use_cache=False,
+    ).last_hidden_state
+    answers = int(batch.keep[0, k].sum())
+    logps = model.lm_head(hidden[:, -answers - 1 : -1]).log_softmax(-1)
+    return logps.gather(-1, ids[:, -answers:, None]).squeeze(-1).sum(-1)
+
+
 FAMILY_SHAPES = {
     "ctc": FamilyShape(
         f"CTC: Wav2Vec2, 4 layers of width 384, 5 s, {CTC_LETTERS} letters",
@@ -101,7 +165,17 @@ FAMILY_SHAPES = {
         random_letters(CTC_LETTERS),
         separate_ctc,
     ),
+    "audio-llm": FamilyShape(
+        f"audio LLM: Qwen2-Audio, 4 layers of width 256, 750 audio tokens, {AUDIO_LLM_WORDS + 1} in an answer",
+        partial(build_audio_llm, 256, 4, 8192, 30),
+        30.0,
+        random_words(AUDIO_LLM_WORDS),
+        separate_audio_llm,
+    ),
+    "audio-llm-toy": FamilyShape(
+        "audio LLM, for the tests", partial(build_audio_llm, 32, 1, 300, 1), 1.0, random_words(5), separate_audio_llm
+    ),
     "ctc-toy": FamilyShape("CTC, for the tests", toy_ctc, 0.5, random_letters(6), separate_ctc),
 }
 # Shapes that are measured where none is named.
-DEFAULT = ("ctc",)
+DEFAULT = ("ctc", "audio-llm")

@@ -10,15 +10,16 @@ from families import WAYS, FamilyTask, check, main
 from measuring import Step
 
 
+@pytest.mark.parametrize("family", ["ctc-toy", "audio-llm-toy"])
 @pytest.mark.parametrize("hypotheses", [1, 3])
-def test_both_ways_give_the_same_loss_and_gradient(hypotheses):
+def test_both_ways_give_the_same_loss_and_gradient(hypotheses, family):
     steps = {}
     for way in WAYS:
-        task = FamilyTask(way, "ctc-toy", 2, hypotheses, "cpu")
+        task = FamilyTask(way, family, 2, hypotheses, "cpu")
         task.run()
         steps[way] = [Step(0.0, 0.0, 0, task.finish())]
         assert all(p.grad is None for p in task.model.parameters())
-    check("ctc-toy", steps)
+    check(family, steps)
     assert steps["groups"][0].value.gradient_norm > 0
 
 
