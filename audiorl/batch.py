@@ -10,7 +10,7 @@ Axis letters, the same everywhere in the library:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -148,6 +148,14 @@ class GroupSamples(NamedTuple):
     logps: Tensor  # (B, K, T) log-probability of each sampled token, zero where keep is False; (B, K, 1) of the whole
     # hypothesis from a family that scores it as one
     finished: Tensor  # (B, K) bool, False where the length limit cut the hypothesis
+
+
+def kept_texts(tokens: Tensor, keep: Tensor, decode: Callable[[list[int]], str]) -> list[list[str]]:
+    """`tokens` (B, K, T + 1) and `keep` (B, K, T) -> B lists of K texts, of the ids that count."""
+    return [
+        [decode(ids[counts].tolist()) for ids, counts in zip(group, kept, strict=True)]
+        for group, kept in zip(tokens[..., 1:], keep, strict=True)
+    ]
 
 
 def pad_tokens(sequences: list[list[list[int]]], first_kept: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:

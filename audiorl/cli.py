@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         told = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         stop(f"unknown command {name}; {told}", MISTYPED)
     sys.argv[0] = f"audiorl {name}"  # how --help names the program
+    if {"--help", "-h"} & set(rest):
+        # peft imports it where it is there, which takes two seconds, and help needs nothing of it
+        sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]
     run(lambda: importlib.import_module(f"audiorl.commands.{name}").main(rest))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 
-from audiorl.batch import GroupBatch, GroupScores
+from audiorl.batch import GroupBatch, GroupScores, kept_texts
 from audiorl.models.autoregressive import AutoregressiveFamily
 from audiorl.models.family import TokenizedText
 from audiorl.models.head import at_least_float32, score_tokens
@@ -129,10 +129,7 @@ class AudioLLMFamily(AutoregressiveFamily):
             self.default_language = language
 
     def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
-        return [
-            [self._decode(ids[counts].tolist()) for ids, counts in zip(group, kept, strict=True)]
-            for group, kept in zip(batch_tokens[..., 1:], keep, strict=True)
-        ]
+        return kept_texts(batch_tokens, keep, self._decode)
 
     def _decode(self, ids: list[int]) -> str:
         said = ids[: ids.index(self.end_token)] if self.end_token in ids else ids

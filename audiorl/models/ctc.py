@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from audiorl.batch import GroupBatch, GroupSamples, GroupScores
+from audiorl.batch import GroupBatch, GroupSamples, GroupScores, kept_texts
 from audiorl.losses.ctc import ctc_logps, frames_needed
 from audiorl.models.beam_search import BeamSettings, GroupBeams
 from audiorl.models.ctc_search import as_hypotheses, best_prefixes, collapse, draw_paths
@@ -72,10 +72,7 @@ class CTCFamily(SpeechFamily):
             raise ValueError(f"a CTC model writes what is said, it does not {task}. Leave the task out.")
 
     def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
-        return [
-            [self.ctc_text.decode(ids[counts].tolist()) for ids, counts in zip(group, kept, strict=True)]
-            for group, kept in zip(batch_tokens[..., 1:], keep, strict=True)
-        ]
+        return kept_texts(batch_tokens, keep, self.ctc_text.decode)
 
     def least_seconds(self, text: str) -> float:
         ids = torch.tensor(self.ctc_text.ids(text), dtype=torch.long)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.models.moonshine.modeling_moonshine import MoonshineEncoderModelOutput
 
-from audiorl.batch import GroupBatch
+from audiorl.batch import GroupBatch, kept_texts
 from audiorl.models.by_length import encode_by_length
 from audiorl.models.encoder_decoder import EncoderDecoderFamily
 from audiorl.models.family import TokenizedText
@@ -59,10 +59,7 @@ class MoonshineFamily(EncoderDecoderFamily):
         return self.plain_text.tokenize(text, task=task, prompt=prompt)
 
     def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
-        return [
-            [self.plain_text.decode(ids[counts].tolist()) for ids, counts in zip(group, kept, strict=True)]
-            for group, kept in zip(batch_tokens[..., 1:], keep, strict=True)
-        ]
+        return kept_texts(batch_tokens, keep, self.plain_text.decode)
 
     # ---- weights ----
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from audiorl.batch import GroupBatch, GroupScores
+from audiorl.batch import GroupBatch, GroupScores, kept_texts
 from audiorl.models.by_length import encode_by_length
 from audiorl.models.family import TokenizedText
 from audiorl.models.generate_fallback import GenerateFamily
@@ -83,10 +83,7 @@ class Speech2TextFamily(GenerateFamily):
         return self.plain_text.tokenize(text, task=task, prompt=prompt)
 
     def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
-        return [
-            [self.plain_text.decode(ids[counts].tolist()) for ids, counts in zip(group, kept, strict=True)]
-            for group, kept in zip(batch_tokens[..., 1:], keep, strict=True)
-        ]
+        return kept_texts(batch_tokens, keep, self.plain_text.decode)
 
     # ---- weights ----
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from audiorl.batch import GroupBatch
+from audiorl.batch import GroupBatch, kept_texts
 from audiorl.models.encoder_decoder import EncoderDecoderFamily
 from audiorl.models.family import TokenizedText
 from audiorl.models.speech_call import base_model
@@ -46,10 +46,7 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
         self.whisper_text.set_defaults(language=language, task=task)
 
     def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
-        return [
-            [self.whisper_text.decode(ids[counts].tolist()) for ids, counts in zip(group, kept, strict=True)]
-            for group, kept in zip(batch_tokens[..., 1:], keep, strict=True)
-        ]
+        return kept_texts(batch_tokens, keep, self.whisper_text.decode)
 
     # ---- weights ----
 
