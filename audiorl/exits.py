@@ -9,7 +9,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 FAILED = 1
@@ -32,6 +33,15 @@ def stop(message: str, code: int = FAILED) -> NoReturn:
     raise SystemExit(code)
 
 
+@contextmanager
+def interruptible(go_on: str) -> Iterator[None]:
+    """End the program on Ctrl-C within this block, and say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stop(f"interrupted; {go_on}", INTERRUPTED)
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a program's `main`; what is the user's to mend is told without a traceback.
 
@@ -41,7 +51,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        stop("interrupted; go on with --resume_from_checkpoint True if a checkpoint was written", INTERRUPTED)
+        stop("interrupted", INTERRUPTED)
     except BrokenPipeError:  # what reads our output has heard enough: `audiorl datasets | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(FAILED) from None

@@ -1,4 +1,4 @@
-"""A whole run from flags: what the examples and the commands `audiorl dpo | orpo | grpo` do.
+"""A whole run from flags: what the examples and the commands `audiorl dpo | orpo | grpo | raft` do.
 
 A trainer of one's own takes the place of ours: `tune_on_pairs(MyTrainer, MyConfig)`.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 from audiorl.adapters import SpeechModelConfig
 from audiorl.evaluation import Decoded
+from audiorl.exits import interruptible
 from audiorl.model_card import DataSource
 from audiorl.rewards import RewardSet
 from audiorl.script import (
@@ -118,7 +119,8 @@ def tune_and_measure(
     before = trainer.decode(held_out) if held_out is not None else None
     if before is not None and trainer.run_report is not None:
         trainer.run_report.comes_later = True
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    with interruptible("go on with --resume_from_checkpoint True if a checkpoint was written"):
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
     if before is not None:
         after = trainer.decode(held_out)

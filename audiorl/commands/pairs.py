@@ -83,7 +83,7 @@ class PairsConfig(MiningConfig):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Mine pairs as the flags say; see the module."""
-    from audiorl.exits import INTERRUPTED, stop
+    from audiorl.exits import interruptible
     from audiorl.flags import parse
 
     arguments, config = parse((PairsArguments, PairsConfig), (), argv)
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows = train_rows(cast(Any, arguments))
             if config.source != "synthetic":
                 model, processor = _load(arguments)
-        try:
+        with interruptible("the same command goes on from here"):
             summary = mine_into(
                 folder,
                 model,
@@ -113,8 +113,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                 progress=folder.rank == 0,
                 skipped=skipped if arguments.on_bad_rows == "skip" else None,
             )
-        except KeyboardInterrupt:
-            stop("interrupted; the same command goes on from here", INTERRUPTED)
         if summary is None or (told_before and folder.rank != 0):
             return  # one process tells and publishes: the last to end, or of a finished run the first
         print(summary)

@@ -27,6 +27,8 @@ from audiorl.models.speech_call import base_model
 
 # What processors call the mask of mel frames.
 MASK_NAMES = ("input_features_mask", "feature_attention_mask")
+# Prompts whose tokens are kept; rows with prompts of their own may bring any number of them.
+MOST_PREFIXES = 1024
 
 
 class AudioLLMFamily(AutoregressiveFamily):
@@ -50,6 +52,7 @@ class AudioLLMFamily(AutoregressiveFamily):
         self.end_token = self.tokenizer.eos_token_id
         self.max_tokens = config.get_text_config().max_position_embeddings
         self.default_language: str | None = None
+        self._prefixes_known: dict[tuple[str | None, str | None], list[int]] = {}
         self._special = {self.end_token, self.audio_token_id, *self.tokenizer.all_special_ids}
 
     def install(self, model: nn.Module) -> None:
@@ -98,7 +101,7 @@ class AudioLLMFamily(AutoregressiveFamily):
             raise ValueError(
                 f"this model has no task {task!r}: its prompt says what to do. Write it as the row's prompt"
             )
-        prefix = self._ids(self.prompt_text(language or self.default_language, prompt))
+        prefix = self._prefix(language or self.default_language, prompt)
         if prefix.count(self.audio_token_id) != 1:
             raise ValueError(
                 f"the prompt has {prefix.count(self.audio_token_id)} places for audio, a row has one clip. Leave "
@@ -115,6 +118,15 @@ class AudioLLMFamily(AutoregressiveFamily):
                 "for the audio. Cut the clip and its text into shorter pieces"
             )
         return TokenizedText(ids, len(prefix))
+
+    def _prefix(self, language: str | None, prompt: str | None) -> list[int]:
+        """The prompt's tokens; a template is rendered once for each language and prompt, not for each text."""
+        known = self._prefixes_known.get((language, prompt))
+        if known is None:
+            if len(self._prefixes_known) >= MOST_PREFIXES:
+                self._prefixes_known.clear()
+            known = self._prefixes_known[language, prompt] = self._ids(self.prompt_text(language, prompt))
+        return known
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids

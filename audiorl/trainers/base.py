@@ -139,6 +139,13 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
         self.model_accepts_loss_kwargs = False
         self.metrics = Metrics(self.accelerator)
         self.step_counts: StepCounts | None = None
+        self._add_callbacks(args)
+        self.follow_adapter()
+        check_parallelism(self.accelerator)
+        self.check_augmentation()
+        self._check_decoding()
+
+    def _add_callbacks(self, args: SpeechConfig) -> None:
         self.add_callback(StopOnBadGradients(self))
         write_logs(self)
         if args.log_audio_every:
@@ -146,10 +153,6 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
         self.run_report = RunReport(self) if args.report_html else None
         if self.run_report is not None:
             self.add_callback(self.run_report)
-        self.follow_adapter()
-        check_parallelism(self.accelerator)
-        self.check_augmentation()
-        self._check_decoding()
 
     # ---- rows ----
 

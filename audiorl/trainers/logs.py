@@ -22,19 +22,22 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from audiorl.report.run_folder import METRICS_FILE, STATE_FILE
 
 TABLE_FILE = "metrics.csv"
-# metric -> how a line of the console calls it; those that end in "er" are fractions
+# metric -> how a line of the console calls it
 SHOWN = {
     "loss": "loss",
     "eval_loss": "evaluation loss",
     "reward": "reward",
     "eval_reward": "evaluation reward",
-    "rewards/accuracies": "accuracy",
+    "rewards/accuracies": "pairs in order",
     "kl": "KL",
     "wer": "WER of samples",
     "eval_wer": "WER",
     "eval_cer": "CER",
+    "accuracy": "accuracy of samples",
+    "eval_accuracy": "accuracy",
     "learning_rate": "learning rate",
 }
+PERCENT = ("wer", "eval_wer", "eval_cer", "accuracy", "eval_accuracy")
 # of these the bar shows the last one: measured on decoded evaluation rows, else on sampled hypotheses
 CURRENT_WER = ("eval_wer", "wer")
 
@@ -132,7 +135,7 @@ def log_line(logs: dict[str, Any]) -> str:
     for name, shown in SHOWN.items():
         if name in logs:
             value = logs[name]
-            parts.append(f"{shown} {100 * value:.1f} %" if name.endswith("er") else f"{shown} {value:.4g}")
+            parts.append(f"{shown} {100 * value:.1f} %" if name in PERCENT else f"{shown} {value:.4g}")
     return ", ".join(parts)
 
 

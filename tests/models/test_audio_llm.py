@@ -89,6 +89,19 @@ def test_qwen3_asr_is_asked_in_the_row_s_language_with_its_context():
     assert family.tokenize("a fox") == family.tokenize("a fox", language="en")
 
 
+def test_a_prompt_is_rendered_once_for_each_language_and_question(monkeypatch):
+    model, processor = tiny_audio_llm("qwen2_audio")
+    family = speech_family(model, processor)
+    rendered, render = [], family.prompt_text
+    monkeypatch.setattr(family, "prompt_text", lambda *asked: rendered.append(asked) or render(*asked))
+    monkeypatch.setattr("audiorl.models.audio_llm.MOST_PREFIXES", 2)
+    first = family.tokenize("a fox", prompt="Who?")
+    assert family.tokenize("a fox", prompt="Who?") == first != family.tokenize("a fox")
+    assert rendered == [(None, "Who?"), (None, None)]
+    assert family.tokenize("a fox", prompt="Where?").first_kept and family.tokenize("a fox", prompt="Who?") == first
+    assert len(rendered) == 4
+
+
 def test_a_question_takes_the_place_of_the_request_to_transcribe():
     model, processor = tiny_audio_llm("qwen2_audio")
     family = speech_family(model, processor)

@@ -78,6 +78,7 @@ def test_a_line_of_the_console_gives_rates_in_percent():
     logs = {"loss": 0.123456, "wer": 0.5, "reward": -0.25, "grad_norm": 3.0, "learning_rate": 1e-5}
     assert log_line(logs) == "loss 0.1235, reward -0.25, WER of samples 50.0 %, learning rate 1e-05"
     assert log_line({"train_runtime": 3.0}) == ""
+    assert log_line({"eval_accuracy": 0.25, "rewards/accuracies": 0.5}) == "pairs in order 0.5, accuracy 25.0 %"
 
 
 def test_tensorboard_holds_audio_transcripts_and_completions(tmp_path, monkeypatch):
