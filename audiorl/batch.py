@@ -126,6 +126,13 @@ class GroupBatch(Mapping[str, Tensor]):
         return GroupBatch({**self._tensors, **tensors})
 
 
+def audio_alone(audio: Mapping[str, Tensor]) -> GroupBatch:
+    """A batch of clips, for what reads nothing but audio; its one hypothesis of each counts nothing."""
+    clips = len(next(audio[key] for key in AUDIO_KEYS if key in audio))
+    tokens = torch.zeros((clips, 1, 2), dtype=torch.long)
+    return GroupBatch(audio, tokens=tokens, keep=tokens[..., 1:].bool(), row_ids=torch.arange(clips))
+
+
 class GroupScores(NamedTuple):
     """What a model says of a `GroupBatch`; every field is (B, K, T) and zero where `keep` is False.
 

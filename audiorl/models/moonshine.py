@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.models.moonshine.modeling_moonshine import MoonshineEncoderModelOutput
 
-from audiorl.batch import GroupBatch, kept_texts
+from audiorl.batch import GroupBatch, audio_alone
 from audiorl.models.by_length import encode_by_length
 from audiorl.models.encoder_decoder import EncoderDecoderFamily
-from audiorl.models.family import TokenizedText
-from audiorl.models.plain_text import PlainText
+from audiorl.models.plain_text import PlainTranscripts
 from audiorl.models.speech_call import base_model
 from audiorl.models.waveform import waveform_features
 
@@ -28,7 +27,7 @@ from audiorl.models.waveform import waveform_features
 SHORTEST = 127 + 64 * (7 - 1 + 3 * (3 - 1))
 
 
-class MoonshineFamily(EncoderDecoderFamily):
+class MoonshineFamily(PlainTranscripts, EncoderDecoderFamily):
     """Moonshine tiny and base, of any language: each checkpoint writes one, so a row's `language` changes nothing.
 
     Grouped attention is exact here: the K hypotheses of a clip share one encoder pass and one set of keys and values.
@@ -39,27 +38,13 @@ class MoonshineFamily(EncoderDecoderFamily):
         config = base_model(model).config
         self.sampling_rate = processor.feature_extractor.sampling_rate
         self.min_seconds = SHORTEST / self.sampling_rate
-        self.plain_text = PlainText(
-            processor.tokenizer,
-            start=config.decoder_start_token_id,
-            end=config.eos_token_id,
-            max_tokens=config.max_position_embeddings,
-        )
-        self.end_token = self.plain_text.end
+        self.write_with(processor.tokenizer, config, config.max_position_embeddings)
 
     # ---- data ----
 
     def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """`input_values` (B, N), padded with zeros, and `audio_mask` (B, N)."""
         return waveform_features(self.processor.feature_extractor, clips)
-
-    def tokenize(
-        self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
-    ) -> TokenizedText:
-        return self.plain_text.tokenize(text, task=task, prompt=prompt)
-
-    def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
-        return kept_texts(batch_tokens, keep, self.plain_text.decode)
 
     # ---- weights ----
 
@@ -91,13 +76,7 @@ class MoonshineFamily(EncoderDecoderFamily):
     ) -> list[str]:
         """Greedy or beam search by transformers' `generate`, from states that padding has not moved."""
         base = base_model(model)
-        rows = len(audio["input_values"])
-        batch = GroupBatch(
-            **audio,
-            tokens=torch.zeros((rows, 1, 2), dtype=torch.long),
-            keep=torch.zeros((rows, 1, 1), dtype=torch.bool),
-            row_ids=torch.arange(rows),
-        )
+        batch = audio_alone(audio)
         with torch.no_grad():
             states = self._encode(base, batch)
             heard = MoonshineEncoderModelOutput(

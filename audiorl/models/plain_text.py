@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
+from audiorl.batch import kept_texts
 from audiorl.models.family import TokenizedText
 
 
@@ -44,3 +47,23 @@ class PlainText:
         said = ids[1:] if ids[:1] == [self.start] else ids
         said = said[: said.index(self.end)] if self.end in said else said
         return self.tokenizer.decode([i for i in said if i not in self._special]).strip()
+
+
+class PlainTranscripts:
+    """The text side of a family whose model reads such text; a row's `language` changes nothing."""
+
+    end_token: int
+
+    def write_with(self, tokenizer: Any, config: Any, max_tokens: int) -> None:
+        """Set what the family says of text; see `PlainText`."""
+        start, end = config.decoder_start_token_id, config.eos_token_id
+        self.plain_text = PlainText(tokenizer, start=start, end=end, max_tokens=max_tokens)
+        self.end_token = end
+
+    def tokenize(
+        self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
+    ) -> TokenizedText:
+        return self.plain_text.tokenize(text, task=task, prompt=prompt)
+
+    def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
+        return kept_texts(batch_tokens, keep, self.plain_text.decode)

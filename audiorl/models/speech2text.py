@@ -16,16 +16,15 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from audiorl.batch import GroupBatch, GroupScores, kept_texts
+from audiorl.batch import GroupBatch, GroupScores, audio_alone
 from audiorl.models.by_length import encode_by_length
-from audiorl.models.family import TokenizedText
 from audiorl.models.generate_fallback import GenerateFamily
 from audiorl.models.head import score_tokens
-from audiorl.models.plain_text import PlainText
+from audiorl.models.plain_text import PlainTranscripts
 from audiorl.models.speech_call import base_model
 
 
-class Speech2TextFamily(GenerateFamily):
+class Speech2TextFamily(PlainTranscripts, GenerateFamily):
     """Monolingual Speech2Text for recognition; a row's `language` changes nothing.
 
     Padding, to which the decoder gives no position, has a token of its own. A checkpoint that draws it inside a
@@ -51,13 +50,7 @@ class Speech2TextFamily(GenerateFamily):
         self.max_seconds = 0.01 * 2**config.num_conv_layers * config.max_source_positions
         self.min_seconds = 0.025
         self.mel_bins = extractor.num_mel_bins
-        self.plain_text = PlainText(
-            processor.tokenizer,
-            start=config.decoder_start_token_id,
-            end=config.eos_token_id,
-            max_tokens=config.max_target_positions,
-        )
-        self.end_token = self.plain_text.end
+        self.write_with(processor.tokenizer, config, config.max_target_positions)
 
     # ---- data ----
 
@@ -76,14 +69,6 @@ class Speech2TextFamily(GenerateFamily):
     def spectrograms(self, features: Mapping[str, Tensor], samples: Sequence[int]) -> list[Tensor]:
         frames = features["audio_mask"].sum(-1).tolist()
         return [mel[:, :count] for mel, count in zip(features["input_features"], frames, strict=True)]
-
-    def tokenize(
-        self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
-    ) -> TokenizedText:
-        return self.plain_text.tokenize(text, task=task, prompt=prompt)
-
-    def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
-        return kept_texts(batch_tokens, keep, self.plain_text.decode)
 
     # ---- weights ----
 
@@ -128,14 +113,9 @@ class Speech2TextFamily(GenerateFamily):
     ) -> list[str]:
         """Greedy or beam search by transformers' `generate`, from states that padding has not moved."""
         base = base_model(model)
-        features, mask = audio["input_features"], audio["audio_mask"]
-        encoder = base.get_encoder()
+        batch = audio_alone(audio)
         with torch.no_grad():
-            states = encode_by_length(
-                lambda clips: encoder(clips).last_hidden_state,
-                features.transpose(1, 2).to(base.dtype),
-                mask.sum(-1).tolist(),
-            )
+            states = self._encode(base, batch)
             heard = BaseModelOutput(last_hidden_state=states)
-            ids = GenerationMixin.generate(base, encoder_outputs=heard, attention_mask=mask, **generation)
+            ids = GenerationMixin.generate(base, encoder_outputs=heard, attention_mask=batch.audio_mask, **generation)
         return [self.plain_text.decode(row) for row in ids.tolist()]
