@@ -33,6 +33,7 @@ NAMES = {
     "qwen3_asr": "Qwen3-ASR",
     "qwen2_audio": "Qwen2-Audio",
     "glm_asr": "GLM-ASR",
+    "voxtral": "Voxtral",
     "wav2vec2-group": "Wav2Vec2, labels",
     "hubert-layer": "HuBERT, labels",
     "whisper-labels": "Whisper, labels",
@@ -65,6 +66,7 @@ FAMILIES = [
     for method, test in _FAMILY_TESTS.items()
     if (model, method) != ("wav2vec2", "ORPO")  # among the CTC tests
 ]
+FAMILIES += [Trained("voxtral", method, "full", test) for method, test in _FAMILY_TESTS.items()]
 COMBINATIONS = [
     *FAMILIES,
     Trained("whisper", "DPO", "full", "tests/trainers/test_dpo.py::test_tuning_raises_the_margin"),
@@ -102,6 +104,10 @@ COMBINATIONS = [
         Trained(model, "GRPO", "full", f"{AUDIO_LLM}::test_grpo_raises_the_reward_on_four_clips")
         for model in ("qwen3_asr", "qwen2_audio", "glm_asr")
     ),
+    Trained(
+        "voxtral", "DPO", "LoRA", f"{AUDIO_LLM}::test_dpo_lowers_its_loss_with_an_adapter_in_the_language_model_alone"
+    ),
+    Trained("voxtral", "GRPO", "full", f"{AUDIO_LLM}::test_grpo_raises_the_reward_on_four_clips"),
     *(
         Trained(
             model, "DPO", "full", f"{LABELS}::test_dpo_lowers_its_loss_on_eight_clips_from_a_checkpoints_name_alone"

@@ -88,6 +88,14 @@ class AudioLLMFamily(AutoregressiveFamily):
             ValueError: a language this model does not know, or none where it needs one.
         """
 
+    def prefix_ids(self, language: str | None, prompt: str | None) -> list[int]:
+        """`prompt_text` as tokens; a family whose prompts come as tokens says them here.
+
+        Raises:
+            ValueError: as of `prompt_text`.
+        """
+        return self._ids(self.prompt_text(language, prompt))
+
     def _request(self, **options: Any) -> str:
         """The processor's own request to transcribe, audio not expanded."""
         silence = np.zeros(1, dtype=np.float32)
@@ -125,7 +133,7 @@ class AudioLLMFamily(AutoregressiveFamily):
         if known is None:
             if len(self._prefixes_known) >= MOST_PREFIXES:
                 self._prefixes_known.clear()
-            known = self._prefixes_known[language, prompt] = self._ids(self.prompt_text(language, prompt))
+            known = self._prefixes_known[language, prompt] = self.prefix_ids(language, prompt)
         return known
 
     def _ids(self, text: str) -> list[int]:
@@ -137,7 +145,7 @@ class AudioLLMFamily(AutoregressiveFamily):
                 f"{type(self).__name__} has no task {task!r}. Leave it out, and write prompts into the rows."
             )
         if language:
-            self.prompt_text(language, None)
+            self.prefix_ids(language, None)
             self.default_language = language
 
     def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:

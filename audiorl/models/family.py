@@ -71,6 +71,14 @@ class SpeechFamily(ABC):
         self.engine = self.engines[0]
         self.backbone = Backbone()
 
+    @classmethod  # noqa: B027
+    def require_packages(cls) -> None:
+        """Asked before a checkpoint is loaded.
+
+        Raises:
+            ImportError: the family needs a package that is not installed.
+        """
+
     @classmethod
     def load_processor(cls, name: str) -> Any:
         """What the family reads audio and text with, from a checkpoint's name or path.
