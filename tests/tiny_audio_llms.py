@@ -11,6 +11,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from tests.kaldi_stand_in import hear_without_torchaudio
 from tests.tiny_models import END_LOGIT, SENTENCES
 
 AUDIO, AUDIO_START, AUDIO_END = "<|audio_pad|>", "<|audio_start|>", "<|audio_end|>"
@@ -22,6 +23,17 @@ CHAT = (
     "{% elif part['type'] == 'text' %}{{ part['text'] }}{% elif part['type'] == 'language' %}{{ part['language'] }}"
     "{% endif %}{% endfor %}"
     "{% if not loop.last or add_generation_prompt or message['role'] != 'assistant' %}<|im_end|>\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Context, then the request, then the audio, as in the template that the released checkpoint brings.
+FUN_ASR_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% set context = message['content'] | selectattr('type', 'in', ['text', 'keywords']) | list %}"
+    "{% if context %}**上下文信息：**\n{% endif %}"
+    "{% for part in context %}{% if part['type'] == 'text' %}{{ part['text'] }}\n"
+    "{% else %}热词列表：[{{ part['keywords'] | join(', ') }}]\n{% endif %}{% endfor %}"
+    "语音转写{% for part in message['content'] if part['type'] == 'language' %}成{{ part['language'] }}{% endfor %}："
+    "<|audio_pad|><|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TEXT = {
@@ -46,13 +58,14 @@ WHISPER_TOWER = {
 # of the head, so that some tokens are far more probable than others
 HEAD_SCALE = 3.0
 # weights with which hypotheses end and repeat themselves now and then, so that there is something to check
-SEEDS = {"qwen3_asr": 0, "qwen2_audio": 1, "glm_asr": 0}
+SEEDS = {"qwen3_asr": 0, "qwen2_audio": 1, "glm_asr": 0, "fun_asr": 0}
 KINDS = tuple(
     kind
     for kind, name in {
         "qwen3_asr": "Qwen3ASRConfig",
         "qwen2_audio": "Qwen2AudioConfig",
         "glm_asr": "GlmAsrConfig",
+        "fun_asr": "FunAsrNanoConfig",
     }.items()
     if hasattr(transformers, name)  # not all of them are in every release
 )
@@ -141,10 +154,43 @@ def _glm_asr(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, A
     return transformers.GlmAsrForConditionalGeneration(config), processor
 
 
+def _fun_asr(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, Any]:
+    tower = {
+        "num_mel_bins": 16,
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_timestamp_prediction_layers": 1,
+        "fsmn_kernel_size": 5,
+        "max_position_embeddings": 65,
+    }
+    adaptor = {
+        "hidden_size": text["hidden_size"],
+        "intermediate_size": text["hidden_size"] // 4,
+        "num_attention_heads": 4,
+        "projector_hidden_size": 48,
+        "attention_dropout": 0.1,
+    }
+    config = transformers.FunAsrNanoConfig(
+        audio_config={"model_type": "fun_asr_nano_encoder", **tower},
+        adaptor_config=adaptor,
+        text_config={"model_type": "qwen3", **text},
+        audio_token_id=audio,
+        tie_word_embeddings=False,
+        initializer_range=0.2,
+    )
+    hear_without_torchaudio()
+    extractor = transformers.FunAsrNanoFeatureExtractor(feature_size=16)
+    processor = transformers.FunAsrNanoProcessor(extractor, tokenizer, chat_template=FUN_ASR_CHAT, audio_token=AUDIO)
+    return transformers.FunAsrNanoForConditionalGeneration(config), processor
+
+
 BUILDERS = {
     "qwen3_asr": _qwen3_asr,
     "qwen2_audio": _qwen2_audio,
     "glm_asr": _glm_asr,
+    "fun_asr": _fun_asr,
 }
 
 

@@ -1,7 +1,7 @@
 """The audio language models that share `AudioLLMFamily`: how each is asked, and how long a clip it takes.
 
 Not here: Voxtral (its tokenizer belongs to another package and gives no prompt as text), Granite Speech (batch norm in
-its encoder), Fun-ASR-Nano (its features need torchaudio, and could not be tried). Step-Audio is not in transformers.
+its encoder). Fun-ASR-Nano has a module of its own, `fun_asr.py`. Step-Audio is not in transformers.
 """
 
 from __future__ import annotations
