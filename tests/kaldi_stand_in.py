@@ -9,7 +9,8 @@ missing Fun-ASR-Nano is tried with this only; where it is installed nothing is r
 from __future__ import annotations
 
 import importlib
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import torch
 import transformers
@@ -59,7 +60,12 @@ def fbank(
     return torch.from_numpy(energies.T).float()
 
 
-def lazy_modules() -> list:
+def extraction() -> ModuleType:
+    """The extractor's module, which calls `torchaudio.compliance.kaldi.fbank`."""
+    return importlib.import_module("transformers.models.fun_asr_nano.feature_extraction_fun_asr_nano")
+
+
+def lazy_modules() -> list[ModuleType]:
     """Where transformers looks its feature extractors up."""
     return [transformers, importlib.import_module("transformers.models.fun_asr_nano")]
 
@@ -68,7 +74,7 @@ def hear_without_torchaudio() -> None:
     """Let transformers' extractor of Fun-ASR-Nano, and nothing else, use the stand-in from here on."""
     if is_torchaudio_available():
         return
-    module = importlib.import_module("transformers.models.fun_asr_nano.feature_extraction_fun_asr_nano")
+    module: Any = extraction()
     module.torchaudio = SimpleNamespace(compliance=SimpleNamespace(kaldi=SimpleNamespace(fbank=fbank)))
     for place in lazy_modules():
         setattr(place, EXTRACTOR, getattr(module, EXTRACTOR))

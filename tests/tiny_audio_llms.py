@@ -29,10 +29,10 @@ CHAT = (
 FUN_ASR_CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% set context = message['content'] | selectattr('type', 'in', ['text', 'keywords']) | list %}"
-    "{% if context %}**上下文信息：**\n{% endif %}"
+    "{% if context %}**上下文信息：**\n{% endif %}"  # noqa: RUF001
     "{% for part in context %}{% if part['type'] == 'text' %}{{ part['text'] }}\n"
-    "{% else %}热词列表：[{{ part['keywords'] | join(', ') }}]\n{% endif %}{% endfor %}"
-    "语音转写{% for part in message['content'] if part['type'] == 'language' %}成{{ part['language'] }}{% endfor %}："
+    "{% else %}热词列表：[{{ part['keywords'] | join(', ') }}]\n{% endif %}{% endfor %}"  # noqa: RUF001
+    "语音转写{% for part in message['content'] if part['type'] == 'language' %}成{{ part['language'] }}{% endfor %}："  # noqa: RUF001
     "<|audio_pad|><|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )

@@ -52,6 +52,11 @@ class FunASRFamily(AudioLLMFamily):
                 f"{torch.__version__} (pytorch.org lists the pairs)."
             ) from error
 
+    def install(self, model: nn.Module) -> None:
+        # the adaptor is no model of its own: transformers would set this too, and warn that it cannot ask it
+        base_model(model).config.adaptor_config._attn_implementation = "sdpa"
+        super().install(model)
+
     def _hear(self, clip: np.ndarray) -> Mapping[str, Tensor]:
         heard = super()._hear(clip)
         # (1, L, stacked frames x mel bins) -> frames last, as in every batch
@@ -72,8 +77,7 @@ class FunASRFamily(AudioLLMFamily):
 
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
         """The line that the processor's `keywords` become, behind the other context."""
-        line = f"热词列表：[{', '.join(hotwords)}]"
-        return f"{prompt}\n{line}" if prompt else line
+        return "\n".join([*([prompt] if prompt else []), f"热词列表：[{', '.join(hotwords)}]"])  # noqa: RUF001
 
 
 def _as_trained(language: str) -> str:
