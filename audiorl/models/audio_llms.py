@@ -52,7 +52,7 @@ class GlmASRFamily(AudioLLMFamily):
         return self._request(prompt=prompt)
 
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
-        return behind_request(prompt or f"{self.processor.default_transcription_prompt}.", hotwords)
+        return behind_request(prompt or self.processor.default_transcription_prompt, hotwords)
 
 
 class Qwen2AudioFamily(AudioLLMFamily):

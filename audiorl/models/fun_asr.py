@@ -76,7 +76,7 @@ class FunASRFamily(AudioLLMFamily):
         return self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
-        """The line that the processor's `keywords` become, behind the other context."""
+        """The line that the checkpoint's template makes of the processor's `keywords`, behind the other context."""
         return "\n".join([*([prompt] if prompt else []), f"热词列表：[{', '.join(hotwords)}]"])  # noqa: RUF001
 
 

@@ -55,8 +55,8 @@ def read_hotwords(value: Any) -> list[str]:
 
 
 def behind_request(request: str, hotwords: Sequence[str]) -> str:
-    """A request in words with a sentence that names the hot words behind it.
+    """A request in words, and on the next line a sentence that names the hot words.
 
     The sentence is ours, for models whose authors publish no form for hot words.
     """
-    return f"{request} These words may occur: {', '.join(hotwords)}."
+    return f"{request}\nThese words may occur: {', '.join(hotwords)}."

@@ -56,10 +56,10 @@ def test_what_is_no_words_is_refused(value):
 PROMPTS = [
     ("qwen3_asr", {}, "Fox, Dachs"),
     ("qwen3_asr", {"prompt": "A talk on animals."}, "A talk on animals.\nFox, Dachs"),
-    ("qwen2_audio", {}, "Transcribe the speech. These words may occur: Fox, Dachs."),
-    ("qwen2_audio", {"prompt": "Which animal?"}, "Which animal? These words may occur: Fox, Dachs."),
-    ("glm_asr", {}, "Please transcribe this audio into text. These words may occur: Fox, Dachs."),
-    ("glm_asr", {"prompt": "Which animal?"}, "Which animal? These words may occur: Fox, Dachs."),
+    ("qwen2_audio", {}, "Transcribe the speech.\nThese words may occur: Fox, Dachs."),
+    ("qwen2_audio", {"prompt": "Which animal?"}, "Which animal?\nThese words may occur: Fox, Dachs."),
+    ("glm_asr", {}, "Please transcribe this audio into text\nThese words may occur: Fox, Dachs."),
+    ("glm_asr", {"prompt": "Which animal?"}, "Which animal?\nThese words may occur: Fox, Dachs."),
     ("fun_asr", {}, "热词列表：[Fox, Dachs]"),  # noqa: RUF001
     ("fun_asr", {"prompt": "A talk on animals."}, "A talk on animals.\n热词列表：[Fox, Dachs]"),  # noqa: RUF001
 ]
@@ -169,7 +169,7 @@ def test_rollouts_are_sampled_behind_them_and_rewards_read_the_column(tmp_path):
     assert sorted(map(tuple, seen)) == [("dog",)] * 2 + [("fox", "Fuchs")] * 2
     (batch,) = sampled
     for row_id, tokens in zip(batch.row_ids.tolist(), batch.tokens[:, 0].tolist(), strict=True):
-        asked = f"Transcribe the speech. These words may occur: {', '.join(given[row_id]['hotwords'])}."
+        asked = f"Transcribe the speech.\nThese words may occur: {', '.join(given[row_id]['hotwords'])}."
         prefix = trainer.family.tokenize("", prompt=asked)
         assert tokens[: prefix.first_kept] == prefix.ids[: prefix.first_kept]
 
