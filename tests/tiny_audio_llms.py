@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import is_mistral_common_available
 
+from tests.kaldi_stand_in import hear_without_torchaudio
 from tests.tiny_models import END_LOGIT, SAMPLING_RATE, SENTENCES
 from tests.tiny_tekken import CHUNK_SECONDS, tekken_tokenizer, voxtral_inputs
 
@@ -26,6 +27,17 @@ CHAT = (
     "{% elif part['type'] == 'text' %}{{ part['text'] }}{% elif part['type'] == 'language' %}{{ part['language'] }}"
     "{% endif %}{% endfor %}"
     "{% if not loop.last or add_generation_prompt or message['role'] != 'assistant' %}<|im_end|>\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Context, then the request, then the audio, as in the template that the released checkpoint brings.
+FUN_ASR_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% set context = message['content'] | selectattr('type', 'in', ['text', 'keywords']) | list %}"
+    "{% if context %}**上下文信息：**\n{% endif %}"  # noqa: RUF001
+    "{% for part in context %}{% if part['type'] == 'text' %}{{ part['text'] }}\n"
+    "{% else %}热词列表：[{{ part['keywords'] | join(', ') }}]\n{% endif %}{% endfor %}"  # noqa: RUF001
+    "语音转写{% for part in message['content'] if part['type'] == 'language' %}成{{ part['language'] }}{% endfor %}："  # noqa: RUF001
+    "<|audio_pad|><|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TEXT = {
@@ -50,12 +62,13 @@ WHISPER_TOWER = {
 # of the head, so that some tokens are far more probable than others
 HEAD_SCALE = 3.0
 # weights with which hypotheses end and repeat themselves now and then, so that there is something to check
-SEEDS = {"qwen3_asr": 0, "qwen2_audio": 1, "glm_asr": 0, "voxtral": 1}
+SEEDS = {"qwen3_asr": 0, "qwen2_audio": 1, "glm_asr": 0, "voxtral": 1, "fun_asr": 0}
 CONFIGS = {
     "qwen3_asr": "Qwen3ASRConfig",
     "qwen2_audio": "Qwen2AudioConfig",
     "glm_asr": "GlmAsrConfig",
     "voxtral": "VoxtralConfig",
+    "fun_asr": "FunAsrNanoConfig",
 }
 # not all of them are in every release, and one has its tokenizer from a package of its own
 HERE = {"voxtral": is_mistral_common_available()}
@@ -166,11 +179,44 @@ def _voxtral(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, A
     return transformers.VoxtralForConditionalGeneration(config), transformers.VoxtralProcessor(extractor, tokenizer)
 
 
+def _fun_asr(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, Any]:
+    tower = {
+        "num_mel_bins": 16,
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_timestamp_prediction_layers": 1,
+        "fsmn_kernel_size": 5,
+        "max_position_embeddings": 65,
+    }
+    adaptor = {
+        "hidden_size": text["hidden_size"],
+        "intermediate_size": text["hidden_size"] // 4,
+        "num_attention_heads": 4,
+        "projector_hidden_size": 48,
+        "attention_dropout": 0.1,
+    }
+    config = transformers.FunAsrNanoConfig(
+        audio_config={"model_type": "fun_asr_nano_encoder", **tower},
+        adaptor_config=adaptor,
+        text_config={"model_type": "qwen3", **text},
+        audio_token_id=audio,
+        tie_word_embeddings=False,
+        initializer_range=0.2,
+    )
+    hear_without_torchaudio()
+    extractor = transformers.FunAsrNanoFeatureExtractor(feature_size=16)
+    processor = transformers.FunAsrNanoProcessor(extractor, tokenizer, chat_template=FUN_ASR_CHAT, audio_token=AUDIO)
+    return transformers.FunAsrNanoForConditionalGeneration(config), processor
+
+
 BUILDERS = {
     "qwen3_asr": _qwen3_asr,
     "qwen2_audio": _qwen2_audio,
     "glm_asr": _glm_asr,
     "voxtral": _voxtral,
+    "fun_asr": _fun_asr,
 }
 
 

@@ -34,12 +34,14 @@ NAMES = {
     "qwen2_audio": "Qwen2-Audio",
     "glm_asr": "GLM-ASR",
     "voxtral": "Voxtral",
+    "fun_asr": "Fun-ASR-Nano",
     "wav2vec2-group": "Wav2Vec2, labels",
     "hubert-layer": "HuBERT, labels",
     "whisper-labels": "Whisper, labels",
     "ast": "AST, labels",
 }
 METHODS = ("DPO", "ORPO", "GRPO", "RAFT")
+AUDIO_LLMS = ("qwen3_asr", "qwen2_audio", "glm_asr", "voxtral", "fun_asr")
 CTC_TEST = "tests/trainers/test_ctc_training.py::test_training_lowers_the_loss_or_raises_the_reward"
 SEQ2SEQ, AUDIO_LLM, LABELS = (
     "tests/models/test_seq2seq.py",
@@ -62,11 +64,10 @@ _FAMILY_TESTS = {
 }
 FAMILIES = [
     Trained(model, method, "full", test)
-    for model in ("moonshine", "speech2text", "wav2vec2", "qwen3_asr", "qwen2_audio", "glm_asr")
+    for model in ("moonshine", "speech2text", "wav2vec2", *AUDIO_LLMS)
     for method, test in _FAMILY_TESTS.items()
     if (model, method) != ("wav2vec2", "ORPO")  # among the CTC tests
 ]
-FAMILIES += [Trained("voxtral", method, "full", test) for method, test in _FAMILY_TESTS.items()]
 COMBINATIONS = [
     *FAMILIES,
     Trained("whisper", "DPO", "full", "tests/trainers/test_dpo.py::test_tuning_raises_the_margin"),
@@ -98,16 +99,12 @@ COMBINATIONS = [
         Trained(
             model, "DPO", "LoRA", f"{AUDIO_LLM}::test_dpo_lowers_its_loss_with_an_adapter_in_the_language_model_alone"
         )
-        for model in ("qwen3_asr", "qwen2_audio", "glm_asr")
+        for model in AUDIO_LLMS
     ),
     *(
         Trained(model, "GRPO", "full", f"{AUDIO_LLM}::test_grpo_raises_the_reward_on_four_clips")
-        for model in ("qwen3_asr", "qwen2_audio", "glm_asr")
+        for model in AUDIO_LLMS
     ),
-    Trained(
-        "voxtral", "DPO", "LoRA", f"{AUDIO_LLM}::test_dpo_lowers_its_loss_with_an_adapter_in_the_language_model_alone"
-    ),
-    Trained("voxtral", "GRPO", "full", f"{AUDIO_LLM}::test_grpo_raises_the_reward_on_four_clips"),
     *(
         Trained(
             model, "DPO", "full", f"{LABELS}::test_dpo_lowers_its_loss_on_eight_clips_from_a_checkpoints_name_alone"

@@ -65,8 +65,7 @@ class AudioLLMFamily(AutoregressiveFamily):
     def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """`input_features` (B, M, L), `audio_mask` (B, L), and `audio_tokens` (B,), the embeddings of each clip."""
         # one by one: next to the padding of a longer neighbour the last frames of a spectrogram are others
-        asked = {"text": [self.audio_token], "sampling_rate": self.sampling_rate, "return_tensors": "pt"}
-        heard = [self.processor(audio=[clip], **asked) for clip in clips]
+        heard = [self._hear(clip) for clip in clips]
         frames = [made["input_features"][0].mT for made in heard]
         masks = [next(made[name] for name in MASK_NAMES if name in made)[0] for made in heard]
         return {
@@ -74,6 +73,11 @@ class AudioLLMFamily(AutoregressiveFamily):
             "audio_mask": pad_sequence(masks, batch_first=True).long(),
             "audio_tokens": torch.tensor([int((made["input_ids"] == self.audio_token_id).sum()) for made in heard]),
         }
+
+    def _hear(self, clip: np.ndarray) -> Mapping[str, Tensor]:
+        """One clip as the processor makes it: `input_features` (1, M, L), their mask and `input_ids`."""
+        asked = {"text": [self.audio_token], "sampling_rate": self.sampling_rate, "return_tensors": "pt"}
+        return self.processor(audio=[clip], **asked)
 
     @abstractmethod
     def prompt_text(self, language: str | None, prompt: str | None) -> str:

@@ -27,6 +27,7 @@ FAMILIES: dict[str, str | type[SpeechFamily]] = {
     "GlmAsrForConditionalGeneration": "audiorl.models.audio_llms:GlmASRFamily",
     "Qwen2AudioForConditionalGeneration": "audiorl.models.audio_llms:Qwen2AudioFamily",
     "VoxtralForConditionalGeneration": "audiorl.models.voxtral:VoxtralFamily",
+    "FunAsrNanoForConditionalGeneration": "audiorl.models.fun_asr:FunASRFamily",
     "Wav2Vec2ForCTC": "audiorl.models.ctc_models:WaveformCTCFamily",
     "HubertForCTC": "audiorl.models.ctc_models:WaveformCTCFamily",
     "WavLMForCTC": "audiorl.models.ctc_models:WavLMCTCFamily",
