@@ -7,6 +7,7 @@ answers are continuations of it (`shared_prefix.py`).
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -102,9 +103,16 @@ class AudioLLMFamily(AutoregressiveFamily):
 
     def _request(self, **options: Any) -> str:
         """The processor's own request to transcribe, audio not expanded."""
-        silence = np.zeros(1, dtype=np.float32)
-        (text,) = self.processor.apply_transcription_request(audio=silence, tokenize=False, **options)
-        return text
+        silence = np.zeros(self.sampling_rate, dtype=np.float32)
+        request = self.processor.apply_transcription_request
+        if "tokenize" in inspect.signature(request).parameters:
+            (text,) = request(audio=silence, tokenize=False, **options)
+            return text
+        # older releases of transformers give no text, but tokens in which the audio has all of its places
+        ids = request(audio=silence, **options)["input_ids"][0].tolist()
+        audio = ids.count(self.audio_token_id)
+        place = ids.index(self.audio_token_id)
+        return self.tokenizer.decode([*ids[: place + 1], *ids[place + audio :]])
 
     def tokenize(
         self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
