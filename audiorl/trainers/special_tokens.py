@@ -17,5 +17,6 @@ class OneEndToken(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
         generation = getattr(model, "generation_config", None)
-        if isinstance(ends := getattr(generation, "eos_token_id", None), list) and len(ends) == 1:
-            (generation.eos_token_id,) = ends
+        ends = None if generation is None else generation.eos_token_id
+        if isinstance(ends, list) and len(ends) == 1:
+            generation.eos_token_id = ends[0]
