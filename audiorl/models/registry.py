@@ -22,6 +22,7 @@ from audiorl.models.speech_call import base_model
 FAMILIES: dict[str, str | type[SpeechFamily]] = {
     "whisper": "audiorl.models.whisper:WhisperFamily",
     "moonshine": "audiorl.models.moonshine:MoonshineFamily",
+    "canary": "audiorl.models.canary:CanaryFamily",
     "speech_to_text": "audiorl.models.speech2text:Speech2TextFamily",
     "Qwen3ASRForConditionalGeneration": "audiorl.models.audio_llms:Qwen3ASRFamily",
     "GlmAsrForConditionalGeneration": "audiorl.models.audio_llms:GlmASRFamily",
