@@ -111,7 +111,8 @@ def _canary(changes: dict[str, Any]) -> tuple[PreTrainedModel, CanaryProcessor]:
         model = CanaryForConditionalGeneration(config).eval()
         trained_statistics(model)
         _wake(model, config.eos_token_id)
-    named = {name: getattr(config, name) for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id")}
+    names = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+    named = {name: getattr(config, name) for name in names}
     # what a checkpoint may bring along, and the policy must not take from it
     model.generation_config = GenerationConfig(**named, max_length=32, suppress_tokens=[20, 21, 22])
     extractor = ParakeetFeatureExtractor(feature_size=TINY_FAST_CONFORMER["num_mel_bins"])

@@ -25,6 +25,7 @@ NAMES = {
     "whisper": "Whisper",
     "moonshine": "Moonshine",
     "speech2text": "Speech2Text",
+    "canary": "Canary",
     "wav2vec2": "Wav2Vec2, CTC (base: group norm)",
     "wav2vec2-large": "Wav2Vec2, CTC (large: layer norm)",
     "hubert": "HuBERT, CTC",
@@ -48,6 +49,7 @@ SEQ2SEQ, AUDIO_LLM, LABELS = (
     "tests/models/test_audio_llm.py",
     "tests/trainers/test_labels.py",
 )
+SEQ2SEQ_MODELS = ("moonshine", "speech2text", "canary")
 # Of the others the tests take minutes: they run before a release.
 FAST = {("wav2vec2", method, "full") for method in ("DPO", "ORPO", "GRPO")} | {("parakeet", "DPO", "LoRA")}
 CTC = [
@@ -64,7 +66,7 @@ _FAMILY_TESTS = {
 }
 FAMILIES = [
     Trained(model, method, "full", test)
-    for model in ("moonshine", "speech2text", "wav2vec2", *AUDIO_LLMS)
+    for model in (*SEQ2SEQ_MODELS, "wav2vec2", *AUDIO_LLMS)
     for method, test in _FAMILY_TESTS.items()
     if (model, method) != ("wav2vec2", "ORPO")  # among the CTC tests
 ]
@@ -86,13 +88,10 @@ COMBINATIONS = [
     Trained("whisper", "GRPO", "full", "tests/trainers/test_grpo.py::test_tuning_raises_the_reward"),
     Trained("whisper", "RAFT", "full", "tests/trainers/test_raft.py::test_tuning_raises_the_reward"),
     Trained("whisper", "RAFT", "LoRA", "tests/trainers/test_raft.py::test_an_adapter_learns_and_its_base_stays"),
-    *(
-        Trained(model, "DPO", "full", f"{SEQ2SEQ}::test_dpo_lowers_its_loss_on_eight_clips")
-        for model in ("moonshine", "speech2text")
-    ),
+    *(Trained(model, "DPO", "full", f"{SEQ2SEQ}::test_dpo_lowers_its_loss_on_eight_clips") for model in SEQ2SEQ_MODELS),
     *(
         Trained(model, "GRPO", "full", f"{SEQ2SEQ}::test_grpo_raises_the_reward_on_four_clips")
-        for model in ("moonshine", "speech2text")
+        for model in SEQ2SEQ_MODELS
     ),
     *CTC,
     *(
