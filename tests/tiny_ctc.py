@@ -150,12 +150,12 @@ def _parakeet() -> tuple[ParakeetForCTC, ParakeetProcessor]:
     config = ParakeetCTCConfig(vocab_size=len(tokenizer), encoder_config=encoder, pad_token_id=tokenizer.pad_token_id)
     extractor = ParakeetFeatureExtractor(feature_size=16, sampling_rate=SAMPLING_RATE)
     model = ParakeetForCTC(config)
-    trained_statistics(model)
+    statistics_of_training(model)
     return model, ParakeetProcessor(feature_extractor=extractor, tokenizer=tokenizer)
 
 
-def trained_statistics(model: PreTrainedModel) -> None:
-    """Let batch norms hold statistics as of training, not those of a fresh layer."""
+def statistics_of_training(model: torch.nn.Module) -> None:
+    """Give batch norms statistics that are not those of a fresh layer."""
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
             module.running_mean.normal_(0, 0.5)

@@ -25,7 +25,7 @@ from transformers import (
     Wav2Vec2Processor,
 )
 
-from tests.tiny_ctc import TINY_FAST_CONFORMER, trained_statistics
+from tests.tiny_ctc import TINY_FAST_CONFORMER, statistics_of_training
 from tests.tiny_models import END_LOGIT, SENTENCES
 
 PAD, START, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
@@ -109,7 +109,7 @@ def _canary(changes: dict[str, Any]) -> tuple[PreTrainedModel, CanaryProcessor]:
             initializer_range=0.3,
         )
         model = CanaryForConditionalGeneration(config).eval()
-        trained_statistics(model)
+        statistics_of_training(model)
         _wake(model, config.eos_token_id)
     names = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
     named = {name: getattr(config, name) for name in names}

@@ -1,9 +1,8 @@
 """The CTC models of transformers that are tuned here: Wav2Vec2, HuBERT and WavLM by waveform, Parakeet by mel frames.
 
 Their scores hold to three rules that stock training does not. A clip's logits do not depend on the padding beside it
-(`waveform.py`, `fast_conformer.py`). Batch norm (Parakeet) keeps the checkpoint's statistics, in training too, so that
-what is sampled is what is scored. Nothing is dropped or masked unless `disable_dropout` is turned off
-(`speech_call.py`).
+(`waveform.py`, `fast_conformer.py`). Batch norm (Parakeet) keeps the checkpoint's statistics, in training too
+(`batch_norm.py`). Nothing is dropped or masked unless `disable_dropout` is turned off (`speech_call.py`).
 """
 
 from __future__ import annotations

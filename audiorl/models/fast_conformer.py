@@ -1,14 +1,13 @@
 """The fast conformer (Rekesh et al. 2023, arXiv:2305.05084) that Parakeet and Canary hear with, whatever follows it.
 
 A clip's states do not depend on the padding beside it: features are normalised over each clip's own frames, and the
-subsampling, the attention and the convolutions get a mask of them. Batch norm keeps the checkpoint's statistics, in
-training too, so that what is sampled is what is scored.
+subsampling, the attention and the convolutions get a mask of them. Batch norm keeps the checkpoint's statistics
+(`batch_norm.py`).
 """
 
 from __future__ import annotations
 
 import math
-import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from audiorl.batch import GroupBatch
+from audiorl.models.batch_norm import keep_statistics
 from audiorl.models.family import SpeechFamily
 from audiorl.models.speech_call import base_model
 
@@ -47,9 +47,7 @@ class FastConformerAudio(SpeechFamily):
 
     def install(self, model: nn.Module) -> None:
         super().install(model)
-        for module in base_model(model).modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                _stay_evaluating(module)
+        keep_statistics(base_model(model))
 
     def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """(B, M, L) log-mel features, each clip's normalised over its own frames, and their mask (B, L)."""
@@ -87,13 +85,3 @@ class FastConformerAudio(SpeechFamily):
         assert batch.audio_mask is not None, "features makes one"
         features = batch.audio.transpose(1, 2).to(encoder.subsampling.linear.weight.dtype)
         return encoder(features, attention_mask=batch.audio_mask.bool()).last_hidden_state
-
-
-def _stay_evaluating(module: nn.Module) -> None:
-    """Let a module be in evaluation mode whatever mode its model is put into."""
-
-    def train(self: nn.Module, mode: bool = True) -> nn.Module:
-        return self
-
-    module.eval()
-    module.train = types.MethodType(train, module)  # type: ignore[method-assign]
