@@ -68,6 +68,26 @@ FAMILIES = [
     for method, test in _FAMILY_TESTS.items()
     if (model, method) != ("wav2vec2", "ORPO")  # among the CTC tests
 ]
+# What the other tests of classifiers do not train; the slow ones differ from the fast ones in the model alone.
+FAST_CLASSIFIERS = {
+    ("ast", "ORPO", "full"),
+    ("ast", "GRPO", "LoRA"),
+    ("wav2vec2-group", "RAFT", "full"),
+    ("wav2vec2-group", "DPO", "LoRA"),
+}
+CLASSIFIERS = [
+    Trained(
+        model,
+        method,
+        adapter,
+        f"{LABELS}::test_training_lowers_the_loss_or_raises_the_reward",
+        slow=(model, method, adapter) not in FAST_CLASSIFIERS,
+    )
+    for model in ("wav2vec2-group", "hubert-layer", "whisper-labels", "ast")
+    for method in ("DPO", "ORPO", "GRPO", "RAFT")
+    for adapter in (("full", "LoRA") if method in ("ORPO", "RAFT") else ("LoRA",))
+    if (model, method, adapter) != ("ast", "RAFT", "full")  # has a test of its own
+]
 COMBINATIONS = [
     *FAMILIES,
     Trained("whisper", "DPO", "full", "tests/trainers/test_dpo.py::test_tuning_raises_the_margin"),
@@ -114,6 +134,17 @@ COMBINATIONS = [
     *(
         Trained(model, "GRPO", "full", f"{LABELS}::test_grpo_raises_the_reward_on_four_clips")
         for model in ("wav2vec2-group", "hubert-layer", "whisper-labels", "ast")
+    ),
+    *CLASSIFIERS,
+    *(
+        Trained(
+            model,
+            "GRPO",
+            "LoRA",
+            f"{AUDIO_LLM}::test_grpo_raises_the_reward_with_an_adapter_in_the_language_model_alone",
+            slow=model != "qwen2_audio",
+        )
+        for model in ("qwen3_asr", "qwen2_audio", "glm_asr")
     ),
     Trained("ast", "RAFT", "full", f"{LABELS}::test_raft_learns_the_labels_that_were_rewarded"),
 ]

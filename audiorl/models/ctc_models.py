@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from audiorl.batch import GroupBatch
 from audiorl.models.ctc import CTCFamily
 from audiorl.models.speech_call import base_model
-from audiorl.models.waveform import read_waveforms, waveform_features
+from audiorl.models.waveform import WAVLM_UNADAPTABLE, read_waveforms, shortest_clip, waveform_features
 
 
 class WaveformCTCFamily(CTCFamily):
@@ -41,10 +41,11 @@ class WaveformCTCFamily(CTCFamily):
                 )
         super().__init__(model, processor)
         self.convolutions = tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
+        self.min_seconds = shortest_clip(config) / self.sampling_rate
 
     def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """(B, N) waveforms, each normalised over its own samples if the checkpoint's are, and their mask."""
-        return waveform_features(self.processor.feature_extractor, self._long_enough(clips))
+        return waveform_features(self.processor.feature_extractor, clips)
 
     def frames_in(self, samples: int) -> int:
         for kernel, stride in self.convolutions:
@@ -81,9 +82,9 @@ def _graph_only_where_trained(convolutions: Any) -> Iterator[None]:
 
 
 class WavLMCTCFamily(WaveformCTCFamily):
-    """WavLM, whose attention hands its projections' weights to torch's own function."""
+    """WavLM; see `waveform.py` for what an adapter cannot change."""
 
-    unadaptable = ("q_proj", "k_proj", "v_proj", "out_proj")
+    unadaptable = WAVLM_UNADAPTABLE
 
 
 class ParakeetCTCFamily(CTCFamily):
@@ -102,6 +103,7 @@ class ParakeetCTCFamily(CTCFamily):
         self.hop = extractor.hop_length
         self.halvings = int(math.log2(config.subsampling_factor))
         self.kernel, self.stride = config.subsampling_conv_kernel_size, config.subsampling_conv_stride
+        self.min_seconds = self._samples_for(1) / self.sampling_rate
         self.max_seconds = (self._samples_for(config.max_position_embeddings + 1) - 1) / self.sampling_rate
 
     def install(self, model: nn.Module) -> None:
@@ -115,7 +117,7 @@ class ParakeetCTCFamily(CTCFamily):
         # one by one: padding beside a clip would change the last digits of its mean and deviation
         made = [
             self.processor.feature_extractor([clip], sampling_rate=self.sampling_rate, return_tensors="pt")
-            for clip in self._long_enough(clips)
+            for clip in clips
         ]
         mels, masks = zip(*((one.input_features[0], one.attention_mask[0].long()) for one in made), strict=True)
         mel = pad_sequence(list(mels), batch_first=True).transpose(1, 2)

@@ -35,7 +35,7 @@ FAMILIES: dict[str, str | type[SpeechFamily]] = {
     "WhisperForAudioClassification": "audiorl.models.classifier:WhisperClassifier",
     "Wav2Vec2ForSequenceClassification": "audiorl.models.classifier:WaveformClassifier",
     "HubertForSequenceClassification": "audiorl.models.classifier:WaveformClassifier",
-    "WavLMForSequenceClassification": "audiorl.models.classifier:WaveformClassifier",
+    "WavLMForSequenceClassification": "audiorl.models.classifier:WavLMClassifier",
     "ASTForAudioClassification": "audiorl.models.classifier:SpectrogramClassifier",
 }
 # What a checkpoint without `architectures` is loaded as: the first that has a class for its config.

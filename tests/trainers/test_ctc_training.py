@@ -21,30 +21,10 @@ from tests.tiny_ctc import tiny_ctc
 from tests.tiny_models import SAMPLING_RATE, tiny_clips
 from tests.trained_models import CTC, Trained
 from tests.trainers import grpo_rows
-from tests.trainers.pair_rows import largest_difference, pair_rows, settings, weights
+from tests.trainers.ctc_rows import pairs, short_rows, texts
+from tests.trainers.pair_rows import largest_difference, settings, weights
 
 PAIR_TRAINERS = {"DPO": (DPOTrainer, DPOConfig), "ORPO": (ORPOTrainer, ORPOConfig)}
-WORDS = ("A", "I", "A", "I")
-
-
-def pairs(count: int = 8) -> list[dict]:
-    """Rows of 0.9 to 1.6 s: long enough for a symbol in each frame of their texts."""
-    clips = tiny_clips(count, seconds=1.6)
-    return pair_rows(count, audio=[{"array": clip, "sampling_rate": SAMPLING_RATE} for clip in clips])
-
-
-def texts(count: int = 8) -> list[dict]:
-    return [{"audio": row["audio"], "text": row["chosen"]} for row in pairs(count)]
-
-
-def short_rows(kind: str) -> list[dict]:
-    """Four clips of up to 0.25 s with a word of one letter each: what random paths come upon now and then."""
-    texts = [word.lower() for word in WORDS] if kind == "parakeet" else WORDS
-    clips = tiny_clips(4, seconds=0.25)
-    return [
-        {"audio": {"array": clip, "sampling_rate": SAMPLING_RATE}, "text": text}
-        for clip, text in zip(clips, texts, strict=True)
-    ]
 
 
 def make(combination: Trained, folder):
