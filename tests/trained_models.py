@@ -88,6 +88,7 @@ CLASSIFIERS = [
     for adapter in (("full", "LoRA") if method in ("ORPO", "RAFT") else ("LoRA",))
     if (model, method, adapter) != ("ast", "RAFT", "full")  # has a test of its own
 ]
+FAST_QUANTISED = {("qwen2_audio", "4 bit")}
 COMBINATIONS = [
     *FAMILIES,
     Trained("whisper", "DPO", "full", "tests/trainers/test_dpo.py::test_tuning_raises_the_margin"),
@@ -145,6 +146,18 @@ COMBINATIONS = [
             slow=model != "qwen2_audio",
         )
         for model in ("qwen3_asr", "qwen2_audio", "glm_asr")
+    ),
+    *(
+        Trained(
+            model,
+            "DPO",
+            f"{bits} LoRA".replace(" bit", "-bit"),
+            "tests/trainers/test_quantised.py"
+            "::test_an_audio_language_model_learns_on_a_quantised_base_with_its_tower_whole",
+            slow=(model, bits) not in FAST_QUANTISED,
+        )
+        for model in ("qwen3_asr", "qwen2_audio", "glm_asr")
+        for bits in ("8 bit", "4 bit")
     ),
     Trained("ast", "RAFT", "full", f"{LABELS}::test_raft_learns_the_labels_that_were_rewarded"),
 ]

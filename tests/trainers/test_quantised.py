@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from peft import LoraConfig, PeftModel
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
 from audiorl import adapters
+from audiorl.models import speech_family
 from audiorl.models.footprint import footprint, weight_bytes
 from audiorl.script import adapter_and_quantization
 from audiorl.trainers.dpo import DPOTrainer
 from audiorl.trainers.loading import load_model, merge_and_unload
+from tests.tiny_audio_llms import KINDS as AUDIO_LLMS
+from tests.tiny_audio_llms import tiny_audio_llm
 from tests.tiny_models import tiny_whisper
-from tests.trainers.pair_rows import config, largest_difference, pair_rows, trainer, weights
+from tests.trained_models import FAST_QUANTISED
+from tests.trainers.pair_rows import config, largest_difference, logged, pair_rows, trainer, weights
 from tests.trainers.test_adapters import adalora
 
 # PEFT takes AdaLoRA's rank_pattern for LoRA's when it loads one
@@ -64,19 +69,69 @@ def test_an_adapter_on_a_quantised_base_learns_and_loads_on_the_full_one(tmp_pat
     assert losses[0] == pytest.approx(0.693147, abs=1e-3)
     assert sum(losses[-2:]) / 2 < 0.65
     dpo.save_model()
+    check_the_adapter_on(WhisperForConditionalGeneration.from_pretrained(base), dpo, bits)
+
+
+def check_the_adapter_on(full, dpo, bits):
+    """What was learnt came along: it moves the full base as it moved the quantised one."""
     batch = dpo.data_collator([dpo.train_dataset[i] for i in range(4)])
     learnt = logps(dpo.family, dpo.model, batch) - dpo.reference.token_logps(dpo.model, batch, None)
-    full = WhisperForConditionalGeneration.from_pretrained(base)
     before = logps(dpo.family, full, batch)
-    adapted = PeftModel.from_pretrained(full, tmp_path / "out")
+    adapted = PeftModel.from_pretrained(full, dpo.args.output_dir)
     after = logps(dpo.family, adapted, batch)
-    merged = logps(dpo.family, merge_and_unload(tmp_path / "out"), batch)
+    merged = logps(dpo.family, merge_and_unload(dpo.args.output_dir), batch)
     torch.testing.assert_close(merged, after, rtol=1e-3, atol=1e-3)
-    # what was learnt came along: it moves the full base as it moved the quantised one
     alike = torch.nn.functional.cosine_similarity((after - before).flatten(), learnt.flatten(), 0)
     assert alike > {"8 bit": 0.95, "4 bit": 0.7}[bits]
     assert 0.5 < (after - before).norm() / learnt.norm() < 2
     assert {p.dtype for p in adapted.parameters()} == {torch.float32}
+
+
+# The others take as long again: they run before a release.
+AUDIO_LLM_BASES = [
+    pytest.param(kind, bits, marks=[pytest.mark.slow] * ((kind, bits) not in FAST_QUANTISED))
+    for kind in AUDIO_LLMS
+    for bits in BASES
+]
+
+
+@pytest.mark.parametrize(("kind", "bits"), AUDIO_LLM_BASES)
+def test_an_audio_language_model_learns_on_a_quantised_base_with_its_tower_whole(tmp_path, kind, bits):
+    model, processor = tiny_audio_llm(kind)
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    asked = BitsAndBytesConfig(**BASES[bits])
+    dpo = DPOTrainer(
+        str(tmp_path / "base"),
+        args=config(tmp_path / "out", learning_rate=1e-2, num_train_epochs=4),
+        train_dataset=pair_rows(4, language=["en"] * 4),
+        quantization_config=asked,
+        peft_config=LoraConfig(r=8, lora_alpha=16),
+    )
+    assert asked.llm_int8_skip_modules is None
+    whole = {type(part) for name, part in dpo.model.named_modules() if "audio_tower" in name or "projector" in name}
+    spoken = {type(part) for name, part in dpo.model.named_modules() if name.endswith("q_proj.base_layer")}
+    assert torch.nn.Linear in whole and not whole & {Linear4bit, Linear8bitLt}
+    assert spoken == {{"4 bit": Linear4bit, "8 bit": Linear8bitLt}[bits]}
+    batch = dpo.data_collator([dpo.train_dataset[i] for i in range(4)])
+    with torch.no_grad():
+        states = dpo.family.encode(dpo.model, batch)
+        assert states.dtype == torch.float32 and torch.equal(
+            states, speech_family(model, processor).encode(model, batch)
+        )
+    dpo.train()
+    losses = logged(dpo, "loss")
+    assert losses[0] == pytest.approx(0.693147, abs=1e-3) and sum(losses[-2:]) / 2 < 0.6
+    dpo.save_model()
+    check_the_adapter_on(type(model).from_pretrained(tmp_path / "base", dtype=torch.float32), dpo, bits)
+
+
+def test_a_user_s_choice_of_what_stays_whole_is_kept(tmp_path):
+    model, _ = tiny_audio_llm("qwen2_audio")
+    model.save_pretrained(tmp_path / "base")
+    mine = BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=["lm_head"])
+    loaded = load_model(str(tmp_path / "base"), config(tmp_path), mine)
+    assert isinstance(loaded.model.audio_tower.layers[0].fc1, Linear4bit) and type(loaded.lm_head) is torch.nn.Linear
 
 
 def test_the_footprint_counts_weights_scales_and_what_is_trained(base, tmp_path):
