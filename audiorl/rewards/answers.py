@@ -17,13 +17,17 @@ def accepted_answers(found: Any, column: str) -> Sequence[str]:
     Raises:
         ValueError: something else.
     """
-    answers = (found,) if isinstance(found, str) else found
-    if not isinstance(answers, Sequence) or not all(isinstance(answer, str) for answer in answers):
+    if not is_answer(found):
         raise ValueError(
             f"accepted answers are a text or a list of texts; the column {column!r} has {found!r:.80}. Write "
             '"two", or ["two", "2"] where several answers are right.'
         )
-    return answers
+    return (found,) if isinstance(found, str) else found
+
+
+def is_answer(found: Any) -> bool:
+    """Whether that is a text or a list of texts."""
+    return isinstance(found, str) or (isinstance(found, Sequence) and all(isinstance(text, str) for text in found))
 
 
 @dataclass(frozen=True, kw_only=True)

