@@ -134,7 +134,6 @@ COMBINATIONS = [
         Trained(model, "GRPO", "full", f"{LABELS}::test_grpo_raises_the_reward_on_four_clips")
         for model in ("wav2vec2-group", "hubert-layer", "whisper-labels", "ast")
     ),
-    *CLASSIFIERS,
     *(
         Trained(
             model,
@@ -158,6 +157,7 @@ COMBINATIONS = [
         for bits in ("8 bit", "4 bit")
     ),
     Trained("ast", "RAFT", "full", f"{LABELS}::test_raft_learns_the_labels_that_were_rewarded"),
+    *CLASSIFIERS,
 ]
 
 

@@ -196,7 +196,8 @@ def check_untouched_encoder(model: nn.Module, planned: PeftConfig | None, family
     if planned is not None and not family.encoder_is_frozen(model):
         raise ValueError(
             "freeze_encoder leaves the encoder as it is, but the new adapter has layers in it, which would never "
-            'change. Pass target_modules="decoder-linear" (--lora_decoder_only), or leave freeze_encoder off.'
+            'change. Pass target_modules="decoder-linear" (--lora_decoder_only) or, where there is no decoder, the '
+            "names of the layers behind the encoder; or leave freeze_encoder off."
         )
 
 

@@ -22,6 +22,7 @@ from audiorl.trainers.grpo import GRPOTrainer
 from audiorl.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from audiorl.trainers.raft import RAFTTrainer
+from tests.models.test_classifier import WAVLM_MASKS
 from tests.tiny_classifiers import DIGITS, LABELS, tiny_classifier
 from tests.tiny_models import SAMPLING_RATE
 from tests.trained_models import CLASSIFIERS, Trained
@@ -239,6 +240,37 @@ def test_a_frozen_encoder_and_an_adapter_train_the_head_alone(tmp_path):
     adapted.train()
     assert logged(adapted, "loss")[0] == pytest.approx(0.693147, abs=1e-4)
     assert logged(adapted, "rewards/margins")[1] != 0
+
+
+def test_an_adapter_in_a_decoder_or_a_frozen_encoder_is_refused_when_the_trainer_is_built(tmp_path):
+    """An adapter in the head alone is what a frozen encoder goes with."""
+
+    def built(targets: Any, **changes: Any) -> Any:
+        model, extractor = tiny_classifier("wav2vec2-group")
+        lora = LoraConfig(r=2, target_modules=targets)
+        args = ORPOConfig(**{**pair_rows.settings(tmp_path), **changes})
+        return ORPOTrainer(model, args=args, processing_class=extractor, peft_config=lora, train_dataset=pairs(4))
+
+    with pytest.raises(ValueError, match="no decoder apart from its encoder"):
+        built("decoder-linear")
+    with pytest.raises(ValueError, match=r"which would never change.*the names of the layers behind the encoder"):
+        built(None, freeze_encoder=True)
+    orpo = built(["projector", "classifier"], freeze_encoder=True, max_steps=2)
+    orpo.train()
+    assert orpo.family.encoder_is_frozen(orpo.model) and logged(orpo, "loss")[1] < logged(orpo, "loss")[0]
+
+
+@pytest.mark.filterwarnings(WAVLM_MASKS)
+def test_wavlm_takes_no_adapter_in_layers_it_never_calls(tmp_path):
+    model, extractor = tiny_classifier("wavlm-group")
+    options = {"train_dataset": pairs(2), "processing_class": extractor}
+    args = pair_rows.config(tmp_path, max_steps=1)
+    with pytest.raises(ValueError, match="reads the weights of q_proj without calling these layers"):
+        DPOTrainer(model, args=args, peft_config=LoraConfig(target_modules=["q_proj"]), **options)
+    dpo = DPOTrainer(model, args=args, peft_config=LoraConfig(init_lora_weights=False), **options)
+    dpo.family.score_groups(dpo.model, dpo.data_collator([dpo.train_dataset[0]])).logps.sum().backward()
+    adapted = {name: p.grad is not None for name, p in dpo.model.named_parameters() if p.requires_grad}
+    assert all(adapted.values()) and any("intermediate_dense" in name for name in adapted)
 
 
 def test_a_reference_with_other_labels_is_refused(tmp_path):

@@ -12,11 +12,12 @@ from audiorl import adapters
 from audiorl.models import speech_family
 from audiorl.models.footprint import footprint, weight_bytes
 from audiorl.script import adapter_and_quantization
+from audiorl.testing.case import group_batch
 from audiorl.trainers.dpo import DPOTrainer
 from audiorl.trainers.loading import load_model, merge_and_unload
 from tests.tiny_audio_llms import KINDS as AUDIO_LLMS
 from tests.tiny_audio_llms import tiny_audio_llm
-from tests.tiny_models import tiny_whisper
+from tests.tiny_models import tiny_clips, tiny_whisper
 from tests.trained_models import FAST_QUANTISED
 from tests.trainers.pair_rows import config, largest_difference, logged, pair_rows, trainer, weights
 from tests.trainers.test_adapters import adalora
@@ -125,6 +126,21 @@ def test_an_audio_language_model_learns_on_a_quantised_base_with_its_tower_whole
     loaded = type(model).from_pretrained(tmp_path / "base", dtype=torch.float32)
     # every layer of a language model of width 32 is rounded: 4 bits are coarser here than in a Whisper's three
     check_the_adapter_on(loaded, dpo, {"8 bit": 0.95, "4 bit": 0.5}[bits])
+
+
+def test_a_quantised_audio_language_model_computes_in_the_dtype_it_was_loaded_in(tmp_path):
+    """States are the tower's, in bfloat16 too; what is learnt from is float32."""
+    model, processor = tiny_audio_llm("qwen2_audio")
+    model.save_pretrained(tmp_path / "base")
+    for dtype in (torch.float32, torch.bfloat16):
+        quantised = BitsAndBytesConfig(**BASES["4 bit"], bnb_4bit_compute_dtype=dtype)
+        args = config(tmp_path, model_init_kwargs={"dtype": str(dtype).removeprefix("torch.")})
+        loaded = load_model(str(tmp_path / "base"), args, quantised)
+        family = speech_family(loaded, processor)
+        batch = group_batch(family, tiny_clips(1), [["the dog", "a fox"]])
+        scores = family.score_groups(loaded, batch)
+        assert scores.states.dtype == dtype and scores.logps.dtype == torch.float32
+        assert torch.isfinite(scores.logps).all() and scores.logps.sum() < 0
 
 
 def test_a_user_s_choice_of_what_stays_whole_is_kept(tmp_path):
