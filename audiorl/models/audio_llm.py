@@ -45,7 +45,7 @@ class AudioLLMFamily(AutoregressiveFamily):
     """
 
     adapter_targets = "decoder-linear"
-    unquantised = (".*audio_tower", ".*multi_modal_projector", "lm_head")
+    unquantised = (".*audio_tower", ".*projector", "lm_head")
     decodes_with_prompts = True
 
     def __init__(self, model: nn.Module, processor: Any):

@@ -96,10 +96,12 @@ def test_nothing_is_asked_before_the_last_row_is_checked():
 @pytest.mark.parametrize("kind", ["wav2vec2", "parakeet"])
 def test_a_clip_below_the_first_frame_of_a_ctc_model_is_a_bad_row(kind):
     model = LocalModel("ctc", *tiny_ctc(kind))
-    rows = [{"text": "a", "audio": wav(seconds)} for seconds in (0.5, 0.012)]
+    # more letters than half a second has frames: that is no fault of the row
+    rows = [{"text": "a long sentence " * 9, "audio": wav(seconds)} for seconds in (0.5, 0.012)]
     least = f"{1000 * model.min_seconds:g} ms"
-    with pytest.raises(BadRowsError, match=f"row 1: the clip is 12.0 ms long, the model needs {least}"):
+    with pytest.raises(BadRowsError, match=f"row 1: the clip is 12.0 ms long, the model needs {least}") as told:
         evaluate([model], [NamedRows("rows", speech_rows(rows))], SETTINGS, progress=False)
+    assert len(told.value.faults) == 1
     stream = speech_rows(datasets.Dataset.from_list(rows).to_iterable_dataset())
     with pytest.raises(AudioFault, match=f"row 1: the clip lasts 12.0 ms, the model needs {least}"):
         evaluate([model], [NamedRows("stream", stream)], SETTINGS, progress=False)
