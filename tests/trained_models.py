@@ -142,7 +142,7 @@ COMBINATIONS = [
             f"{AUDIO_LLM}::test_grpo_raises_the_reward_with_an_adapter_in_the_language_model_alone",
             slow=model != "qwen2_audio",
         )
-        for model in ("qwen3_asr", "qwen2_audio", "glm_asr")
+        for model in AUDIO_LLMS
     ),
     *(
         Trained(
@@ -153,7 +153,7 @@ COMBINATIONS = [
             "::test_an_audio_language_model_learns_on_a_quantised_base_with_its_tower_whole",
             slow=(model, bits) not in FAST_QUANTISED,
         )
-        for model in ("qwen3_asr", "qwen2_audio", "glm_asr")
+        for model in AUDIO_LLMS
         for bits in ("8 bit", "4 bit")
     ),
     Trained("ast", "RAFT", "full", f"{LABELS}::test_raft_learns_the_labels_that_were_rewarded"),

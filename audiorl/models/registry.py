@@ -70,7 +70,7 @@ def family_class(model: nn.Module) -> type[SpeechFamily]:
 
 
 def registered_family(kind: type, model_type: str) -> type[SpeechFamily] | None:
-    """`family_class` before there is a model: by its class and the model_type of its config; None where there is none."""
+    """`family_class` before there is a model: by its class and the model_type of its config; None for unknown ones."""
     names = [*(ancestor.__name__ for ancestor in kind.__mro__), model_type]
     found = next((FAMILIES[name] for name in names if name in FAMILIES), None)
     if isinstance(found, str):
