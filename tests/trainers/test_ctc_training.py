@@ -44,7 +44,7 @@ def make(combination: Trained, folder):
     steps = {
         "num_generations": 32,
         "lr_scheduler_type": "constant",
-        "max_steps": 40,
+        "max_steps": 60,
         "learning_rate": 2e-2 if adapted else 5e-3,
         "per_device_train_batch_size": 4,
     }
