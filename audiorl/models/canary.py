@@ -30,8 +30,6 @@ class CanaryFamily(FastConformerAudio, EncoderDecoderFamily):
         super().__init__(model, processor)
         config = base_model(model).config
         self.hear_with(processor.feature_extractor, config.encoder_config)
-        # two mel frames
-        self.min_seconds = 2 * self.hop / self.sampling_rate
         self.canary_text = CanaryText(processor, config)
         self.end_token = self.canary_text.end
 

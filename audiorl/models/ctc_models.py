@@ -20,7 +20,7 @@ from audiorl.batch import GroupBatch
 from audiorl.models.ctc import CTCFamily
 from audiorl.models.fast_conformer import FastConformerAudio
 from audiorl.models.speech_call import base_model
-from audiorl.models.waveform import read_waveforms, waveform_features
+from audiorl.models.waveform import WAVLM_UNADAPTABLE, read_waveforms, shortest_clip, waveform_features
 
 
 class WaveformCTCFamily(CTCFamily):
@@ -39,10 +39,11 @@ class WaveformCTCFamily(CTCFamily):
                 )
         super().__init__(model, processor)
         self.convolutions = tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
+        self.min_seconds = shortest_clip(config) / self.sampling_rate
 
     def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """(B, N) waveforms, each normalised over its own samples if the checkpoint's are, and their mask."""
-        return waveform_features(self.processor.feature_extractor, self._long_enough(clips))
+        return waveform_features(self.processor.feature_extractor, clips)
 
     def frames_in(self, samples: int) -> int:
         for kernel, stride in self.convolutions:
@@ -79,9 +80,9 @@ def _graph_only_where_trained(convolutions: Any) -> Iterator[None]:
 
 
 class WavLMCTCFamily(WaveformCTCFamily):
-    """WavLM, whose attention hands its projections' weights to torch's own function."""
+    """WavLM; see `waveform.py` for what an adapter cannot change."""
 
-    unadaptable = ("q_proj", "k_proj", "v_proj", "out_proj")
+    unadaptable = WAVLM_UNADAPTABLE
 
 
 class ParakeetCTCFamily(FastConformerAudio, CTCFamily):
@@ -90,9 +91,6 @@ class ParakeetCTCFamily(FastConformerAudio, CTCFamily):
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
         self.hear_with(processor.feature_extractor, base_model(model).config.encoder_config)
-
-    def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
-        return super().features(self._long_enough(clips))
 
     def encoder_parameters(self, model: nn.Module) -> list[nn.Parameter]:
         return list(base_model(model).encoder.parameters())

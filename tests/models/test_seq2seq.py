@@ -7,13 +7,14 @@ import pytest
 import torch
 from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
 
-from audiorl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
+from audiorl import DPOConfig, DPOTrainer
 from audiorl.datasets import BadRowsError
 from audiorl.models import speech_family
 from audiorl.models.by_length import encode_by_length
 from audiorl.testing.case import group_batch
 from tests.tiny_models import tiny_clips
 from tests.tiny_seq2seq import tiny_seq2seq
+from tests.trainers.grpo_rows import check_that_it_learns_two_words
 
 TEXTS = ["the quick brown fox", "dog", "the lazy dog jumps", "so", "a fox", "dogs", "jumps over", "the dog"]
 KINDS = ("moonshine", "speech2text", "canary")
@@ -104,22 +105,9 @@ def test_dpo_lowers_its_loss_on_eight_clips(kind, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_grpo_raises_the_reward_on_four_clips(kind, tmp_path):
     model, processor = tiny_seq2seq(kind)
-    data = [{**row, "text": ("dog", "so")[i % 2]} for i, row in enumerate(rows(4))]
-    args = GRPOConfig(
-        output_dir=str(tmp_path),
-        max_steps=30,
-        learning_rate=3e-3,
-        lr_scheduler_type="constant",
-        per_device_train_batch_size=4,
-        num_generations=8,
-        max_completion_length=12,
-        sft_weight=0.1,
-        **SETTINGS,
+    check_that_it_learns_two_words(
+        model, processor, tmp_path, rows(4), max_steps=30, max_completion_length=12, sft_weight=0.1
     )
-    trainer = GRPOTrainer(model, "one_minus_wer", args, train_dataset=data, processing_class=processor)
-    trainer.train()
-    rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
-    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.2
 
 
 @pytest.mark.parametrize("kind", ["moonshine", "canary"])
