@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from audiorl.losses import ADVANTAGES, POLICY_LOSSES, PREFERENCE_LOSSES
     from audiorl.model_card import DataSource
     from audiorl.models import SpeechFamily, family_class, model_class, register_family, shorten_window, speech_family
+    from audiorl.models.granite_speech import merge_speech_adapter
     from audiorl.pairs import MiningConfig, MiningFolder, mine_into, mine_pairs, synthetic_negatives
     from audiorl.report import write_report
     from audiorl.rewards import (
@@ -106,6 +107,7 @@ _HOMES = {
     "load_augmentation": "audiorl.augment",
     "load_corpus": "audiorl.datasets",
     "load_reward": "audiorl.rewards",
+    "merge_speech_adapter": "audiorl.models.granite_speech",
     "mine_into": "audiorl.pairs",
     "mine_pairs": "audiorl.pairs",
     "model_class": "audiorl.models",
@@ -172,6 +174,7 @@ __all__ = [
     "load_augmentation",
     "load_corpus",
     "load_reward",
+    "merge_speech_adapter",
     "mine_into",
     "mine_pairs",
     "model_class",
