@@ -20,6 +20,7 @@ from audiorl.batch import GroupBatch, audio_alone
 from audiorl.models.by_length import encode_by_length
 from audiorl.models.encoder_decoder import EncoderDecoderFamily
 from audiorl.models.plain_text import PlainTranscripts
+from audiorl.models.sharding import is_sharded
 from audiorl.models.speech_call import base_model
 from audiorl.models.waveform import waveform_features
 
@@ -51,7 +52,11 @@ class MoonshineFamily(PlainTranscripts, EncoderDecoderFamily):
     def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
         encoder = base.get_encoder()
         audio = batch.audio.to(encoder.conv1.weight.dtype)
-        return encode_by_length(lambda clips: encoder(clips).last_hidden_state, audio, self._samples(batch))
+
+        def encode(clips: Tensor) -> Tensor:
+            return encoder(clips).last_hidden_state
+
+        return encode_by_length(encode, audio, self._samples(batch), together=not is_sharded(base))
 
     def _samples(self, batch: GroupBatch) -> list[int]:
         assert batch.audio_mask is not None, "features makes one"

@@ -21,6 +21,7 @@ from audiorl.models.by_length import encode_by_length
 from audiorl.models.generate_fallback import GenerateFamily
 from audiorl.models.head import score_tokens
 from audiorl.models.plain_text import PlainTranscripts
+from audiorl.models.sharding import is_sharded
 from audiorl.models.speech_call import base_model
 
 
@@ -80,7 +81,11 @@ class Speech2TextFamily(PlainTranscripts, GenerateFamily):
         assert batch.audio_mask is not None, "features makes one"
         features = batch.audio.transpose(1, 2).to(base.dtype)
         lengths = batch.audio_mask.sum(-1).tolist()
-        return encode_by_length(lambda clips: encoder(clips).last_hidden_state, features, lengths)
+
+        def encode(clips: Tensor) -> Tensor:
+            return encoder(clips).last_hidden_state
+
+        return encode_by_length(encode, features, lengths, together=not is_sharded(base))
 
     def _score(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, temperature: float) -> GroupScores:
         hypotheses = batch.num_hypotheses
