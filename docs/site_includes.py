@@ -52,7 +52,9 @@ def section(words: str, page: Path) -> str:
     lines = list(lines_of(source.read_text(encoding="utf-8")))
     if not anchors:
         lines = _beneath(lines, None, path)
-        lines = lines[: next((i for i, (line, code) in enumerate(lines) if not code and _HEADING.fullmatch(line)), None)]
+        lines = lines[
+            : next((i for i, (line, code) in enumerate(lines) if not code and _HEADING.fullmatch(line)), None)
+        ]
     for anchor in anchors.split("/") if anchors else ():
         lines = _beneath(lines, anchor, path)
     text = "\n".join(line for line, _ in lines).strip()

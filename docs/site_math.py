@@ -21,8 +21,8 @@ def mathml(latex: str) -> str:
     left = re.search(r">(\\[A-Za-z]*|&)<", found)
     if left:
         raise LookupError(
-            f"A formula has {left.group(1)!r}, which latex2mathml does not know. Write it in other words, and lines that "
-            f"are aligned as several formulas: {latex.strip()!r}"
+            f"A formula has {left.group(1)!r}, which latex2mathml does not know: {latex.strip()!r}. Write it in other "
+            "words, and lines that are aligned as several formulas."
         )
     return found
 

@@ -87,7 +87,7 @@ def defaults(name: str) -> str:
 
 
 def _own_names(config: type) -> set[str]:
-    return set(config.__dict__.get("__annotations__", ()))
+    return set(inspect.get_annotations(config))
 
 
 def _help(field: dataclasses.Field) -> str:
