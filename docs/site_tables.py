@@ -113,10 +113,9 @@ def _code(value: Any) -> str:
 
 def losses(name: str) -> str:
     """The functions of `PREFERENCE_LOSSES`, `POLICY_LOSSES` or `ADVANTAGES`: what each is, and where it is from."""
-    rows = [
-        [f"`{key}`", _first_sentence(function), _source(function)]
-        for key, function in getattr(importlib.import_module("audiorl.losses"), name).items()
-    ]
+    found = getattr(importlib.import_module("audiorl.losses"), name).items()
+    functions = {key: getattr(entry, "function", entry) for key, entry in found}
+    rows = [[f"`{key}`", _first_sentence(function), _source(function)] for key, function in functions.items()]
     return _markdown(["name", "what it is", "source"], rows)
 
 
