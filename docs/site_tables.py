@@ -91,7 +91,9 @@ def _own_names(config: type) -> set[str]:
 
 
 def _help(field: dataclasses.Field) -> str:
-    text, choices = field.metadata["help"], field.metadata.get("choices")
+    parts = field.metadata["help"].split("`")  # every second one is code, which needs no escapes
+    text = "`".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(parts))
+    choices = field.metadata.get("choices")
     if not choices or all(str(choice) in text for choice in choices):
         return text
     return f"{text} One of {', '.join(f'`{choice}`' for choice in choices)}."
@@ -113,10 +115,9 @@ def _code(value: Any) -> str:
 
 def losses(name: str) -> str:
     """The functions of `PREFERENCE_LOSSES`, `POLICY_LOSSES` or `ADVANTAGES`: what each is, and where it is from."""
-    rows = [
-        [f"`{key}`", _first_sentence(function), _source(function)]
-        for key, function in getattr(importlib.import_module("audiorl.losses"), name).items()
-    ]
+    found = getattr(importlib.import_module("audiorl.losses"), name).items()
+    functions = {key: getattr(entry, "function", entry) for key, entry in found}
+    rows = [[f"`{key}`", _first_sentence(function), _source(function)] for key, function in functions.items()]
     return _markdown(["name", "what it is", "source"], rows)
 
 
