@@ -58,7 +58,8 @@ def opened(browser, address: str) -> list[str]:
         time.sleep(0.05)
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    return sorted({e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"})
+    asked = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    return sorted({one["request"]["url"] for one in asked if one["documentURL"].startswith("file:")})
 
 
 @pytest.mark.parametrize("page", ["index", "quickstart", "data", "performance", "reference/trainers"])
