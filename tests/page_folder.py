@@ -15,6 +15,7 @@ from typing import Any
 
 import soundfile
 
+from audiorl.datasets import speech_rows
 from tests.datasets.corpus_copies import write_copy
 from tests.tiny_audio_llms import tiny_audio_llm
 from tests.tiny_classifiers import tiny_classifier
@@ -44,6 +45,8 @@ MODELS: dict[str, Callable[[], tuple[Any, Any]]] = {
     r"superb/hubert-": functools.partial(tiny_classifier, "hubert-layer"),
     r"MIT/ast-": functools.partial(tiny_classifier, "ast"),
 }
+# Hub name of a data set -> its rows
+DATA_SETS = {"my-org/pairs": "pairs.jsonl", "my-org/speech": "train.jsonl"}
 # corpus -> column of its transcripts or labels, places of its splits in a copy, their values
 COPIES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "librispeech": (
@@ -67,9 +70,16 @@ def write_rows(folder: Path) -> None:
         rows["train"].append({**audio, **spoken, "keywords": CHOSEN[i].split()[-1:]})
         rows["held_out"].append({**audio, **spoken})
         rows["pairs"].append({**audio, "chosen": CHOSEN[i], "rejected": REJECTED[i], "language": "english"})
-        rows["labels"].append({**audio, "label": LABELS[i]})
+        rows["labels"].append({**audio, "label": LABELS[i], "text": LABELS[i]})
     for name, lines in rows.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def save_data_sets(folder: Path, code: str) -> None:
+    """Those of `DATA_SETS` that the code names."""
+    for name, rows in DATA_SETS.items():
+        if name in code:
+            speech_rows(str(folder / rows)).save_to_disk(folder / name)
 
 
 def link_models(folder: Path, code: str, saved: Path) -> None:

@@ -13,19 +13,18 @@ from typing import Any
 
 import datasets
 import pytest
-import soundfile
 import torch
 import yaml
 
 import audiorl
 from audiorl.datasets import corpus
-from audiorl.losses import POLICY_LOSSES, PREFERENCE_LOSSES
+from audiorl.losses import ADVANTAGES, POLICY_LOSSES, PREFERENCE_LOSSES
 from audiorl.models.registry import FAMILIES
 from audiorl.rewards import REWARDS
 from tests import page_commands, page_folder
 from tests.code_blocks import ROOT, Block, blocks_of, commands_of, pages
 from tests.hub_server import taken_for_the_hub
-from tests.tiny_models import tiny_clips, tiny_whisper
+from tests.tiny_models import tiny_whisper
 from tests.trainers.pair_rows import config, pair_rows
 
 LANGUAGES = ("python", "bash", "json", "yaml", "toml", "text", "math")
@@ -70,23 +69,14 @@ def orpo_rows(folder: Path) -> None:
     (folder / "test.json").write_text(json.dumps(test), encoding="utf-8")
 
 
-def readme_folder(folder: Path) -> None:
-    """A tuned model, and pairs where a Hub's data set is named."""
+def tuned_model(folder: Path) -> None:
+    """The outcome of a run that the page does not show."""
     for part in tiny_whisper("multilingual"):
         part.save_pretrained(folder / "tuned")
-    (folder / "my-org" / "pairs").mkdir(parents=True)
-    for i, clip in enumerate(tiny_clips(4)):
-        soundfile.write(folder / "my-org" / "pairs" / f"{i}.wav", clip, 16_000)
-    metadata = [
-        {"file_name": f"{i}.wav", **{name: row[name] for name in ("chosen", "rejected")}, "language": "english"}
-        for i, row in enumerate(pair_rows(4))
-    ]
-    lines = "".join(json.dumps(line) + "\n" for line in metadata)
-    (folder / "my-org" / "pairs" / "metadata.jsonl").write_text(lines, encoding="utf-8")
 
 
 # page -> what its folder holds beside the rows of all pages
-PREPARED: dict[str, Callable[[Path], None]] = {"README.md": readme_folder, "examples/README.md": orpo_rows}
+PREPARED: dict[str, Callable[[Path], None]] = {"README.md": tuned_model, "examples/README.md": orpo_rows}
 
 # ---- what a block must leave behind: (page, words that it has) -> a look at the page's names ----
 
@@ -159,7 +149,7 @@ def saved_models(tmp_path_factory) -> Path:
 def registries_as_they_were() -> Iterator[None]:
     """Pages register what is their own."""
     corpus.list_corpora()  # which fills the last
-    registries = (FAMILIES, PREFERENCE_LOSSES, POLICY_LOSSES, REWARDS, corpus._KNOWN)
+    registries = (ADVANTAGES, FAMILIES, POLICY_LOSSES, PREFERENCE_LOSSES, REWARDS, corpus._KNOWN)
     before = [dict(registry) for registry in registries]
     yield
     for registry, entries in zip(registries, before, strict=True):
@@ -187,6 +177,7 @@ def folder(request, tmp_path, monkeypatch, saved_models) -> Path:
     folder.mkdir()
     code = "\n".join(block.code for block in blocks_of(page, cut(page)))
     page_folder.write_rows(folder)
+    page_folder.save_data_sets(folder, code)
     page_folder.link_models(folder, code, saved_models)
     page_folder.write_copies(tmp_path / "corpora", code)
     PREPARED.get(page, lambda _: None)(folder)

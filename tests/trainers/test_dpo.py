@@ -14,7 +14,7 @@ from audiorl.batch import GroupBatch
 from audiorl.datasets import BadRowsError
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from tests.tiny_models import tiny_whisper
-from tests.trainers.pair_rows import PLAIN_STEPS, config, largest_difference, pair_rows, trainer, weights
+from tests.trainers.pair_rows import CHECKPOINTING, PLAIN_STEPS, config, largest_difference, pair_rows, trainer, weights
 
 
 def sequence_logp(model, features, ids, first_kept) -> torch.Tensor:
@@ -134,10 +134,10 @@ def test_accumulating_four_micro_batches_of_one_equals_one_batch_of_four(tmp_pat
 
 
 def test_gradient_checkpointing_trains_to_the_same_weights(tmp_path):
-    plain, checkpointed = trainer(tmp_path / "a"), trainer(tmp_path / "b", activation_checkpointing=True)
+    plain, checkpointed = trainer(tmp_path / "a"), trainer(tmp_path / "b", **{CHECKPOINTING: True})
     plain.train()
     checkpointed.train()
-    assert checkpointed.args.activation_checkpointing_kwargs == {"use_reentrant": False}
+    assert getattr(checkpointed.args, f"{CHECKPOINTING}_kwargs") == {"use_reentrant": False}
     assert largest_difference(weights(plain.model), weights(checkpointed.model)) < 1e-6
 
 
@@ -274,6 +274,15 @@ def test_subclass_that_overrides_one_method_makes_a_new_objective(tmp_path):
     dpo = OnlyRejected(model, args=config(tmp_path), train_dataset=pair_rows(4), processing_class=processor)
     dpo.train()
     assert dpo.state.global_step == 2
+
+
+def test_one_end_token_stays_a_number(tmp_path):
+    """Older transformers make a list of it when training starts; Whisper's generate then takes it for padding."""
+    dpo = trainer(tmp_path)
+    end = dpo.model.generation_config.eos_token_id
+    dpo.model.generation_config.eos_token_id = [end]
+    dpo.train()
+    assert dpo.model.generation_config.eos_token_id == end
 
 
 def test_saved_checkpoint_transcribes_the_same_in_plain_transformers(tmp_path):
