@@ -27,6 +27,8 @@ RANGES = {
     "label_match": (0, 1),
     "fuzzy_label_match": (0, 1),
     "label_set_match": (0, 1),
+    "answer_match": (0, 1),
+    "answer_f1": (0, 1),
     "funasr": (-1, 2),
 }
 
