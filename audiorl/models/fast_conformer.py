@@ -43,8 +43,8 @@ class FastConformerAudio(SpeechFamily):
         self.hop = extractor.hop_length
         self.halvings = int(math.log2(config.subsampling_factor))
         self.kernel, self.stride = config.subsampling_conv_kernel_size, config.subsampling_conv_stride
-        # two mel frames: they are divided by their deviation, which one has not
-        self.min_seconds = 2 * self.hop / self.sampling_rate
+        self.min_samples = 2 * self.hop  # the features are divided by their deviation, which one frame has not
+        self.min_seconds = self.min_samples / self.sampling_rate
         self.max_seconds = self._most_samples(config.max_position_embeddings) / self.sampling_rate
 
     def install(self, model: nn.Module) -> None:
@@ -64,7 +64,7 @@ class FastConformerAudio(SpeechFamily):
 
     def frames_in(self, samples: int) -> int:
         """States that a clip of so many samples gives."""
-        if samples < self.min_seconds * self.sampling_rate:
+        if samples < self.min_samples:
             return 0
         return int(self._frames_of_audio(torch.tensor(samples // self.hop)))
 
