@@ -52,3 +52,25 @@ def mfcc(log_mel: np.ndarray, coefficients: int) -> np.ndarray:
             terms = (log_mel[b, t] * math.cos(math.pi * c * (b + 0.5) / bands) for b in range(bands))
             out[c, t] = scale * sum(terms)
     return out
+
+
+def htk_mel_spectrogram(samples: np.ndarray, rate: int, bands: int, frame: int, window: int, hop: int) -> np.ndarray:
+    """(bands, 1 + samples // hop): triangles of height 1 on the HTK scale over the power of centred frames of the clip
+    mirrored at its ends; a Hann window shorter than the frame stands in its middle."""
+    top = 2595 * math.log10(1 + rate / 2 / 700)
+    edges = [700 * (10 ** (top * i / (bands + 1) / 2595) - 1) for i in range(bands + 2)]
+    padded = np.pad(samples.astype(np.float64), frame // 2, mode="reflect")
+    shape = np.zeros(frame)
+    for n in range(window):
+        shape[(frame - window) // 2 + n] = 0.5 - 0.5 * math.cos(2 * math.pi * n / window)
+    out = np.zeros((bands, 1 + len(samples) // hop))
+    for t in range(out.shape[1]):
+        piece = padded[t * hop : t * hop + frame] * shape
+        for k in range(frame // 2 + 1):
+            power = abs((piece * np.exp(-2j * math.pi * k * np.arange(frame) / frame)).sum()) ** 2
+            hertz = k * rate / frame
+            for band in range(bands):
+                low, middle, high = edges[band : band + 3]
+                weight = max(0.0, min((hertz - low) / (middle - low), (high - hertz) / (high - middle)))
+                out[band, t] += weight * power
+    return out

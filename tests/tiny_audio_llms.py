@@ -11,10 +11,13 @@ import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import is_mistral_common_available
 
+from audiorl.models.granite_speech_audio import do_without_torchaudio
 from tests.kaldi_stand_in import hear_without_torchaudio
+from tests.tiny_ctc import statistics_of_training
 from tests.tiny_models import END_LOGIT, SAMPLING_RATE, SENTENCES
 from tests.tiny_tekken import CHUNK_SECONDS, tekken_tokenizer, voxtral_inputs
 
@@ -62,13 +65,22 @@ WHISPER_TOWER = {
 # of the head, so that some tokens are far more probable than others
 HEAD_SCALE = 3.0
 # weights with which hypotheses end and repeat themselves now and then, so that there is something to check
-SEEDS = {"qwen3_asr": 0, "qwen2_audio": 1, "glm_asr": 0, "voxtral": 1, "fun_asr": 0}
+SEEDS = {
+    "qwen3_asr": 0,
+    "qwen2_audio": 1,
+    "glm_asr": 0,
+    "voxtral": 1,
+    "fun_asr": 0,
+    "granite_speech": 0,
+    "granite_speech_plus": 0,
+}
 CONFIGS = {
     "qwen3_asr": "Qwen3ASRConfig",
     "qwen2_audio": "Qwen2AudioConfig",
     "glm_asr": "GlmAsrConfig",
     "voxtral": "VoxtralConfig",
     "fun_asr": "FunAsrNanoConfig",
+    "granite_speech": "GraniteSpeechConfig",
 }
 # not all of them are in every release, and one has its tokenizer from a package of its own
 HERE = {"voxtral": is_mistral_common_available()}
@@ -76,7 +88,7 @@ KINDS = tuple(kind for kind, name in CONFIGS.items() if hasattr(transformers, na
 
 
 def tiny_audio_llm(kind: str) -> tuple[PreTrainedModel, Any]:
-    """A fresh copy of a tiny random model in evaluation mode, and its processor; `kind` is one of `KINDS`."""
+    """A fresh copy of a tiny random model in evaluation mode, and its processor; `kind` is one of `BUILDERS`."""
     return copy.deepcopy(_build(kind))
 
 
@@ -211,12 +223,74 @@ def _fun_asr(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, A
     return transformers.FunAsrNanoForConditionalGeneration(config), processor
 
 
+# Granite's placeholder comes last and has no embedding, as in its first checkpoints; its turns are plain text.
+GRANITE_AUDIO = "<|audio|>"
+GRANITE_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CONFORMER = {
+    "input_dim": 160,  # the extractor forgets any other number of mel bins when it is saved
+    "num_layers": 2,
+    "hidden_dim": 32,
+    "num_heads": 4,
+    "dim_head": 8,
+    "output_dim": 12,
+    "context_size": 10,
+    "max_pos_emb": 16,
+    "conv_kernel_size": 5,
+}
+
+
+def _granite_speech(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, Any]:
+    return _granite("GraniteSpeech", tokenizer, text, CONFORMER, 32)
+
+
+def _granite_speech_plus(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, Any]:
+    return _granite("GraniteSpeechPlus", tokenizer, text, {**CONFORMER, "cat_hidden_layers": [1]}, 64)
+
+
+def _granite(
+    name: str, tokenizer: Any, text: dict, conformer: dict, projected_size: int
+) -> tuple[PreTrainedModel, Any]:
+    do_without_torchaudio()
+    tokenizer.add_special_tokens({"audio_token": GRANITE_AUDIO}, replace_extra_special_tokens=False)
+    tokenizer.chat_template = GRANITE_CHAT
+    multipliers = {"embedding_multiplier": 2.0, "logits_scaling": 4.0, "residual_multiplier": 0.7}
+    config = getattr(transformers, f"{name}Config")(
+        encoder_config=getattr(transformers, f"{name}EncoderConfig")(**conformer, initializer_range=0.2),
+        projector_config={
+            "model_type": "blip_2_qformer",
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "cross_attention_frequency": 1,
+            "encoder_hidden_size": projected_size,
+            "initializer_range": 0.2,
+        },
+        window_size=6,
+        downsample_rate=3,
+        text_config={"model_type": "granite", **text, **multipliers, "attention_multiplier": 0.25},
+        audio_token_index=tokenizer.convert_tokens_to_ids(GRANITE_AUDIO),
+        has_lora_adapter=False,
+        tie_word_embeddings=False,
+        initializer_range=0.2,
+    )
+    model = getattr(transformers, f"{name}ForConditionalGeneration")(config)
+    statistics_of_training(model)
+    extractor = transformers.GraniteSpeechFeatureExtractor(projector_window_size=6, projector_downsample_rate=3)
+    return model, transformers.GraniteSpeechProcessor(extractor, tokenizer)
+
+
 BUILDERS = {
     "qwen3_asr": _qwen3_asr,
     "qwen2_audio": _qwen2_audio,
     "glm_asr": _glm_asr,
     "voxtral": _voxtral,
     "fun_asr": _fun_asr,
+    "granite_speech": _granite_speech,
+    "granite_speech_plus": _granite_speech_plus,
 }
 
 
@@ -228,6 +302,16 @@ def stock_inputs(kind: str, family: Any, clip: np.ndarray, row: Mapping[str, Any
     made = family.processor(text=[prompt], audio=[clip], sampling_rate=SAMPLING_RATE, return_tensors="pt")
     made.pop("num_audio_tokens", None)
     return dict(made)
+
+
+@torch.no_grad()
+def stock_answer_logps(model: PreTrainedModel, processor: Any, made: Mapping[str, Any], text: str) -> Tensor:
+    """Log-probabilities of an answer and its end by the stock forward, behind what `stock_inputs` made."""
+    tokenizer = processor.tokenizer
+    answer = torch.tensor([[*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]])
+    ids = torch.cat([made["input_ids"], answer], 1)
+    logits = model(**{**made, "input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits
+    return logits[0, -answer.shape[1] - 1 : -1].log_softmax(-1).gather(-1, answer[0, :, None])[:, 0]
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:

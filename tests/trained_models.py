@@ -36,13 +36,14 @@ NAMES = {
     "glm_asr": "GLM-ASR",
     "voxtral": "Voxtral",
     "fun_asr": "Fun-ASR-Nano",
+    "granite_speech": "Granite Speech",
     "wav2vec2-group": "Wav2Vec2, labels",
     "hubert-layer": "HuBERT, labels",
     "whisper-labels": "Whisper, labels",
     "ast": "AST, labels",
 }
 METHODS = ("DPO", "ORPO", "GRPO", "RAFT")
-AUDIO_LLMS = ("qwen3_asr", "qwen2_audio", "glm_asr", "voxtral", "fun_asr")
+AUDIO_LLMS = ("qwen3_asr", "qwen2_audio", "glm_asr", "voxtral", "fun_asr", "granite_speech")
 CTC_TEST = "tests/trainers/test_ctc_training.py::test_training_lowers_the_loss_or_raises_the_reward"
 SEQ2SEQ, AUDIO_LLM, LABELS = (
     "tests/models/test_seq2seq.py",

@@ -52,7 +52,8 @@ class AudioLLMFamily(AutoregressiveFamily):
         super().__init__(model, processor)
         config = base_model(model).config
         self.tokenizer = processor.tokenizer
-        self.sampling_rate = processor.feature_extractor.sampling_rate
+        self.extractor = getattr(processor, "audio_processor", None) or processor.feature_extractor
+        self.sampling_rate = self.extractor.sampling_rate
         self.audio_token: str = processor.audio_token
         self.audio_token_id: int = self.tokenizer.convert_tokens_to_ids(self.audio_token)
         self.end_token = self.tokenizer.eos_token_id
@@ -64,7 +65,11 @@ class AudioLLMFamily(AutoregressiveFamily):
     def install(self, model: nn.Module) -> None:
         super().install(model)
         # the one implementation beside the slow one that takes a mask of what sees what
-        base_model(model).set_attn_implementation("sdpa")
+        self._masked_part(base_model(model)).set_attn_implementation("sdpa")
+
+    def _masked_part(self, base: PreTrainedModel) -> PreTrainedModel:
+        """What is given masks that say what sees what: the language model, and here the audio tower with it."""
+        return base
 
     # ---- data ----
 
@@ -193,17 +198,20 @@ class AudioLLMFamily(AutoregressiveFamily):
         audio = batch.audio.to(base.dtype)
         return base.get_audio_features(audio, batch.audio_mask, return_dict=True).pooler_output
 
+    def _embed(self, base: PreTrainedModel, ids: Tensor) -> Tensor:
+        # a model that never reads its placeholder may have no embedding for it
+        return base.get_input_embeddings()(ids.masked_fill(ids == self.audio_token_id, self.end_token))
+
     def _prefixes(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings of the clips' prefixes with their audio in place (B, L, D), padded on the right, and lengths (B,).
 
         The K hypotheses of a clip have one prefix.
         """
-        embed = base.get_input_embeddings()
         rows = []
         for ids, length, audio, count in zip(
             batch.tokens[:, 0], prefix_lengths(batch).tolist(), states, batch["audio_tokens"].tolist(), strict=True
         ):
-            written = embed(ids[:length])
+            written = self._embed(base, ids[:length])
             found = (ids[:length] == self.audio_token_id).nonzero().flatten().tolist()
             place = found[0] if found else length  # the row that stands in for a dropped one has no prompt
             rows.append(torch.cat([written[:place], audio[:count].to(written.dtype), written[place + 1 :]]))
@@ -241,7 +249,7 @@ class AudioLLMFamily(AutoregressiveFamily):
         """(B, K, C - 1) tokens -> (B, K, C, D) hidden states, which predict what follows the prefix and each token."""
         clips, hypotheses, count = tokens.shape
         longest = prefix.shape[1]
-        embeddings = torch.cat([prefix, base.get_input_embeddings()(tokens.flatten(1)).to(prefix.dtype)], 1)
+        embeddings = torch.cat([prefix, self._embed(base, tokens.flatten(1)).to(prefix.dtype)], 1)
         positions = group_positions(lengths, longest, hypotheses, count)
         hidden = self._read(base, embeddings, positions, group_mask(lengths, longest, hypotheses, count), None)
         last = hidden[torch.arange(clips, device=hidden.device), lengths - 1]
@@ -255,16 +263,15 @@ class AudioLLMFamily(AutoregressiveFamily):
         self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, hypotheses: int, room: int, temperature: float
     ) -> PrefixDecoder:
         prefix, lengths = self._prefixes(base, batch, states)
-        head, embed = base.get_output_embeddings(), base.get_input_embeddings()
 
         def predict(hidden: Tensor) -> Tensor:
-            logits = at_least_float32(head(hidden))
+            logits = at_least_float32(base.get_output_embeddings()(hidden))
             return logits if temperature == 1.0 else logits / temperature
 
         return PrefixDecoder(
             lambda *given: self._read(base, *given),
             predict,
-            lambda tokens: embed(tokens).to(prefix.dtype),
+            lambda tokens: self._embed(base, tokens).to(prefix.dtype),
             prefix,
             lengths,
             prefix_lengths(batch),

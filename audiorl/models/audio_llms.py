@@ -1,7 +1,7 @@
 """The audio language models that share `AudioLLMFamily`: how each is asked, and how long a clip it takes.
 
-Modules of their own have Voxtral, whose prompts are tokens (`voxtral.py`), and Fun-ASR-Nano (`fun_asr.py`). Not here:
-Granite Speech. Step-Audio is not in transformers.
+Modules of their own have Voxtral, whose prompts are tokens (`voxtral.py`), Fun-ASR-Nano (`fun_asr.py`) and Granite
+Speech (`granite_speech.py`). Step-Audio is not in transformers.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ FAMILIES: dict[str, str | type[SpeechFamily]] = {
     "Qwen2AudioForConditionalGeneration": "audiorl.models.audio_llms:Qwen2AudioFamily",
     "VoxtralForConditionalGeneration": "audiorl.models.voxtral:VoxtralFamily",
     "FunAsrNanoForConditionalGeneration": "audiorl.models.fun_asr:FunASRFamily",
+    "GraniteSpeechForConditionalGeneration": "audiorl.models.granite_speech:GraniteSpeechFamily",
+    "GraniteSpeechPlusForConditionalGeneration": "audiorl.models.granite_speech:GraniteSpeechFamily",
     "Wav2Vec2ForCTC": "audiorl.models.ctc_models:WaveformCTCFamily",
     "HubertForCTC": "audiorl.models.ctc_models:WaveformCTCFamily",
     "WavLMForCTC": "audiorl.models.ctc_models:WavLMCTCFamily",

@@ -60,7 +60,8 @@ def load_checkpoint(model: str | os.PathLike, options: dict[str, Any]) -> nn.Mod
 
 
 def _from_name(model: str | os.PathLike, options: dict[str, Any]) -> nn.Module:
-    if os.path.exists(os.path.join(model, "adapter_config.json")):
+    adapter, whole = (os.path.exists(os.path.join(model, name)) for name in ("adapter_config.json", "config.json"))
+    if adapter and not whole:  # a whole checkpoint may bring an adapter of its own
         return load_adapted(model, options)
     return _load(model, options)
 

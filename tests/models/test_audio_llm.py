@@ -19,7 +19,7 @@ from audiorl.datasets import BadRowsError
 from audiorl.models import speech_family
 from audiorl.models.shared_prefix import group_mask, group_positions
 from audiorl.testing.case import group_batch
-from tests.tiny_audio_llms import KINDS, stock_inputs, tiny_audio_llm
+from tests.tiny_audio_llms import KINDS, stock_answer_logps, stock_inputs, tiny_audio_llm
 from tests.tiny_models import tiny_clips
 from tests.trainers.grpo_rows import check_that_it_learns_two_words
 
@@ -59,12 +59,7 @@ def test_scores_are_those_of_the_stock_forward_of_what_the_processor_makes(kind)
     for b, group in enumerate(texts):
         for k, text in enumerate(group):
             made = stock_inputs(kind, family, clips[b], asked[b])
-            answer = torch.tensor([[*processor.tokenizer(text, add_special_tokens=False).input_ids, family.end_token]])
-            made["input_ids"] = torch.cat([made["input_ids"], answer], 1)
-            made["attention_mask"] = torch.ones_like(made["input_ids"])
-            with torch.no_grad():
-                logits = model(**made).logits[0, :-1]
-            expected = logits.log_softmax(-1).gather(-1, made["input_ids"][0, 1:, None])[-answer.shape[1] :, 0]
+            expected = stock_answer_logps(model, processor, made, text)
             torch.testing.assert_close(scores.logps[b, k][scores.keep[b, k]], expected, rtol=1e-4, atol=1e-4)
 
 

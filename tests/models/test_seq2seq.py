@@ -88,6 +88,8 @@ def test_clips_go_back_to_their_places_and_equal_lengths_together():
     found = encode_by_length(encode, audio, [2, 6, 4, 2])
     assert calls == [2, 1, 1]
     assert found.squeeze(-1).tolist() == [[1, 0, 0], [7, 9, 11], [13, 15, 0], [19, 0, 0]]
+    assert torch.equal(encode_by_length(encode, audio, [2, 6, 4, 2], together=False), found)
+    assert calls[3:] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("kind", KINDS)

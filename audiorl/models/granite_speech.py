@@ -1,0 +1,189 @@
+"""Granite Speech: a conformer, a windowed Q-former and a Granite language model; Granite Speech Plus is the same to us.
+
+Where it differs from the other audio language models:
+
+1. The conformer takes no mask, and padding would reach a clip through attention, convolutions and windows. Each clip is
+   read without padding, equally long clips together (`by_length.py`): exact, for one encoder call for each length.
+2. Its batch norm keeps the checkpoint's statistics, in training too (`batch_norm.py`).
+3. Checkpoints with an adapter of their own for speech are refused; `merge_speech_adapter` makes plain ones of them.
+   That adapter would meet ours in the same layers under the same name, `generate` switches it off where it is given
+   embeddings instead of audio, and PEFT loads an adapter that was trained beside it in its place.
+4. transformers up to 5.23 leaves `text_config.logits_scaling` out (`GraniteForCausalLM` divides its logits by it).
+   Scores and samples are those of the stock forward: at temperature 1 its distribution is that much sharper than the
+   language model's own, which is the one at `temperature=logits_scaling`.
+
+Granite Speech 5 is another model: an encoder with a CTC head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from audiorl.batch import GroupBatch
+from audiorl.models.audio_llm import AudioLLMFamily
+from audiorl.models.batch_norm import keep_statistics
+from audiorl.models.by_length import encode_by_length
+from audiorl.models.granite_speech_audio import do_without_torchaudio
+from audiorl.models.sharding import is_sharded
+from audiorl.models.speech_call import base_model
+
+# The request of the cards of granite-speech-3.3-2b and granite-4.0-1b-speech.
+TRANSCRIBE = "can you transcribe the speech into a written format?"
+# Layers of a language model whose past is keys and values, which a mask can part into K continuations.
+ATTENTION = {"full_attention", "attention"}
+
+
+class GraniteSpeechFamily(AudioLLMFamily):
+    """Granite Speech. The row's `prompt` takes the place of the request to transcribe; the language is not asked for.
+
+    A system turn is what the checkpoint's chat template writes by itself; some write the date of the day into it.
+    """
+
+    unquantised = (".*encoder", ".*projector", "lm_head")
+
+    def __init__(self, model: nn.Module, processor: Any):
+        base = base_model(model)
+        _refuse_own_adapter(base)
+        _refuse_recurrent(base.config.get_text_config())
+        super().__init__(model, processor)
+        _check_processor(self.extractor, base.config)
+        spectrum = self.extractor.melspec_kwargs
+        # the clip is mirrored at its ends by half a frame, and two mel frames make one of the conformer
+        shortest = max(spectrum["n_fft"] // 2 + 1, spectrum["hop_length"])
+        self.min_seconds = shortest / self.sampling_rate
+        # the conformer takes any length; more audio than this would fill all positions of the language model
+        window = self.extractor.projector_window_size
+        windows = self.max_tokens // (window // self.extractor.projector_downsample_rate)
+        self.max_seconds = windows * window * 2 * spectrum["hop_length"] / self.sampling_rate
+
+    @classmethod
+    def load_processor(cls, name: str) -> Any:
+        do_without_torchaudio()
+        return super().load_processor(name)
+
+    def install(self, model: nn.Module) -> None:
+        super().install(model)
+        base = base_model(model)
+        keep_statistics(base)
+        # the layers of the language model and of the Q-former know it, those of the conformer run as they are
+        base.supports_gradient_checkpointing = True
+
+    def _masked_part(self, base: PreTrainedModel) -> PreTrainedModel:
+        return base.get_decoder()  # the conformer has attention of its own, and transformers would warn of it
+
+    def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """`input_features` (B, M, L), M of two mel frames, `audio_mask` (B, L), and `audio_tokens` (B,)."""
+        do_without_torchaudio()  # a worker that loads the rows may be a new process
+        heard = [self.extractor([clip]) for clip in clips]
+        frames = [made["input_features"][0] for made in heard]
+        return {
+            "input_features": pad_sequence(frames, batch_first=True).mT,
+            "audio_mask": pad_sequence([torch.ones(len(one)).long() for one in frames], batch_first=True),
+            "audio_tokens": torch.tensor([made["audio_embed_sizes"][0] for made in heard]),
+        }
+
+    def prompt_text(self, language: str | None, prompt: str | None) -> str:
+        turns = [{"role": "user", "content": f"{self.audio_token}{prompt or TRANSCRIBE}"}]
+        text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        if self.audio_token not in text:
+            raise ValueError(
+                f"the chat template leaves {self.audio_token} out of what the user says: {text!r}. Load the tokenizer "
+                "of a Granite Speech checkpoint, whose template writes the user's turn as it is"
+            )
+        return text
+
+    def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
+        """The list of keywords behind the request that granite-4.0-1b-speech was trained to read."""
+        return f"{prompt or TRANSCRIBE} Keywords: {', '.join(hotwords)}"
+
+    def encoder_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        inner = base_model(model).model
+        return [*inner.encoder.parameters(), *inner.projector.parameters()]
+
+    def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
+        assert batch.audio_mask is not None, "features makes one"
+
+        def encode(audio: Tensor) -> Tensor:
+            return base.get_audio_features(audio, return_dict=True).pooler_output
+
+        frames = batch.audio_mask.sum(-1).tolist()
+        return encode_by_length(encode, batch.audio.mT.to(base.dtype), frames, together=not is_sharded(base))
+
+
+def merge_speech_adapter(model: PreTrainedModel) -> PreTrainedModel:
+    """Add the checkpoint's own adapter for speech to its weights, in place, and leave a plain model.
+
+    What the model says of audio stays the same up to rounding; without audio it is no longer the bare language model.
+
+    Args:
+        model: Granite Speech as `from_pretrained` loads it, its adapter on top.
+
+    Returns:
+        The same model, all weights trainable, `config.has_lora_adapter` False.
+
+    Raises:
+        ValueError: no adapter is loaded.
+    """
+    adapted = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    if not adapted:
+        raise ValueError(
+            "This model has no adapter to merge. Load it with from_pretrained from a checkpoint that has "
+            "adapter_config.json and adapter_model.safetensors beside its weights."
+        )
+    for name, layer in adapted:
+        layer.merge(safe_merge=True)
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, layer.get_base_layer())
+    del model.peft_config
+    model._hf_peft_config_loaded = False
+    model._weight_conversions = None  # those of the adapter's names; saving takes the model's own
+    model.config.has_lora_adapter = False
+    return model.requires_grad_(True)
+
+
+def _refuse_own_adapter(base: PreTrainedModel) -> None:
+    if base._hf_peft_config_loaded:
+        raise ValueError(
+            "This Granite Speech checkpoint brings an adapter of its own for speech, beside which no other one can be "
+            "trained or switched off. Merge it and use the folder, with audiorl.models.granite_speech: "
+            "merge_speech_adapter(GraniteSpeechForConditionalGeneration.from_pretrained(NAME)).save_pretrained(FOLDER),"
+            " and GraniteSpeechFamily.load_processor(NAME).save_pretrained(FOLDER)."
+        )
+    if base.config.has_lora_adapter:
+        raise ValueError(
+            "This checkpoint's config says that it has an adapter for speech (has_lora_adapter), and none is loaded, "
+            "so that it would not hear as it was trained to. Download adapter_config.json and "
+            "adapter_model.safetensors too; or, where the weights are whole without, set has_lora_adapter to false."
+        )
+
+
+def _check_processor(extractor: Any, config: Any) -> None:
+    made = (
+        2 * extractor.melspec_kwargs["n_mels"],
+        extractor.projector_window_size,
+        extractor.projector_downsample_rate,
+    )
+    taken = (config.encoder_config.input_dim, config.window_size, config.downsample_rate)
+    if made != taken:
+        raise ValueError(
+            f"The processor makes features, windows and downsampling of {made}, the model takes {taken}. Load the "
+            "processor from the model's own checkpoint."
+        )
+
+
+def _refuse_recurrent(text_config: Any) -> None:
+    others = set(getattr(text_config, "layer_types", None) or ()) - ATTENTION
+    if others:
+        raise ValueError(
+            f"The language model of this checkpoint ({text_config.model_type}) has layers of kind {sorted(others)}, "
+            "whose past cannot be shared by K continuations of one prompt. Use a checkpoint with full attention in all "
+            "layers."
+        )

@@ -1,0 +1,193 @@
+"""Granite Speech: padding, batch norm, its own adapter, its multipliers, its features, what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+from audiorl import DPOConfig, DPOTrainer
+from audiorl.datasets import BadRowsError
+from audiorl.models import disable_dropout, granite_speech_audio, speech_family
+from audiorl.models.granite_speech import GraniteSpeechFamily, merge_speech_adapter
+from audiorl.models.granite_speech_audio import MelSpectrogram
+from audiorl.testing.case import group_batch
+from tests import oracles_features
+from tests.tiny_audio_llms import GRANITE_AUDIO, stock_answer_logps, stock_inputs, tiny_audio_llm
+from tests.tiny_models import tiny_clips
+
+TEXTS = [["the quick brown fox", "dog"], ["a fox", ""], ["so", "dogs"]]
+
+
+@pytest.mark.parametrize("kind", ["granite_speech", "granite_speech_plus"])
+def test_clips_of_unequal_lengths_in_a_batch_have_the_stock_scores_of_each_alone(kind):
+    """Multipliers of the language model, features of intermediate layers and batch norm in training mode included."""
+    model, processor = tiny_audio_llm(kind)
+    family = speech_family(model, processor)
+    assert type(family) is GraniteSpeechFamily and model.config.text_config.logits_scaling != 1
+    clips = [tiny_clips(1, seconds=seconds)[0] for seconds in (0.9, 0.31, 0.9)]
+    batch = group_batch(family, clips, TEXTS)
+    assert batch["audio_tokens"].tolist() == [16, 6, 16]
+    found = family.score_groups(model, batch)
+    for b, group in enumerate(TEXTS):
+        for k, text in enumerate(group):
+            expected = stock_answer_logps(model, processor, stock_inputs(kind, family, clips[b], {}), text)
+            torch.testing.assert_close(found.logps[b, k][found.keep[b, k]], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_with_sharded_weights_each_clip_is_a_call_so_that_no_process_waits_for_another_s_lengths(monkeypatch):
+    model, processor = tiny_audio_llm("granite_speech")
+    family = speech_family(model, processor)
+    batch = group_batch(family, [*tiny_clips(2), tiny_clips(1)[0]], TEXTS)
+    calls = []
+    model.model.encoder.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+    expected = family.encode(model, batch)
+    monkeypatch.setattr("audiorl.models.granite_speech.is_sharded", lambda base: True)
+    torch.testing.assert_close(family.encode(model, batch), expected, rtol=1e-5, atol=1e-5)
+    assert sorted(calls[:2]) == [1, 2] and calls[2:] == [1, 1, 1]
+
+
+def test_training_mode_neither_uses_nor_moves_the_statistics_of_a_batch():
+    model, processor = tiny_audio_llm("granite_speech")
+    family = speech_family(model, processor)
+    batch = group_batch(family, tiny_clips(3), TEXTS)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    expected = family.encode(model, batch)
+    disable_dropout(model)
+    model.train()
+    torch.testing.assert_close(family.encode(model, batch), expected, rtol=1e-6, atol=1e-6)
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+@pytest.fixture(scope="module")
+def with_own_adapter(tmp_path_factory):
+    """A checkpoint that brings an adapter for speech: its files beside those of the bare model."""
+    folder = str(tmp_path_factory.mktemp("own-adapter"))
+    model, processor = tiny_audio_llm("granite_speech")
+    model.config.has_lora_adapter = True
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    model.add_adapter(LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    model.peft_config["default"].base_model_name_or_path = folder
+    transformers.PreTrainedModel.save_pretrained(model, folder)
+    return folder
+
+
+def test_an_adapter_of_the_checkpoint_s_own_is_refused_and_merged_says_the_same(with_own_adapter, tmp_path):
+    stock = transformers.GraniteSpeechForConditionalGeneration.from_pretrained(with_own_adapter).eval()
+    assert any(isinstance(module, BaseTunerLayer) for module in stock.modules())
+    processor = GraniteSpeechFamily.load_processor(with_own_adapter)
+    with pytest.raises(ValueError, match=r"adapter of its own for speech.*merge_speech_adapter"):
+        speech_family(stock, processor)
+    clip, prompt = tiny_clips(1)[0], f"{GRANITE_AUDIO}what?"
+    made = processor(text=[prompt], audio=[clip], sampling_rate=16_000, return_tensors="pt")
+    with torch.no_grad():
+        adapted = stock(**made).logits
+        stock.disable_adapters()
+        assert (stock(**made).logits - adapted).abs().max() > 1e-2
+        stock.enable_adapters()
+        merged = merge_speech_adapter(stock)
+        torch.testing.assert_close(merged(**made).logits, adapted, rtol=1e-4, atol=1e-4)
+    merged.save_pretrained(tmp_path)
+    loaded = transformers.GraniteSpeechForConditionalGeneration.from_pretrained(tmp_path).eval()
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**made).logits, adapted, rtol=1e-4, atol=1e-4)
+    family = speech_family(loaded, processor)
+    scores = family.score_groups(loaded, group_batch(family, [clip], [["a fox"]]))
+    heard = stock_inputs("granite_speech", family, clip, {})
+    expected = stock_answer_logps(loaded, processor, heard, "a fox")
+    torch.testing.assert_close(scores.logps[scores.keep], expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="no adapter to merge"):
+        merge_speech_adapter(loaded)
+
+
+def test_a_folder_with_an_adapter_of_its_own_is_refused_by_name(with_own_adapter, tmp_path):
+    args = DPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    rows = [{"audio": {"array": tiny_clips(1)[0], "sampling_rate": 16_000}, "chosen": "dog", "rejected": "so"}]
+    with pytest.raises(ValueError, match="adapter of its own for speech"):
+        DPOTrainer(with_own_adapter, args=args, train_dataset=rows)
+
+
+def test_a_checkpoint_that_lacks_the_adapter_it_speaks_of_is_refused():
+    model, processor = tiny_audio_llm("granite_speech")
+    model.config.has_lora_adapter = True
+    with pytest.raises(ValueError, match=r"none is loaded.*set has_lora_adapter to false"):
+        speech_family(model, processor)
+
+
+def test_a_language_model_with_recurrent_layers_is_refused():
+    model, processor = tiny_audio_llm("granite_speech")
+    model.config.text_config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(ValueError, match=r"layers of kind \['linear_attention'\]"):
+        speech_family(model, processor)
+
+
+def test_a_processor_of_another_checkpoint_is_refused():
+    model, processor = tiny_audio_llm("granite_speech")
+    processor.audio_processor.projector_window_size = 15
+    with pytest.raises(ValueError, match=r"\(160, 15, 3\), the model takes \(160, 6, 3\)"):
+        speech_family(model, processor)
+
+
+def test_clips_too_short_for_a_frame_or_too_long_for_the_language_model_are_told(tmp_path):
+    model, processor = tiny_audio_llm("granite_speech")
+    family = speech_family(model, processor)
+    shortest, longest = (round(s * 16_000) for s in (family.min_seconds, family.max_seconds))
+    made = family.features([np.zeros(n, dtype=np.float32) for n in (shortest, longest)])
+    assert made["audio_tokens"].tolist()[0] == 2 and 0 <= family.max_tokens - made["audio_tokens"][1] < 2
+    # torch mirrors no more samples than there are
+    with pytest.raises(RuntimeError):
+        family.features([np.zeros(shortest - 1, dtype=np.float32)])
+    rows = [
+        {"audio": {"array": np.zeros(n, dtype=np.float32), "sampling_rate": 16_000}, "chosen": "dog", "rejected": "so"}
+        for n in (shortest - 1, shortest, longest + 16_000)
+    ]
+    with pytest.raises(BadRowsError) as told:
+        DPOTrainer(
+            model,
+            args=DPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none"),
+            train_dataset=rows,
+            processing_class=processor,
+        )
+    assert {fault.row_id for fault in told.value.faults} == {0, 2}
+
+
+def test_the_row_s_prompt_takes_the_place_of_the_request_to_transcribe():
+    model, processor = tiny_audio_llm("granite_speech")
+    family = speech_family(model, processor)
+    assert f"user\n{GRANITE_AUDIO}can you transcribe the speech into a written format?" in family.prompt_text(
+        "en", None
+    )
+    asked = family.prompt_text(None, "Keywords: Bach")
+    assert f"user\n{GRANITE_AUDIO}Keywords: Bach<" in asked and "transcribe" not in asked
+    processor.tokenizer.chat_template = "{{ messages[0]['content'][2:] }}"
+    with pytest.raises(ValueError, match=r"leaves <\|audio\|> out"):
+        family.prompt_text(None, None)
+
+
+def test_the_mel_spectrogram_is_that_of_its_definition():
+    clip = tiny_clips(1, seconds=0.05)[0]
+    found = MelSpectrogram(16_000, 64, 50, 80, 6)(torch.from_numpy(clip)[None])[0]
+    expected = oracles_features.htk_mel_spectrogram(clip, 16_000, bands=6, frame=64, window=50, hop=80)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_where_torchaudio_is_installed_it_is_what_makes_the_features(monkeypatch):
+    monkeypatch.setattr(granite_speech_audio, "is_torchaudio_available", lambda: True)
+    monkeypatch.setattr(granite_speech_audio.stock, "torchaudio", "theirs", raising=False)
+    granite_speech_audio.do_without_torchaudio()
+    assert granite_speech_audio.stock.torchaudio == "theirs"
+
+
+def test_a_worker_s_fresh_process_needs_no_torchaudio_either(monkeypatch):
+    model, processor = tiny_audio_llm("granite_speech")
+    family = speech_family(model, processor)
+    expected = family.features(tiny_clips(1))["input_features"]
+    monkeypatch.setattr(granite_speech_audio.stock, "requires_backends", transformers.utils.requires_backends)
+    monkeypatch.delattr(granite_speech_audio.stock, "torchaudio")
+    assert torch.equal(family.features(tiny_clips(1))["input_features"], expected)
