@@ -114,12 +114,8 @@ def start_run(run: str | os.PathLike, step: int) -> None:
     """
     folder = _folder(run)
     if step == 0:
-        for path in (
-            folder / RUN_FILE,
-            folder / PAIRS_FILE,
-            folder / GROUPS_FILE,
-            *folder.glob(f"{AUDIO_FOLDER}/*.mp3"),
-        ):
+        clips = folder.glob(f"{AUDIO_FOLDER}/*.mp3")
+        for path in (folder / RUN_FILE, folder / PAIRS_FILE, folder / GROUPS_FILE, *clips):
             path.unlink(missing_ok=True)
     elif groups := json_lines(folder / GROUPS_FILE):
         _write_lines(folder / GROUPS_FILE, [group for group in groups if group["step"] <= step], "w")
