@@ -126,7 +126,7 @@ def run(page: str, picture: Path | None = None) -> list[str]:
         os.makedirs(f"{folder}/work")
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))},
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "HF_ENDPOINT": hub.endpoint,
             "HF_TOKEN": WRITE_TOKEN,
             "HF_HOME": f"{folder}/hub",

@@ -29,6 +29,8 @@ RANGES = {
     "label_set_match": (0, 1),
     "funasr": (-1, 2),
 }
+# Rewards of sentences as a whole, which are not for hypotheses with errors.
+WHOLE_SENTENCE = ("exact_match", "label_match", "fuzzy_label_match", "label_set_match")
 
 
 class Scene(NamedTuple):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiorl.rewards import REWARDS, FunASR, Hallucination, KeywordScore, LabelMatch, RewardSet
-from tests.rewards.examples import ENGLISH, RANGES, SCENES, score, score_one
+from tests.rewards.examples import ENGLISH, RANGES, SCENES, WHOLE_SENTENCE, score, score_one
 
 WORDS = "the cat sat na na na Nguyen thanks for watching 今 天 气 สวัสดี привет मौसम ♪ [music] (um) ... www.a.b é".split()
 texts = st.one_of(st.text(max_size=40), st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join))
@@ -89,7 +89,7 @@ def test_rewards_survive_pickling(reward):
 
 # ---- adversarial hypotheses ----
 
-# Rewards that may stand alone. Those of sentences as a whole are not for hypotheses with errors.
+# Rewards that may stand alone.
 STANDING_ALONE = [
     "one_minus_wer",
     "negative_wer",
@@ -101,7 +101,6 @@ STANDING_ALONE = [
     "length_ratio",
     "funasr",
 ]
-WHOLE_SENTENCE = ["exact_match", "label_match", "fuzzy_label_match", "label_set_match"]
 # What a reward does not see, so that it wants another beside it; its docstring says so.
 BLIND_TO = {
     "keyword_recall": {"stuffed", "twice"},
