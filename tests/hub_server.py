@@ -15,10 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+import huggingface_hub
 import yaml
+from huggingface_hub import constants
+from huggingface_hub.utils import _http
+from transformers.utils import hub as transformers_hub
 
 OWNER = "tester"
 WRITE_TOKEN = "hf_" + "writeWRITEwriteWRITEwriteWRITE1234"
@@ -331,3 +336,28 @@ def _result_faults(entry: dict[str, Any]) -> Iterator[str]:
             yield "model-index: a result has dataset.type and dataset.name"
         if not result.get("metrics") or not all({"type", "value"} <= metric.keys() for metric in result["metrics"]):
             yield "model-index: a result has metrics with type and value"
+
+
+@contextmanager
+def taken_for_the_hub(monkeypatch, folder: Path) -> Iterator[Hub]:
+    """A Hub that this process takes for the real one, an empty cache, and no token but the one in the environment.
+
+    Args:
+        folder: where the cache lies.
+    """
+    with hub_server() as server:
+        for name in [name for name in vars(constants) if name in ("ENDPOINT", "_HF_DEFAULT_ENDPOINT")]:
+            monkeypatch.setattr(constants, name, server.endpoint)
+        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))
+        monkeypatch.setattr(transformers_hub, "_hf_api", None, raising=False)
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.endpoint)
+        monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
+        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        _http.close_session()
+        yield server
+        _http.close_session()

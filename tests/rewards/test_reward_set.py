@@ -4,7 +4,6 @@ import asyncio
 import functools
 import math
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -355,13 +354,3 @@ def test_what_makes_no_sense_is_refused_when_built(rewards, weights, message):
 def test_one_reward_twice_under_two_names():
     rewards = RewardSet([RightScript(), RightScript(max_foreign=0, name="strict_language")])
     assert rewards.names == ("language", "strict_language")
-
-
-def test_the_example_of_the_readme_gives_what_it_says():
-    readme = (Path(__file__).parents[2] / "audiorl" / "rewards" / "README.md").read_text(encoding="utf-8")
-    namespace: dict = {}
-    for block in readme.split("```python\n")[1:]:
-        exec(block.split("```")[0], namespace)
-    table = namespace["table"]
-    assert table.total == pytest.approx([1.5, 0.5])
-    assert table.parts["short"] == [0.5, 0.5]

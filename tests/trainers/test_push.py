@@ -10,19 +10,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import soundfile
 import torch
 import transformers
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import snapshot_download
 from peft import LoraConfig
 from transformers import AutoProcessor, WhisperForConditionalGeneration, pipeline
 
 from audiorl.models import base_model
 from audiorl.trainers.checkpoints import is_whole
 from audiorl.trainers.parcels import PushError, model_files
-from tests.hub_server import OWNER, READ_TOKEN, WRITE_TOKEN, hub_server
+from tests.hub_server import OWNER, READ_TOKEN, WRITE_TOKEN, hub_server, taken_for_the_hub
 from tests.tiny_models import tiny_clips, tiny_whisper
 from tests.trainers.pair_rows import trainer as pair_trainer
 
@@ -43,26 +42,8 @@ MODEL = {
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A Hub that this process takes for the real one, an empty cache, and no token but the one in the environment."""
-    from huggingface_hub.utils import _http
-    from transformers.utils import hub as transformers_hub
-
-    with hub_server() as server:
-        for name in [name for name in vars(constants) if name in ("ENDPOINT", "_HF_DEFAULT_ENDPOINT")]:
-            monkeypatch.setattr(constants, name, server.endpoint)
-        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr(transformers_hub, "_hf_api", None, raising=False)
-        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.endpoint)
-        monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
-        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        _http.close_session()
+    with taken_for_the_hub(monkeypatch, tmp_path) as server:
         yield server
-        _http.close_session()
 
 
 def trainer(tmp_path, **changes):

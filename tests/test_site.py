@@ -1,0 +1,150 @@
+"""The documentation site: it builds strictly, and a browser reads it from a disk without asking anyone anything.
+
+With AUDIORL_SITE, a folder in which it was built already, that one is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.code_blocks import ROOT
+from tests.report.browser import chromium
+
+pytest.importorskip("material", reason="pip install 'audiorl[docs]'")
+
+
+@pytest.fixture(scope="module")
+def hooks():
+    """The modules beside docs/mkdocs.yml, which are no package."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    import hooks
+
+    yield hooks
+    sys.path.remove(str(ROOT / "docs"))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    if "AUDIORL_SITE" in os.environ:
+        return Path(os.environ["AUDIORL_SITE"]).resolve()
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-f", "docs/mkdocs.yml", "-d", folder]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+def opened(browser, address: str) -> list[str]:
+    """Open a page and return what it asked for, each address once; its console must be empty."""
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get(address)
+    deadline = time.monotonic() + 20
+    while browser.execute_script("return document.readyState") != "complete":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return sorted({e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"})
+
+
+@pytest.mark.parametrize("page", ["index", "quickstart", "data", "performance", "reference/trainers"])
+def test_a_page_asks_for_files_of_the_site_alone(browser, site, page):
+    asked = opened(browser, (site / f"{page}.html").as_uri())
+    assert asked
+    assert [url for url in asked if not url.startswith((site.as_uri(), "data:", "blob:"))] == []
+    assert browser.execute_script("return document.querySelectorAll('article h1').length") == 1
+
+
+def test_a_word_is_found_without_a_server(browser, site):
+    opened(browser, (site / "index.html").as_uri())
+    browser.execute_script(
+        """document.querySelector("#__search").checked = true;
+        document.querySelector("#__search").dispatchEvent(new Event("change", {bubbles: true}));
+        const query = document.querySelector("[data-md-component=search-query]");
+        query.focus();
+        query.value = "max_audio_seconds";
+        query.dispatchEvent(new Event("input", {bubbles: true}));
+        query.dispatchEvent(new KeyboardEvent("keyup", {bubbles: true}));"""
+    )
+    deadline, found = time.monotonic() + 20, []
+    while not found:
+        assert time.monotonic() < deadline, browser.get_log("browser")
+        time.sleep(0.1)
+        found = browser.execute_script(
+            "return [...document.querySelectorAll('.md-search-result__link')].map((one) => one.getAttribute('href'))"
+        )
+    assert any("data.html" in address for address in found)
+    assert browser.get_log("browser") == []
+
+
+def test_a_formula_is_drawn_by_the_browser_itself(browser, site):
+    opened(browser, (site / "performance.html").as_uri())
+    height = "return document.querySelector(arguments[0]).getBoundingClientRect().height"
+    fraction, letter = (browser.execute_script(height, f".math {part}") for part in ("mfrac", "mfrac mi"))
+    assert fraction > 1.5 * letter > 0
+
+
+def test_a_formula_that_cannot_be_drawn_is_an_error(hooks):
+    for latex, unknown in ((r"\nosuch{x}", "nosuch"), (r"\begin{aligned} a &= b \end{aligned}", "&")):
+        with pytest.raises(LookupError, match=unknown):
+            hooks.site_math.mathml(latex)
+    assert "<munder>" in hooks.site_math.mathml(r"\sum_{t} x_t")
+
+
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        ("<!-- nosuch: a -->", "There is no marker 'nosuch'"),
+        ("<!-- table: nosuch -->", "There is no table 'nosuch'"),
+        ("<!-- table: defaults NoConfig -->", "audiorl has no 'NoConfig'"),
+        ("<!-- include: NOWHERE.md -->", r"NOWHERE\.md is included and is not there"),
+        ("<!-- include: README.md#nowhere -->", "README.md has 0 headings 'nowhere'"),
+        ("[a link](nowhere.md)", "leads to 'nowhere.md', which is not there"),
+        ("<!-- check: defaults DPOConfig -->\nno table", "No table with a column headed 'default'"),
+        ("<!-- check: defaults DPOConfig -->\n| a | default |\n|---|---|\n| `beta` | `0.2` |", "is `0.1`"),
+        ("<!-- check: defaults DPOConfig -->\n| a | default |\n|---|---|\n| `bet` | `0.1` |", "no field 'bet'"),
+    ],
+)
+def test_a_source_that_is_gone_stops_the_build_with_its_page(hooks, marker, message):
+    from types import SimpleNamespace
+
+    from mkdocs.exceptions import PluginError
+
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="index.md"))
+    with pytest.raises(PluginError, match=f"docs/pages/index.md: .*{message}"):
+        hooks.on_page_markdown(marker, page=page)
+
+
+def test_tables_and_parts_take_the_place_of_their_markers(hooks):
+    from types import SimpleNamespace
+
+    def made(text: str, page: str = "trainers/dpo.md") -> str:
+        return hooks.on_page_markdown(text, page=SimpleNamespace(file=SimpleNamespace(src_uri=page)))
+
+    fields = made("<!-- table: defaults DPOConfig -->")
+    assert "| `beta` | `0.1` | Above 0: the cost of leaving the frozen policy; tau of IPO. |" in fields
+    assert "`freeze_encoder`" not in fields and "`freeze_encoder`" in made("<!-- table: defaults SpeechConfig -->")
+    assert "`num_generations`" in made("<!-- table: defaults GRPOConfig -->")  # of a class between the two
+    for kind in ("rewards", "corpora", "families", "commands", "trained", "losses POLICY_LOSSES"):
+        assert made(f"<!-- table: {kind} -->").startswith("| ")
+    part = made("<!-- include: README.md#results-on-real-speech -->")
+    assert part.startswith("LibriSpeech (226 clips") and "](../drawings/wer_after" in part and "## " not in part
+    measured = made("<!-- include: benchmarks/README.md#what-does-one-grpo-step-cost/measured -->")
+    assert measured.startswith("2026-11-21, commit") and "One GRPO step, 2 x 8" in measured
+    assert made("see [this](../../../audiorl/batch.py)") == "see this (`audiorl/batch.py`)"
+    in_code = "```text\n<!-- table: nosuch -->\n```"
+    assert made(in_code) == in_code
