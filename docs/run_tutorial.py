@@ -1,7 +1,6 @@
-"""Runs the tutorial and writes what its blocks print beneath them.
+"""Runs the tutorial as it stands, writes what its blocks print beneath them, and takes a picture of its report.
 
-    python docs/run_tutorial.py            # minutes: every block as it stands; rewrites the page and its picture
-    python docs/run_tutorial.py --short    # seconds: fewer clips and steps; prints, and leaves the page alone
+    python docs/run_tutorial.py        # minutes
 
 Blocks run in order in a process and an empty folder of their own: Python ones in one namespace, `audiorl` commands
 through `audiorl.cli.main`. The Hub is the server of `tests/hub_server.py`; nothing else is reached.
@@ -21,96 +20,84 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.code_blocks import Block, blocks_of  # noqa: E402
+
 PAGE = ROOT / "docs" / "pages" / "tutorial.md"
-BLOCK = re.compile(r"^```(python|bash|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-MARKER = re.compile(r"<!-- ran(?:: (\w+))? -->\n.*", re.DOTALL)
 PICTURE = PAGE.with_name("report.png")
-# What makes a run short; each stands in the page once.
-SHORTER = (
-    ('"tune", count=480', '"tune", count=24'),
-    ('"held_out", count=240', '"held_out", count=24'),
-    ("num_train_epochs=4", "max_steps=2, logging_steps=1"),
-    ("num_generations=8", "num_generations=2"),
-)
-SETUP = "pip install"
+# The last lines: of which blocks the outputs are, and of which run.
+_RAN = re.compile(r"<!-- ran(?:: (\w+))? -->\n.*", re.DOTALL)
+_OUTPUT = re.compile(r"^```text\n(.*?)^```\n\n", re.MULTILINE | re.DOTALL)
+_SETUP = "pip install"
 
 
-class Cell(NamedTuple):
-    """A block that is run."""
-
-    language: str  # "python" or "bash"
-    source: str
+def page() -> str:
+    return PAGE.read_text(encoding="utf-8")
 
 
-def cells(page: str) -> list[Cell]:
+def cells(text: str) -> list[Block]:
     """What is run of a page, in order; the line that installs is not."""
-    return [Cell(*found) for found in BLOCK.findall(page) if found[0] != "text" and not found[1].startswith(SETUP)]
+    return [block for block in blocks_of(PAGE.name, text) if block.language != "text" and not _installs(block)]
 
 
-def outputs(page: str) -> list[str]:
+def _installs(block: Block) -> bool:
+    return block.code.startswith(_SETUP)
+
+
+def outputs(text: str) -> list[str]:
     """The output beneath each of them, "" where there is none.
 
     Raises:
         ValueError: an output that stands beneath no block.
     """
     found: list[str] = []
-    for language, content in BLOCK.findall(page):
-        if language != "text":
-            found += [] if content.startswith(SETUP) else [""]
+    for block in blocks_of(PAGE.name, text):
+        if block.language != "text":
+            found += [] if _installs(block) else [""]
         elif not found or found[-1]:
-            raise ValueError(f"An output stands beneath no block: {content[:60]!r}. Remove it.")
+            raise ValueError(f"The output of {block.place} stands beneath no block. Remove it.")
         else:
-            found[-1] = content
+            found[-1] = block.code
     return found
 
 
-def digest(page: str) -> str:
+def digest(text: str) -> str:
     """Of everything that is run: outputs that are of other blocks are found out by it."""
-    return hashlib.sha256(json.dumps(cells(page)).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_sources(cells(text))).encode()).hexdigest()[:16]
 
 
-def ran(page: str) -> str | None:
-    """The `digest` of the blocks that the page's outputs are of; None where it was never run."""
-    found = MARKER.search(page)
+def _sources(blocks: Iterable[Block]) -> list[tuple[str, str]]:
+    return [(block.language, block.code) for block in blocks]
+
+
+def ran(text: str) -> str | None:
+    """The `digest` of the blocks that a page's outputs are of; None where it was never run."""
+    found = _RAN.search(text)
     return None if found is None else found[1]
 
 
-def with_outputs(page: str, said: list[str], about: str) -> str:
+def with_outputs(text: str, said: Iterable[str], about: str) -> str:
     """The page with other outputs, and with a last line about the run."""
-    body = BLOCK.sub(lambda block: "" if block[1] == "text" else block[0], MARKER.sub("", page))
-    remaining = iter(said)
-
-    def with_output(block: re.Match[str]) -> str:
-        output = "" if block[2].startswith(SETUP) else next(remaining)
-        return f"{block[0]}\n\n```text\n{output}```" if output else block[0]
-
-    filled = BLOCK.sub(with_output, re.sub(r"\n{3,}", "\n\n", body))
-    return f"{filled}<!-- ran: {digest(page)} -->\n{about}\n"
-
-
-def shortened(page: str) -> str:
-    """The page with fewer clips and steps.
-
-    Raises:
-        ValueError: a setting that is to be replaced does not stand in the page once.
-    """
-    for whole, short in SHORTER:
-        if page.count(whole) != 1:
-            raise ValueError(f"{whole!r} stands in {PAGE.name} {page.count(whole)} times, not once. Mend SHORTER.")
-        page = page.replace(whole, short)
-    return page
+    bare = _RAN.sub("", _OUTPUT.sub("", text))
+    lines = bare.split("\n")
+    for block, output in reversed(list(zip(cells(bare), said, strict=True))):
+        end = block.line + block.code.count("\n")  # behind the line that closes it
+        lines[end:end] = ["", "```text", *output.splitlines(), "```"] if output else []
+    return "\n".join(lines) + f"<!-- ran: {digest(text)} -->\n{about}\n"
 
 
 # ---- running ----
 
 
-def run(page: str, picture: Path | None = None) -> list[str]:
+def run(text: str, picture: Path | None = None) -> list[str]:
     """What each cell of a page printed, run in a process of its own.
 
     Args:
@@ -119,11 +106,11 @@ def run(page: str, picture: Path | None = None) -> list[str]:
     Raises:
         RuntimeError: a cell failed; with what the process said of it.
     """
-    sys.path.insert(0, str(ROOT))
     from tests.hub_server import WRITE_TOKEN, hub_server
 
     with hub_server() as hub, tempfile.TemporaryDirectory() as folder:
-        os.makedirs(f"{folder}/work")
+        work, printed = Path(folder) / "work", Path(folder) / "printed.json"
+        work.mkdir()
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))},
             "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
@@ -134,9 +121,9 @@ def run(page: str, picture: Path | None = None) -> list[str]:
             "TOKENIZERS_PARALLELISM": "false",
         }
         done = subprocess.run(
-            [sys.executable, __file__, "--cells", f"{folder}/outputs.json"],
-            input=json.dumps(cells(page)),
-            cwd=f"{folder}/work",
+            [sys.executable, __file__, str(printed)],
+            input=json.dumps(_sources(cells(text))),
+            cwd=work,
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -145,44 +132,44 @@ def run(page: str, picture: Path | None = None) -> list[str]:
         if done.returncode:
             raise RuntimeError(f"The tutorial failed:\n{done.stderr[-4000:]}")
         if picture is not None:
-            photograph(Path(folder) / "work" / "tuned" / "report.html", picture)
-        found: list[str] = json.loads(Path(f"{folder}/outputs.json").read_text(encoding="utf-8"))
+            photograph(work / "tuned" / "report.html", picture)
+        found: list[str] = json.loads(printed.read_text(encoding="utf-8"))
         return found
 
 
-def photograph(page: Path, picture: Path) -> None:
-    """The top of a page as a browser shows it."""
-    from tests.report.browser import chromium
-
-    with tempfile.TemporaryDirectory() as profile, chromium(Path(profile)) as browser:
-        browser.get(page.as_uri())
-        while browser.execute_script("return document.documentElement.dataset.ready") != "true":
-            time.sleep(0.1)
-        browser.save_screenshot(str(picture))
-
-
-def run_cells(given: list[list[str]]) -> list[str]:
-    """What each (language, source) prints; in this process and folder."""
+def run_cells(sources: Iterable[tuple[str, str]]) -> list[str]:
+    """What each (language, code) prints; in this process and folder."""
     names: dict[str, Any] = {"__name__": "tutorial"}
     found = []
-    for number, (language, source) in enumerate(given, 1):
+    for number, (language, code) in enumerate(sources, 1):
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
             if language == "python":
-                exec(compile(source, f"block {number} of the tutorial", "exec"), names)
+                exec(compile(code, f"block {number} of the tutorial", "exec"), names)
             else:
-                run_command(source)
+                run_command(code)
         found.append("".join(f"{line.rstrip()}\n" for line in said.getvalue().strip("\n").splitlines()))
     return found
 
 
-def run_command(source: str) -> None:
+def run_command(code: str) -> None:
     from audiorl.cli import main
 
-    program, *words = shlex.split(source)
+    program, *words = shlex.split(code)
     if program != "audiorl":
-        raise ValueError(f"Blocks of the tutorial run audiorl's own commands; got {source!r}.")
+        raise ValueError(f"Blocks of the tutorial run audiorl's own commands; got {code!r}.")
     main(words)
+
+
+def photograph(shown: Path, picture: Path) -> None:
+    """The top of a report as a browser shows it."""
+    from tests.report.browser import chromium
+
+    with tempfile.TemporaryDirectory() as profile, chromium(Path(profile)) as browser:
+        browser.get(shown.as_uri())
+        while browser.execute_script("return document.documentElement.dataset.ready") != "true":
+            time.sleep(0.1)
+        browser.save_screenshot(str(picture))
 
 
 def about_run(seconds: float) -> str:
@@ -207,19 +194,14 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def main(argv: list[str]) -> None:
-    if argv[:1] == ["--cells"]:
-        said = run_cells(json.load(sys.stdin))
-        Path(argv[1]).write_text(json.dumps(said), encoding="utf-8")
-        return
-    page = PAGE.read_text(encoding="utf-8")
-    begun = time.monotonic()
-    if argv == ["--short"]:
-        print("\n".join(run(shortened(page))))
-        return
-    said = run(page, PICTURE)
-    PAGE.write_text(with_outputs(page, said, about_run(time.monotonic() - begun)), encoding="utf-8")
+def main() -> None:
+    text, begun = page(), time.monotonic()
+    said = run(text, PICTURE)
+    PAGE.write_text(with_outputs(text, said, about_run(time.monotonic() - begun)), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if len(sys.argv) == 1:
+        main()
+    else:  # the process of `run`
+        Path(sys.argv[1]).write_text(json.dumps(run_cells(json.load(sys.stdin))), encoding="utf-8")

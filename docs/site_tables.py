@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import site_words
 from site_includes import lines_of
 
 _CHECK = re.compile(r"<!-- check: defaults ([\w.]+) -->\s*")
@@ -171,6 +172,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "families": families,
     "commands": commands,
     "trained": trained,
+    **site_words.TABLES,
 }
 
 

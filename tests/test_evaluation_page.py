@@ -9,7 +9,7 @@ import pytest
 
 from tests.trainers import grpo_rows, pair_rows, raft_rows
 
-PAGE = Path(__file__).parents[2] / "docs" / "pages" / "evaluation.md"
+PAGE = Path(__file__).parents[1] / "docs" / "pages" / "evaluation.md"
 # Of runs that other tests make: adapters whose ranks move, resampling, labels.
 ELSEWHERE = {"adalora/mean_rank", "frac_groups_resampled", "accuracy", "raft/kept_accuracy", "eval_accuracy"}
 
