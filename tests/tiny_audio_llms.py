@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import is_mistral_common_available
 
-from tests.tiny_models import END_LOGIT, SENTENCES
+from tests.kaldi_stand_in import hear_without_torchaudio
+from tests.tiny_models import END_LOGIT, SAMPLING_RATE, SENTENCES
+from tests.tiny_tekken import CHUNK_SECONDS, tekken_tokenizer, voxtral_inputs
 
 AUDIO, AUDIO_START, AUDIO_END = "<|audio_pad|>", "<|audio_start|>", "<|audio_end|>"
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
@@ -22,6 +27,17 @@ CHAT = (
     "{% elif part['type'] == 'text' %}{{ part['text'] }}{% elif part['type'] == 'language' %}{{ part['language'] }}"
     "{% endif %}{% endfor %}"
     "{% if not loop.last or add_generation_prompt or message['role'] != 'assistant' %}<|im_end|>\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Context, then the request, then the audio, as in the template that the released checkpoint brings.
+FUN_ASR_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% set context = message['content'] | selectattr('type', 'in', ['text', 'keywords']) | list %}"
+    "{% if context %}**上下文信息：**\n{% endif %}"  # noqa: RUF001
+    "{% for part in context %}{% if part['type'] == 'text' %}{{ part['text'] }}\n"
+    "{% else %}热词列表：[{{ part['keywords'] | join(', ') }}]\n{% endif %}{% endfor %}"  # noqa: RUF001
+    "语音转写{% for part in message['content'] if part['type'] == 'language' %}成{{ part['language'] }}{% endfor %}："  # noqa: RUF001
+    "<|audio_pad|><|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TEXT = {
@@ -46,16 +62,17 @@ WHISPER_TOWER = {
 # of the head, so that some tokens are far more probable than others
 HEAD_SCALE = 3.0
 # weights with which hypotheses end and repeat themselves now and then, so that there is something to check
-SEEDS = {"qwen3_asr": 0, "qwen2_audio": 1, "glm_asr": 0}
-KINDS = tuple(
-    kind
-    for kind, name in {
-        "qwen3_asr": "Qwen3ASRConfig",
-        "qwen2_audio": "Qwen2AudioConfig",
-        "glm_asr": "GlmAsrConfig",
-    }.items()
-    if hasattr(transformers, name)  # not all of them are in every release
-)
+SEEDS = {"qwen3_asr": 0, "qwen2_audio": 1, "glm_asr": 0, "voxtral": 1, "fun_asr": 0}
+CONFIGS = {
+    "qwen3_asr": "Qwen3ASRConfig",
+    "qwen2_audio": "Qwen2AudioConfig",
+    "glm_asr": "GlmAsrConfig",
+    "voxtral": "VoxtralConfig",
+    "fun_asr": "FunAsrNanoConfig",
+}
+# not all of them are in every release, and one has its tokenizer from a package of its own
+HERE = {"voxtral": is_mistral_common_available()}
+KINDS = tuple(kind for kind, name in CONFIGS.items() if hasattr(transformers, name) and HERE.get(kind, True))
 
 
 def tiny_audio_llm(kind: str) -> tuple[PreTrainedModel, Any]:
@@ -65,8 +82,9 @@ def tiny_audio_llm(kind: str) -> tuple[PreTrainedModel, Any]:
 
 @functools.cache
 def _build(kind: str) -> tuple[PreTrainedModel, Any]:
-    tokenizer = _tokenizer()
-    audio, end, pad = (tokenizer.convert_tokens_to_ids(token) for token in (AUDIO, END, PAD))
+    tokenizer = tekken_tokenizer() if kind == "voxtral" else _tokenizer()
+    audio = tokenizer.convert_tokens_to_ids("[AUDIO]" if kind == "voxtral" else AUDIO)
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEEDS[kind])
         text = {**TEXT, "vocab_size": len(tokenizer)}
@@ -141,11 +159,75 @@ def _glm_asr(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, A
     return transformers.GlmAsrForConditionalGeneration(config), processor
 
 
+def _voxtral(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, Any]:
+    tower = {
+        "hidden_size": 32,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_mel_bins": 16,
+        "max_source_positions": 50 * CHUNK_SECONDS,
+        "initializer_range": 0.2,
+    }
+    config = transformers.VoxtralConfig(
+        audio_config={"model_type": "voxtral_encoder", **tower},
+        text_config={"model_type": "llama", **text},
+        audio_token_id=audio,
+        tie_word_embeddings=False,
+    )
+    extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=CHUNK_SECONDS)
+    return transformers.VoxtralForConditionalGeneration(config), transformers.VoxtralProcessor(extractor, tokenizer)
+
+
+def _fun_asr(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, Any]:
+    tower = {
+        "num_mel_bins": 16,
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_timestamp_prediction_layers": 1,
+        "fsmn_kernel_size": 5,
+        "max_position_embeddings": 65,
+    }
+    adaptor = {
+        "hidden_size": text["hidden_size"],
+        "intermediate_size": text["hidden_size"] // 4,
+        "num_attention_heads": 4,
+        "projector_hidden_size": 48,
+        "attention_dropout": 0.1,
+    }
+    config = transformers.FunAsrNanoConfig(
+        audio_config={"model_type": "fun_asr_nano_encoder", **tower},
+        adaptor_config=adaptor,
+        text_config={"model_type": "qwen3", **text},
+        audio_token_id=audio,
+        tie_word_embeddings=False,
+        initializer_range=0.2,
+    )
+    hear_without_torchaudio()
+    extractor = transformers.FunAsrNanoFeatureExtractor(feature_size=16)
+    processor = transformers.FunAsrNanoProcessor(extractor, tokenizer, chat_template=FUN_ASR_CHAT, audio_token=AUDIO)
+    return transformers.FunAsrNanoForConditionalGeneration(config), processor
+
+
 BUILDERS = {
     "qwen3_asr": _qwen3_asr,
     "qwen2_audio": _qwen2_audio,
     "glm_asr": _glm_asr,
+    "voxtral": _voxtral,
+    "fun_asr": _fun_asr,
 }
+
+
+def stock_inputs(kind: str, family: Any, clip: np.ndarray, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers' own processor makes of a clip and its row: the prompt, audio expanded, and features."""
+    if kind == "voxtral":
+        return dict(voxtral_inputs(family.processor, clip, row))
+    prompt = family.prompt_text(row.get("language"), row.get("prompt"))
+    made = family.processor(text=[prompt], audio=[clip], sampling_rate=SAMPLING_RATE, return_tensors="pt")
+    made.pop("num_audio_tokens", None)
+    return dict(made)
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:

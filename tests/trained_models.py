@@ -33,12 +33,15 @@ NAMES = {
     "qwen3_asr": "Qwen3-ASR",
     "qwen2_audio": "Qwen2-Audio",
     "glm_asr": "GLM-ASR",
+    "voxtral": "Voxtral",
+    "fun_asr": "Fun-ASR-Nano",
     "wav2vec2-group": "Wav2Vec2, labels",
     "hubert-layer": "HuBERT, labels",
     "whisper-labels": "Whisper, labels",
     "ast": "AST, labels",
 }
 METHODS = ("DPO", "ORPO", "GRPO", "RAFT")
+AUDIO_LLMS = ("qwen3_asr", "qwen2_audio", "glm_asr", "voxtral", "fun_asr")
 CTC_TEST = "tests/trainers/test_ctc_training.py::test_training_lowers_the_loss_or_raises_the_reward"
 SEQ2SEQ, AUDIO_LLM, LABELS = (
     "tests/models/test_seq2seq.py",
@@ -61,7 +64,7 @@ _FAMILY_TESTS = {
 }
 FAMILIES = [
     Trained(model, method, "full", test)
-    for model in ("moonshine", "speech2text", "wav2vec2", "qwen3_asr", "qwen2_audio", "glm_asr")
+    for model in ("moonshine", "speech2text", "wav2vec2", *AUDIO_LLMS)
     for method, test in _FAMILY_TESTS.items()
     if (model, method) != ("wav2vec2", "ORPO")  # among the CTC tests
 ]
@@ -96,11 +99,11 @@ COMBINATIONS = [
         Trained(
             model, "DPO", "LoRA", f"{AUDIO_LLM}::test_dpo_lowers_its_loss_with_an_adapter_in_the_language_model_alone"
         )
-        for model in ("qwen3_asr", "qwen2_audio", "glm_asr")
+        for model in AUDIO_LLMS
     ),
     *(
         Trained(model, "GRPO", "full", f"{AUDIO_LLM}::test_grpo_raises_the_reward_on_four_clips")
-        for model in ("qwen3_asr", "qwen2_audio", "glm_asr")
+        for model in AUDIO_LLMS
     ),
     *(
         Trained(

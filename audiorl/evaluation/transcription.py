@@ -46,7 +46,8 @@ def transcribe(
     """What the model says of each clip, decoded as its generation config says.
 
     Batches are made of clips of similar length, by the rows' `duration` (seconds) or the clips' headers; the result
-    does not depend on it beyond rounding. Rows may carry `language` and `task`. The model is in evaluation mode
+    does not depend on it beyond rounding. Rows may carry `language` and `task`, and `prompt` and `hotwords` for models
+    that read prompts. The model is in evaluation mode
     meanwhile; every submodule then returns to the mode it was in.
 
     Args:
@@ -114,8 +115,9 @@ def transcribed_rows(
         tqdm(total=total, unit="clip", desc="transcribing", disable=not progress) as bar,
     ):
         for window in _windows(known, batch_size * BATCHES_SORTED_TOGETHER):
-            if check is not None:
-                for place, row in window:
+            for place, row in window:
+                _check_prompt(row, where(place, row), family)
+                if check is not None:
                     check(row, where(place, row))
             found: dict[int, TranscribedRow] = {}
             for batch in _batches(_longest_first(window), batch_size):
@@ -193,6 +195,16 @@ def _transcribe_batch(
         yield place, TranscribedRow(row, hypothesis, len(clip) / family.sampling_rate, share)
 
 
+def _check_prompt(row: Row, place: str, family: Any) -> None:
+    """Refuse a prompt, and hot words, that are none, before anything is decoded."""
+    if not family.decodes_with_prompts:
+        return
+    try:
+        family.row_prompt(row)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}.") from error
+
+
 def nothing_was_said(row: Row, transcript_column: str | None) -> bool:
     """Whether the row's transcript is blank; a row without one says nothing about that."""
     transcript = None if transcript_column is None else row.get(transcript_column)
@@ -200,14 +212,14 @@ def nothing_was_said(row: Row, transcript_column: str | None) -> bool:
 
 
 def row_settings(rows: Sequence[Row], family: Any) -> dict[str, Sequence[str | None]]:
-    """Keywords for `family.transcribe` that rows bring: languages, tasks and prompts, one for each."""
-    settings: dict[str, Sequence[str | None]] = {}
-    prompts = (("prompts", "prompt"),) if family.decodes_with_prompts else ()
-    for keyword, column in (("languages", "language"), ("tasks", "task"), *prompts):
-        values = [row.get(column) for row in rows]
-        if any(value is not None for value in values):
-            settings[keyword] = values
-    return settings
+    """Keywords for `family.transcribe` that rows bring: languages, tasks and prompts, one for each.
+
+    Hot words are in the prompts. Families that decode without prompts get none.
+    """
+    settings = {"languages": [row.get("language") for row in rows], "tasks": [row.get("task") for row in rows]}
+    if family.decodes_with_prompts:
+        settings["prompts"] = [family.row_prompt(row) for row in rows]
+    return {keyword: values for keyword, values in settings.items() if any(value is not None for value in values)}
 
 
 def load_clip(row: Row, place: str, family: Any, *, allow_silence: bool = False) -> np.ndarray:

@@ -7,6 +7,7 @@ answers are continuations of it (`shared_prefix.py`).
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -65,8 +66,7 @@ class AudioLLMFamily(AutoregressiveFamily):
     def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """`input_features` (B, M, L), `audio_mask` (B, L), and `audio_tokens` (B,), the embeddings of each clip."""
         # one by one: next to the padding of a longer neighbour the last frames of a spectrogram are others
-        asked = {"text": [self.audio_token], "sampling_rate": self.sampling_rate, "return_tensors": "pt"}
-        heard = [self.processor(audio=[clip], **asked) for clip in clips]
+        heard = [self._hear(clip) for clip in clips]
         frames = [made["input_features"][0].mT for made in heard]
         masks = [next(made[name] for name in MASK_NAMES if name in made)[0] for made in heard]
         return {
@@ -74,6 +74,11 @@ class AudioLLMFamily(AutoregressiveFamily):
             "audio_mask": pad_sequence(masks, batch_first=True).long(),
             "audio_tokens": torch.tensor([int((made["input_ids"] == self.audio_token_id).sum()) for made in heard]),
         }
+
+    def _hear(self, clip: np.ndarray) -> Mapping[str, Tensor]:
+        """One clip as the processor makes it: `input_features` (1, M, L), their mask and `input_ids`."""
+        asked = {"text": [self.audio_token], "sampling_rate": self.sampling_rate, "return_tensors": "pt"}
+        return self.processor(audio=[clip], **asked)
 
     @abstractmethod
     def prompt_text(self, language: str | None, prompt: str | None) -> str:
@@ -88,11 +93,26 @@ class AudioLLMFamily(AutoregressiveFamily):
             ValueError: a language this model does not know, or none where it needs one.
         """
 
+    def prefix_ids(self, language: str | None, prompt: str | None) -> list[int]:
+        """`prompt_text` as tokens; a family whose prompts come as tokens says them here.
+
+        Raises:
+            ValueError: as of `prompt_text`.
+        """
+        return self._ids(self.prompt_text(language, prompt))
+
     def _request(self, **options: Any) -> str:
         """The processor's own request to transcribe, audio not expanded."""
-        silence = np.zeros(1, dtype=np.float32)
-        (text,) = self.processor.apply_transcription_request(audio=silence, tokenize=False, **options)
-        return text
+        silence = np.zeros(self.sampling_rate, dtype=np.float32)
+        request = self.processor.apply_transcription_request
+        if "tokenize" in inspect.signature(request).parameters:
+            (text,) = request(audio=silence, tokenize=False, **options)
+            return text
+        # older releases of transformers give no text, but tokens in which the audio has all of its places
+        ids = request(audio=silence, **options)["input_ids"][0].tolist()
+        audio = ids.count(self.audio_token_id)
+        place = ids.index(self.audio_token_id)
+        return self.tokenizer.decode([*ids[: place + 1], *ids[place + audio :]])
 
     def tokenize(
         self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
@@ -125,7 +145,7 @@ class AudioLLMFamily(AutoregressiveFamily):
         if known is None:
             if len(self._prefixes_known) >= MOST_PREFIXES:
                 self._prefixes_known.clear()
-            known = self._prefixes_known[language, prompt] = self._ids(self.prompt_text(language, prompt))
+            known = self._prefixes_known[language, prompt] = self.prefix_ids(language, prompt)
         return known
 
     def _ids(self, text: str) -> list[int]:
@@ -137,7 +157,7 @@ class AudioLLMFamily(AutoregressiveFamily):
                 f"{type(self).__name__} has no task {task!r}. Leave it out, and write prompts into the rows."
             )
         if language:
-            self.prompt_text(language, None)
+            self.prefix_ids(language, None)
             self.default_language = language
 
     def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:

@@ -1,11 +1,12 @@
 """The audio language models that share `AudioLLMFamily`: how each is asked, and how long a clip it takes.
 
-Not here: Voxtral (its tokenizer belongs to another package and gives no prompt as text), Granite Speech (batch norm in
-its encoder), Fun-ASR-Nano (its features need torchaudio, and could not be tried). Step-Audio is not in transformers.
+Modules of their own have Voxtral, whose prompts are tokens (`voxtral.py`), and Fun-ASR-Nano (`fun_asr.py`). Not here:
+Granite Speech. Step-Audio is not in transformers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 
 from audiorl.batch import GroupBatch
 from audiorl.models.audio_llm import AudioLLMFamily
+from audiorl.models.hotwords import behind_request
 
 # Ours: the processor of Qwen2-Audio has no request of its own.
 TRANSCRIBE = "Transcribe the speech."
@@ -33,6 +35,10 @@ class Qwen3ASRFamily(AudioLLMFamily):
             )
         return self._request(language=_as_named(language), prompt=prompt)
 
+    def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
+        """A line of the context, which is where this model's processor wants them."""
+        return "\n".join([*([prompt] if prompt else []), ", ".join(hotwords)])
+
 
 class GlmASRFamily(AudioLLMFamily):
     """GLM-ASR. The row's `prompt` takes the place of the request to transcribe; it finds the language by itself."""
@@ -44,6 +50,9 @@ class GlmASRFamily(AudioLLMFamily):
 
     def prompt_text(self, language: str | None, prompt: str | None) -> str:
         return self._request(prompt=prompt)
+
+    def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
+        return behind_request(prompt or self.processor.default_transcription_prompt, hotwords)
 
 
 class Qwen2AudioFamily(AudioLLMFamily):
@@ -57,6 +66,9 @@ class Qwen2AudioFamily(AudioLLMFamily):
         content = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": prompt or TRANSCRIBE}]
         turns = [{"role": "user", "content": content}]
         return self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+
+    def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
+        return behind_request(prompt or TRANSCRIBE, hotwords)
 
     def _audio_embeddings(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
         tower = base.model.audio_tower

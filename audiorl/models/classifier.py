@@ -88,7 +88,7 @@ class ClassifierFamily(SpeechFamily):
 
     def tokenize_row(self, text: str, row: Mapping[str, Any]) -> TokenizedText:
         """`tokenize`; what else a row says of its clip, language and task among it, is nothing to a classifier."""
-        return self.tokenize(text, prompt=row.get("prompt"))
+        return self.tokenize(text, prompt=self.row_prompt(row))
 
     def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
         return [

@@ -17,6 +17,7 @@ from transformers import AutoProcessor, PreTrainedModel
 from audiorl.batch import GroupBatch, GroupSamples, GroupScores
 from audiorl.models.beam_search import BeamSettings, GroupBeams
 from audiorl.models.compiling import Backbone
+from audiorl.models.hotwords import read_prompt
 from audiorl.models.sampler import Sampler
 from audiorl.models.speech_call import base_model, install_speech_call, run_inside
 
@@ -71,6 +72,14 @@ class SpeechFamily(ABC):
         self.engine = self.engines[0]
         self.backbone = Backbone()
 
+    @classmethod  # noqa: B027
+    def require_packages(cls) -> None:
+        """Asked before a checkpoint is loaded.
+
+        Raises:
+            ImportError: the family needs a package that is not installed.
+        """
+
     @classmethod
     def load_processor(cls, name: str) -> Any:
         """What the family reads audio and text with, from a checkpoint's name or path.
@@ -112,8 +121,27 @@ class SpeechFamily(ABC):
         """
 
     def tokenize_row(self, text: str, row: Mapping[str, Any]) -> TokenizedText:
-        """`tokenize` with what the row says of language, task and prompt."""
-        return self.tokenize(text, language=row.get("language"), task=row.get("task"), prompt=row.get("prompt"))
+        """`tokenize` with what the row says of language, task, prompt and hot words."""
+        return self.tokenize(text, language=row.get("language"), task=row.get("task"), prompt=self.row_prompt(row))
+
+    def row_prompt(self, row: Mapping[str, Any]) -> str | None:
+        """The row's `prompt` with its `hotwords` written into it; what every reader of rows asks for.
+
+        Raises:
+            ValueError: a prompt that is no text, hot words that are no words, or nowhere to write them.
+        """
+        prompt, hotwords = read_prompt(row)
+        return self.prompt_with_hotwords(prompt, hotwords) if hotwords else prompt
+
+    def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
+        """A row's prompt, or None, and its hot words (at least one) as one prompt, in the form this model knows.
+
+        Raises:
+            ValueError: this model reads no prompt, or has no place for hot words in it.
+        """
+        raise ValueError(
+            "this model has no place for hotwords. Leave the column out; for a reward alone, give it another name"
+        )
 
     def words(self, text: str) -> str:
         """A transcript without marks that are not spoken, such as timestamps: what error rates compare."""

@@ -39,6 +39,11 @@ class GroupedCacheLayer(DynamicLayer):
         self.keys, self.values = self._key_room[:, :, :stop], self._value_room[:, :, :stop]
         return self.keys, self.values
 
+    def reset(self) -> None:
+        # older releases of transformers only fill what is held with zeros, and the next tokens would follow those
+        self.keys = self.values = None
+        self.is_initialized = False
+
     def spread(self, hypotheses: int) -> None:
         """From here on K = `hypotheses`, all with the past of the one before."""
         self.group_size = hypotheses

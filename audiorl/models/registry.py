@@ -26,6 +26,8 @@ FAMILIES: dict[str, str | type[SpeechFamily]] = {
     "Qwen3ASRForConditionalGeneration": "audiorl.models.audio_llms:Qwen3ASRFamily",
     "GlmAsrForConditionalGeneration": "audiorl.models.audio_llms:GlmASRFamily",
     "Qwen2AudioForConditionalGeneration": "audiorl.models.audio_llms:Qwen2AudioFamily",
+    "VoxtralForConditionalGeneration": "audiorl.models.voxtral:VoxtralFamily",
+    "FunAsrNanoForConditionalGeneration": "audiorl.models.fun_asr:FunASRFamily",
     "Wav2Vec2ForCTC": "audiorl.models.ctc_models:WaveformCTCFamily",
     "HubertForCTC": "audiorl.models.ctc_models:WaveformCTCFamily",
     "WavLMForCTC": "audiorl.models.ctc_models:WavLMCTCFamily",
@@ -58,16 +60,21 @@ def family_class(model: nn.Module) -> type[SpeechFamily]:
     """
     base = base_model(model)
     model_type = getattr(getattr(base, "config", None), "model_type", type(base).__name__)
-    names = [*(kind.__name__ for kind in type(base).__mro__), model_type]
-    found = next((FAMILIES[name] for name in names if name in FAMILIES), None)
+    found = _registered(type(base), model_type)
     if found is None:
         raise ValueError(
             f"No family knows models of type {model_type!r} ({type(base).__name__}); known: {sorted(FAMILIES)}. "
             "Write one (audiorl/models/family.py describes it) and pass it to audiorl.models.register_family."
         )
+    return found
+
+
+def _registered(kind: type, model_type: str) -> type[SpeechFamily] | None:
+    names = [*(ancestor.__name__ for ancestor in kind.__mro__), model_type]
+    found = next((FAMILIES[name] for name in names if name in FAMILIES), None)
     if isinstance(found, str):
         module, _, name = found.partition(":")
-        found = getattr(__import__(module, fromlist=[name]), name)
+        return getattr(__import__(module, fromlist=[name]), name)
     return found
 
 
@@ -93,6 +100,7 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
     Raises:
         ValueError: the config names no class that transformers has, and transformers has no speech model of its type.
+        ImportError: its family needs a package that is not installed; better known before weights are loaded.
     """
     named = (config.architectures or [""])[0]
     found = getattr(transformers, named, None) or next(
@@ -103,4 +111,6 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
             f"No model can be made from this checkpoint: its config, of type {config.model_type!r}, names the class "
             f"{named!r}, which transformers does not have. Check that it is a speech model, or pass a loaded model."
         )
+    if (family := _registered(found, config.model_type)) is not None:
+        family.require_packages()
     return found

@@ -21,6 +21,7 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
     """Multilingual and English-only Whisper, distil-whisper and turbo, 80 or 128 mel bins, any window."""
 
     compiles_backbone = True
+    decodes_with_prompts = True
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
@@ -35,6 +36,14 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
         self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
     ) -> TokenizedText:
         return self.whisper_text.tokenize(text, language=language, task=task, prompt=prompt)
+
+    def row_prompt(self, row: Mapping[str, Any]) -> str | None:
+        prompt = super().row_prompt(row)
+        self.whisper_text.prompt_ids(prompt)  # one that is too long is told where rows are checked
+        return prompt
+
+    def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
+        return self.whisper_text.prompt_with_hotwords(prompt, hotwords)
 
     def words(self, text: str) -> str:
         return self.whisper_text.words(text)
@@ -66,19 +75,26 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
         *,
         languages: Sequence[str | None] | None = None,
         tasks: Sequence[str | None] | None = None,
+        prompts: Sequence[str | None] | None = None,
         **generation: Any,
     ) -> list[str]:
-        """Greedy or beam search by `WhisperForConditionalGeneration.generate`; clips fit the window."""
+        """Greedy or beam search by `WhisperForConditionalGeneration.generate`; clips fit the window.
+
+        Clips with one task and one prompt are decoded together, so prompts that all differ are slow.
+        """
         base = base_model(model)
         features = audio["input_features"].to(base.device, base.get_encoder().conv1.weight.dtype)
-        named = [task or self.whisper_text.default_task for task in tasks or [None] * len(features)]
+        default, nothing = self.whisper_text.default_task, [None] * len(features)
+        named = [(task or default, prompt) for task, prompt in zip(tasks or nothing, prompts or nothing, strict=True)]
         texts = [""] * len(features)
-        # generate() takes a language for each clip, but one task for all of them
-        for task in dict.fromkeys(named):
-            places = [i for i, other in enumerate(named) if other == task]
+        # generate() takes a language for each clip, but one task and one prompt for all of them
+        for task, prompt in dict.fromkeys(named):
+            places = [i for i, other in enumerate(named) if other == (task, prompt)]
             asked = self.whisper_text.generation_language([languages[i] for i in places] if languages else None, task)
+            if ids := self.whisper_text.prompt_ids(prompt):
+                asked["prompt_ids"] = torch.tensor(ids, device=base.device)
             with torch.no_grad():
-                ids = base.generate(input_features=features[places], **{**generation, **asked})
-            for i, row in zip(places, ids.tolist(), strict=True):
+                found = base.generate(input_features=features[places], **{**generation, **asked})
+            for i, row in zip(places, found.tolist(), strict=True):
                 texts[i] = self.whisper_text.decode(row)
         return texts

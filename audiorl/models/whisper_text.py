@@ -66,7 +66,7 @@ class WhisperText:
     ) -> TokenizedText:
         """See `SpeechFamily.tokenize`."""
         timed = self._is_timed(text)
-        prefix = [*self._prompt(prompt), self.vocab[START], *self._language_and_task(language, task)]
+        prefix = [*self.prompt_ids(prompt), self.vocab[START], *self._language_and_task(language, task)]
         if not timed:
             prefix.append(self.vocab[NO_TIMESTAMPS])
         ids = [*prefix, *self._transcript(text), self.end]
@@ -112,12 +112,35 @@ class WhisperText:
         # the model finds the language and then transcribes of its own accord; only a translation has to be asked for
         return {} if task == "transcribe" else {"task": task}
 
-    def _prompt(self, prompt: str | None) -> list[int]:
+    def prompt_ids(self, prompt: str | None) -> list[int]:
+        """<|startofprev|> and the prompt, in at most half of the decoder's positions (224); none for no prompt.
+
+        OpenAI's decoder and transformers keep the last 223 tokens of a longer prompt.
+
+        Raises:
+            ValueError: a longer prompt, one with special tokens in it, or a checkpoint that takes none.
+        """
         if not prompt:
             return []
         if PROMPT_START not in self.vocab:
-            raise ValueError(f"this checkpoint takes no prompt: its vocabulary has no {PROMPT_START}. Drop the prompt")
-        return [self.vocab[PROMPT_START], *self._plain(" " + prompt.strip())]
+            raise ValueError(
+                f"this checkpoint takes no prompt: its vocabulary has no {PROMPT_START}. Drop the prompt and hotwords"
+            )
+        ids = [self.vocab[PROMPT_START], *self._plain(" " + prompt.strip())]
+        if len(ids) > (most := self.max_tokens // 2):
+            raise ValueError(
+                f"the prompt makes {len(ids)} tokens with its hotwords, and Whisper reads at most {most}. Shorten it; "
+                "nothing is cut"
+            )
+        return ids
+
+    def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
+        """A glossary in front of the row's prompt, which stands for what was said just before the clip.
+
+        Source: OpenAI Cookbook, Whisper prompting guide, for "Glossary: ..."; the order is ours.
+        """
+        glossary = f"Glossary: {', '.join(hotwords)}."
+        return f"{glossary} {prompt.strip()}" if prompt else glossary
 
     def _language_and_task(self, language: str | None, task: str | None) -> list[int]:
         task = task or self.default_task

@@ -29,7 +29,7 @@ class FamilyCase:
         ordinary: what a user computes with the stock model, without this library: logits, generated ids, ...
         encoder: the module that reads the audio.
         lora_targets: names of linear layers for a LoRA adapter.
-        rows: for each clip what its row says of language, task and prompt.
+        rows: for each clip what its row says of language, task, prompt and hot words.
         checkpointing: whether the model supports gradient checkpointing.
         float64: whether the model computes everything in its weights' precision; False where it has norms in float32.
         prompted: whether the prefix is a request in words, which may share tokens with an answer.

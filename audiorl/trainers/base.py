@@ -41,6 +41,7 @@ from audiorl.trainers.metrics import Metrics
 from audiorl.trainers.parallel import check_parallelism
 from audiorl.trainers.publishing import PublishingTrainer
 from audiorl.trainers.report_files import RunReport
+from audiorl.trainers.special_tokens import OneEndToken
 
 logger = logging.get_logger(__name__)
 
@@ -147,6 +148,7 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
 
     def _add_callbacks(self, args: SpeechConfig) -> None:
         self.add_callback(StopOnBadGradients(self))
+        self.add_callback(OneEndToken())
         write_logs(self)
         if args.log_audio_every:
             self.add_callback(AudioSamples(self))

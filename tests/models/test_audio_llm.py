@@ -12,13 +12,14 @@ import pytest
 import soundfile
 import torch
 from peft import LoraConfig
+from transformers import AutoProcessor
 
 from audiorl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, transcribe
 from audiorl.datasets import BadRowsError
 from audiorl.models import speech_family
 from audiorl.models.shared_prefix import group_mask, group_positions
 from audiorl.testing.case import group_batch
-from tests.tiny_audio_llms import KINDS, tiny_audio_llm
+from tests.tiny_audio_llms import KINDS, stock_inputs, tiny_audio_llm
 from tests.tiny_models import tiny_clips
 
 TEXTS = ["the quick brown fox", "dog", "the lazy dog jumps", "so", "a fox", "dogs", "jumps over", "the dog"]
@@ -39,21 +40,24 @@ def rows(count: int, **columns) -> list[dict]:
     ]
 
 
+def sixteen_bits(clips: list[np.ndarray]) -> list[np.ndarray]:
+    """As files and requests hold them."""
+    return [np.round(clip * 32768).astype(np.float32) / 32768 for clip in clips]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_are_those_of_the_stock_forward_of_what_the_processor_makes(kind):
     """Audio in the prompt by transformers' own code: ids with as many placeholders as there are embeddings."""
     model, processor = tiny_audio_llm(kind)
     family = speech_family(model, processor)
-    clips = tiny_clips(2)
+    clips = sixteen_bits(tiny_clips(2))
     texts = [["the quick brown fox", "dog"], ["a fox", ""]]
     asked = [{"language": "en"}, {"language": "en", "prompt": "lazy dogs"}]
     scores = family.score_groups(model, group_batch(family, clips, texts, asked))
     for b, group in enumerate(texts):
-        prompt = family.prompt_text("en", asked[b].get("prompt"))
         for k, text in enumerate(group):
-            made = processor(text=[prompt], audio=[clips[b]], sampling_rate=16_000, return_tensors="pt")
-            made.pop("num_audio_tokens", None)
-            answer = torch.tensor([[*processor.tokenizer(text).input_ids, family.end_token]])
+            made = stock_inputs(kind, family, clips[b], asked[b])
+            answer = torch.tensor([[*processor.tokenizer(text, add_special_tokens=False).input_ids, family.end_token]])
             made["input_ids"] = torch.cat([made["input_ids"], answer], 1)
             made["attention_mask"] = torch.ones_like(made["input_ids"])
             with torch.no_grad():
@@ -167,12 +171,11 @@ def test_a_tuned_model_loads_in_plain_transformers(kind, tmp_path):
     trainer.train()
     trainer.save_model()
     loaded = type(model).from_pretrained(tmp_path, dtype=torch.float32).eval()
-    again = type(processor).from_pretrained(tmp_path)
-    prompt = trainer.family.prompt_text("en", None)
-    made = again(text=[prompt], audio=[tiny_clips(1)[0]], sampling_rate=16_000, return_tensors="pt")
-    made.pop("num_audio_tokens", None)
+    clips = sixteen_bits(tiny_clips(1))
+    again = speech_family(loaded, AutoProcessor.from_pretrained(tmp_path))
+    made = stock_inputs(kind, again, clips[0], {"language": "en"})
     ids = loaded.generate(**made, max_new_tokens=6)[0, made["input_ids"].shape[1] :]
-    heard = trainer.family.features(tiny_clips(1))
+    heard = trainer.family.features(clips)
     said = trainer.family.transcribe(trainer.model, heard, languages=["en"], max_new_tokens=6)
     assert said == [trainer.family._decode(ids.tolist())]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from accelerate.utils import DynamoBackend
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from audiorl.models import disable_dropout, speech_family
 from audiorl.reference import adapter_off
@@ -20,6 +22,10 @@ from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, pair_rows,
 
 # torch's compiler looks at .grad of tensors that have none
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+# Where every layer in training mode draws whether to skip itself, layers that are never skipped too: a branch on data.
+unbroken = pytest.mark.skipif(
+    "self.layerdrop > 0" not in inspect.getsource(WhisperEncoder), reason="this transformers breaks the graph"
+)
 TEXTS = (["the lazy dog", "dog"], ["all year", "she had your dark suit in greasy wash water"])
 
 
@@ -61,6 +67,7 @@ def batch_of(family, clips: int, words: int = 3):
     return group_batch(family, tiny_clips(clips), [[" ".join([text] * words) for text in TEXTS[0]]] * clips)
 
 
+@unbroken
 def test_scoring_is_two_graphs_without_a_break_at_every_length_and_batch_size():
     model, plain, compiled, graphs = ready()
     model.train()
@@ -92,6 +99,7 @@ def test_the_head_sampling_and_transcribing_stay_outside():
     assert shapes and not any(vocabulary in shape for shape in shapes)
 
 
+@unbroken
 @pytest.mark.slow
 def test_checkpointing_does_not_break_the_graph():
     model, plain, compiled, graphs = ready()
@@ -145,6 +153,7 @@ def test_a_family_that_does_not_go_through_the_backbone_says_so():
         family.compile_backbone(backend="eager")
 
 
+@unbroken
 def test_a_compiled_run_ends_with_the_weights_of_a_plain_one_and_its_checkpoints_know_nothing_of_it(tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 2}
     compiling = {"torch_compile": True, "torch_compile_backend": "eager"}

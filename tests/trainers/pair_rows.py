@@ -32,6 +32,10 @@ def pair_rows(count: int = 8, **columns: list) -> list[dict[str, Any]]:
     return [{**row, **{name: values[i] for name, values in columns.items()}} for i, row in enumerate(rows)]
 
 
+# transformers 5.23 gave it another name
+CHECKPOINTING = next(f for f in ("activation_checkpointing", "gradient_checkpointing") if hasattr(DPOConfig, f))
+
+
 def settings(output_dir: Any) -> dict[str, Any]:
     """Of any trainer: few steps on a CPU, nothing saved, nothing shown."""
     return {

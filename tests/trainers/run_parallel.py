@@ -26,7 +26,7 @@ from audiorl.trainers.base import StopOnBadGradients
 from audiorl.trainers.dpo import DPOTrainer
 from tests.tiny_models import tiny_whisper
 from tests.trainers.launching import CONFIGS, launched
-from tests.trainers.pair_rows import PLAIN_STEPS, config, pair_rows
+from tests.trainers.pair_rows import CHECKPOINTING, PLAIN_STEPS, config, pair_rows
 from tests.worlds import in_processes
 
 WORLD, BATCH = 2, 4
@@ -36,7 +36,7 @@ DDP = {
     "full": {},
     "frozen": {"freeze_encoder": True, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 1},
     "lora": {"adapter": True},
-    "checkpointed lora": {"adapter": True, "activation_checkpointing": True},
+    "checkpointed lora": {"adapter": True, CHECKPOINTING: True},
 }
 FSDP = {
     "full": {"state": "FULL_STATE_DICT"},

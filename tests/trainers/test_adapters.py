@@ -20,7 +20,7 @@ from audiorl.adapters import (
 from audiorl.trainers.adalora import adapter_ranks
 from audiorl.trainers.loading import merge_and_unload
 from tests.tiny_models import tiny_whisper
-from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, trainer, weights
+from tests.trainers.pair_rows import CHECKPOINTING, PLAIN_STEPS, largest_difference, trainer, weights
 
 # PEFT takes AdaLoRA's rank_pattern for LoRA's when it loads one
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*rank_pattern keys did not match:RuntimeWarning")
@@ -277,7 +277,7 @@ def test_flags_that_contradict_or_do_nothing_are_refused(flags, message):
 @pytest.mark.parametrize("kind", ["lora", "adalora"])
 def test_checkpointing_gives_an_adapter_the_same_weights(tmp_path, kind):
     plain = adapted(tmp_path / "a", KINDS[kind](), **PLAIN_STEPS)
-    checkpointed = adapted(tmp_path / "b", KINDS[kind](), activation_checkpointing=True, **PLAIN_STEPS)
+    checkpointed = adapted(tmp_path / "b", KINDS[kind](), **{CHECKPOINTING: True}, **PLAIN_STEPS)
     plain.train()
     checkpointed.train()
     assert any(getattr(module, "gradient_checkpointing", False) for module in checkpointed.model.modules())

@@ -14,7 +14,7 @@ from audiorl.batch import GroupBatch
 from audiorl.datasets import BadRowsError
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from tests.tiny_models import tiny_whisper
-from tests.trainers.pair_rows import PLAIN_STEPS, config, largest_difference, pair_rows, trainer, weights
+from tests.trainers.pair_rows import CHECKPOINTING, PLAIN_STEPS, config, largest_difference, pair_rows, trainer, weights
 
 
 def sequence_logp(model, features, ids, first_kept) -> torch.Tensor:
@@ -134,10 +134,10 @@ def test_accumulating_four_micro_batches_of_one_equals_one_batch_of_four(tmp_pat
 
 
 def test_gradient_checkpointing_trains_to_the_same_weights(tmp_path):
-    plain, checkpointed = trainer(tmp_path / "a"), trainer(tmp_path / "b", activation_checkpointing=True)
+    plain, checkpointed = trainer(tmp_path / "a"), trainer(tmp_path / "b", **{CHECKPOINTING: True})
     plain.train()
     checkpointed.train()
-    assert checkpointed.args.activation_checkpointing_kwargs == {"use_reentrant": False}
+    assert getattr(checkpointed.args, f"{CHECKPOINTING}_kwargs") == {"use_reentrant": False}
     assert largest_difference(weights(plain.model), weights(checkpointed.model)) < 1e-6
 
 

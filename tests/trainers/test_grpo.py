@@ -19,7 +19,7 @@ from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
 from audiorl.trainers.repeated_blocks import RepeatedBlocks
 from tests.tiny_models import SAMPLING_RATE, tiny_whisper
 from tests.trainers.grpo_rows import config, letters, rows, shortness, trainer
-from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, weights
+from tests.trainers.pair_rows import CHECKPOINTING, PLAIN_STEPS, largest_difference, weights
 from tests.trainers.test_dpo import nudge
 
 
@@ -392,7 +392,7 @@ def test_tuning_raises_the_reward(tmp_path):
 
 
 def test_gradient_checkpointing_samples_and_trains_the_same(tmp_path):
-    plain, checkpointed = trainer(tmp_path / "a"), trainer(tmp_path / "b", activation_checkpointing=True)
+    plain, checkpointed = trainer(tmp_path / "a"), trainer(tmp_path / "b", **{CHECKPOINTING: True})
     plain.train()
     checkpointed.train()
     assert largest_difference(weights(plain.model), weights(checkpointed.model)) < 1e-6

@@ -25,12 +25,10 @@ from tests import oracles_odds_ratio as oracle
 from tests.demo_runs import rates_of_demo
 from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper
 from tests.trainers import pair_rows as shared
-from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, pair_rows, weights
+from tests.trainers.pair_rows import CHECKPOINTING, PLAIN_STEPS, largest_difference, pair_rows, weights
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "orpo_whisper.py"
-# transformers 5.23 gave it another name
-CHECKPOINTING = next(f"--{f}" for f in ("activation_checkpointing", "gradient_checkpointing") if hasattr(ORPOConfig, f))
 
 
 def config(output_dir: Any, **changes: Any) -> ORPOConfig:
@@ -406,7 +404,7 @@ def test_the_example_takes_what_the_other_command_line_offers(tmp_path, base, fo
         *("--per_device_train_batch_size", "2", "--per_device_eval_batch_size", "2"),
         *("--gradient_accumulation_steps", "1", "--min_audio_seconds", "0.55", "--max_audio_seconds", "0.85"),
         *("--use_peft", "--lora_r", "4", "--lora_alpha", "8", "--lora_dropout", "0.05", "--load_in_8bit"),
-        *("--disable_dropout", "false", CHECKPOINTING, "true", "--lr_scheduler_type", "cosine", "--seed", "42"),
+        *("--disable_dropout", "false", f"--{CHECKPOINTING}", "true", "--lr_scheduler_type", "cosine", "--seed", "42"),
         *("--eval_strategy", "epoch", "--save_strategy", "epoch", "--load_best_model_at_end", "true"),
         *("--dataloader_num_workers", "0", "--logging_steps", "1", "--optim", "adamw_torch"),
         *("--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true", "--output_dir", str(tmp_path / "out")),
