@@ -54,7 +54,20 @@ def _facts(family: Any) -> str:
         said = "as one token, the label"
     prompts = "with" if family.decodes_with_prompts else "without"
     steps = ", ".join(f"`{name}`" for name in family.engines)
-    return f"Hypotheses are scored {said}; `transcribe` works {prompts} prompts; engines of sampling: {steps}."
+    return (
+        f"Hypotheses are scored {said}; `transcribe` works {prompts} prompts; engines of sampling: {steps}. "
+        f"{_hotwords(family)}"
+    )
+
+
+def _hotwords(family: Any) -> str:
+    """What a family makes of a row's hot words."""
+    from audiorl.models.family import SpeechFamily
+
+    write = family.prompt_with_hotwords
+    if write is SpeechFamily.prompt_with_hotwords:
+        return "Rows with hot words are refused."
+    return f"Hot words: {inspect.cleandoc(write.__doc__)}" if write.__doc__ else "Hot words stand in the prompt."
 
 
 def _kind(family: type) -> type:
@@ -86,7 +99,16 @@ def _docstring(described: Any, name: str) -> str:
     text = described.__doc__ and inspect.cleandoc(described.__doc__)
     if not text:
         raise LookupError(f"{name} has no docstring, and the page of models shows it. Write one.")
-    return _LISTS.split(text)[0].strip()
+    return "\n".join(map(_shown, _LISTS.split(text)[0].strip().split("\n")))
+
+
+def _shown(line: str) -> str:
+    """A line of prose as Markdown that holds no markup: angle brackets outside of code are what they are."""
+    return (
+        line
+        if line.startswith("    ")
+        else re.sub(r"`[^`]*`|<", lambda found: "&lt;" if found[0] == "<" else found[0], line)
+    )
 
 
 def docstring(name: str) -> str:
