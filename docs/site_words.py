@@ -104,11 +104,9 @@ def _docstring(described: Any, name: str) -> str:
 
 def _shown(line: str) -> str:
     """A line of prose as Markdown that holds no markup: angle brackets outside of code are what they are."""
-    return (
-        line
-        if line.startswith("    ")
-        else re.sub(r"`[^`]*`|<", lambda found: "&lt;" if found[0] == "<" else found[0], line)
-    )
+    if line.startswith("    "):
+        return line
+    return re.sub(r"`[^`]*`|<", lambda found: "&lt;" if found[0] == "<" else found[0], line)
 
 
 def docstring(name: str) -> str:
