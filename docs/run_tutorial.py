@@ -34,7 +34,7 @@ from tests.code_blocks import Block, blocks_of  # noqa: E402
 PAGE = ROOT / "docs" / "pages" / "tutorial.md"
 PICTURE = PAGE.with_name("report.png")
 # The last lines: of which blocks the outputs are, and of which run.
-_RAN = re.compile(r"<!-- ran(?:: (\w+))? -->\n.*", re.DOTALL)
+_RAN = re.compile(r"<!-- ran(?: (\w+))? -->\n.*", re.DOTALL)
 _OUTPUT = re.compile(r"^```text\n(.*?)^```\n\n", re.MULTILINE | re.DOTALL)
 _SETUP = "pip install"
 
@@ -91,7 +91,7 @@ def with_outputs(text: str, said: Iterable[str], about: str) -> str:
     for block, output in reversed(list(zip(cells(bare), said, strict=True))):
         end = block.line + block.code.count("\n")  # behind the line that closes it
         lines[end:end] = ["", "```text", *output.splitlines(), "```"] if output else []
-    return "\n".join(lines) + f"<!-- ran: {digest(text)} -->\n{about}\n"
+    return "\n".join(lines) + f"<!-- ran {digest(text)} -->\n{about}\n"
 
 
 # ---- running ----
