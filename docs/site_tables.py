@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import site_words
+import yaml
 from site_includes import lines_of
 
+DOCS = Path(__file__).resolve().parent
 _CHECK = re.compile(r"<!-- check: defaults ([\w.]+) -->\s*")
 
 
@@ -92,7 +94,9 @@ def _own_names(config: type) -> set[str]:
 
 
 def _help(field: dataclasses.Field) -> str:
-    text, choices = field.metadata["help"], field.metadata.get("choices")
+    parts = field.metadata["help"].split("`")  # every second one is code, which needs no escapes
+    text = "`".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(parts))
+    choices = field.metadata.get("choices")
     if not choices or all(str(choice) in text for choice in choices):
         return text
     return f"{text} One of {', '.join(f'`{choice}`' for choice in choices)}."
@@ -114,10 +118,9 @@ def _code(value: Any) -> str:
 
 def losses(name: str) -> str:
     """The functions of `PREFERENCE_LOSSES`, `POLICY_LOSSES` or `ADVANTAGES`: what each is, and where it is from."""
-    rows = [
-        [f"`{key}`", _first_sentence(function), _source(function)]
-        for key, function in getattr(importlib.import_module("audiorl.losses"), name).items()
-    ]
+    found = getattr(importlib.import_module("audiorl.losses"), name).items()
+    functions = {key: getattr(entry, "function", entry) for key, entry in found}
+    rows = [[f"`{key}`", _first_sentence(function), _source(function)] for key, function in functions.items()]
     return _markdown(["name", "what it is", "source"], rows)
 
 
@@ -164,6 +167,35 @@ def trained() -> str:
     return trained_models()
 
 
+def pages() -> str:
+    """The pages in the order of the navigation, each with its first sentence; of a section of the reference its first
+    page."""
+    lines = []
+    for path in _pages_of(yaml.safe_load((DOCS / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]):
+        text = (DOCS / "pages" / path).read_text(encoding="utf-8")
+        title, _, rest = text.removeprefix("# ").partition("\n")
+        paragraph = " ".join(rest.strip().partition("\n\n")[0].split())
+        first = re.match(r"(?![<|#:]|```)(.+?[.?])(?: |$)", paragraph)
+        if first is None:
+            raise LookupError(f"{path} does not begin with a sentence that says what it is for. Write one there.")
+        lines.append(f"* [{title}]({path}): {_without_links(first[1])}")
+    return "\n".join(lines)
+
+
+def _pages_of(nav: list[Any]) -> Iterator[str]:
+    for entry in nav:
+        place = next(iter(entry.values())) if isinstance(entry, dict) else entry
+        if isinstance(place, list):
+            within = list(_pages_of(place))
+            yield from within[:1] if within[0] == "reference/index.md" else within
+        elif place != "index.md":
+            yield place
+
+
+def _without_links(text: str) -> str:
+    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+
+
 TABLES: dict[str, Callable[..., str]] = {
     "defaults": defaults,
     "losses": losses,
@@ -172,6 +204,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "families": families,
     "commands": commands,
     "trained": trained,
+    "pages": pages,
     **site_words.TABLES,
 }
 

@@ -70,7 +70,7 @@ def write_rows(folder: Path) -> None:
         rows["train"].append({**audio, **spoken, "keywords": CHOSEN[i].split()[-1:]})
         rows["held_out"].append({**audio, **spoken})
         rows["pairs"].append({**audio, "chosen": CHOSEN[i], "rejected": REJECTED[i], "language": "english"})
-        rows["labels"].append({**audio, "label": LABELS[i]})
+        rows["labels"].append({**audio, "label": LABELS[i], "text": LABELS[i]})
     for name, lines in rows.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 

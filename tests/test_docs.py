@@ -18,7 +18,7 @@ import yaml
 
 import audiorl
 from audiorl.datasets import corpus
-from audiorl.losses import POLICY_LOSSES, PREFERENCE_LOSSES
+from audiorl.losses import ADVANTAGES, POLICY_LOSSES, PREFERENCE_LOSSES
 from audiorl.models.registry import FAMILIES
 from audiorl.rewards import REWARDS
 from tests import page_commands, page_folder
@@ -157,7 +157,7 @@ def saved_models(tmp_path_factory) -> Path:
 def registries_as_they_were() -> Iterator[None]:
     """Pages register what is their own."""
     corpus.list_corpora()  # which fills the last
-    registries = (FAMILIES, PREFERENCE_LOSSES, POLICY_LOSSES, REWARDS, corpus._KNOWN)
+    registries = (ADVANTAGES, FAMILIES, POLICY_LOSSES, PREFERENCE_LOSSES, REWARDS, corpus._KNOWN)
     before = [dict(registry) for registry in registries]
     yield
     for registry, entries in zip(registries, before, strict=True):

@@ -58,7 +58,8 @@ def opened(browser, address: str) -> list[str]:
         time.sleep(0.05)
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    return sorted({e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"})
+    asked = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    return sorted({one["request"]["url"] for one in asked if one["documentURL"].startswith("file:")})
 
 
 @pytest.mark.parametrize("page", ["index", "quickstart", "data", "performance", "reference/trainers"])
@@ -141,6 +142,7 @@ def test_tables_and_parts_take_the_place_of_their_markers(hooks):
     assert "`num_generations`" in made("<!-- table: defaults GRPOConfig -->")  # of a class between the two
     for kind in ("rewards", "corpora", "families", "commands", "trained", "losses POLICY_LOSSES"):
         assert made(f"<!-- table: {kind} -->").startswith("| ")
+    assert "* [Quick start](quickstart.md): From a checkpoint" in made("<!-- table: pages -->", "index.md")
     part = made("<!-- include: README.md#results-on-real-speech -->")
     assert part.startswith("LibriSpeech (226 clips") and "](../drawings/wer_after" in part and "## " not in part
     measured = made("<!-- include: benchmarks/README.md#what-does-one-grpo-step-cost/measured -->")

@@ -109,10 +109,18 @@ class AudioLLMFamily(AutoregressiveFamily):
             (text,) = request(audio=silence, tokenize=False, **options)
             return text
         # older releases of transformers give no text, but tokens in which the audio has all of its places
+        if more := (options.get("prompt") or "").count(self.audio_token):
+            raise self._wrong_places(1 + more)
         ids = request(audio=silence, **options)["input_ids"][0].tolist()
         audio = ids.count(self.audio_token_id)
         place = ids.index(self.audio_token_id)
         return self.tokenizer.decode([*ids[: place + 1], *ids[place + audio :]])
+
+    def _wrong_places(self, count: int) -> ValueError:
+        return ValueError(
+            f"the prompt has {count} places for audio, a row has one clip. Leave {self.audio_token} out of the row's "
+            "prompt"
+        )
 
     def tokenize(
         self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
@@ -123,10 +131,7 @@ class AudioLLMFamily(AutoregressiveFamily):
             )
         prefix = self._prefix(language or self.default_language, prompt)
         if prefix.count(self.audio_token_id) != 1:
-            raise ValueError(
-                f"the prompt has {prefix.count(self.audio_token_id)} places for audio, a row has one clip. Leave "
-                f"{self.audio_token} out of the row's prompt"
-            )
+            raise self._wrong_places(prefix.count(self.audio_token_id))
         answer = self._ids(text)
         if found := self._special.intersection(answer):
             marks = self.tokenizer.convert_ids_to_tokens(sorted(found))

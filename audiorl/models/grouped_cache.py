@@ -41,7 +41,6 @@ class GroupedCacheLayer(DynamicLayer):
 
     def reset(self) -> None:
         # older releases of transformers only fill what is held with zeros, and the next tokens would follow those
-        self.keys = self.values = None
         self.is_initialized = False
 
     def spread(self, hypotheses: int) -> None:

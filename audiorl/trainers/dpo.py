@@ -124,7 +124,7 @@ class DPOTrainer(ReferenceTrainer):
     Args:
         model: id or path of a checkpoint, or a model.
         ref_model: the frozen policy; default the model as it is handed in, or, with an adapter, the model without it.
-        args: `DPOConfig`; default one that writes to "<model name>-DPO".
+        args: `DPOConfig`; default one that writes to `<model name>-DPO`.
 
     The other arguments are those of `SpeechTrainer`.
     """

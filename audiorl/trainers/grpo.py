@@ -122,7 +122,7 @@ class GRPOTrainer(RolloutTrainer):
     Args:
         model: id or path of a checkpoint, or a model.
         reward_funcs: one reward or several: names, dotted paths, callables with TRL's signature.
-        args: `GRPOConfig`; default one that writes to "<model name>-GRPO".
+        args: `GRPOConfig`; default one that writes to `<model name>-GRPO`.
         ref_model: the frozen policy where beta > 0; default the model as it is handed in, or, with an adapter, the
             model without it.
 

@@ -74,7 +74,7 @@ class OnlineDPOTrainer(RolloutTrainer):
     Args:
         model: id or path of a checkpoint, or a model.
         reward_funcs: one reward or several: names, dotted paths, callables with TRL's signature.
-        args: `OnlineDPOConfig`; default one that writes to "<model name>-OnlineDPO".
+        args: `OnlineDPOConfig`; default one that writes to `<model name>-OnlineDPO`.
         ref_model: the frozen policy; default the model as it is handed in, or, with an adapter, the model without it.
 
     The other arguments are those of `SpeechTrainer`.

@@ -69,7 +69,7 @@ class ORPOTrainer(SpeechTrainer):
 
     Args:
         model: id or path of a checkpoint, or a model.
-        args: `ORPOConfig`; default one that writes to "<model name>-ORPO".
+        args: `ORPOConfig`; default one that writes to `<model name>-ORPO`.
 
     The other arguments are those of `SpeechTrainer`.
     """

@@ -67,7 +67,7 @@ class RAFTTrainer(RewardedTrainer):
     Args:
         model: id or path of a checkpoint, or a model.
         reward_funcs: one reward or several: names, dotted paths, callables with TRL's signature.
-        args: `RAFTConfig`; default one that writes to "<model name>-RAFT".
+        args: `RAFTConfig`; default one that writes to `<model name>-RAFT`.
 
     The other arguments are those of `SpeechTrainer`.
 

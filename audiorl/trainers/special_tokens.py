@@ -17,5 +17,5 @@ class OneEndToken(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
         generation = getattr(model, "generation_config", None)
-        if isinstance(ends := getattr(generation, "eos_token_id", None), list) and len(ends) == 1:
-            (generation.eos_token_id,) = ends
+        if generation is not None and isinstance(generation.eos_token_id, list) and len(generation.eos_token_id) == 1:
+            (generation.eos_token_id,) = generation.eos_token_id

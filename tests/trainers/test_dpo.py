@@ -276,6 +276,15 @@ def test_subclass_that_overrides_one_method_makes_a_new_objective(tmp_path):
     assert dpo.state.global_step == 2
 
 
+def test_one_end_token_stays_a_number(tmp_path):
+    """Older transformers make a list of it when training starts; Whisper's generate then takes it for padding."""
+    dpo = trainer(tmp_path)
+    end = dpo.model.generation_config.eos_token_id
+    dpo.model.generation_config.eos_token_id = [end]
+    dpo.train()
+    assert dpo.model.generation_config.eos_token_id == end
+
+
 def test_saved_checkpoint_transcribes_the_same_in_plain_transformers(tmp_path):
     dpo = trainer(tmp_path, num_train_epochs=2)
     dpo.train()
