@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from audiorl.report import write_report
     from audiorl.rewards import (
         REWARDS,
+        AnswerMatch,
         LabelSetMatch,
         RewardError,
         RewardSet,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 # public name -> module
 _HOMES = {
     "ADVANTAGES": "audiorl.losses",
+    "AnswerMatch": "audiorl.rewards",
     "Augmentation": "audiorl.augment",
     "BadRowsError": "audiorl.datasets",
     "ClipProcessor": "audiorl.audio_features",
@@ -125,6 +127,7 @@ __all__ = [
     "POLICY_LOSSES",
     "PREFERENCE_LOSSES",
     "REWARDS",
+    "AnswerMatch",
     "Augmentation",
     "BadRowsError",
     "ClipProcessor",

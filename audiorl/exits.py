@@ -5,13 +5,14 @@ Exit codes: 0 done, 1 the run failed with a message, 2 wrong arguments, 130 inte
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
+
+from audiorl.quiet import hush_missing_kernel
 
 FAILED = 1
 MISTYPED = 2
@@ -62,7 +63,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _quiet_libraries() -> None:
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it warns of a faster kernel when imported
+    hush_missing_kernel()
     if "transformers" in sys.modules:
         sys.modules["transformers"].utils.logging.set_verbosity_error()
     else:  # it is slow to import, and not every program needs it

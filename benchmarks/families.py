@@ -11,7 +11,8 @@ run stops where the two disagree in the loss by 1e-4 or in the norm of the gradi
     python benchmarks/families.py [--family ctc ...] [--device cpu|cuda] [--threads 2] [--repeats 5]
 
 Each way lives in its own process, and one process works at a time, way after way, round after round: a warm-up, then
-`--repeats` timed runs. Shapes are those of `family_cases.py`. The last line of the output is JSON.
+`--repeats` timed runs. Shapes are those of `family_cases.py` and `encoder_decoder_cases.py`, which also says what was
+expected. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from family_cases import DEFAULT, FAMILY_SHAPES, SAMPLING_RATE
+from family_cases import DEFAULT, FAMILY_SHAPES
+from family_shape import SAMPLING_RATE
 from measuring import GIB, Step, environment, hardware_line, report, table
 from speed_tables import clips_for, in_turns
 from tqdm import tqdm
@@ -80,7 +82,7 @@ def random_batch(name: str, family: SpeechFamily, clips: int, hypotheses: int, d
     samples = round(shape.seconds * SAMPLING_RATE)
     waves = [0.1 * generator.standard_normal(samples).astype(np.float32) for _ in range(clips)]
     texts = [[shape.text(generator) for _ in range(hypotheses)] for _ in range(clips)]
-    batch = group_batch(family, waves, texts)
+    batch = group_batch(family, waves, texts, [shape.row] * clips)
     return GroupBatch({key: tensor.to(device) for key, tensor in batch.items()})
 
 

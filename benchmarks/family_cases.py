@@ -1,5 +1,5 @@
-"""The families that families.py measures: a random model of a fixed small shape, its clips and texts, and how a user
-without this library scores one hypothesis of each clip."""
+"""The shapes that families.py measures, among them those of CTC models, classifiers and audio language models; encoder-
+decoders are in `encoder_decoder_cases.py`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
+from encoder_decoder_cases import ENCODER_DECODERS
+from family_shape import FamilyShape, random_words, word_tokenizer
 from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
-    PreTrainedTokenizerFast,
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioProcessor,
@@ -26,26 +24,13 @@ from transformers import (
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
+    Wav2Vec2ForSequenceClassification,
     Wav2Vec2Processor,
     WhisperFeatureExtractor,
 )
 
 from audiorl.batch import GroupBatch
 from audiorl.models import SpeechFamily
-
-SAMPLING_RATE = 16_000
-
-
-class FamilyShape(NamedTuple):
-    """One line of the table for each K and way."""
-
-    described: str  # what is measured, for the reader
-    build: Callable[[], tuple[PreTrainedModel, Any]]  # model without dropout, and processor; the same weights each time
-    seconds: float  # of each clip
-    text: Callable[[np.random.Generator], str]  # a hypothesis
-    separate: Callable[[PreTrainedModel, SpeechFamily, GroupBatch, int], Tensor]  # (B,) log-probabilities of the k-th
-    # hypothesis of each clip by a stock forward
-
 
 # ---- CTC ----
 
@@ -62,6 +47,27 @@ QUIET = {
 }
 
 
+SMALL: dict[str, Any] = {
+    "hidden_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "intermediate_size": 1536,
+    "conv_dim": (256,) * 7,
+}
+# for the tests
+TOY: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "conv_dim": (16, 16),
+    "conv_kernel": (40, 32),
+    "conv_stride": (20, 16),
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 4,
+}
+
+
 def build_ctc(**sizes: Any) -> tuple[PreTrainedModel, Wav2Vec2Processor]:
     """Wav2Vec2 with the frames and the vocabulary of its checkpoints."""
     with tempfile.TemporaryDirectory() as folder:
@@ -73,18 +79,6 @@ def build_ctc(**sizes: Any) -> tuple[PreTrainedModel, Wav2Vec2Processor]:
     config = Wav2Vec2Config(vocab_size=len(LETTERS), pad_token_id=0, feat_extract_norm="layer", **QUIET, **sizes)
     processor = Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
     return Wav2Vec2ForCTC(config).train(), processor
-
-
-def small_ctc() -> tuple[PreTrainedModel, Wav2Vec2Processor]:
-    sizes = {"hidden_size": 384, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 1536}
-    return build_ctc(**sizes, conv_dim=(256,) * 7)
-
-
-def toy_ctc() -> tuple[PreTrainedModel, Wav2Vec2Processor]:
-    """For the tests."""
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
-    convolutions = {"conv_dim": (16, 16), "conv_kernel": (40, 32), "conv_stride": (20, 16)}
-    return build_ctc(**sizes, **convolutions, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=4)
 
 
 def random_letters(count: int) -> Callable[[np.random.Generator], str]:
@@ -102,21 +96,38 @@ def separate_ctc(model: PreTrainedModel, family: SpeechFamily, batch: GroupBatch
     return -loss
 
 
+# ---- classifiers ----
+
+CLASSES = tuple(f"label{i}" for i in range(35))  # as many as the words of Speech Commands
+
+
+def build_classifier(**sizes: Any) -> tuple[PreTrainedModel, Wav2Vec2FeatureExtractor]:
+    """The same Wav2Vec2, with a head for labels."""
+    torch.manual_seed(0)
+    names = {"id2label": dict(enumerate(CLASSES)), "label2id": {label: i for i, label in enumerate(CLASSES)}}
+    config = Wav2Vec2Config(feat_extract_norm="layer", **names, **QUIET, **sizes)
+    return Wav2Vec2ForSequenceClassification(config).train(), Wav2Vec2FeatureExtractor(return_attention_mask=True)
+
+
+def random_label(generator: np.random.Generator) -> str:
+    return str(generator.choice(CLASSES))
+
+
+def separate_classifier(model: PreTrainedModel, family: SpeechFamily, batch: GroupBatch, k: int) -> Tensor:
+    """Logits of all clips, and the log-probability of one label each."""
+    logits = model(batch.audio, attention_mask=batch.audio_mask).logits
+    return logits.log_softmax(-1).gather(-1, batch.tokens[:, k, 1:]).squeeze(-1)
+
+
 # ---- audio language models ----
 
 AUDIO, END = "<|AUDIO|>", "<|im_end|>"
-SPOKEN = tuple(f"word{i}" for i in range(256))
 AUDIO_LLM_WORDS = 63  # and the end: 64 tokens
 
 
 def build_audio_llm(width: int, layers: int, vocabulary: int, window: int) -> tuple[PreTrainedModel, Any]:
     """Qwen2-Audio, 25 audio tokens a second, with a prompt of words that its tokenizer mostly does not know."""
-    words = {word: i for i, word in enumerate(["<unk>", "<pad>", END, AUDIO, *SPOKEN])}
-    learner = Tokenizer(WordLevel(words, unk_token="<unk>"))
-    learner.pre_tokenizer = WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=learner, eos_token=END, pad_token="<pad>", unk_token="<unk>", extra_special_tokens=[AUDIO]
-    )
+    tokenizer = word_tokenizer("<unk>", "<pad>", END, AUDIO, eos_token=END, extra_special_tokens=[AUDIO])
     extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=window)
     processor = Qwen2AudioProcessor(extractor, tokenizer)
     heads = width // 64 or 1
@@ -130,14 +141,10 @@ def build_audio_llm(width: int, layers: int, vocabulary: int, window: int) -> tu
             **tower,
         },
         text_config={"model_type": "qwen2", "num_attention_heads": heads, "num_key_value_heads": heads, **text},
-        audio_token_index=words[AUDIO],
+        audio_token_index=tokenizer.convert_tokens_to_ids(AUDIO),
     )
     torch.manual_seed(0)
     return Qwen2AudioForConditionalGeneration(config).train(), processor
-
-
-def random_words(count: int) -> Callable[[np.random.Generator], str]:
-    return lambda generator: " ".join(generator.choice(list(SPOKEN), count))
 
 
 def separate_audio_llm(model: PreTrainedModel, family: SpeechFamily, batch: GroupBatch, k: int) -> Tensor:
@@ -160,7 +167,7 @@ def separate_audio_llm(model: PreTrainedModel, family: SpeechFamily, batch: Grou
 FAMILY_SHAPES = {
     "ctc": FamilyShape(
         f"CTC: Wav2Vec2, 4 layers of width 384, 5 s, {CTC_LETTERS} letters",
-        small_ctc,
+        partial(build_ctc, **SMALL),
         5.0,
         random_letters(CTC_LETTERS),
         separate_ctc,
@@ -172,10 +179,25 @@ FAMILY_SHAPES = {
         random_words(AUDIO_LLM_WORDS),
         separate_audio_llm,
     ),
+    "classifier": FamilyShape(
+        f"classifier: Wav2Vec2, 4 layers of width 384, 5 s, {len(CLASSES)} labels",
+        partial(build_classifier, **SMALL),
+        5.0,
+        random_label,
+        separate_classifier,
+    ),
+    **ENCODER_DECODERS,
     "audio-llm-toy": FamilyShape(
         "audio LLM, for the tests", partial(build_audio_llm, 32, 1, 300, 1), 1.0, random_words(5), separate_audio_llm
     ),
-    "ctc-toy": FamilyShape("CTC, for the tests", toy_ctc, 0.5, random_letters(6), separate_ctc),
+    "ctc-toy": FamilyShape("CTC, for the tests", partial(build_ctc, **TOY), 0.5, random_letters(6), separate_ctc),
+    "classifier-toy": FamilyShape(
+        "classifier, for the tests",
+        partial(build_classifier, **TOY, classifier_proj_size=16),
+        0.5,
+        random_label,
+        separate_classifier,
+    ),
 }
 # Shapes that are measured where none is named.
-DEFAULT = ("ctc", "audio-llm")
+DEFAULT = tuple(name for name in FAMILY_SHAPES if not name.endswith("-toy"))

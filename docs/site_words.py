@@ -136,12 +136,12 @@ def adversaries() -> str:
 
 
 def _withstands(name: str, attack: str) -> bool:
-    from tests.rewards.examples import SCENES, WHOLE_SENTENCE, score_one
+    from tests.rewards.examples import SCENES, WHOLE_SENTENCE, score_one, with_labels
 
     def below(row: dict[str, Any], honest: str, attacks: dict[str, str]) -> bool:
-        labels = {"label": row["text"], "all_labels": [row["text"]]}
-        best = score_one(name, row["text"] if name in WHOLE_SENTENCE else honest, **labels, **row)
-        return score_one(name, attacks[attack], **labels, **row) < best
+        row = with_labels(row)
+        best = score_one(name, row["text"] if name in WHOLE_SENTENCE else honest, **row)
+        return score_one(name, attacks[attack], **row) < best
 
     return all(below(*scene) for scene in SCENES.values())
 

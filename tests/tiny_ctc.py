@@ -84,6 +84,21 @@ WAVEFORM_KINDS: dict[str, tuple[type[PreTrainedModel], type, dict[str, Any]]] = 
     ),
 }
 KINDS = (*WAVEFORM_KINDS, "parakeet")
+# The encoder of Parakeet and of Canary.
+TINY_FAST_CONFORMER: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "conv_kernel_size": 5,
+    "subsampling_factor": 4,
+    "subsampling_conv_channels": 8,
+    "num_mel_bins": 16,
+    "initializer_range": 0.2,
+    "dropout": 0.1,
+    "dropout_positions": 0.1,
+    "layerdrop": 0.3,
+}
 
 
 def tiny_ctc(kind: str = "wav2vec2") -> tuple[PreTrainedModel, Any]:
@@ -131,25 +146,17 @@ def _parakeet() -> tuple[ParakeetForCTC, ParakeetProcessor]:
     learner.train_from_iterator(SENTENCES[:2], trainer)
     learner.add_special_tokens(["<pad>"])
     tokenizer = ParakeetTokenizer(tokenizer_object=learner, unk_token="<unk>", pad_token="<pad>")
-    encoder = ParakeetEncoderConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=48,
-        conv_kernel_size=5,
-        subsampling_factor=4,
-        subsampling_conv_channels=8,
-        num_mel_bins=16,
-        initializer_range=0.2,
-        dropout=0.1,
-        dropout_positions=0.1,
-        layerdrop=0.3,
-    )
+    encoder = ParakeetEncoderConfig(**TINY_FAST_CONFORMER)
     config = ParakeetCTCConfig(vocab_size=len(tokenizer), encoder_config=encoder, pad_token_id=tokenizer.pad_token_id)
     extractor = ParakeetFeatureExtractor(feature_size=16, sampling_rate=SAMPLING_RATE)
     model = ParakeetForCTC(config)
+    statistics_of_training(model)
+    return model, ParakeetProcessor(feature_extractor=extractor, tokenizer=tokenizer)
+
+
+def statistics_of_training(model: torch.nn.Module) -> None:
+    """Give batch norms statistics that are not those of a fresh layer."""
     for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm1d):  # statistics of training, not those of a fresh layer
+        if isinstance(module, torch.nn.BatchNorm1d):
             module.running_mean.normal_(0, 0.5)
             module.running_var.uniform_(0.5, 2)
-    return model, ParakeetProcessor(feature_extractor=extractor, tokenizer=tokenizer)

@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    CanaryConfig,
+    CanaryForConditionalGeneration,
+    CanaryProcessor,
     GenerationConfig,
     MoonshineConfig,
     MoonshineForConditionalGeneration,
+    ParakeetFeatureExtractor,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Speech2TextConfig,
@@ -21,10 +25,23 @@ from transformers import (
     Wav2Vec2Processor,
 )
 
+from tests.tiny_ctc import TINY_FAST_CONFORMER, statistics_of_training
 from tests.tiny_models import END_LOGIT, SENTENCES
 
 PAD, START, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 SPECIAL = (PAD, START, END, UNKNOWN)
+# The marks of canary-1b-v2, the first eight at their ids.
+CANARY_MARKS = (
+    *(UNKNOWN, "<|nospeech|>", PAD, "<|endoftext|>", "<|startoftranscript|>", "<|pnc|>", "<|nopnc|>"),
+    *("<|startofcontext|>", "<|emo:undefined|>", "<|noitn|>", "<|notimestamp|>", "<|nodiarize|>"),
+    *("<|en|>", "<|de|>", "<|fr|>"),
+)
+# Writes what canary-1b-v2's template writes; that file itself was not at hand.
+CANARY_TEMPLATE = """
+{%- for part in messages[0].content if part.type == "text" -%}
+<|startofcontext|><|startoftranscript|><|emo:undefined|><|{{ part.source_language }}|><|{{ part.target_language }}|>
+{%- if part.punctuation %}<|pnc|>{% else %}<|nopnc|>{% endif %}<|noitn|><|notimestamp|><|nodiarize|>
+{%- endfor -%}"""
 
 
 class Speech2TextPieces:
@@ -42,7 +59,8 @@ def tiny_seq2seq(kind: str, **config: Any) -> tuple[PreTrainedModel, Any]:
     """A fresh copy of a tiny random model in evaluation mode, and its processor.
 
     Args:
-        kind: "moonshine", with fewer key than query heads and padded heads, or "speech2text".
+        kind: "moonshine", with fewer key than query heads and padded heads; "speech2text"; or "canary", whose decoder
+            is shallower than its encoder.
         config: fields to exchange; the weights stay what they were if their shapes do.
     """
     model, processor = _build(kind, tuple(sorted(config.items())))
@@ -51,6 +69,8 @@ def tiny_seq2seq(kind: str, **config: Any) -> tuple[PreTrainedModel, Any]:
 
 @functools.cache
 def _build(kind: str, changes: tuple[tuple[str, Any], ...]) -> tuple[PreTrainedModel, Any]:
+    if kind == "canary":
+        return _canary(dict(changes))
     tokenizer = _tokenizer()
     ids = {f"{name}_token_id": SPECIAL.index(token) for name, token in (("pad", PAD), ("bos", START), ("eos", END))}
     with torch.random.fork_rng(devices=[]):
@@ -65,6 +85,38 @@ def _build(kind: str, changes: tuple[tuple[str, Any], ...]) -> tuple[PreTrainedM
         extractor = Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True)
         return model, Wav2Vec2Processor(extractor, tokenizer)
     return model, Speech2TextPieces(Speech2TextFeatureExtractor(feature_size=32, num_mel_bins=32), tokenizer)
+
+
+def _canary(changes: dict[str, Any]) -> tuple[PreTrainedModel, CanaryProcessor]:
+    tokenizer = _pieces(CANARY_MARKS)
+    decoder = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 48,
+        "initializer_range": 0.3,
+        "vocab_size": len(tokenizer),
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(sum(map(ord, "canary")))
+        config = CanaryConfig(
+            encoder_config={**TINY_FAST_CONFORMER, "scale_input": False},
+            decoder_config={**decoder, **changes},
+            vocab_size=len(tokenizer),
+            initializer_range=0.3,
+        )
+        model = CanaryForConditionalGeneration(config).eval()
+        statistics_of_training(model)
+        _wake(model, config.eos_token_id)
+    names = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+    named = {name: getattr(config, name) for name in names}
+    # what a checkpoint may bring along, and the policy must not take from it
+    model.generation_config = GenerationConfig(**named, max_length=32, suppress_tokens=[20, 21, 22])
+    extractor = ParakeetFeatureExtractor(feature_size=TINY_FAST_CONFORMER["num_mel_bins"])
+    return model, CanaryProcessor(extractor, tokenizer, chat_template=CANARY_TEMPLATE)
 
 
 def _moonshine(vocabulary: int, changes: dict[str, Any]) -> PreTrainedModel:
@@ -106,12 +158,14 @@ def _speech2text(vocabulary: int, changes: dict[str, Any]) -> PreTrainedModel:
 
 @torch.no_grad()
 def _wake(model: PreTrainedModel, end: int) -> None:
-    """Give every parameter a part in the result, let hypotheses of Speech2Text end."""
+    """Give every parameter a part in the result, let hypotheses of Speech2Text and Canary end."""
     for name, parameter in model.named_parameters():
         if name.endswith("bias") or "norm" in name:
             parameter.add_(0.1 * torch.randn_like(parameter))
     if isinstance(model, Speech2TextForConditionalGeneration):
         _steer(model.lm_head.weight, model.get_decoder().layer_norm.bias, end)
+    if isinstance(model, CanaryForConditionalGeneration):
+        model.proj_out.bias[end] += END_LOGIT - 2  # of fewer pieces
 
 
 def _steer(head: torch.Tensor, last_bias: torch.Tensor, end: int) -> None:
@@ -133,4 +187,17 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     learner.train_from_iterator(SENTENCES, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=learner, pad_token=PAD, bos_token=START, eos_token=END, unk_token=UNKNOWN
+    )
+
+
+def _pieces(marks: tuple[str, ...]) -> PreTrainedTokenizerFast:
+    """As sentencepiece would write: pieces that begin with the space before a word; `marks` have the first ids."""
+    learner = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    learner.pre_tokenizer = pre_tokenizers.Metaspace()
+    learner.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=list(marks), show_progress=False)
+    learner.train_from_iterator(SENTENCES, trainer)
+    bos, eos = "<|startoftranscript|>", "<|endoftext|>"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=learner, pad_token=PAD, bos_token=bos, eos_token=eos, unk_token=UNKNOWN
     )

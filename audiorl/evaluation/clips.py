@@ -10,6 +10,7 @@ from typing import Any
 
 from audiorl.evaluation.settings import LABELS, EvaluationSettings
 from audiorl.evaluation.transcription import Row, TranscribedRow
+from audiorl.rewards.answers import accepted_answers, is_answer
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,13 @@ class Clip:
         id: the row's `id` as text, or its place.
         where: its place for a person to find.
         audio: absolute path or address; None where the audio is no file of its own.
-        transcript: as in the row; of label tasks the label.
+        transcript: as in the row; of label tasks the label, or the first of several right answers.
         hypothesis: as the model said it.
         seconds: of audio.
         speaker, language: as text, None where the row has none.
         group: what the bootstrap draws it with.
         keywords: of its row, where the settings have none for all.
+        accepted: of label tasks everything that counts as the label in this row, the label first.
     """
 
     id: str
@@ -38,6 +40,7 @@ class Clip:
     language: str | None = None
     group: Any = None
     keywords: Sequence[str] | None = None
+    accepted: Sequence[str] = ()
 
 
 def clip_of(found: TranscribedRow, place: int, settings: EvaluationSettings) -> Clip:
@@ -49,24 +52,28 @@ def clip_of(found: TranscribedRow, place: int, settings: EvaluationSettings) -> 
     """
     row = found.row
     speaker, language = row.get(settings.speaker_column), row.get(settings.language_column)
+    written = row[settings.text_column]
+    accepted = (accepted_answers(written, settings.text_column) or ("",)) if settings.task == LABELS else ()
     return Clip(
         id=str(row["id"]) if row.get("id") is not None else f"row {place}",
         where=str(row.get("where") or f"row {place}"),
         audio=audio_path(row.get("audio")),
-        transcript=row[settings.text_column],
+        transcript=accepted[0] if accepted else written,
         hypothesis=found.hypothesis,
         seconds=found.seconds,
         speaker=None if speaker is None else str(speaker),
         language=None if language is None else str(language),
         group=None if settings.group_column is None else row[settings.group_column],
         keywords=row.get("keywords"),
+        accepted=accepted,
     )
 
 
 def row_problem(row: Row, settings: EvaluationSettings) -> tuple[str, str] | None:
     """What keeps a row from being measured, and what to do about it; None for nothing.
 
-    A row needs a transcript, as text, and a value of the group column; keywords are a list of texts.
+    A row needs a transcript as text, or a label as text or a list of answers, and a value of the group column; keywords
+    are a list of texts.
     """
     needed = [settings.text_column, *([settings.group_column] if settings.group_column else [])]
     for column in needed:
@@ -79,11 +86,16 @@ def row_problem(row: Row, settings: EvaluationSettings) -> tuple[str, str] | Non
                 + "Pass the column's name as text_column or group_column.",
             )
     text = row[settings.text_column]
-    if not isinstance(text, str):
-        what = "A label" if settings.task == LABELS else "A transcript"
+    if settings.task == LABELS and not is_answer(text):
         return (
-            f"{what} is a text; this row has {type(text).__name__} in column {settings.text_column!r}",
-            "Write the label's name instead of its number." if settings.task == LABELS else "Use '' for silence.",
+            f"A label is a text, or a list of answers that are all right; this row has {text!r:.80} in column "
+            f"{settings.text_column!r}",
+            "Write the label's name instead of its number.",
+        )
+    if settings.task != LABELS and not isinstance(text, str):
+        return (
+            f"A transcript is a text; this row has {type(text).__name__} in column {settings.text_column!r}",
+            "Use '' for silence.",
         )
     keywords = None if settings.keywords is not None else row.get("keywords")
     if keywords is not None and (

@@ -79,7 +79,11 @@ class DataArguments:
         default="text", metadata={"help": "Column of the transcript; an empty one means that nothing was said."}
     )
     label_column: str | None = field(
-        default=None, metadata={"help": "Column of the label, for models that answer with one of several labels."}
+        default=None,
+        metadata={
+            "help": "Column of the label, for models that answer with one of several labels, or of the answer to the "
+            "row's prompt, a text or a list of texts that are all right; accuracy is measured."
+        },
     )
     speaker_column: str = field(
         default="speaker", metadata={"help": "Column of the breakdown by speaker, where there is one."}

@@ -52,14 +52,23 @@ class LabelAnswers:
         }
 
 
-def answers(labels: Sequence[str], hypotheses: Sequence[str], settings: EvaluationSettings) -> LabelAnswers:
+def answers(
+    labels: Sequence[str],
+    hypotheses: Sequence[str],
+    settings: EvaluationSettings,
+    accepted: Sequence[Sequence[str]] | None = None,
+) -> LabelAnswers:
     """Find the label of each row and of each hypothesis, by `audiorl.rewards.labels.LabelMatch`.
+
+    A hypothesis that is one of its row's accepted answers, once normalised, stands for the row's label, as in
+    `audiorl.rewards.answers.AnswerMatch`.
 
     Args:
         labels: N labels of the rows, or aliases of them; together with those of the settings and of the aliases they
             are all there are.
         hypotheses: N texts of a model.
         settings: normaliser, further labels, aliases and similarity.
+        accepted: N lists of what counts as the label in that row alone; None for none.
 
     Raises:
         ValueError: one spelling for two labels.
@@ -74,7 +83,10 @@ def answers(labels: Sequence[str], hypotheses: Sequence[str], settings: Evaluati
         labels=own, aliases=settings.aliases, min_similarity=settings.label_similarity, normalise=function
     )
     true = [match.label_of(label) for label in labels]
-    predicted = [match.label_of(hypothesis) for hypothesis in hypotheses]
+    predicted = [
+        label if function(said) in map(function, others) else match.label_of(said)
+        for label, said, others in zip(true, hypotheses, accepted or [()] * len(labels), strict=True)
+    ]
     return LabelAnswers(
         [names[label] for label in true if label is not None],
         [None if label is None else names[label] for label in predicted],

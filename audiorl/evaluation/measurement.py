@@ -149,7 +149,8 @@ def measure(clips: Iterable[Clip], settings: EvaluationSettings, timing: Timing 
         raise ValueError("An error rate needs clips; the data set has no rows. Check its path, split and filters.")
     function = settings.normaliser
     transcripts, hypotheses = [clip.transcript for clip in clips], [clip.hypothesis for clip in clips]
-    label_answers = answers(transcripts, hypotheses, settings) if settings.task == LABELS else None
+    accepted = [clip.accepted for clip in clips]
+    label_answers = answers(transcripts, hypotheses, settings, accepted) if settings.task == LABELS else None
     if label_answers is None:
         errors = count_errors(transcripts, hypotheses, unit=settings.unit, normalise=function)
         characters = count_errors(transcripts, hypotheses, unit="character", normalise=function)

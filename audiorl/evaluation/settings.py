@@ -21,7 +21,8 @@ class EvaluationSettings:
 
     Args:
         task: "transcription" counts words or characters; "labels" asks whether a hypothesis is the row's label.
-        text_column: column of the transcript, "" where nothing was said; with "labels" of the label, as text.
+        text_column: column of the transcript, "" where nothing was said; with "labels" of the label, as text, or of a
+            list of answers to the row's question, any of which is right and the first of which stands for all.
         normalise: a name or function that `audiorl.normalisers.normaliser` takes.
         unit: see `audiorl.evaluation.count_errors`; not read with "labels".
         group_column: column whose values, usually speakers, the bootstrap draws; None draws clips.

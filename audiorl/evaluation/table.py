@@ -13,6 +13,7 @@ from audiorl.evaluation.summaries import Summary
 
 # Lines of each list: the document has the rest.
 _LISTED = 8
+_MOST_LABELS = 50
 _SHOWN_CLIPS = 5
 
 
@@ -117,8 +118,12 @@ def _labels(one: Evaluated) -> Iterator[str]:
     assert one.measured.answers is not None
     found = one.measured.answers.to_dict()
     yield f"accuracy {percent(found['accuracy'])} %"
-    rows = [["label", "accuracy %", "right", "clips"]]
-    rows += [[f["label"], percent(f["accuracy"]), str(f["right"]), str(f["clips"])] for f in found["per_label"]]
+    labels, head = found["per_label"], "label"
+    if len(labels) > _MOST_LABELS:  # free answers, hardly one of them twice
+        labels = sorted(labels, key=lambda label: (label["accuracy"], -label["clips"]))[:_LISTED]
+        head = f"label: the worst {_LISTED} of {len(found['per_label'])}"
+    rows = [[head, "accuracy %", "right", "clips"]]
+    rows += [[f["label"], percent(f["accuracy"]), str(f["right"]), str(f["clips"])] for f in labels]
     yield from columns(rows)
     wrong = [pair for pair in found["confusion"] if pair["label"] != pair["predicted"]]
     for pair in sorted(wrong, key=lambda pair: -pair["clips"])[:_LISTED]:

@@ -1,7 +1,14 @@
 """Model families: what a trainer asks of a speech model, and who answers."""
 
 from audiorl.models.family import SpeechFamily, TokenizedText
-from audiorl.models.registry import FAMILIES, family_class, model_class, register_family, speech_family
+from audiorl.models.registry import (
+    FAMILIES,
+    family_class,
+    model_class,
+    register_family,
+    registered_family,
+    speech_family,
+)
 from audiorl.models.short_window import shorten_window
 from audiorl.models.speech_call import base_model, disable_dropout, run_inside
 
@@ -14,6 +21,7 @@ __all__ = [
     "family_class",
     "model_class",
     "register_family",
+    "registered_family",
     "run_inside",
     "shorten_window",
     "speech_family",

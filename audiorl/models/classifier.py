@@ -33,7 +33,13 @@ from audiorl.models.label_scores import label_scores
 from audiorl.models.sampler import Sampler
 from audiorl.models.sampling import draw
 from audiorl.models.speech_call import base_model, run_inside
-from audiorl.models.waveform import mean_of_frames, read_waveforms, shortest_clip, waveform_features
+from audiorl.models.waveform import (
+    WAVLM_UNADAPTABLE,
+    mean_of_frames,
+    read_waveforms,
+    shortest_clip,
+    waveform_features,
+)
 from audiorl.models.whisper_audio import WhisperAudio
 
 # Labels that an error message lists.
@@ -188,7 +194,7 @@ class ClassifierFamily(SpeechFamily):
 
 
 class WaveformClassifier(ClassifierFamily):
-    """Wav2Vec2, HuBERT and WavLM, with group or layer norm; see `waveform.py` for their batches."""
+    """Wav2Vec2 and HuBERT, with group or layer norm; see `waveform.py` for their batches."""
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
@@ -213,6 +219,12 @@ class WaveformClassifier(ClassifierFamily):
         if weighted:
             return torch.stack([mean_of_frames(base, batch, hidden) for hidden in out.hidden_states], 1)
         return mean_of_frames(base, batch, out.last_hidden_state)
+
+
+class WavLMClassifier(WaveformClassifier):
+    """WavLM; see `waveform.py` for what an adapter cannot change."""
+
+    unadaptable = WAVLM_UNADAPTABLE
 
 
 class WhisperClassifier(WhisperAudio, ClassifierFamily):

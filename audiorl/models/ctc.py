@@ -11,7 +11,6 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -91,11 +90,6 @@ class CTCFamily(SpeechFamily):
             middle = (low + high) // 2
             low, high = (low, middle) if self.frames_in(middle) >= frames else (middle, high)
         return high if frames else 0
-
-    def _long_enough(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Clips that give no frame at all, a few hundredths of a second, with silence behind them up to the first."""
-        least = self._samples_for(1)
-        return [np.pad(clip, (0, max(0, least - len(clip)))) for clip in clips]
 
     # ---- weights ----
 

@@ -1,28 +1,26 @@
 """The CTC models of transformers that are tuned here: Wav2Vec2, HuBERT and WavLM by waveform, Parakeet by mel frames.
 
 Their scores hold to three rules that stock training does not. A clip's logits do not depend on the padding beside it
-(`waveform.py`). Batch norm (Parakeet) keeps the checkpoint's statistics, in training too, so that what is sampled is
-what is scored. Nothing is dropped or masked unless `disable_dropout` is turned off (`speech_call.py`).
+(`waveform.py`, `fast_conformer.py`). Batch norm (Parakeet) keeps the checkpoint's statistics, in training too
+(`batch_norm.py`). Nothing is dropped or masked unless `disable_dropout` is turned off (`speech_call.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from audiorl.batch import GroupBatch
 from audiorl.models.ctc import CTCFamily
+from audiorl.models.fast_conformer import FastConformerAudio
 from audiorl.models.speech_call import base_model
-from audiorl.models.waveform import read_waveforms, waveform_features
+from audiorl.models.waveform import WAVLM_UNADAPTABLE, read_waveforms, shortest_clip, waveform_features
 
 
 class WaveformCTCFamily(CTCFamily):
@@ -41,10 +39,11 @@ class WaveformCTCFamily(CTCFamily):
                 )
         super().__init__(model, processor)
         self.convolutions = tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
+        self.min_seconds = shortest_clip(config) / self.sampling_rate
 
     def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """(B, N) waveforms, each normalised over its own samples if the checkpoint's are, and their mask."""
-        return waveform_features(self.processor.feature_extractor, self._long_enough(clips))
+        return waveform_features(self.processor.feature_extractor, clips)
 
     def frames_in(self, samples: int) -> int:
         for kernel, stride in self.convolutions:
@@ -81,77 +80,20 @@ def _graph_only_where_trained(convolutions: Any) -> Iterator[None]:
 
 
 class WavLMCTCFamily(WaveformCTCFamily):
-    """WavLM, whose attention hands its projections' weights to torch's own function."""
+    """WavLM; see `waveform.py` for what an adapter cannot change."""
 
-    unadaptable = ("q_proj", "k_proj", "v_proj", "out_proj")
+    unadaptable = WAVLM_UNADAPTABLE
 
 
-class ParakeetCTCFamily(CTCFamily):
+class ParakeetCTCFamily(FastConformerAudio, CTCFamily):
     """Parakeet-CTC: a fast conformer over mel frames, eight of them to a frame of symbols."""
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
-        config = base_model(model).config.encoder_config
-        extractor = processor.feature_extractor
-        if extractor.feature_size != config.num_mel_bins:
-            raise ValueError(
-                f"The processor makes {extractor.feature_size} mel bins, the model hears {config.num_mel_bins}. Load "
-                "the processor from the model's own checkpoint."
-            )
-        self.mel_bins = extractor.feature_size
-        self.hop = extractor.hop_length
-        self.halvings = int(math.log2(config.subsampling_factor))
-        self.kernel, self.stride = config.subsampling_conv_kernel_size, config.subsampling_conv_stride
-        self.max_seconds = (self._samples_for(config.max_position_embeddings + 1) - 1) / self.sampling_rate
-
-    def install(self, model: nn.Module) -> None:
-        super().install(model)
-        for module in base_model(model).modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                _stay_evaluating(module)
-
-    def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
-        """(B, M, L) log-mel features, each clip's normalised over its own frames, and their mask (B, L)."""
-        # one by one: padding beside a clip would change the last digits of its mean and deviation
-        made = [
-            self.processor.feature_extractor([clip], sampling_rate=self.sampling_rate, return_tensors="pt")
-            for clip in self._long_enough(clips)
-        ]
-        mels, masks = zip(*((one.input_features[0], one.attention_mask[0].long()) for one in made), strict=True)
-        mel = pad_sequence(list(mels), batch_first=True).transpose(1, 2)
-        return {"input_features": mel, "audio_mask": pad_sequence(list(masks), batch_first=True)}
-
-    def spectrograms(self, features: Mapping[str, Tensor], samples: Sequence[int]) -> list[Tensor]:
-        return [mel[:, : max(1, n // self.hop)] for mel, n in zip(features["input_features"], samples, strict=True)]
-
-    def frames_in(self, samples: int) -> int:
-        mel_frames = samples // self.hop
-        # the features are divided by their deviation, which a single frame has not
-        return int(self._frames_of_audio(torch.tensor(mel_frames))) if mel_frames > 1 else 0
-
-    def _frames_of_audio(self, length: Tensor) -> Tensor:
-        padding = (self.kernel - 1) // 2
-        for _ in range(self.halvings):
-            length = torch.div(length + 2 * padding - self.kernel, self.stride, rounding_mode="floor") + 1
-        return length
+        self.hear_with(processor.feature_extractor, base_model(model).config.encoder_config)
 
     def encoder_parameters(self, model: nn.Module) -> list[nn.Parameter]:
         return list(base_model(model).encoder.parameters())
 
-    def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
-        assert batch.audio_mask is not None
-        features = batch.audio.transpose(1, 2).to(base.encoder.subsampling.linear.weight.dtype)
-        return base.encoder(features, attention_mask=batch.audio_mask.bool()).last_hidden_state
-
     def _head(self, base: PreTrainedModel, states: Tensor) -> Tensor:
         return base.ctc_head(states)
-
-
-def _stay_evaluating(module: nn.Module) -> None:
-    """Let a module be in evaluation mode whatever mode its model is put into."""
-
-    def train(self: nn.Module, mode: bool = True) -> nn.Module:
-        return self
-
-    module.eval()
-    module.train = types.MethodType(train, module)  # type: ignore[method-assign]

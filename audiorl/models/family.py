@@ -48,6 +48,8 @@ class SpeechFamily(ABC):
         engines: how this family can run a step of sampling, the default first; `set_engine` chooses.
         backbone: what scoring runs the model's encoder and decoder with.
         adapter_targets: where an adapter goes that names no layers; see `audiorl.adapters`.
+        unquantised: what stays in full precision on an 8-bit or 4-bit base, as `BitsAndBytesConfig` names it in
+            `llm_int8_skip_modules`, the head included; used where that is not set. Empty for all but the head.
         decodes_with_prompts: whether `transcribe` takes `prompts`, a question or context for each clip.
         compiles_backbone: whether `_encode` and `_score` do go through `backbone`.
         labels: everything the model can say, where it answers with one of a few labels; accuracy is measured then
@@ -61,6 +63,7 @@ class SpeechFamily(ABC):
     end_token: int
     token_level: bool = True
     unadaptable: Sequence[str] = ()
+    unquantised: Sequence[str] = ()
     engines: Sequence[str] = ("dynamic",)
     compiles_backbone = False
     adapter_targets = "all-linear"

@@ -1,4 +1,4 @@
-"""Text of models whose decoder begins with one token and ends with one: no language, no task, no prompt."""
+"""Text of models that take neither a prompt nor timestamps: what they begin with, the transcript, an end token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from audiorl.models.family import TokenizedText
 
 
 class PlainText:
-    """start token, transcript, end token.
+    """start token, transcript, end token: no language, no task.
 
     Args:
         tokenizer: the checkpoint's.
@@ -29,18 +29,30 @@ class PlainText:
             raise ValueError(f"this model transcribes and has no task {task!r}. Remove the row's task, or the row")
         if prompt:
             raise ValueError("this model's decoder takes no prompt. Remove the row's prompt")
+        return self.behind([self.start], text)
+
+    def behind(self, prefix: list[int], text: str) -> TokenizedText:
+        """A prefix, the transcript, the end.
+
+        Raises:
+            ValueError: the transcript holds marks or is longer than the decoder.
+        """
         transcript = self.tokenizer(text, add_special_tokens=False).input_ids
+        if self.tokenizer.unk_token_id in transcript:
+            raise ValueError(
+                "the transcript has characters that this model's vocabulary lacks. Replace them, or remove the row"
+            )
         if found := self._special.intersection(transcript):
             marks = self.tokenizer.convert_ids_to_tokens(sorted(found))
             raise ValueError(f"the transcript contains {marks}, which this model reads as marks. Remove them")
-        ids = [self.start, *transcript, self.end]
+        ids = [*prefix, *transcript, self.end]
         # the decoder reads all but the last token
         if len(ids) > self.max_tokens + 1:
             raise ValueError(
                 f"the transcript makes {len(ids)} tokens with its start and end, the decoder has {self.max_tokens} "
                 "positions. Cut the clip and its transcript into shorter pieces"
             )
-        return TokenizedText(ids, 1)
+        return TokenizedText(ids, len(prefix))
 
     def decode(self, ids: list[int]) -> str:
         """A transcript without marks, from ids that may hold the start, the end and what follows it."""

@@ -22,6 +22,7 @@ from audiorl.models.speech_call import base_model
 FAMILIES: dict[str, str | type[SpeechFamily]] = {
     "whisper": "audiorl.models.whisper:WhisperFamily",
     "moonshine": "audiorl.models.moonshine:MoonshineFamily",
+    "canary": "audiorl.models.canary:CanaryFamily",
     "speech_to_text": "audiorl.models.speech2text:Speech2TextFamily",
     "Qwen3ASRForConditionalGeneration": "audiorl.models.audio_llms:Qwen3ASRFamily",
     "GlmAsrForConditionalGeneration": "audiorl.models.audio_llms:GlmASRFamily",
@@ -35,7 +36,7 @@ FAMILIES: dict[str, str | type[SpeechFamily]] = {
     "WhisperForAudioClassification": "audiorl.models.classifier:WhisperClassifier",
     "Wav2Vec2ForSequenceClassification": "audiorl.models.classifier:WaveformClassifier",
     "HubertForSequenceClassification": "audiorl.models.classifier:WaveformClassifier",
-    "WavLMForSequenceClassification": "audiorl.models.classifier:WaveformClassifier",
+    "WavLMForSequenceClassification": "audiorl.models.classifier:WavLMClassifier",
     "ASTForAudioClassification": "audiorl.models.classifier:SpectrogramClassifier",
 }
 # What a checkpoint without `architectures` is loaded as: the first that has a class for its config.
@@ -60,7 +61,7 @@ def family_class(model: nn.Module) -> type[SpeechFamily]:
     """
     base = base_model(model)
     model_type = getattr(getattr(base, "config", None), "model_type", type(base).__name__)
-    found = _registered(type(base), model_type)
+    found = registered_family(type(base), model_type)
     if found is None:
         raise ValueError(
             f"No family knows models of type {model_type!r} ({type(base).__name__}); known: {sorted(FAMILIES)}. "
@@ -69,7 +70,8 @@ def family_class(model: nn.Module) -> type[SpeechFamily]:
     return found
 
 
-def _registered(kind: type, model_type: str) -> type[SpeechFamily] | None:
+def registered_family(kind: type, model_type: str) -> type[SpeechFamily] | None:
+    """`family_class` before there is a model: by its class and the model_type of its config; None for unknown ones."""
     names = [*(ancestor.__name__ for ancestor in kind.__mro__), model_type]
     found = next((FAMILIES[name] for name in names if name in FAMILIES), None)
     if isinstance(found, str):
@@ -111,6 +113,6 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
             f"No model can be made from this checkpoint: its config, of type {config.model_type!r}, names the class "
             f"{named!r}, which transformers does not have. Check that it is a speech model, or pass a loaded model."
         )
-    if (family := _registered(found, config.model_type)) is not None:
+    if (family := registered_family(found, config.model_type)) is not None:
         family.require_packages()
     return found

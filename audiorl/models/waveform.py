@@ -19,6 +19,9 @@ from transformers import PreTrainedModel
 
 from audiorl.batch import GroupBatch
 
+# Of WavLM, whose attention hands the weights of its projections to torch's own function without calling them.
+WAVLM_UNADAPTABLE = ("q_proj", "k_proj", "v_proj", "out_proj")
+
 
 def waveform_features(extractor: Any, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
     """`input_values` (B, N), padded with zeros, and `audio_mask` (B, N).

@@ -1,5 +1,6 @@
 """Rewards: how good a hypothesis is, as a number; TRL's contract, and the rewards that are shipped."""
 
+from audiorl.rewards.answers import AnswerMatch
 from audiorl.rewards.error_rate import ExactMatch, NegativeCER, NegativeEdits, NegativeWER, OneMinusWER
 from audiorl.rewards.errors import RewardError
 from audiorl.rewards.funasr import FunASR
@@ -17,6 +18,7 @@ from audiorl.rewards.stock_phrases import STOCK_PHRASES, NoStockPhrases
 __all__ = [
     "REWARDS",
     "STOCK_PHRASES",
+    "AnswerMatch",
     "ExactMatch",
     "FunASR",
     "Hallucination",

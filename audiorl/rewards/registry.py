@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from audiorl.rewards.answers import AnswerMatch
 from audiorl.rewards.error_rate import ExactMatch, NegativeCER, NegativeEdits, NegativeWER, OneMinusWER
 from audiorl.rewards.errors import RewardError
 from audiorl.rewards.funasr import FunASR
@@ -50,6 +51,8 @@ REWARDS: dict[str, Reward] = {
         LabelMatch(),
         LabelMatch(name="fuzzy_label_match", min_similarity=0.8),
         LabelSetMatch(),
+        AnswerMatch(),
+        AnswerMatch(name="answer_f1", partial=True),
         FunASR(),
     )
 }

@@ -3,6 +3,7 @@ from an adapter to a model that needs none."""
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel, set_seed
 
 from audiorl.adapters import checked_adapter, require_bitsandbytes
-from audiorl.models import SpeechFamily, base_model, family_class, model_class
+from audiorl.models import SpeechFamily, base_model, family_class, model_class, registered_family
 from audiorl.trainers.config import SpeechConfig
 
 
@@ -61,7 +62,7 @@ def load_checkpoint(model: str | os.PathLike, options: dict[str, Any]) -> nn.Mod
 def _from_name(model: str | os.PathLike, options: dict[str, Any]) -> nn.Module:
     if os.path.exists(os.path.join(model, "adapter_config.json")):
         return load_adapted(model, options)
-    return _model_class(model, options).from_pretrained(model, **options)
+    return _load(model, options)
 
 
 def load_adapted(adapter: str | os.PathLike, options: dict[str, Any], *, trainable: bool = True) -> PeftModel:
@@ -87,7 +88,7 @@ def load_adapted(adapter: str | os.PathLike, options: dict[str, Any], *, trainab
             f"The adapter in {adapter} does not say which model it was trained on. Write its name or path into "
             "base_model_name_or_path in adapter_config.json, or load the base and pass a PeftModel."
         )
-    base = _model_class(base_name, options).from_pretrained(base_name, **options)
+    base = _load(base_name, options)
     with warnings.catch_warnings():
         # PEFT takes AdaLoRA's rank_pattern for LoRA's, whose keys are other names
         warnings.filterwarnings("ignore", "(?s).*rank_pattern keys did not match", RuntimeWarning)
@@ -195,11 +196,20 @@ def check_untouched_encoder(model: nn.Module, planned: PeftConfig | None, family
     if planned is not None and not family.encoder_is_frozen(model):
         raise ValueError(
             "freeze_encoder leaves the encoder as it is, but the new adapter has layers in it, which would never "
-            'change. Pass target_modules="decoder-linear" (--lora_decoder_only), or leave freeze_encoder off.'
+            'change. Pass target_modules="decoder-linear" (--lora_decoder_only) or, where there is no decoder, the '
+            "names of the layers behind the encoder; or leave freeze_encoder off."
         )
 
 
-def _model_class(name: str | os.PathLike, options: dict[str, Any]) -> Any:
+def _load(name: str | os.PathLike, options: dict[str, Any]) -> PreTrainedModel:
+    """A model by the class that its config names, quantised but for what its family keeps in full precision."""
     hub_options = {key: options[key] for key in ("revision", "token", "cache_dir") if key in options}
     config = AutoConfig.from_pretrained(name, **hub_options)
-    return model_class(config)
+    kind, quantised = model_class(config), options.get("quantization_config")
+    if isinstance(quantised, BitsAndBytesConfig) and quantised.llm_int8_skip_modules is None:
+        family = registered_family(kind, config.model_type)
+        spared = () if family is None else family.unquantised
+        quantised = copy.deepcopy(quantised)  # the caller's stays as it was
+        quantised.llm_int8_skip_modules = list(spared) or None
+        options = {**options, "quantization_config": quantised}
+    return kind.from_pretrained(name, **options)

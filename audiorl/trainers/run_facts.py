@@ -151,8 +151,9 @@ def base_name(model: nn.Module) -> tuple[str, bool]:
 def license_of(model: nn.Module) -> tuple[str, str | None]:
     """The base model's licence, and where to read it if the identifier does not say; no network is asked."""
     name, on_hub = base_name(model)
-    folder = base_model(model).config._name_or_path or ""
-    path = try_to_load_from_cache(name, MODEL_CARD) if on_hub else os.path.join(folder, MODEL_CARD)
+    # without a name, not the page that happens to lie in the working directory
+    folder = base_model(model).config._name_or_path or None
+    path = try_to_load_from_cache(name, MODEL_CARD) if on_hub else folder and os.path.join(folder, MODEL_CARD)
     found = None
     if isinstance(path, str) and os.path.isfile(path):
         found = ModelCard.load(path, ignore_metadata_errors=True).data.get("license")

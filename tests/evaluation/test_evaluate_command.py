@@ -117,6 +117,12 @@ def test_a_classifier_is_measured_by_accuracy(tmp_path, data):
     assert {clip["predicted"] for clip in one["clips"]} <= set(known)
     assert one["labels"]["accuracy"] == sum(clip["predicted"] == "sad" for clip in one["clips"]) / 2
     assert "num_beams" not in one["decoding"]
+    lines = [{**json.loads(line), "answers": known} for line in data.read_text().splitlines()]
+    (data.parent / "answers.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    main(["--model_name_or_path", str(tmp_path / "classifier"), "--dataset_name", str(data.parent / "answers.jsonl"),
+          "--limit", "2", "--label_column", "answers", "--output", str(tmp_path / "answers.json")])  # fmt: skip
+    (one,) = read_document(tmp_path / "answers.json")["measurements"]
+    assert one["labels"]["accuracy"] == 1, "whatever it says is among the accepted answers"
     with pytest.raises(ValueError, match="transcripts are asked for"):
         main(["--model_name_or_path", str(tmp_path / "classifier"), "--dataset_name", str(data)])
     with pytest.raises(ValueError, match="takes no search"):

@@ -4,7 +4,12 @@ import itertools
 
 import pytest
 
+from audiorl.evaluation import EvaluationSettings
 from audiorl.evaluation.changes import changes
+from audiorl.evaluation.clips import clip_of, row_problem
+from audiorl.evaluation.document import Evaluated
+from audiorl.evaluation.table import report
+from audiorl.evaluation.transcription import TranscribedRow
 from audiorl.rewards import LabelMatch
 from tests.evaluation.clips import measured
 
@@ -89,3 +94,43 @@ def test_the_label_of_a_completion_is_the_one_that_the_reward_accepts(similarity
 def test_one_spelling_for_two_labels_is_refused():
     with pytest.raises(ValueError, match="for two labels"):
         measured(("a", "b"), settings={"task": "labels", "aliases": {"a": ["x"], "b": ["x"]}})
+
+
+def test_any_accepted_answer_of_the_row_is_right():
+    found = measured(
+        ("two", "2"),  # this row's
+        ("three", "2"),  # another row's: no known label
+        ("two", "Two!"),
+        ("", "..."),  # a question without an answer
+        settings={"task": "labels"},
+        accepted=[["two", "2"], ["three", "3"], ["two"], [""]],
+    )
+    assert found.answers.predicted == ["two", None, "two", ""]
+    assert found.answers.to_dict()["accuracy"] == 3 / 4
+
+
+def test_rows_hold_a_label_or_a_list_of_right_answers():
+    asked = EvaluationSettings(task="labels", text_column="answers")
+    for written, transcript, accepted in (
+        ("two", "two", ("two",)),
+        (["two", "2"], "two", ["two", "2"]),
+        ([], "", ("",)),
+    ):
+        row = {"audio": None, "answers": written}
+        assert row_problem(row, asked) is None
+        clip = clip_of(TranscribedRow(row, "2", 1.0), 0, asked)
+        assert (clip.transcript, clip.accepted) == (transcript, accepted)
+    for written in (2, [2], {"text": ["two"]}):
+        what, _ = row_problem({"audio": None, "answers": written}, asked)
+        assert "A label is a text, or a list of answers" in what
+    what, _ = row_problem({"audio": None, "text": ["two"]}, EvaluationSettings())
+    assert "A transcript is a text; this row has list" in what
+
+
+def test_of_many_answers_the_table_shows_the_worst():
+    pairs = [(f"word{i}", f"word{i}" if i != 57 else "no") for i in range(60)]
+    found = Evaluated("model", "data", 0, {}, measured(*pairs, settings={"task": "labels"}))
+    shown = report(EvaluationSettings(task="labels"), [found])
+    (head,) = (line for line in shown.splitlines() if "the worst 8 of 60" in line)
+    below = shown.splitlines()[shown.splitlines().index(head) + 1 :]
+    assert below[0].split() == ["word57", "0.0", "0", "1"] and "word7" not in shown

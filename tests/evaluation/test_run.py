@@ -8,11 +8,14 @@ import pytest
 import soundfile
 
 from audiorl import evaluation
+from audiorl.audio import AudioFault
 from audiorl.datasets import BadRowsError, speech_rows
 from audiorl.evaluation import EvaluationSettings, NamedRows, evaluate
 from audiorl.evaluation.probe import SOUNDS, probe_rows
 from audiorl.evaluation.run import chosen_rows
+from audiorl.evaluation.systems import LocalModel
 from audiorl.evaluation.transcription import TranscribedRow, read_rows, where
+from tests.tiny_ctc import tiny_ctc
 
 SETTINGS = EvaluationSettings(resamples=50)
 
@@ -88,6 +91,20 @@ def test_nothing_is_asked_before_the_last_row_is_checked():
         with pytest.raises(ValueError, match="needs a model and a data set"):
             evaluate(systems, data, SETTINGS)
     assert echo.asked == 0
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "parakeet"])
+def test_a_clip_below_the_first_frame_of_a_ctc_model_is_a_bad_row(kind):
+    model = LocalModel("ctc", *tiny_ctc(kind))
+    # more letters than half a second has frames: that is no fault of the row
+    rows = [{"text": "a long sentence " * 9, "audio": wav(seconds)} for seconds in (0.5, 0.012)]
+    least = f"{1000 * model.min_seconds:g} ms"
+    with pytest.raises(BadRowsError, match=f"row 1: the clip is 12.0 ms long, the model needs {least}") as told:
+        evaluate([model], [NamedRows("rows", speech_rows(rows))], SETTINGS, progress=False)
+    assert len(told.value.faults) == 1
+    stream = speech_rows(datasets.Dataset.from_list(rows).to_iterable_dataset())
+    with pytest.raises(AudioFault, match=f"row 1: the clip lasts 12.0 ms, the model needs {least}"):
+        evaluate([model], [NamedRows("stream", stream)], SETTINGS, progress=False)
 
 
 def test_a_stream_is_measured_and_its_rows_are_checked_as_they_come():

@@ -66,6 +66,17 @@ def ordinary_speech2text(model, batch: GroupBatch) -> list[Tensor]:
     ]
 
 
+def ordinary_canary(model, batch: GroupBatch) -> list[Tensor]:
+    """Logits of padded audio with a left-padded decoder mask, and what generate() writes greedily and with beams."""
+    ids = batch.tokens[:, 0, :12]
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    heard = {"input_features": batch.audio.transpose(1, 2), "attention_mask": batch.audio_mask.bool()}
+    logits = model(**heard, decoder_input_ids=ids, decoder_attention_mask=mask).logits
+    asked = {**heard, "decoder_input_ids": ids[:, :9], "max_new_tokens": 6}
+    return [logits, *(model.generate(**asked, num_beams=beams) for beams in (1, 2))]
+
+
 def ordinary_audio_llm(model, batch: GroupBatch) -> list[Tensor]:
     """Logits of padded text, and what generate() writes greedily and with beams."""
     ids = batch.tokens[:, 0, :12].clamp(min=10)
@@ -157,6 +168,20 @@ CASES = [
         ordinary=ordinary_speech2text,
         encoder=lambda model: model.get_encoder(),
         lora_targets=("q_proj", "v_proj", "fc1"),
+    ),
+    FamilyCase(
+        name="canary",
+        build=lambda: tiny_seq2seq("canary", attention_dropout=0.1),
+        clips=tiny_clips(len(TEXTS)),
+        texts=[["der Fuchs springt", "ein Fuchs", ""], *TEXTS[1:]],
+        ordinary=ordinary_canary,
+        encoder=lambda model: model.get_encoder(),
+        lora_targets=("q_proj", "v_proj", "fc1"),
+        rows=[
+            {"language": "german"},
+            {"language": "fr", "task": "translate"},
+            {"language": "en", "task": "translate:de"},
+        ],
     ),
     *(
         FamilyCase(

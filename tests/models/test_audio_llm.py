@@ -14,16 +14,18 @@ import torch
 from peft import LoraConfig
 from transformers import AutoProcessor
 
-from audiorl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, transcribe
+from audiorl import DPOConfig, DPOTrainer, transcribe
 from audiorl.datasets import BadRowsError
 from audiorl.models import speech_family
 from audiorl.models.shared_prefix import group_mask, group_positions
 from audiorl.testing.case import group_batch
 from tests.tiny_audio_llms import KINDS, stock_inputs, tiny_audio_llm
 from tests.tiny_models import tiny_clips
+from tests.trainers.grpo_rows import check_that_it_learns_two_words
 
 TEXTS = ["the quick brown fox", "dog", "the lazy dog jumps", "so", "a fox", "dogs", "jumps over", "the dog"]
 SETTINGS = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1}
+WORDS = {"max_steps": 25, "max_completion_length": 8, "sft_weight": 0.5}
 
 
 def rows(count: int, **columns) -> list[dict]:
@@ -144,23 +146,17 @@ def test_dpo_lowers_its_loss_with_an_adapter_in_the_language_model_alone(kind, t
 @pytest.mark.parametrize("kind", KINDS)
 def test_grpo_raises_the_reward_on_four_clips(kind, tmp_path):
     model, processor = tiny_audio_llm(kind)
-    data = [{**row, "text": ("dog", "so")[i % 2]} for i, row in enumerate(rows(4))]
-    args = GRPOConfig(
-        output_dir=str(tmp_path),
-        max_steps=25,
-        learning_rate=3e-3,
-        lr_scheduler_type="constant",
-        per_device_train_batch_size=4,
-        num_generations=8,
-        max_completion_length=8,
-        sft_weight=0.5,
-        freeze_encoder=True,
-        **SETTINGS,
-    )
-    trainer = GRPOTrainer(model, "one_minus_wer", args, train_dataset=data, processing_class=processor)
-    trainer.train()
-    rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
-    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.2
+    check_that_it_learns_two_words(model, processor, tmp_path, rows(4), freeze_encoder=True, **WORDS)
+
+
+# All of them take a minute: the others run before a release.
+@pytest.mark.parametrize("kind", [pytest.param(x, marks=[pytest.mark.slow] * (x != "qwen2_audio")) for x in KINDS])
+def test_grpo_raises_the_reward_with_an_adapter_in_the_language_model_alone(kind, tmp_path):
+    model, processor = tiny_audio_llm(kind)
+    lora = LoraConfig(r=8, lora_alpha=16)
+    grpo = check_that_it_learns_two_words(model, processor, tmp_path, rows(4), lora, learning_rate=1e-2, **WORDS)
+    assert all("language_model" in name for name, p in grpo.model.named_parameters() if p.requires_grad)
+    assert grpo.family.encoder_is_frozen(grpo.model)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,25 +1,27 @@
-"""Moonshine and Speech2Text as a user meets them: exact beside stock forwards, tuned, saved, loaded back."""
+"""Moonshine, Speech2Text and Canary as a user meets them: exact beside stock forwards, tuned, saved, loaded back."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSpeechSeq2Seq, Wav2Vec2Processor
+from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
 
-from audiorl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
+from audiorl import DPOConfig, DPOTrainer
 from audiorl.datasets import BadRowsError
 from audiorl.models import speech_family
 from audiorl.models.by_length import encode_by_length
 from audiorl.testing.case import group_batch
 from tests.tiny_models import tiny_clips
 from tests.tiny_seq2seq import tiny_seq2seq
+from tests.trainers.grpo_rows import check_that_it_learns_two_words
 
 TEXTS = ["the quick brown fox", "dog", "the lazy dog jumps", "so", "a fox", "dogs", "jumps over", "the dog"]
+KINDS = ("moonshine", "speech2text", "canary")
 SETTINGS = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1}
 
 
-def rows(count: int, **columns) -> list[dict]:
+def rows(count: int) -> list[dict]:
     clips = tiny_clips(count)
     return [
         {
@@ -27,7 +29,7 @@ def rows(count: int, **columns) -> list[dict]:
             "text": TEXTS[i],
             "chosen": TEXTS[i],
             "rejected": TEXTS[i - 1],
-            **columns,
+            "language": "en",
         }
         for i, clip in enumerate(clips)
     ]
@@ -35,29 +37,31 @@ def rows(count: int, **columns) -> list[dict]:
 
 def stock_logps(model, kind: str, features: dict, tokens: torch.Tensor) -> torch.Tensor:
     """Of one clip and one hypothesis, by the model's own forward."""
-    heard = (
-        {"input_values": features["input_values"]}
-        if kind == "moonshine"
-        else {"input_features": features["input_features"].transpose(1, 2)}
-    )
+    if kind == "moonshine":
+        heard = {"input_values": features["input_values"]}
+    else:
+        heard = {"input_features": features["input_features"].transpose(1, 2)}
+    if kind == "canary":  # the last frame of its features is never heard
+        heard["attention_mask"] = features["audio_mask"].bool()
     logits = model(**heard, decoder_input_ids=tokens[None, :-1]).logits[0]
     return logits.log_softmax(-1).gather(-1, tokens[1:, None]).squeeze(-1)
 
 
-@pytest.mark.parametrize("kind", ["moonshine", "speech2text"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_gives_what_stock_forwards_of_unpadded_clips_give(kind):
     model, processor = tiny_seq2seq(kind)
     family = speech_family(model, processor)
     clips = [clip[: 14_000 - 900 * i] for i, clip in enumerate(tiny_clips(3))]
     texts = [["the quick brown fox", "dog"], ["a fox", "so so"], ["", "dogs"]]
-    batch = group_batch(family, clips, texts)
+    batch = group_batch(family, clips, texts, [{"language": "en"}] * 3)
     scores = family.score_groups(model, batch)
     with torch.no_grad():
         for b, group in enumerate(texts):
             for k, text in enumerate(group):
-                ids = torch.tensor(family.tokenize(text).ids)
-                expected = stock_logps(model, kind, family.features(clips[b : b + 1]), ids)
-                torch.testing.assert_close(scores.logps[b, k, : len(expected)], expected, rtol=1e-5, atol=2e-5)
+                ids, first_kept = family.tokenize(text, language="en")
+                expected = stock_logps(model, kind, family.features(clips[b : b + 1]), torch.tensor(ids))
+                found = scores.logps[b, k, first_kept - 1 : len(expected)]
+                torch.testing.assert_close(found, expected[first_kept - 1 :], rtol=1e-5, atol=2e-5)
 
 
 def test_padding_moves_the_stock_model_and_not_the_family():
@@ -86,60 +90,55 @@ def test_clips_go_back_to_their_places_and_equal_lengths_together():
     assert found.squeeze(-1).tolist() == [[1, 0, 0], [7, 9, 11], [13, 15, 0], [19, 0, 0]]
 
 
-@pytest.mark.parametrize("kind", ["moonshine", "speech2text"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_dpo_lowers_its_loss_on_eight_clips(kind, tmp_path):
     model, processor = tiny_seq2seq(kind)
     args = DPOConfig(
         output_dir=str(tmp_path), max_steps=8, learning_rate=3e-3, lr_scheduler_type="constant", **SETTINGS
     )
-    trainer = DPOTrainer(model, args=args, train_dataset=rows(8, language="en"), processing_class=processor)
+    trainer = DPOTrainer(model, args=args, train_dataset=rows(8), processing_class=processor)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("kind", ["moonshine", "speech2text"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_grpo_raises_the_reward_on_four_clips(kind, tmp_path):
     model, processor = tiny_seq2seq(kind)
-    data = [{**row, "text": ("dog", "so")[i % 2]} for i, row in enumerate(rows(4))]
-    args = GRPOConfig(
-        output_dir=str(tmp_path),
-        max_steps=30,
-        learning_rate=3e-3,
-        lr_scheduler_type="constant",
-        per_device_train_batch_size=4,
-        num_generations=8,
-        max_completion_length=12,
-        sft_weight=0.1,
-        **SETTINGS,
+    check_that_it_learns_two_words(
+        model, processor, tmp_path, rows(4), max_steps=30, max_completion_length=12, sft_weight=0.1
     )
-    trainer = GRPOTrainer(model, "one_minus_wer", args, train_dataset=data, processing_class=processor)
-    trainer.train()
-    rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
-    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.2
 
 
-def test_a_tuned_moonshine_loads_in_plain_transformers(tmp_path):
-    model, processor = tiny_seq2seq("moonshine")
+@pytest.mark.parametrize("kind", ["moonshine", "canary"])
+def test_a_tuned_model_loads_in_plain_transformers(kind, tmp_path):
+    model, processor = tiny_seq2seq(kind)
     args = DPOConfig(output_dir=str(tmp_path), max_steps=1, **SETTINGS)
     trainer = DPOTrainer(model, args=args, train_dataset=rows(2), processing_class=processor)
     trainer.train()
     trainer.save_model()
     loaded = AutoModelForSpeechSeq2Seq.from_pretrained(tmp_path, dtype=torch.float32)
-    again = Wav2Vec2Processor.from_pretrained(tmp_path)
-    heard = again(tiny_clips(1)[0], sampling_rate=16_000, return_tensors="pt")
-    ids = loaded.generate(**heard, max_new_tokens=8)
-    assert trainer.family.transcribe(trainer.model, trainer.family.features(tiny_clips(1)), max_new_tokens=8) == [
-        trainer.family.plain_text.decode(ids[0].tolist())
-    ]
+    again, clips = AutoProcessor.from_pretrained(tmp_path), tiny_clips(3)
+    # every piece once: what random models like best they write again and again
+    said, limits = [], {"min_new_tokens": 6, "max_new_tokens": 12, "no_repeat_ngram_size": 1}
+    for clip in clips:
+        if kind == "moonshine":
+            heard = again(clip, sampling_rate=16_000, return_tensors="pt")
+        else:
+            heard = again.apply_transcription_request(clip, source_language="en")
+        ids = loaded.generate(**heard, **limits)
+        said.append(again.tokenizer.decode(ids[0], skip_special_tokens=True).strip())
+    features = trainer.family.features(clips)
+    assert trainer.family.transcribe(trainer.model, features, languages=["en"] * 3, **limits) == said
+    assert len(set(said)) == 3
 
 
-@pytest.mark.parametrize("kind", ["moonshine", "speech2text"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_rows_that_cannot_be_used_are_told(kind, tmp_path):
     model, processor = tiny_seq2seq(kind)
     data = rows(6)
     data[0]["audio"] = {"array": np.full(300, 0.1, dtype=np.float32), "sampling_rate": 16_000}
-    data[1]["chosen"] = "</s> " + data[1]["chosen"]
+    data[1]["chosen"] = processor.tokenizer.eos_token + data[1]["chosen"]
     data[2]["task"] = "translate"
     data[3]["prompt"] = "names of animals"
     data[4]["rejected"] = "dog " * 100

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiorl.rewards import REWARDS, FunASR, Hallucination, KeywordScore, LabelMatch, RewardSet
-from tests.rewards.examples import ENGLISH, RANGES, SCENES, WHOLE_SENTENCE, score, score_one
+from tests.rewards.examples import ENGLISH, RANGES, SCENES, WHOLE_SENTENCE, score, score_one, with_labels
 
 WORDS = "the cat sat na na na Nguyen thanks for watching 今 天 气 สวัสดี привет मौसम ♪ [music] (um) ... www.a.b é".split()
+OF_OTHER_COLUMNS = ("label_match", "fuzzy_label_match", "label_set_match", "answer_match", "answer_f1")
 texts = st.one_of(st.text(max_size=40), st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join))
 rows = st.fixed_dictionaries(
     {
@@ -23,6 +24,7 @@ rows = st.fixed_dictionaries(
         "language": st.one_of(st.none(), st.sampled_from(["en", "zh", "ja", "hi", "xx", "EN-us"])),
         "label": texts,
         "all_labels": st.lists(texts, max_size=3),
+        "answers": st.one_of(texts, st.lists(texts, max_size=3)),
     }
 )
 
@@ -51,7 +53,7 @@ def test_any_text_has_a_value_in_the_range(row, hypotheses):
 @given(rows)
 def test_the_transcript_itself_gets_the_best_value(row):
     for name in RANGES:
-        if name not in ("overlong", "label_match", "fuzzy_label_match", "label_set_match", "language"):
+        if name not in ("overlong", "language", *OF_OTHER_COLUMNS):
             best = RANGES[name][1]
             if name == "funasr":
                 best = 2 if row["keywords"] else 1
@@ -83,7 +85,7 @@ def test_values_do_not_depend_on_the_other_hypotheses(row, hypotheses, random):
 def test_rewards_survive_pickling(reward):
     again = pickle.loads(pickle.dumps(reward))
     assert again.__name__ == reward.__name__
-    row = {**ENGLISH.row, "label": "b", "all_labels": ["b"]}
+    row = {**ENGLISH.row, "label": "b", "all_labels": ["b"], "answers": "c"}
     assert score(again, [ENGLISH.honest, "c"], row) == score(reward, [ENGLISH.honest, "c"], row)
 
 
@@ -99,6 +101,7 @@ STANDING_ALONE = [
     "one_minus_keyword_wer",
     "hallucination",
     "length_ratio",
+    "answer_f1",
     "funasr",
 ]
 # What a reward does not see, so that it wants another beside it; its docstring says so.
@@ -121,10 +124,10 @@ def test_adversarial_hypotheses_rank_below_an_honest_one(name, scene):
     row, honest, attacks = SCENES[scene]
     if name in WHOLE_SENTENCE:
         honest = row["text"]
-    labels = {"label": row["text"], "all_labels": [row["text"]]}
-    best = score_one(name, honest, **labels, **row)
+    row = with_labels(row)
+    best = score_one(name, honest, **row)
     for attack, hypothesis in attacks.items():
-        assert score_one(name, hypothesis, **labels, **row) < best, attack
+        assert score_one(name, hypothesis, **row) < best, attack
 
 
 @pytest.mark.parametrize("name", BLIND_TO)
@@ -192,7 +195,7 @@ def test_shipped_rewards_run_in_trls_own_loop():
     from trl import GRPOTrainer
 
     row, honest, attacks = ENGLISH
-    row = {**row, "label": "calm", "all_labels": ["calm"], "prompt": ""}
+    row = {**row, "label": "calm", "all_labels": ["calm"], "answers": ["calm"], "prompt": ""}
     hypotheses = [honest, *attacks.values()]
     names = list(REWARDS)
     trainer = SimpleNamespace(

@@ -68,9 +68,14 @@ def trainer(output_dir: Any, rows: Any = None, *, kind: str = "english", **chang
         model,
         args=config(output_dir, **changes),
         train_dataset=pair_rows() if rows is None else rows,
-        processing_class=processor,
+        processing_class=options.pop("processing_class", processor),
         **options,
     )
+
+
+def logged(trainer: Any, name: str) -> list[float]:
+    """A number of the log, wherever it was logged."""
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
 def weights(model: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tests.tiny_seq2seq import tiny_seq2seq
 from tests.trained_models import FAMILIES
 from tests.trainers import raft_rows
 from tests.trainers.grpo_rows import shortness
-from tests.trainers.pair_rows import settings
+from tests.trainers.pair_rows import logged, settings
 
 TEXTS = ["the fox", "dog", "lazy dogs", "so", "a fox", "dogs", "jumps", "the dog"]
 
@@ -36,10 +36,6 @@ def rows(count: int) -> list[dict]:
 
 def of(method: str) -> list[str]:
     return [x.model for x in FAMILIES if x.method == method]
-
-
-def logged(trainer: Any, name: str) -> list[float]:
-    return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
 @pytest.mark.parametrize("kind", of("ORPO"))

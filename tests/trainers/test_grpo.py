@@ -18,7 +18,7 @@ from audiorl.rewards import RewardError
 from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
 from audiorl.trainers.repeated_blocks import RepeatedBlocks
 from tests.tiny_models import SAMPLING_RATE, tiny_whisper
-from tests.trainers.grpo_rows import config, letters, rows, shortness, trainer
+from tests.trainers.grpo_rows import check_accumulation, config, letters, rows, shortness, trainer
 from tests.trainers.pair_rows import CHECKPOINTING, PLAIN_STEPS, largest_difference, weights
 from tests.trainers.test_dpo import nudge
 
@@ -141,19 +141,7 @@ def test_without_beta_there_is_no_frozen_policy(tmp_path):
 )
 def test_accumulating_four_micro_batches_of_one_equals_one_batch_of_four(tmp_path, settings):
     """Six rows: the second step has two rows only."""
-    shared = {**PLAIN_STEPS, **settings}
-    big = trainer(tmp_path / "a", rows(6), per_device_train_batch_size=4, **shared)
-    small = trainer(tmp_path / "b", rows(6), per_device_train_batch_size=1, gradient_accumulation_steps=4, **shared)
-    start = weights(big.model)
-    big.train()
-    small.train()
-    assert big.state.global_step == small.state.global_step == 2 * settings.get("num_iterations", 1)
-    assert largest_difference(weights(big.model), weights(small.model)) < 2e-6
-    assert largest_difference(start, weights(big.model)) > 1e-3
-    for ours, theirs in zip(big.state.log_history[:-1], small.state.log_history[:-1], strict=True):
-        assert ours.keys() == theirs.keys()
-        for name in ours.keys() - {"epoch"}:
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
+    check_accumulation(trainer, tmp_path, 2 * settings.get("num_iterations", 1), **settings)
 
 
 def test_same_seed_same_rollouts_other_seed_others(tmp_path):

@@ -1,4 +1,7 @@
-"""Online methods in processes of their own: two against one, killed and resumed against not stopped."""
+"""Online methods, and DPO of a CTC model, in processes of their own.
+
+Two against one, killed and resumed against not stopped.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,8 @@ import pytest
 import torch
 
 from audiorl.trainers.checkpoints import last_whole_checkpoint
-from tests.trainers import raft_rows
-from tests.trainers.grpo_rows import rows, trainer
 from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, weights
+from tests.trainers.run_grpo import make
 
 SCRIPT = str(Path(__file__).with_name("run_grpo.py"))
 # Seven rows leave one process without a row of its own in the last step of an epoch.
@@ -29,6 +31,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "RAFT, some clips": {"raft": True, "keep_top_percent": 0.4, "clips_per_cycle": 5, "freeze_encoder": True},
     # the second process has none
     "RAFT, one clip": {"raft": True, "clips_per_cycle": 1, "steps_per_cycle": 2},
+    "CTC": {"ctc": "wav2vec2", "loss_type": "grpo"},
+    "CTC, DPO": {"ctc": "wav2vec2", "dpo": True, "loss_type": ["sigmoid", "sft"]},
 }
 
 
@@ -61,8 +65,7 @@ def two_processes(tmp_path_factory) -> dict[str, dict]:
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_sample_and_learn_what_one_does(tmp_path, two_processes, method):
     shared = {**METHODS[method], **PLAIN_STEPS, "num_train_epochs": 2}
-    make = raft_rows.trainer if shared.pop("raft", False) else trainer
-    one = make(tmp_path, rows(7), per_device_train_batch_size=4, **shared)
+    one = make(tmp_path, 7, per_device_train_batch_size=4, **shared)
     start = weights(one.model)
     one.train()
     assert largest_difference(weights(one.model), start) > 1e-3

@@ -17,13 +17,17 @@ from audiorl.audio import load_audio
 from audiorl.commands.grpo import main as tune
 from audiorl.datasets import BadRowsError
 from audiorl.rewards import LabelMatch, LabelSetMatch
-from audiorl.trainers.dpo import DPOTrainer
+from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from audiorl.trainers.grpo import GRPOTrainer
 from audiorl.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from audiorl.trainers.raft import RAFTTrainer
+from tests.models.test_classifier import WAVLM_MASKS
 from tests.tiny_classifiers import DIGITS, LABELS, tiny_classifier
 from tests.tiny_models import SAMPLING_RATE
+from tests.trained_models import CLASSIFIERS, Trained
 from tests.trainers import grpo_rows, pair_rows, raft_rows
+from tests.trainers.pair_rows import logged
 
 FAMILIES = ("wav2vec2-group", "hubert-layer", "ast", "whisper")
 
@@ -49,10 +53,6 @@ def checkpoint(folder: Path, kind: str) -> str:
     model.save_pretrained(folder)
     extractor.save_pretrained(folder)
     return str(folder)
-
-
-def logged(trainer: Any, name: str) -> list[float]:
-    return [log[name] for log in trainer.state.log_history if name in log]
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -113,6 +113,42 @@ def test_raft_learns_the_labels_that_were_rewarded(tmp_path):
     rewards = logged(raft, "reward")
     assert rewards[-1] > rewards[0] + 0.3 and raft.decode(tones(4)).accuracy > before
     assert logged(raft, "accuracy") == pytest.approx(rewards)
+
+
+PAIR_TRAINERS = {"DPO": (DPOTrainer, DPOConfig), "ORPO": (ORPOTrainer, ORPOConfig)}
+
+
+def make(combination: Trained, folder: Path) -> tuple[Any, str]:
+    """The trainer of a combination, and the number in its log that has to fall or rise."""
+    model, extractor = tiny_classifier(combination.model.removesuffix("-labels"))
+    adapted = combination.adapter == "LoRA"
+    options = {"processing_class": extractor, "peft_config": LoraConfig(r=8, lora_alpha=16) if adapted else None}
+    rate = {"learning_rate": 1e-2 if adapted else 3e-3}
+    if combination.method in PAIR_TRAINERS:
+        trainer, config = PAIR_TRAINERS[combination.method]
+        steps = {"max_steps": 12, "per_device_train_batch_size": 8, **rate}
+        args = config(**{**pair_rows.settings(folder), **steps})
+        return trainer(model, args=args, train_dataset=pairs(), **options), "loss"
+    options["train_dataset"] = tones(4)
+    if combination.method == "GRPO":
+        args = grpo_rows.config(folder, max_steps=24, per_device_train_batch_size=4, num_generations=32, **rate)
+        return GRPOTrainer(model, LabelMatch(column="text"), args, **options), "reward"
+    cycles = {"num_cycles": 6, "steps_per_cycle": 3, "samples_per_prompt": 24, "reward_threshold": 1.0}
+    args = raft_rows.config(folder, **cycles, **rate)
+    return RAFTTrainer(model, LabelMatch(column="text"), args=args, **options), "reward"
+
+
+@pytest.mark.parametrize(
+    "combination",
+    [pytest.param(x, id="-".join(x[:3]), marks=[pytest.mark.slow] if x.slow else []) for x in CLASSIFIERS],
+)
+def test_training_lowers_the_loss_or_raises_the_reward(tmp_path, combination):
+    trainer, name = make(combination, tmp_path)
+    trainer.train()
+    seen = logged(trainer, name)
+    few = 3 if combination.method == "GRPO" else 1
+    first, last = sum(seen[:few]) / few, sum(seen[-few:]) / few
+    assert last < 0.9 * first if name == "loss" else last > first + 0.3, seen
 
 
 def test_several_right_labels_share_the_probability(tmp_path):
@@ -204,6 +240,37 @@ def test_a_frozen_encoder_and_an_adapter_train_the_head_alone(tmp_path):
     adapted.train()
     assert logged(adapted, "loss")[0] == pytest.approx(0.693147, abs=1e-4)
     assert logged(adapted, "rewards/margins")[1] != 0
+
+
+def test_an_adapter_in_a_decoder_or_a_frozen_encoder_is_refused_when_the_trainer_is_built(tmp_path):
+    """An adapter in the head alone is what a frozen encoder goes with."""
+
+    def built(targets: Any, **changes: Any) -> Any:
+        model, extractor = tiny_classifier("wav2vec2-group")
+        lora = LoraConfig(r=2, target_modules=targets)
+        args = ORPOConfig(**{**pair_rows.settings(tmp_path), **changes})
+        return ORPOTrainer(model, args=args, processing_class=extractor, peft_config=lora, train_dataset=pairs(4))
+
+    with pytest.raises(ValueError, match="no decoder apart from its encoder"):
+        built("decoder-linear")
+    with pytest.raises(ValueError, match=r"which would never change.*the names of the layers behind the encoder"):
+        built(None, freeze_encoder=True)
+    orpo = built(["projector", "classifier"], freeze_encoder=True, max_steps=2)
+    orpo.train()
+    assert orpo.family.encoder_is_frozen(orpo.model) and logged(orpo, "loss")[1] < logged(orpo, "loss")[0]
+
+
+@pytest.mark.filterwarnings(WAVLM_MASKS)
+def test_wavlm_takes_no_adapter_in_layers_it_never_calls(tmp_path):
+    model, extractor = tiny_classifier("wavlm-group")
+    options = {"train_dataset": pairs(2), "processing_class": extractor}
+    args = pair_rows.config(tmp_path, max_steps=1)
+    with pytest.raises(ValueError, match="reads the weights of q_proj without calling these layers"):
+        DPOTrainer(model, args=args, peft_config=LoraConfig(target_modules=["q_proj"]), **options)
+    dpo = DPOTrainer(model, args=args, peft_config=LoraConfig(init_lora_weights=False), **options)
+    dpo.family.score_groups(dpo.model, dpo.data_collator([dpo.train_dataset[0]])).logps.sum().backward()
+    adapted = {name: p.grad is not None for name, p in dpo.model.named_parameters() if p.requires_grad}
+    assert all(adapted.values()) and any("intermediate_dense" in name for name in adapted)
 
 
 def test_a_reference_with_other_labels_is_refused(tmp_path):

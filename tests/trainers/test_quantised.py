@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from peft import LoraConfig, PeftModel
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
 from audiorl import adapters
+from audiorl.models import speech_family
 from audiorl.models.footprint import footprint, weight_bytes
 from audiorl.script import adapter_and_quantization
+from audiorl.testing.case import group_batch
 from audiorl.trainers.dpo import DPOTrainer
 from audiorl.trainers.loading import load_model, merge_and_unload
-from tests.tiny_models import tiny_whisper
-from tests.trainers.pair_rows import config, largest_difference, pair_rows, trainer, weights
+from tests.tiny_audio_llms import KINDS as AUDIO_LLMS
+from tests.tiny_audio_llms import tiny_audio_llm
+from tests.tiny_models import tiny_clips, tiny_whisper
+from tests.trained_models import FAST_QUANTISED
+from tests.trainers.pair_rows import config, largest_difference, logged, pair_rows, trainer, weights
 from tests.trainers.test_adapters import adalora
 
 # PEFT takes AdaLoRA's rank_pattern for LoRA's when it loads one
@@ -64,19 +70,87 @@ def test_an_adapter_on_a_quantised_base_learns_and_loads_on_the_full_one(tmp_pat
     assert losses[0] == pytest.approx(0.693147, abs=1e-3)
     assert sum(losses[-2:]) / 2 < 0.65
     dpo.save_model()
+    full = WhisperForConditionalGeneration.from_pretrained(base)
+    check_the_adapter_on(full, dpo, {"8 bit": 0.95, "4 bit": 0.7}[bits])
+
+
+def check_the_adapter_on(full, dpo, at_least):
+    """What was learnt came along: it moves the full base as it moved the quantised one, with that cosine."""
     batch = dpo.data_collator([dpo.train_dataset[i] for i in range(4)])
     learnt = logps(dpo.family, dpo.model, batch) - dpo.reference.token_logps(dpo.model, batch, None)
-    full = WhisperForConditionalGeneration.from_pretrained(base)
     before = logps(dpo.family, full, batch)
-    adapted = PeftModel.from_pretrained(full, tmp_path / "out")
+    adapted = PeftModel.from_pretrained(full, dpo.args.output_dir)
     after = logps(dpo.family, adapted, batch)
-    merged = logps(dpo.family, merge_and_unload(tmp_path / "out"), batch)
+    merged = logps(dpo.family, merge_and_unload(dpo.args.output_dir), batch)
     torch.testing.assert_close(merged, after, rtol=1e-3, atol=1e-3)
-    # what was learnt came along: it moves the full base as it moved the quantised one
     alike = torch.nn.functional.cosine_similarity((after - before).flatten(), learnt.flatten(), 0)
-    assert alike > {"8 bit": 0.95, "4 bit": 0.7}[bits]
+    assert alike > at_least
     assert 0.5 < (after - before).norm() / learnt.norm() < 2
     assert {p.dtype for p in adapted.parameters()} == {torch.float32}
+
+
+QUANTISED = {"4 bit": Linear4bit, "8 bit": Linear8bitLt}
+# The others take as long again: they run before a release.
+AUDIO_LLM_BASES = [
+    pytest.param(kind, bits, marks=[pytest.mark.slow] * ((kind, bits) not in FAST_QUANTISED))
+    for kind in AUDIO_LLMS
+    for bits in BASES
+]
+
+
+@pytest.mark.parametrize(("kind", "bits"), AUDIO_LLM_BASES)
+def test_an_audio_language_model_learns_on_a_quantised_base_with_its_tower_whole(tmp_path, kind, bits):
+    model, processor = tiny_audio_llm(kind)
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    asked = BitsAndBytesConfig(**BASES[bits])
+    dpo = DPOTrainer(
+        str(tmp_path / "base"),
+        args=config(tmp_path / "out", learning_rate=3e-3, num_train_epochs=4),
+        train_dataset=pair_rows(4, language=["en"] * 4),
+        quantization_config=asked,
+        peft_config=LoraConfig(r=8, lora_alpha=16),
+    )
+    assert asked.llm_int8_skip_modules is None
+    rounded = {name: part for name, part in dpo.model.named_modules() if isinstance(part, QUANTISED[bits])}
+    adapted = [name for name, _ in dpo.model.named_modules() if name.endswith("base_layer")]
+    assert adapted and set(adapted) <= set(rounded)
+    whole = {id(parameter) for parameter in dpo.family.encoder_parameters(dpo.model)}
+    assert not any(id(part.weight) in whole for part in rounded.values())
+    batch = dpo.data_collator([dpo.train_dataset[i] for i in range(4)])
+    with torch.no_grad():
+        states, full = dpo.family.encode(dpo.model, batch), speech_family(model, processor).encode(model, batch)
+    assert states.dtype == torch.float32 and torch.equal(states, full)
+    dpo.train()
+    losses = logged(dpo, "loss")
+    assert losses[0] == pytest.approx(0.693147, abs=1e-3) and sum(losses[-2:]) / 2 < 0.6
+    dpo.save_model()
+    loaded = type(model).from_pretrained(tmp_path / "base", dtype=torch.float32)
+    # every layer of a language model of width 32 is rounded: 4 bits are coarser here than in a Whisper's three
+    check_the_adapter_on(loaded, dpo, {"8 bit": 0.95, "4 bit": 0.5}[bits])
+
+
+def test_a_quantised_audio_language_model_computes_in_the_dtype_it_was_loaded_in(tmp_path):
+    """States are the tower's, in bfloat16 too; what is learnt from is float32."""
+    model, processor = tiny_audio_llm("qwen2_audio")
+    model.save_pretrained(tmp_path / "base")
+    for dtype in (torch.float32, torch.bfloat16):
+        quantised = BitsAndBytesConfig(**BASES["4 bit"], bnb_4bit_compute_dtype=dtype)
+        args = config(tmp_path, model_init_kwargs={"dtype": str(dtype).removeprefix("torch.")})
+        loaded = load_model(str(tmp_path / "base"), args, quantised)
+        family = speech_family(loaded, processor)
+        batch = group_batch(family, tiny_clips(1), [["the dog", "a fox"]])
+        scores = family.score_groups(loaded, batch)
+        assert scores.states.dtype == dtype and scores.logps.dtype == torch.float32
+        assert torch.isfinite(scores.logps).all() and scores.logps.sum() < 0
+
+
+def test_a_user_s_choice_of_what_stays_whole_is_kept(tmp_path):
+    model, _ = tiny_audio_llm("qwen2_audio")
+    model.save_pretrained(tmp_path / "base")
+    mine = BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=["lm_head"])
+    loaded = load_model(str(tmp_path / "base"), config(tmp_path), mine)
+    assert isinstance(loaded.model.audio_tower.layers[0].fc1, Linear4bit) and type(loaded.lm_head) is torch.nn.Linear
 
 
 def test_the_footprint_counts_weights_scales_and_what_is_trained(base, tmp_path):

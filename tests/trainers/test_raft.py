@@ -21,8 +21,8 @@ from audiorl.trainers.raft_samples import KEPT_FILE
 from tests.families.toys import ToyCTC, build_toy
 from tests.tiny_classifiers import DIGITS, tiny_classifier
 from tests.tiny_models import SAMPLING_RATE, tiny_whisper
-from tests.trainers.grpo_rows import letters, rows, shortness
-from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, weights
+from tests.trainers.grpo_rows import check_accumulation, letters, rows, shortness
+from tests.trainers.pair_rows import largest_difference, weights
 from tests.trainers.raft_rows import config, trainer
 from tests.trainers.test_dpo import nudge
 from tests.trainers.test_grpo import stock_scores
@@ -325,19 +325,7 @@ def test_completions_of_a_cycle_are_written(tmp_path, capsys):
 
 def test_accumulating_four_micro_batches_of_one_equals_one_batch_of_four(tmp_path):
     """Six rows: the second step of a cycle begins another pass."""
-    shared = {**PLAIN_STEPS, "max_kept_per_clip": 2, "keep_top_percent": 0.8, "sft_weight": 0.3}
-    big = trainer(tmp_path / "a", rows(6), per_device_train_batch_size=4, **shared)
-    small = trainer(tmp_path / "b", rows(6), per_device_train_batch_size=1, gradient_accumulation_steps=4, **shared)
-    start = weights(big.model)
-    big.train()
-    small.train()
-    assert big.state.global_step == small.state.global_step == 4
-    assert largest_difference(weights(big.model), weights(small.model)) < 2e-6
-    assert largest_difference(start, weights(big.model)) > 1e-3
-    for ours, theirs in zip(big.state.log_history[:-1], small.state.log_history[:-1], strict=True):
-        assert ours.keys() == theirs.keys()
-        for name in ours.keys() - {"epoch"}:
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
+    check_accumulation(trainer, tmp_path, 4, max_kept_per_clip=2, keep_top_percent=0.8, sft_weight=0.3)
 
 
 def test_cycles_sample_anew_and_seeds_sample_otherwise(tmp_path):

@@ -1,0 +1,103 @@
+"""Canary's requests: those that its processor writes, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from audiorl.models import speech_family
+from audiorl.models.canary_text import CanaryText
+from tests.tiny_seq2seq import tiny_seq2seq
+
+SILENCE = np.zeros(1600, dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def canary():
+    return tiny_seq2seq("canary")
+
+
+@pytest.fixture
+def text(canary) -> CanaryText:
+    model, processor = canary
+    return CanaryText(processor, model.config)
+
+
+@pytest.mark.parametrize(
+    ("row", "source", "target"),
+    [
+        ({"language": "en"}, "en", "en"),
+        ({"language": "German", "task": "transcribe"}, "de", "de"),
+        ({"language": "fr", "task": "translate"}, "fr", "en"),
+        ({"language": "english", "task": "translate:de"}, "en", "de"),
+        ({"language": "en", "task": "translate: French"}, "en", "fr"),
+    ],
+)
+def test_the_prefix_is_the_request_that_the_processor_writes(canary, text, row, source, target):
+    _, processor = canary
+    ids, first_kept = text.tokenize("the dog", **row)
+    heard = processor.apply_transcription_request(SILENCE, source_language=source, target_language=target)
+    assert ids[:first_kept] == heard["decoder_input_ids"][0].tolist()
+    written = f"<|startofcontext|><|startoftranscript|><|emo:undefined|><|{source}|><|{target}|><|pnc|><|noitn|>"
+    assert processor.tokenizer.decode(ids[:first_kept]) == written + "<|notimestamp|><|nodiarize|>"
+    assert processor.tokenizer.decode(ids[first_kept:]) == "the dog<|endoftext|>"
+    assert text.decode(ids) == text.decode(ids[first_kept:]) == "the dog"
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({}, "no language is named"),
+        ({"language": "klingon"}, "Unsupported language: 'klingon'"),
+        ({"language": "mt"}, r"lacks a mark of its request .*<\|mt\|>"),
+        ({"language": "de", "task": "summarise"}, "unknown task 'summarise'. Use 'transcribe'"),
+        ({"language": "de", "task": "translate:elvish"}, "Unsupported language: 'elvish'"),
+        ({"language": "en", "task": "translate"}, "asks for the language that is spoken"),
+        ({"language": "en", "prompt": "names"}, "no place for a prompt"),
+    ],
+)
+def test_what_the_checkpoint_cannot_be_asked_is_refused(text, row, problem):
+    with pytest.raises(ValueError, match=problem):
+        text.tokenize("the dog", **row)
+
+
+@pytest.mark.parametrize(
+    ("written", "problem"),
+    [
+        ("<|nospeech|>", "reads as marks"),
+        ("the \N{SNOWMAN}", "characters that this model's vocabulary lacks"),
+        ("dog " * 60, "the decoder has 48 positions"),
+    ],
+)
+def test_a_transcript_it_cannot_read_is_refused(text, written, problem):
+    with pytest.raises(ValueError, match=problem):
+        text.tokenize(written, language="en")
+
+
+def test_defaults_stand_in_for_what_rows_leave_out(text):
+    text.set_defaults(language="german", task="translate")
+    assert text.tokenize("a dog") == text.tokenize("a dog", language="de", task="translate:en")
+    assert text.tokenize("le chien", language="fr", task="transcribe") != text.tokenize("le chien", language="fr")
+    for wrong in ({"language": "klingon"}, {"language": "mt"}, {"task": "sing"}, {"task": "translate:mt"}):
+        with pytest.raises(ValueError, match=r"Unsupported|lacks|unknown task"):
+            text.set_defaults(**{"language": None, "task": None, **wrong})
+    assert (text.default_language, text.default_task) == ("german", "translate")
+
+
+def test_a_processor_of_another_model_is_refused(canary):
+    model, processor = tiny_seq2seq("canary")
+    model.config.vocab_size -= 1
+    with pytest.raises(ValueError, match="does not fit the model"):
+        speech_family(model, processor)
+    model, processor = canary
+    processor = tiny_seq2seq("canary")[1]
+    processor.feature_extractor.feature_size = 128
+    with pytest.raises(ValueError, match="128 mel bins, the model hears 16"):
+        speech_family(model, processor)
+
+
+def test_the_longest_and_the_shortest_clip_are_those_the_encoder_has_room_for(canary):
+    family = speech_family(*canary)
+    longest, shortest = (round(seconds * 16_000) for seconds in (family.max_seconds, family.min_seconds))
+    assert [family.frames_in(longest), family.frames_in(longest + 1)] == [5000, 5001]
+    assert [family.frames_in(shortest), family.frames_in(shortest - 1)] == [1, 0]

@@ -1,0 +1,31 @@
+"""Rows for the tests of CTC models: clips that are long enough for a symbol in each frame of their texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.tiny_models import SAMPLING_RATE, tiny_clips
+from tests.trainers.pair_rows import pair_rows
+
+WORDS = ("A", "I", "A", "I")
+
+
+def pairs(count: int = 8) -> list[dict[str, Any]]:
+    """Rows of 0.9 to 1.6 s with `chosen` and `rejected`."""
+    clips = tiny_clips(count, seconds=1.6)
+    return pair_rows(count, audio=[{"array": clip, "sampling_rate": SAMPLING_RATE} for clip in clips])
+
+
+def texts(count: int = 8) -> list[dict[str, Any]]:
+    """The same clips with `text`."""
+    return [{"audio": row["audio"], "text": row["chosen"]} for row in pairs(count)]
+
+
+def short_rows(kind: str) -> list[dict[str, Any]]:
+    """Four clips of up to 0.25 s with a word of one letter each: what random paths come upon now and then."""
+    words = [word.lower() for word in WORDS] if kind == "parakeet" else WORDS
+    clips = tiny_clips(4, seconds=0.25)
+    return [
+        {"audio": {"array": clip, "sampling_rate": SAMPLING_RATE}, "text": word}
+        for clip, word in zip(clips, words, strict=True)
+    ]
