@@ -40,8 +40,7 @@ def _kind_in_words(kind: type, families: Sequence[type], names: dict[type, list[
         yield f"#### {family.__name__}"
         yield f"Answers for {', '.join(f'`{name}`' for name in names[family])}."
         yield from _module_in_words(family.__module__, said)
-        if family is not kind:
-            yield _docstring(family, family.__name__)
+        yield _docstring(family, family.__name__)
         yield _facts(family)
 
 
