@@ -62,3 +62,9 @@ def commands_of(block: Block) -> list[str]:
     lines = block.code.replace("\\\n", " ").split("\n")
     words = [" ".join(map(shlex.quote, shlex.split(line, comments=True))) for line in lines]
     return [command.strip() for line in words for command in line.split("'&&'") if command.strip()]
+
+
+def same_print(shown: str, printed: str) -> bool:
+    """Whether a block shows what was printed; `...` stands for anything, spaces and line ends for each other."""
+    parts = [re.escape(" ".join(part.split())) for part in shown.split("...")]
+    return re.fullmatch(r"\s*" + ".*?".join(parts) + r"\s*", " ".join(printed.split()), re.DOTALL) is not None

@@ -22,7 +22,7 @@ from audiorl.losses import ADVANTAGES, POLICY_LOSSES, PREFERENCE_LOSSES
 from audiorl.models.registry import FAMILIES
 from audiorl.rewards import REWARDS
 from tests import page_commands, page_folder
-from tests.code_blocks import ROOT, Block, blocks_of, commands_of, pages
+from tests.code_blocks import ROOT, Block, blocks_of, commands_of, pages, same_print
 from tests.hub_server import taken_for_the_hub
 from tests.tiny_models import tiny_whisper
 from tests.trainers.pair_rows import config, pair_rows
@@ -120,12 +120,18 @@ def adalora_written(_: dict[str, Any]) -> None:
     assert json.loads(Path("output/whisper-tiny/adapter_config.json").read_text())["peft_type"] == "ADALORA"
 
 
+def measured_and_reported(_: dict[str, Any]) -> None:
+    assert "WER" in Path("tuned/README.md").read_text()
+    assert all(Path("tuned", name).stat().st_size for name in ("metrics.jsonl", "report.html", "model.safetensors"))
+
+
 CHECKS: dict[tuple[str, str], Callable[[dict[str, Any]], None]] = {
     ("README.md", "mine_pairs("): first_example_tuned,
     ("README.md", "GRPOConfig("): grpo_tuned,
     ("README.md", "class LengthNormalisedMargin"): subclass_trains,
     ("audiorl/rewards/README.md", "table.total"): rewards_as_written,
     ("examples/README.md", "orpo_whisper.py"): adalora_written,
+    ("docs/pages/quickstart.md", "--report_html true"): measured_and_reported,
 }
 
 # ---- running ----
@@ -234,12 +240,6 @@ def read_json(code: str) -> None:
     except json.JSONDecodeError:
         for line in code.splitlines():
             json.loads(line)
-
-
-def same_print(shown: str, printed: str) -> bool:
-    """Whether a block shows what was printed; `...` stands for anything, spaces and line ends for each other."""
-    parts = [re.escape(" ".join(part.split())) for part in shown.split("...")]
-    return re.fullmatch(r"\s*" + ".*?".join(parts) + r"\s*", " ".join(printed.split()), re.DOTALL) is not None
 
 
 def slow_ones_marked() -> list[Any]:
