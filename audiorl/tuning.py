@@ -117,8 +117,7 @@ def tune_and_measure(
     """
     args = trainer.args
     before = trainer.decode(held_out) if held_out is not None else None
-    if before is not None and trainer.run_report is not None:
-        trainer.run_report.comes_later = True
+    trainer.run_report.comes_later = before is not None
     with interruptible("go on with --resume_from_checkpoint True if a checkpoint was written"):
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()

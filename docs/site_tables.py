@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import site_words
 import yaml
 from site_includes import lines_of
 
@@ -204,6 +205,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "commands": commands,
     "trained": trained,
     "pages": pages,
+    **site_words.TABLES,
 }
 
 

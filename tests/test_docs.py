@@ -45,6 +45,7 @@ NOT_RUN = {
     "torchrun examples/dpo_whisper.py": "the whole demo takes minutes: tests/demo/test_demo_checkpoint.py, slow",
     "torchrun --nnodes=2": "several machines: tests/trainers/test_parallel.py, slow; its flags are parsed",
     "accelerate launch --config_file examples/accelerate_configs/multi_node.yaml": "likewise",
+    "audiorl evaluate --endpoint": "needs a server: tests/evaluation/test_endpoint.py",
 }
 # page -> (as it stands, as it is run, why)
 CUTS = {
@@ -53,6 +54,13 @@ CUTS = {
         ("--adalora_tinit 200 --adalora_tfinal 1000", "--adalora_tinit 1 --adalora_tfinal 1", "four steps, not 1000"),
         ("--reward_threshold 0.5", "--reward_threshold 0", "a random model gets no half of the words"),
     ],
+    "docs/pages/tutorial.md": [
+        ("count=480", "count=24", "the whole takes minutes: tests/test_tutorial.py, slow"),
+        ("count=240", "count=24", "likewise"),
+        ("num_generations=8", "num_generations=2", "likewise"),
+        ("num_train_epochs=4", "max_steps=2, logging_steps=1", "likewise"),
+    ],
+    "docs/pages/families.md": [("processor, 12)", "processor, 1)", "the tiny model hears 2 s")],
     "audiorl/demo/README.md": [("count=300", "count=3", "speech for 300 clips takes a minute")],
 }
 # page -> why it takes minutes

@@ -6,7 +6,7 @@ RUN/checkpoint-N/              with a trainer_state.json each
 RUN/evaluation.json            transcripts before and after, in the format of `audiorl evaluate --output`
 RUN/report/run.json            what was trained on what (`audiorl.report.leaving`)
 RUN/report/pairs.jsonl         chosen and rejected transcripts
-RUN/report/groups.jsonl        sampled hypotheses of a clip with their rewards
+RUN/report/groups.jsonl        sampled hypotheses of a clip with their rewards; of RAFT, which were kept
 RUN/report/audio/*.mp3         clips that lie in no file of their own
 """
 
@@ -79,8 +79,8 @@ def read_run(run: Path) -> RunFolder:
         history=_history(run),
         evaluation=read_document(evaluation) if evaluation.is_file() else None,
         facts=_object(left / RUN_FILE) if (left / RUN_FILE).is_file() else {},
-        pairs=_lines(left / PAIRS_FILE),
-        groups=_lines(left / GROUPS_FILE),
+        pairs=json_lines(left / PAIRS_FILE),
+        groups=json_lines(left / GROUPS_FILE),
     )
     found.checkpoints = run_checkpoints(run, found.history)
     if not (found.history or found.evaluation or found.checkpoints or found.pairs or found.groups):
@@ -93,7 +93,7 @@ def read_run(run: Path) -> RunFolder:
 
 def _history(run: Path) -> list[Record]:
     if (run / METRICS_FILE).is_file():
-        return _lines(run / METRICS_FILE)
+        return json_lines(run / METRICS_FILE)
     states = [run / STATE_FILE, *(folder / STATE_FILE for folder in reversed(_checkpoint_folders(run)))]
     return next((_object(state).get("log_history", []) for state in states if state.is_file()), [])
 
@@ -169,7 +169,7 @@ def _object(path: Path) -> Record:
     return found
 
 
-def _lines(path: Path) -> list[Record]:
+def json_lines(path: Path) -> list[Record]:
     """The objects of a JSON lines file, [] where there is none; a last line that a killed run cut off is left out."""
     if not path.is_file():
         return []

@@ -152,9 +152,8 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
         write_logs(self)
         if args.log_audio_every:
             self.add_callback(AudioSamples(self))
-        self.run_report = RunReport(self) if args.report_html else None
-        if self.run_report is not None:
-            self.add_callback(self.run_report)
+        self.run_report = RunReport(self)
+        self.add_callback(self.run_report)
 
     # ---- rows ----
 

@@ -152,7 +152,8 @@ class RolloutTrainer(RewardedTrainer, ReferenceTrainer, ABC):
             rollouts = self.roll_out(model, batches, self.state.global_step, trainer_state=self.state)
             step = gather_step(rollouts, self.family, self.accelerator, self.args.wer_normaliser)
             log_step(self.metrics, step, self.rewards.names, resampling=self.args.dynamic_sampling_tries > 0)
-            self.sampled.remember(rollouts)
+            self.sampled.start()
+            self.sampled.add(rollouts)
             learnt = self.learn_from(rollouts, step)
             tensors = [
                 self._scored(model, rollout, part.tensors, keeps_states)
@@ -213,7 +214,7 @@ class RolloutTrainer(RewardedTrainer, ReferenceTrainer, ABC):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
         if self.model.training:
-            self.sampled.tell()
+            self.sampled.tell(self.state.global_step)
 
     # ---- resuming between two inner updates ----
 

@@ -40,7 +40,6 @@ from audiorl.batch import GroupBatch, GroupScores
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
 from audiorl.trainers.loading import default_output_dir
-from audiorl.trainers.media import log_completions
 from audiorl.trainers.raft_config import RAFTConfig
 from audiorl.trainers.raft_report import cycle_metrics, nothing_kept
 from audiorl.trainers.raft_samples import (
@@ -55,7 +54,8 @@ from audiorl.trainers.raft_samples import (
 )
 from audiorl.trainers.raft_selection import clips_of_cycle, cycle_factor, select_hypotheses
 from audiorl.trainers.rewarded import RewardedTrainer
-from audiorl.trainers.rollout_metrics import completion_records, numbers, show_completions
+from audiorl.trainers.rollout_metrics import numbers
+from audiorl.trainers.sampled_texts import GROUPS_A_CYCLE, SampledTexts
 from audiorl.trainers.step_data import audio_of, with_transcript
 
 __all__ = ["RAFTConfig", "RAFTTrainer"]
@@ -96,6 +96,7 @@ class RAFTTrainer(RewardedTrainer):
                 f"max_steps={args.max_steps} is more than {args.num_cycles} cycles of {self._steps_per_cycle()} "
                 "optimizer steps. Leave it out, or raise num_cycles, epochs_per_cycle or steps_per_cycle."
             )
+        self.sampled = SampledTexts(self, GROUPS_A_CYCLE)
         self.kept: KeptSamples | None = None
         self.kept_tokens: Tensor | None = None  # of the optimizer step, over micro-batches and processes
 
@@ -148,9 +149,9 @@ class RAFTTrainer(RewardedTrainer):
         rows = self.train_dataset
         order = clips_of_cycle(len(rows), self.args.clips_per_cycle or len(rows), cycle, self._order_seed())
         all_ids = rows["row_id"]
-        records: list[dict[str, Any]] = []
+        self.sampled.start()
         with evaluation_mode(self.model_wrapped), self.compute_loss_context_manager():
-            own = joined([self._draw(batch, cycle, records) for batch in self._rollout_batches(rows, order, cycle)])
+            own = joined([self._draw(batch, cycle) for batch in self._rollout_batches(rows, order, cycle)])
             asked = [all_ids[i] for i in order]
             row_ids, eligible, step = gather_drawn(own, asked, self.accelerator, labels=self.family.labels is not None)
             chosen = select_hypotheses(
@@ -166,16 +167,15 @@ class RAFTTrainer(RewardedTrainer):
             # in evaluation mode, so that it has no part in the metrics of the optimizer steps
             passes = self._steps_per_cycle() * self._clips_per_step() / len(learnt)
             self.log(cycle_metrics(cycle, chosen, step, self.rewards.names, passes))
-        if self.args.log_completions:
-            log_completions(self, show_completions(records, self.state.global_step, self.args))
+        self.sampled.mark_kept(row_ids, chosen)
+        self.sampled.tell(self.state.global_step + 1)
         hypotheses = gather_kept(own, row_ids, chosen, self.accelerator)
         return KeptSamples(cycle, learnt.tolist(), hypotheses)
 
-    def _draw(self, inputs: GroupBatch, cycle: int, records: list[dict[str, Any]]) -> Drawn:
+    def _draw(self, inputs: GroupBatch, cycle: int) -> Drawn:
         batch = GroupBatch(self._prepare_inputs(inputs))
         (rollout,) = self.roll_out(self.model_wrapped, [batch], cycle, trainer_state=self.state)
-        if self.args.log_completions:
-            records += completion_records([rollout], self.rewards.names)
+        self.sampled.add([rollout])
         return drawn_from(rollout, numbers(rollout, self.family, self.args.wer_normaliser))
 
     def _rollout_batches(self, rows: Dataset, order: Sequence[int], cycle: int) -> Iterator[GroupBatch]:

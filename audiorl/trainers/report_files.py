@@ -1,4 +1,4 @@
-"""What a trainer leaves in its folder for the report, and the report itself at the end."""
+"""What a trainer leaves in its folder for the report, and with `report_html` the report itself at the end."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from audiorl.evaluation.results import decoding_in_force
 from audiorl.models import base_model
 from audiorl.report import write_report
 from audiorl.report.leaving import (
+    KEPT_BYTES,
+    UNASKED_BYTES,
     KeptAudio,
     Systems,
     leave_evaluation,
@@ -22,19 +24,16 @@ from audiorl.report.leaving import (
     leave_groups,
     leave_pairs,
     place_of,
-    start_groups,
+    start_run,
 )
 from audiorl.trainers.rollout_collator import rows_of
 from audiorl.trainers.rollouts import Rollout
 
 logger = logging.get_logger(__name__)
 
-# Of each logged step; a run of a thousand logs leaves some thousand groups.
-GROUPS_A_LOG = 4
-
 
 class RunReport(TrainerCallback):
-    """Leaves what was trained on what and the first pairs, and writes report.html at the end; one process does.
+    """Leaves what was trained on what, pairs and sampled groups, and with `report_html` the page; one process does.
 
     Args:
         trainer: a `SpeechTrainer`.
@@ -42,12 +41,14 @@ class RunReport(TrainerCallback):
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
-        self.kept = KeptAudio(trainer.args.output_dir)
+        self.kept = self._kept_audio()
         self.comes_later = False  # who measures before and after writes the page then, see `leave_comparison`
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
+        start_run(args.output_dir, state.global_step)
+        self.kept = self._kept_audio()
         rows = self.trainer.train_dataset
         pairs = rows if isinstance(rows, Dataset) and {"chosen", "rejected"} <= set(rows.column_names) else None
         facts = {
@@ -62,17 +63,24 @@ class RunReport(TrainerCallback):
         leave_facts(args.output_dir, facts if pairs is None else {**facts, "pairs": len(pairs)})
         if pairs is not None:
             leave_pairs(args.output_dir, pairs, self.kept)
-        start_groups(args.output_dir, state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero and not self.comes_later:
+        if state.is_world_process_zero and args.report_html and not self.comes_later:
             write_page(args.output_dir)
 
-    def keep_groups(self, groups: Sequence[dict[str, Any]]) -> None:
-        """Write what `group_records` found in this process, with the trainer's step."""
+    def _kept_audio(self) -> KeptAudio:
+        args = self.trainer.args
+        return KeptAudio(args.output_dir, KEPT_BYTES if args.report_html else UNASKED_BYTES)
+
+    def keep_groups(self, groups: Sequence[dict[str, Any]], step: int) -> None:
+        """Write what `group_records` found in this process.
+
+        Args:
+            step: the optimizer step that learns from them, > 0.
+        """
         if self.trainer.args.process_index:
             return
-        step, words = self.trainer.state.global_step, self.trainer.family.words
+        words = self.trainer.family.words
         records = [
             {
                 **place_of(group["row"], self.kept),
@@ -101,11 +109,12 @@ def model_name(trainer: Any) -> str:
 # ---- groups ----
 
 
-def group_records(rollouts: Sequence[Rollout], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The first `GROUPS_A_LOG` groups of this process: row, K hypotheses with their rewards; None where one abstained.
+def group_records(rollouts: Sequence[Rollout], names: Sequence[str], most: int) -> list[dict[str, Any]]:
+    """The first groups of some rollouts: row, K hypotheses with their rewards; None where one abstained.
 
     Args:
         names: of the rewards.
+        most: how many, >= 0.
     """
     places = [(rollout, b) for rollout in rollouts for b in rollout.batch.valid.nonzero().flatten().tolist()]
     return [
@@ -118,7 +127,7 @@ def group_records(rollouts: Sequence[Rollout], names: Sequence[str]) -> list[dic
                 )
             ],
         }
-        for rollout, b in places[:GROUPS_A_LOG]
+        for rollout, b in places[:most]
     ]
 
 

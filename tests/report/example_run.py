@@ -101,7 +101,7 @@ def write_run(folder: Path, count: int = 30, clips: int = 6) -> Path:
     row = {"row_id": 0, "where": "train.jsonl:1", "seconds": 1.0, "audio": audio[0]}
     pair = {"chosen": "long pepper is a plant", "rejected": f"long paper is plant {SCRIPT}"}
     write_lines(folder / "report" / "pairs.jsonl", [{**row, **pair} for _ in range(45)])
-    write_lines(folder / "report" / "groups.jsonl", [_group(row, step) for step in range(1, 31)])
+    write_lines(folder / "report" / "groups.jsonl", [_group(row, step, kept=step == 30) for step in range(1, 31)])
     for step in (20, 40):
         checkpoint = folder / f"checkpoint-{step}"
         checkpoint.mkdir(exist_ok=True)
@@ -111,13 +111,15 @@ def write_run(folder: Path, count: int = 30, clips: int = 6) -> Path:
     return folder
 
 
-def _group(row: dict[str, Any], step: int) -> dict[str, Any]:
+def _group(row: dict[str, Any], step: int, kept: bool) -> dict[str, Any]:
+    """Four hypotheses, the first without a reward; with `kept`, it is said that the second was learnt from."""
     said = ["long pepper is a plant", "long pepper a plant", "long paper is a a plant", SCRIPT]
     hypotheses = [
         {
             "text": text,
             "reward": 1 - k / 4 if k else None,
             "rewards": {"one_minus_wer": 1 - k / 4, "keyword_score": None},
+            **({"kept": k == 1} if kept else {}),
         }
         for k, text in enumerate(said)
     ]

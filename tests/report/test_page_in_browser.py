@@ -179,6 +179,21 @@ def test_differences_have_a_colour_and_a_mark_for_each_kind(browser, page):
     assert shown(browser, "#group-list .card:first-child .reward") == ["0.75", "0.5", "0.25", "no reward"]
 
 
+def test_what_was_kept_of_a_group_is_marked_and_filtered(browser, page):
+    opened(browser, page)
+    assert shown(browser, "#group-list .kept-mark") == ["\u2713 kept "]
+    marked = shown(browser, "#group-list .card:first-child .line")
+    assert [line.startswith("0.75\u2713 kept long pepper") for line in marked] == [False, True, False, False, False]
+    assert "1 of 4 kept" in shown(browser, "#group-list .card:first-child .about")[0]
+    for choice, count in (
+        ("something kept", "1\u20131 of 1 groups (30 in all)"),
+        ("All groups", "1\u201310 of 30 groups"),
+    ):
+        choose(browser, "Kept", choice)
+        assert shown(browser, "#group-list .count") == [count]
+    assert browser.get_log("browser") == []
+
+
 def test_light_and_dark_differ(browser, page):
     opened(browser, page)
     colours = []

@@ -23,7 +23,7 @@ from audiorl.report.alignment import DELETION, EQUAL, INSERTION, SUBSTITUTION, P
 from audiorl.report.audio import PageAudio
 from audiorl.report.breakdown import by_word
 from audiorl.report.curves import charts
-from audiorl.report.leaving import KeptAudio, Systems, leave_evaluation, leave_groups, start_groups
+from audiorl.report.leaving import KeptAudio, Systems, leave_evaluation, leave_groups, start_run
 from audiorl.report.page import script_safe_json
 from tests.report.example_run import SCRIPT, history, texts, write_clip, write_lines, write_run
 
@@ -196,13 +196,25 @@ def test_checkpoints_are_listed_with_step_loss_and_wer(tmp_path):
 
 
 def test_groups_of_steps_that_will_come_again_go(tmp_path):
-    start_groups(tmp_path, 0)
+    start_run(tmp_path, 0)
     leave_groups(tmp_path, [{"step": step} for step in (1, 2, 3)])
-    start_groups(tmp_path, 2)
     groups = tmp_path / "report" / "groups.jsonl"
+    groups.write_text(groups.read_text() + '{"step": 4, "hypo')  # killed while it wrote
+    start_run(tmp_path, 2)
     assert [json.loads(line)["step"] for line in groups.read_text().splitlines()] == [1, 2]
-    start_groups(tmp_path, 0)
-    assert groups.read_text() == ""
+
+
+def test_a_new_run_shows_no_clip_pair_or_group_of_the_one_before(tmp_path):
+    run = write_run(tmp_path, count=8)
+    stored = {"bytes": Path(write_clip(tmp_path / "clip.wav")).read_bytes(), "path": None}
+    KeptAudio(run).keep("row-0", stored)
+    (run / "report" / "notes.txt").write_text("of the user")
+    start_run(run, 5)
+    assert read_run(run).pairs and read_run(run).facts and read_run(run).kept_audio("row-0")
+    assert [group["step"] for group in read_run(run).groups] == [1, 2, 3, 4, 5]
+    start_run(run, 0)
+    assert {path.name for path in (run / "report").rglob("*")} == {"notes.txt", "audio"}
+    assert read_run(run).evaluation is not None
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ RANGES = {
     "answer_f1": (0, 1),
     "funasr": (-1, 2),
 }
+# Rewards of sentences as a whole, which are not for hypotheses with errors.
+WHOLE_SENTENCE = ("exact_match", "label_match", "fuzzy_label_match", "label_set_match", "answer_match")
 
 
 class Scene(NamedTuple):
@@ -80,6 +82,11 @@ MIXED = Scene(
     },
 )
 SCENES = {"english": ENGLISH, "chinese": CHINESE, "mixed": MIXED}
+
+
+def with_labels(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose transcript is its label, and the accepted answer, too."""
+    return {**row, "label": row["text"], "all_labels": [row["text"]], "answers": [row["text"]]}
 
 
 def score(reward: Any, hypotheses: list[str], row: dict[str, Any]) -> list[float | None]:

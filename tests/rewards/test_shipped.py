@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiorl.rewards import REWARDS, FunASR, Hallucination, KeywordScore, LabelMatch, RewardSet
-from tests.rewards.examples import ENGLISH, RANGES, SCENES, score, score_one
+from tests.rewards.examples import ENGLISH, RANGES, SCENES, WHOLE_SENTENCE, score, score_one, with_labels
 
 WORDS = "the cat sat na na na Nguyen thanks for watching 今 天 气 สวัสดี привет मौसम ♪ [music] (um) ... www.a.b é".split()
 OF_OTHER_COLUMNS = ("label_match", "fuzzy_label_match", "label_set_match", "answer_match", "answer_f1")
@@ -91,7 +91,7 @@ def test_rewards_survive_pickling(reward):
 
 # ---- adversarial hypotheses ----
 
-# Rewards that may stand alone. Those of sentences as a whole are not for hypotheses with errors.
+# Rewards that may stand alone.
 STANDING_ALONE = [
     "one_minus_wer",
     "negative_wer",
@@ -104,7 +104,6 @@ STANDING_ALONE = [
     "answer_f1",
     "funasr",
 ]
-WHOLE_SENTENCE = ["exact_match", "label_match", "fuzzy_label_match", "label_set_match", "answer_match"]
 # What a reward does not see, so that it wants another beside it; its docstring says so.
 BLIND_TO = {
     "keyword_recall": {"stuffed", "twice"},
@@ -125,10 +124,10 @@ def test_adversarial_hypotheses_rank_below_an_honest_one(name, scene):
     row, honest, attacks = SCENES[scene]
     if name in WHOLE_SENTENCE:
         honest = row["text"]
-    labels = {"label": row["text"], "all_labels": [row["text"]], "answers": [row["text"]]}
-    best = score_one(name, honest, **labels, **row)
+    row = with_labels(row)
+    best = score_one(name, honest, **row)
     for attack, hypothesis in attacks.items():
-        assert score_one(name, hypothesis, **labels, **row) < best, attack
+        assert score_one(name, hypothesis, **row) < best, attack
 
 
 @pytest.mark.parametrize("name", BLIND_TO)

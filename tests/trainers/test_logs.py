@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from audiorl.report import read_run, write_report
 from audiorl.report.run_folder import METRICS_FILE
@@ -16,7 +17,7 @@ from audiorl.trainers.logs import log_line
 from audiorl.trainers.media import markdown_table
 from audiorl.tuning import tune_and_measure
 from tests.tiny_models import SAMPLING_RATE
-from tests.trainers import grpo_rows, pair_rows
+from tests.trainers import grpo_rows, pair_rows, raft_rows
 
 
 def lines(path) -> list[dict]:
@@ -170,6 +171,37 @@ def test_a_run_with_rewards_leaves_its_groups_and_its_page(tmp_path, capsys):
     assert {"letters"} == set(group["hypotheses"][0]["rewards"])
 
 
+def test_a_run_of_raft_leaves_what_each_cycle_sampled_and_kept(tmp_path, monkeypatch):
+    """Two cycles of six clips, two steps each; of each cycle the first three clips stay behind."""
+    monkeypatch.setattr("audiorl.trainers.raft.GROUPS_A_CYCLE", 3)
+    settings = {"max_kept_per_clip": 2, "keep_top_percent": 0.2, "per_device_train_batch_size": 3}
+    tuned = raft_rows.trainer(tmp_path, grpo_rows.rows(6), **settings)
+    cycles, sample = {}, tuned._sample_cycle
+    tuned._sample_cycle = lambda cycle: cycles.setdefault(2 * cycle + 1, sample(cycle))
+    tuned.train()
+    run = read_run(tmp_path)
+    assert [group["step"] for group in run.groups] == [1, 1, 1, 3, 3, 3]
+    counts = []
+    for group in run.groups:
+        tokens, keep = cycles[group["step"]].hypotheses.get(group["row_id"], (torch.zeros(0, 2), torch.zeros(0, 1)))
+        learnt = tuned.family.text(tokens.long()[None], keep.bool()[None])[0] if len(tokens) else []
+        assert [one["text"] for one in group["hypotheses"] if one["kept"]] == learnt
+        assert len(group["hypotheses"]) == 4 and all(one["reward"] is not None for one in group["hypotheses"])
+        counts.append(len(learnt))
+    assert 0 in counts and max(counts) > 0
+    assert not (tmp_path / "report.html").exists() and '"kept":true' in write_report(tmp_path).read_text()
+
+
+def test_raft_resumed_at_the_end_and_within_a_cycle_leaves_each_group_once(tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 4}
+    raft_rows.trainer(tmp_path, **saving).train()
+    whole = read_run(tmp_path).groups
+    assert [group["step"] for group in whole] == [1] * 8 + [3] * 8
+    for checkpoint in (2, 3):
+        raft_rows.trainer(tmp_path, **saving).train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{checkpoint}"))
+        assert read_run(tmp_path).groups == whole
+
+
 def test_a_measured_run_leaves_before_and_after_of_each_clip(tmp_path, capsys):
     tuned = pair_rows.trainer(tmp_path, report_html=True)
     before = tuned.decode(text_rows(3))
@@ -185,14 +217,21 @@ def test_a_measured_run_leaves_before_and_after_of_each_clip(tmp_path, capsys):
     assert all(run.kept_audio(f"clip-{place}") for place in range(3))
 
 
-def test_a_run_on_pairs_leaves_them_and_a_failing_report_loses_nothing(tmp_path, caplog, monkeypatch):
-    pair_rows.trainer(tmp_path, report_html=True).train()
+def test_a_run_without_a_page_leaves_its_pairs_and_less_audio(tmp_path, monkeypatch):
+    pair_rows.trainer(tmp_path).train()
     run = read_run(tmp_path)
     assert [pair["chosen"] for pair in run.pairs] == list(pair_rows.CHOSEN) and run.facts["pairs"] == 8
     assert all(run.kept_audio(f"row-{pair['row_id']}") for pair in run.pairs)
+    assert not (tmp_path / "report.html").exists()
     page = write_report(tmp_path).read_text()
     assert page.count('<script type="text/plain"') == 8
+    monkeypatch.setattr("audiorl.trainers.report_files.UNASKED_BYTES", 1)
+    for asked, clips in ((False, 1), (True, 8)):
+        pair_rows.trainer(tmp_path, report_html=asked).train()
+        assert len(list((tmp_path / "report" / "audio").iterdir())) == clips
 
+
+def test_a_failing_report_loses_nothing(tmp_path, monkeypatch):
     def fails(run):
         raise OSError("the disk is full")
 

@@ -35,17 +35,27 @@ function meanReward(group) {
   return rewards.length ? rewards.reduce((sum, reward) => sum + reward, 0) / rewards.length : null;
 }
 
+function keptCount(group) {
+  // null where all hypotheses are learnt from, and none is chosen
+  const judged = group.hypotheses.filter((one) => one.kept !== undefined);
+  return judged.length ? judged.filter((one) => one.kept).length : null;
+}
+
 function rewardLine(one) {
   const parts = Object.entries(one.rewards).map(([name, value]) => `${name} ${value === null ? "abstained" : number(value)}`);
   return make("div", { class: "line" },
     make("span", { class: "label reward", title: parts.join("\n") }, one.reward === null ? "no reward" : number(one.reward)),
-    make("div", {}, differences(one.pieces, null), parts.length > 1 ? make("small", {}, parts.join(" \u00b7 ")) : null));
+    make("div", {}, one.kept ? make("b", { class: "kept-mark" }, "\u2713 kept ") : null,
+      differences(one.pieces, null), parts.length > 1 ? make("small", {}, parts.join(" \u00b7 ")) : null));
 }
 
 function groupsSection(groups) {
   if (!groups.length) return null;
+  const choices = [["", "All groups"], ["some", "something kept"], ["none", "nothing kept"]];
+  const chosen = groups.some((group) => keptCount(group) !== null);
   const list = pagedList({
     id: "group-list", what: "groups", rows: groups, size: 10,
+    filters: chosen ? [choiceFilter("Kept", choices, (group, value) => (keptCount(group) > 0) === (value === "some"))] : [],
     orders: [
       { name: "Last step first", by: (group) => group.step, down: true },
       { name: "First step first", by: (group) => group.step },
@@ -53,7 +63,7 @@ function groupsSection(groups) {
       { name: "Lowest mean reward first", by: meanReward },
     ],
     words: (group) => [group.where, group.true, ...group.hypotheses.map((one) => one.text)],
-    draw: (group) => card(group, group.where, [`step ${grouped(group.step)}`, seconds(group.seconds), `mean reward ${number(meanReward(group))}`],
+    draw: (group) => card(group, group.where, [`step ${grouped(group.step)}`, seconds(group.seconds), `mean reward ${number(meanReward(group))}`, keptCount(group) !== null && `${keptCount(group)} of ${group.hypotheses.length} kept`],
       [line("transcript", plain(group.true)), ...group.hypotheses.map(rewardLine)]),
   });
   return section("groups", "Groups: what was sampled for a clip, with rewards", list.element);
