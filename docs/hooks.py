@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-# on a CPU it warns of a faster kernel when imported
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 # audiorl and the tests' lists, whether installed or not
 sys.path.insert(0, str(ROOT))
 
