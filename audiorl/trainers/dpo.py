@@ -188,7 +188,9 @@ class DPOTrainer(ReferenceTrainer):
         Every process computes the same number. DDP averages gradients, each of which is one process's share of the sum,
         so the gradient is scaled up by the number of processes and the value is not.
         """
-        loss = self.objective(gathered_pairs(pairs, self.accelerator)).total(counts.clips, counts.tokens)
+        terms = self.objective(gathered_pairs(pairs, self.accelerator))
+        self._log_terms(terms, "train")  # ratios of sums: that every process adds all pairs changes nothing
+        loss = terms.total(counts.clips, counts.tokens)
         loss = loss * self.current_gradient_accumulation_steps
         return loss + (self.accelerator.num_processes - 1) * (loss - loss.detach())
 

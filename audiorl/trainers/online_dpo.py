@@ -43,7 +43,7 @@ class OnlineDPOConfig(RolloutConfig):
         metadata={"help": "One or several of audiorl.losses.PREFERENCE_LOSSES that look at one pair at a time."},
     )
     loss_weights: list[float] | None = field(
-        default=None, metadata={"help": "A weight >= 0 for each loss; 1 each where left out. 0 only logs a loss."}
+        default=None, metadata={"help": "A weight >= 0 for each loss; 1 each where left out."}
     )
     beta: float = field(default=0.1, metadata={"help": "Above 0: the cost of leaving the frozen policy; tau of IPO."})
 
