@@ -30,6 +30,7 @@ class SpeechCollator:
         text_columns: the columns that become hypotheses 0 ... K-1, e.g. ("chosen", "rejected").
         distinct: whether a row's texts have to differ.
         skipped: where unusable rows are written; None stops at the first batch that has one.
+        silence: whether a text may be empty: nothing is said in its clip.
         tensor_columns: numeric columns that travel along, one row for each clip.
         augmentation: makes training clips harder, each before its features, so all hypotheses hear the same clip.
 
@@ -45,6 +46,7 @@ class SpeechCollator:
         *,
         distinct: bool = False,
         skipped: SkippedRows | None = None,
+        silence: bool = False,
         tensor_columns: Sequence[str] = (),
         augmentation: Augmentation | None = None,
     ):
@@ -52,6 +54,7 @@ class SpeechCollator:
         self.text_columns = tuple(text_columns)
         self.distinct = distinct
         self.skipped = skipped
+        self.silence = silence
         self.tensor_columns = tuple(tensor_columns)
         self.augment_with(augmentation)
 
@@ -88,6 +91,7 @@ class SpeechCollator:
             distinct=self.distinct,
             last_time=self.family.last_time,
             least_seconds=self.family.least_seconds,
+            silence=self.silence,
         )
         if faults or self.augmentation is None:
             return faults

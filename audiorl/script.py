@@ -208,6 +208,7 @@ def with_pairs(model: nn.Module, processor: Any, rows: Any, script: SpeechScript
         num_generations=script.num_generations,
         temperature=script.mining_temperature,
         batch_size=args.per_device_eval_batch_size,
+        allow_silence=args.allow_silence,
         seed=args.seed,
         progress=args.process_index == 0,
         family=family,

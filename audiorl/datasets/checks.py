@@ -45,6 +45,7 @@ def check_rows(
     last_time: LastTime = no_time,
     min_seconds: float = 0.0,
     least_seconds: LeastSeconds = any_length,
+    silence: bool = False,
     num_threads: int = 8,
 ) -> list[RowFault]:
     """Every fault of every row that shows without decoding audio.
@@ -59,6 +60,7 @@ def check_rows(
         last_time: text -> the latest time it mentions, in seconds, or None; called from several threads.
         min_seconds: shortest clip the model takes.
         least_seconds: text -> the shortest clip that can say it, in seconds; called from several threads.
+        silence: whether a text may be empty: nothing is said in its clip.
         num_threads: > 0, audio files opened at once.
 
     Returns:
@@ -76,7 +78,7 @@ def check_rows(
     with ThreadPoolExecutor(num_threads) as pool:
         for some in iterate_batches(rows, _ROWS_AT_ONCE):
             heard = pool.map(listen, some)
-            read = [_text_problems(row, present, tokenize, distinct) for row in some]
+            read = [_text_problems(row, present, tokenize, distinct, silence) for row in some]
             for row, texts, audio in zip(some, read, heard, strict=True):
                 faults += _faults(row, texts + audio)
     return faults
@@ -92,12 +94,13 @@ def judge_row(
     last_time: LastTime = no_time,
     min_seconds: float = 0.0,
     least_seconds: LeastSeconds = any_length,
+    silence: bool = False,
 ) -> list[RowFault]:
     """The faults of one row, the audio's as far as its header tells; arguments as in `check_rows`."""
     missing = missing_columns(list(row), ("audio", *text_columns))
     problems = [(fault.problem, fault.remedy) for fault in missing]
     present = [name for name in text_columns if name in row]
-    problems += _text_problems(row, present, tokenize, distinct)
+    problems += _text_problems(row, present, tokenize, distinct, silence)
     window = (min_seconds, max_seconds)
     return _faults(row, problems + _audio_problems(row, window, present, last_time, least_seconds))
 
@@ -142,11 +145,11 @@ def _faults(row: Mapping[str, Any], problems: Sequence[_Problem]) -> list[RowFau
 
 
 def _text_problems(
-    row: Mapping[str, Any], text_columns: Sequence[str], tokenize: Tokenize, distinct: bool
+    row: Mapping[str, Any], text_columns: Sequence[str], tokenize: Tokenize, distinct: bool, silence: bool
 ) -> list[_Problem]:
-    problems = [found for name in text_columns if (found := _text_problem(name, row, text_columns, tokenize))]
+    problems = [found for name in text_columns if (found := _text_problem(name, row, text_columns, tokenize, silence))]
     texts = [row[name].strip() for name in text_columns if isinstance(row[name], str)]
-    words = [text for text in texts if text]
+    words = [text for text in texts if text or silence]
     if distinct and len(set(words)) < len(words):
         remedy = "A comparison needs texts that differ; change one, or remove the row."
         problems.append((f"{' and '.join(text_columns)} are the same text", remedy))
@@ -154,7 +157,7 @@ def _text_problems(
 
 
 def _text_problem(
-    name: str, row: Mapping[str, Any], text_columns: Sequence[str], tokenize: Tokenize
+    name: str, row: Mapping[str, Any], text_columns: Sequence[str], tokenize: Tokenize, silence: bool
 ) -> _Problem | None:
     text = row[name]
     if text is None:
@@ -165,8 +168,11 @@ def _text_problem(
         return f"{name} is missing", remedy
     if not isinstance(text, str):
         return f"{name} is {short_repr(text)} ({type(text).__name__}), not text", "Give a string, or remove the row."
-    if not text.strip():
-        return f"{name} is empty", "Give the words that are to be learnt, or remove the row."
+    if not text.strip() and not (silence and text == ""):
+        return (
+            f"{name} is empty",
+            "Give the words that are said, or set allow_silence where none are; or remove the row.",
+        )
     try:
         tokenize(text, row)
     except ValueError as error:

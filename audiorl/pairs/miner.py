@@ -83,6 +83,7 @@ class Miner:
                 "going to be tuned, or set source='synthetic'."
             )
         self.config, self.skipped = config, skipped
+        self._texts: dict[str, Any] = {"text_columns": ("text",), "silence": config.allow_silence}
         self.rewards = None if config.reward_funcs is None else RewardSet(config.reward_funcs, config.reward_weights)
         if self.rewards is not None and self.family is None:
             _require_no_tokens(self.rewards)
@@ -119,9 +120,7 @@ class Miner:
         """Where no model says what it can take: rows with text, and audio as far as its header tells."""
         usable, bad = [], []
         for row in rows:
-            faults = judge_row(
-                row, text_columns=("text",), tokenize=lambda text, row: None, max_seconds=None, distinct=False
-            )
+            faults = judge_row(row, tokenize=lambda text, row: None, max_seconds=None, distinct=False, **self._texts)
             bad += faults
             if not faults:
                 usable.append(row)
@@ -132,7 +131,7 @@ class Miner:
         return usable
 
     def _collated(self, rows: Sequence[Row], family: SpeechFamily) -> tuple[list[Row], GroupBatch]:
-        batch = SpeechCollator(family, text_columns=("text",), skipped=self.skipped)(rows)
+        batch = SpeechCollator(family, skipped=self.skipped, **self._texts)(rows)
         by_id = {row["row_id"]: row for row in rows}
         return [by_id[row_id] for row_id in batch.row_ids.tolist() if row_id >= 0], batch
 

@@ -161,7 +161,7 @@ def _batches(
     source = rows if isinstance(rows, NumberedBatches) else NumberedBatches(rows, config)
     share = (0, 1, frozenset[int]()) if folder is None else (folder.rank, folder.world, folder.done)
     if skipped is None and isinstance(source.rows, Dataset):
-        _refuse_bad_rows(source.own_rows(*share), miner.family)
+        _refuse_bad_rows(source.own_rows(*share), miner.family, config.allow_silence)
     with _bar(source, share, progress) as bar, _evaluated(miner.model):
         for number, some in source.take(*share):
             if folder is not None:
@@ -178,7 +178,7 @@ def _batches(
         )
 
 
-def _refuse_bad_rows(rows: Dataset, family: SpeechFamily | None) -> None:
+def _refuse_bad_rows(rows: Dataset, family: SpeechFamily | None, silence: bool) -> None:
     """All faults at once, before anything is sampled."""
     faults = check_rows(
         rows,
@@ -188,6 +188,7 @@ def _refuse_bad_rows(rows: Dataset, family: SpeechFamily | None) -> None:
         min_seconds=0.0 if family is None else family.min_seconds,
         least_seconds=any_length if family is None else family.least_seconds,
         distinct=False,
+        silence=silence,
     )
     if faults:
         raise BadRowsError(faults)

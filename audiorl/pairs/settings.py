@@ -73,6 +73,10 @@ class MiningConfig:
         default=False,
         metadata={"help": "Leave out hypotheses in another script than the row's language or transcript."},
     )
+    allow_silence: bool = field(
+        default=False,
+        metadata={"help": "Take rows with an empty text, in whose clips nothing is said; else they are faults."},
+    )
     languages: list[str] | None = field(
         default=None, metadata={"help": "Only rows whose `language` is one of these, spelt as in the rows."}
     )

@@ -113,6 +113,7 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
         if args.torch_compile:
             self.family.compile_backbone(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         planned = plan_adapter(model, peft_config)
+        self._allow_silence = args.allow_silence
         self.skipped = SkippedRows(os.path.join(args.output_dir, "skipped_rows.jsonl"))
         self.set_augmentation(args)
         if isinstance(train_dataset, str | os.PathLike):
@@ -163,6 +164,7 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
             text_columns=self.text_columns,
             distinct=self.distinct_texts,
             skipped=self.skipped if args.on_bad_rows == "skip" else None,
+            silence=args.allow_silence,
         )
 
     def _checked_rows(self, source: Any, args: SpeechConfig, name: str) -> Any:
@@ -197,6 +199,7 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
             distinct=self.distinct_texts,
             last_time=self.family.last_time,
             least_seconds=self.family.least_seconds,
+            silence=self._allow_silence,
         )
 
     # ---- one optimizer step ----

@@ -97,6 +97,13 @@ class SpeechConfig(TrainingArguments):
             "are faults."
         },
     )
+    allow_silence: bool = field(
+        default=False,
+        metadata={
+            "help": "Take rows with an empty text: nothing is said in their clip, and the model learns to say nothing. "
+            "Off, an empty text is a fault."
+        },
+    )
     on_bad_rows: str = field(
         default="error",
         metadata={

@@ -64,6 +64,7 @@ class RewardedTrainer(SpeechTrainer):
             self.family,
             text_columns=self.text_columns,
             skipped=self.skipped if args.on_bad_rows == "skip" else None,
+            silence=args.allow_silence,
             max_tokens=args.max_completion_length,
         )
 
