@@ -72,7 +72,10 @@ def example(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
 
 
 def rewarded(method: str, reward: str) -> list[str]:
-    return ["--reward_funcs", reward, "--max_completion_length", "24"] if method in ("grpo", "raft") else []
+    if method not in ("grpo", "raft"):
+        return []
+    samples = "--samples_per_prompt" if method == "raft" else "--num_generations"
+    return ["--reward_funcs", reward, "--max_completion_length", "36", samples, "16"]
 
 
 @pytest.mark.parametrize(("method", "kind"), CELLS)

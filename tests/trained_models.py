@@ -43,6 +43,7 @@ NAMES = {
     "ast": "AST, labels",
 }
 METHODS = ("DPO", "ORPO", "GRPO", "RAFT")
+ADAPTERS = ("full", "LoRA", "8-bit LoRA", "4-bit LoRA", "8-bit and 4-bit LoRA")
 AUDIO_LLMS = ("qwen3_asr", "qwen2_audio", "glm_asr", "voxtral", "fun_asr", "granite_speech")
 CTC_TEST = "tests/trainers/test_ctc_training.py::test_training_lowers_the_loss_or_raises_the_reward"
 AUDIO_LLM, LABELS = "tests/models/test_audio_llm.py", "tests/trainers/test_labels.py"
@@ -172,7 +173,10 @@ def table() -> str:
     lines = [["model", *METHODS]]
     for model, name in NAMES.items():
         found = {method: [x for x in COMBINATIONS if (x.model, x.method) == (model, method)] for method in METHODS}
-        cells = [", ".join(x.adapter + "*" * x.slow for x in found[method]) for method in METHODS]
+        cells = [
+            ", ".join(x.adapter + "*" * x.slow for x in sorted(found[method], key=lambda x: ADAPTERS.index(x.adapter)))
+            for method in METHODS
+        ]
         lines.append([name, *cells])
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

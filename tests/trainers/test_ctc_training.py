@@ -166,6 +166,12 @@ def test_online_dpo_learns_from_the_best_and_the_worst(tmp_path):
     [
         (DPOTrainer, DPOConfig, {"ld_alpha": 0.5}, "ld_alpha=0.5 weighs the tokens"),
         (GRPOTrainer, GRPOConfig, {"entropy_coef": 0.1}, "entropy_coef is made of tokens"),
+        (
+            GRPOTrainer,
+            GRPOConfig,
+            {"mask_truncated_completions": True},
+            "samples a hypothesis as a whole and cuts none",
+        ),
         (GRPOTrainer, GRPOConfig, {"top_k": 5}, "top_k, .* samples a hypothesis as a whole"),
         (OnlineDPOTrainer, OnlineDPOConfig, {"top_p": 0.9}, "samples a hypothesis as a whole"),
     ],
