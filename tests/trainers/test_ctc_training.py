@@ -48,7 +48,7 @@ def make(combination: Trained, folder):
     rate = {"learning_rate": 2e-2 if adapted else 5e-3, "per_device_train_batch_size": 4}
     if combination.method == "RAFT":
         # of the large Wav2Vec2's samples one in hundreds is right
-        samples = 1024 if combination.model == "wav2vec2-large" else 32
+        samples = 1024 if combination.model == "wav2vec2-large" else 256
         cycles = {"num_cycles": 6, "steps_per_cycle": 4, "samples_per_prompt": samples, "reward_threshold": 1.0}
         args = raft_rows.config(folder, **cycles, **rate)
         return RAFTTrainer(model, ["one_minus_wer"], args=args, **options), "reward"

@@ -64,7 +64,7 @@ def losses_on_eight_clips(made: type, config: type, kind: str, adapter: str, fol
 @of("DPO")
 def test_dpo_lowers_its_loss_on_eight_clips(kind, adapter, tmp_path):
     losses = losses_on_eight_clips(DPOTrainer, DPOConfig, kind, adapter, tmp_path)
-    assert losses[0] == pytest.approx(0.693147, abs=1e-4) and losses[-1] < 0.5 * losses[0], losses
+    assert losses[0] == pytest.approx(0.693147, abs=1e-4) and losses[-1] < 0.7 * losses[0], losses
 
 
 @of("ORPO")
