@@ -215,7 +215,7 @@ class SpeechModelConfig(ModelConfig):
         default=None,
         metadata={
             "help": "Let a Whisper hear at most this many seconds instead of 30, which costs less; longer clips are "
-            "refused, and accuracy must be regained by tuning."
+            "refused, and accuracy must be regained by tuning. Not with an adapter, whose base has to be saved first."
         },
     )
     merge_adapter: bool = field(

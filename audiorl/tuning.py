@@ -114,9 +114,17 @@ def tune_and_measure(
         held_out: rows to measure WER, or the accuracy of labels, on before and after; None measures nothing.
         source: what the card calls them.
         merge_adapter: write the adapter merged into its base beside `output_dir`.
+
+    Raises:
+        ValueError: too few held-out clips, before anything is trained.
     """
     args = trainer.args
     before = trainer.decode(held_out) if held_out is not None else None
+    if before is not None and len(before.transcripts) < 2:
+        raise ValueError(
+            "Before and after are compared with intervals, which one held-out clip does not have. Measure on more "
+            "clips (--eval_dataset_name), or leave the held-out rows out."
+        )
     trainer.run_report.comes_later = before is not None
     with interruptible("go on with --resume_from_checkpoint True if a checkpoint was written"):
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)

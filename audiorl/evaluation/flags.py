@@ -34,7 +34,11 @@ class ModelArguments:
         default=None, metadata={"help": "Language of rows that name none; default what the model's processor says."}
     )
     task: str | None = field(
-        default=None, metadata={"help": "transcribe or translate, for rows that name none; local models only."}
+        default=None,
+        metadata={
+            "help": "Of rows that name none: transcribe; Whisper also translate (into English); Canary also translate "
+            "and, for example, translate:de. Local models only."
+        },
     )
     endpoint: str | None = field(
         default=None,

@@ -68,7 +68,9 @@ class CTCFamily(SpeechFamily):
 
     def _check_task(self, task: str | None) -> None:
         if task not in (None, "transcribe"):
-            raise ValueError(f"a CTC model writes what is said, it does not {task}. Leave the task out.")
+            raise ValueError(
+                f"a CTC model writes what is said: its only task is 'transcribe', not {task!r}. Leave the task out."
+            )
 
     def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
         return kept_texts(batch_tokens, keep, self.ctc_text.decode)

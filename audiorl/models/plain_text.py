@@ -26,7 +26,7 @@ class PlainText:
     def tokenize(self, text: str, *, task: str | None = None, prompt: str | None = None) -> TokenizedText:
         """See `SpeechFamily.tokenize`."""
         if task not in (None, "transcribe"):
-            raise ValueError(f"this model transcribes and has no task {task!r}. Remove the row's task, or the row")
+            raise ValueError(f"this model's only task is 'transcribe', not {task!r}. Remove the row's task, or the row")
         if prompt:
             raise ValueError("this model's decoder takes no prompt. Remove the row's prompt")
         return self.behind([self.start], text)

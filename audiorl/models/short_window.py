@@ -2,6 +2,9 @@
 
 The checkpoint stays a stock one: plain transformers loads what is saved, with its processor. What the encoder makes of
 a clip changes, since it no longer sees the silence behind it, so accuracy must be regained by tuning.
+
+An adapter is loaded on the base that it names, whose window is the whole one: trainers refuse an adapter on a model
+that was shortened and not saved (`differs_from_checkpoint`).
 """
 
 from __future__ import annotations
@@ -55,6 +58,8 @@ def shorten_window(model: nn.Module, processor: Any, seconds: int) -> None:
     extractor.chunk_length = int(seconds)
     extractor.n_samples = int(seconds) * extractor.sampling_rate
     extractor.nb_max_frames = 2 * positions
+    if seconds < window:
+        base.differs_from_checkpoint = f"hears {int(seconds)} s, shortened from {window} s"
 
 
 def _crop_positions(base: Any, positions: int) -> None:

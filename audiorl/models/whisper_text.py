@@ -145,7 +145,7 @@ class WhisperText:
     def _language_and_task(self, language: str | None, task: str | None) -> list[int]:
         task = task or self.default_task
         if task not in ("transcribe", "translate"):
-            raise ValueError(f"unknown task {task!r}. Use 'transcribe' or 'translate'")
+            raise ValueError(f"unknown task {task!r}. Use 'transcribe', or 'translate' (into English)")
         language = (language or self.default_language or "").lower()
         code = TO_LANGUAGE_CODE.get(language, language)
         if not self.multilingual:

@@ -82,7 +82,13 @@ class SpeechConfig(TrainingArguments):
         default=None,
         metadata={"help": "Language of rows without a `language` of their own, for multilingual checkpoints."},
     )
-    task: str | None = field(default=None, metadata={"help": "Task of rows without a `task`: transcribe or translate."})
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "Task of rows without a `task`: transcribe; Whisper also translate (into English); Canary also "
+            "translate and, for example, translate:de."
+        },
+    )
     min_audio_seconds: float | None = field(
         default=None,
         metadata={

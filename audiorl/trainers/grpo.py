@@ -89,6 +89,11 @@ class GRPOConfig(RolloutConfig):
     def check_family(self, family: SpeechFamily) -> None:
         super().check_family(family)
         objective = self.objective()
+        if self.mask_truncated_completions and not family.token_level:
+            raise ValueError(
+                "mask_truncated_completions learns nothing from hypotheses that the length limit cut, but "
+                f"{type(family).__name__} samples a hypothesis as a whole and cuts none. Leave it out."
+            )
         if family.token_level or not (objective.needs_tokens or objective.uses_entropy):
             return
         loss = f"loss_type={self.loss_type!r} at level {objective.level!r}"

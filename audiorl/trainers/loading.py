@@ -143,9 +143,12 @@ def plan_adapter(model: Any, peft_config: Any) -> PeftConfig | None:
     """The adapter to be added, checked against the model while nothing has been spent on rows.
 
     Raises:
-        ValueError: see `checked_adapter`; or full training of quantised weights; or DoRA where PEFT cannot do it.
+        ValueError: see `checked_adapter`; or full training of quantised weights; or DoRA where PEFT cannot do it; or
+            a base that no checkpoint holds.
     """
     planned, base = checked_adapter(model, peft_config), base_model(model)
+    if planned is not None or isinstance(model, PeftModel):
+        _check_base(base)
     if not getattr(base, "is_quantized", False):
         return planned
     if planned is None and not isinstance(model, PeftModel):
@@ -162,6 +165,16 @@ def plan_adapter(model: Any, peft_config: Any) -> PeftConfig | None:
         )
     keep_trainable(model)
     return planned
+
+
+def _check_base(base: Any) -> None:
+    """An adapter is saved without its base, so the base has to be what loading it by its name gives."""
+    if difference := getattr(base, "differs_from_checkpoint", None):
+        raise ValueError(
+            f"An adapter is saved without its base and loaded on {base.config._name_or_path or 'the one it names'!r}, "
+            f"but this base {difference}: the adapter would come back on another model. Save the base as it is now "
+            "(model.save_pretrained(folder), processor.save_pretrained(folder)) and train the adapter on that folder."
+        )
 
 
 def keep_trainable(model: nn.Module) -> nn.Module:

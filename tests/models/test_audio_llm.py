@@ -208,8 +208,9 @@ def test_the_example_tunes_by_the_model_s_path_alone(tmp_path):
     }
     example = str(Path(__file__).parents[2] / "examples" / "grpo_qwen3_asr.py")
     arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", example]
     done = subprocess.run(
-        [sys.executable, example, *arguments, "--use_peft"], capture_output=True, text=True, timeout=300, cwd=tmp_path
+        [*torchrun, *arguments, "--use_peft"], capture_output=True, text=True, timeout=300, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert "WER after" in done.stdout and (tmp_path / "out" / "adapter_model.safetensors").exists()

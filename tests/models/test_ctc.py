@@ -153,7 +153,7 @@ def test_a_clip_with_too_few_frames_for_all_beams_leaves_places_empty():
         (lambda f, m, b: f.beam_groups(m, b, 4, max_tokens=5, num_beam_groups=2, diversity_penalty=1.0), "no groups"),
         (lambda f, m, b: f.beam_groups(m, b, 4, max_tokens=5, early_stopping=True), "early_stopping"),
         (lambda f, m, b: f.transcribe(m, f.features(tiny_clips(1)), temperature=0.5), "no temperature"),
-        (lambda f, m, b: f.transcribe(m, f.features(tiny_clips(1)), tasks=["translate"]), "does not translate"),
+        (lambda f, m, b: f.transcribe(m, f.features(tiny_clips(1)), tasks=["translate"]), "only task is 'transcribe'"),
         (lambda f, m, b: f.tokenize("A", prompt="B"), "no place for a prompt"),
         (lambda f, m, b: f.set_defaults(language="en"), "no languages"),
         (lambda f, m, b: f.compile_backbone(), "torch_compile"),

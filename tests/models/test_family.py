@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 
 import pytest
 import torch
@@ -35,7 +36,10 @@ from audiorl.models import (
 from audiorl.models.whisper import WhisperFamily
 from audiorl.testing.case import group_batch
 from tests.families.toys import ToyCTC, ToyCTCFamily, build_toy
+from tests.tiny_audio_llms import tiny_audio_llm
+from tests.tiny_ctc import tiny_ctc
 from tests.tiny_models import tiny_clips, tiny_whisper
+from tests.tiny_seq2seq import tiny_seq2seq
 
 
 class Wrapper(nn.Module):
@@ -115,6 +119,27 @@ def test_a_family_without_languages_refuses_to_choose_one(row):
     with pytest.raises(ValueError, match=r"ToyCTCFamily has no languages or tasks.*Leave them out"):
         family.set_defaults(**row)
     family.set_defaults(language=None, task=None)
+
+
+@pytest.mark.parametrize(
+    ("build", "taken"),
+    [
+        (lambda: tiny_whisper("multilingual"), "Use 'transcribe', or 'translate' (into English)"),
+        (
+            lambda: tiny_seq2seq("canary"),
+            "Use 'transcribe', 'translate' (into English) or, for example, 'translate:de'",
+        ),
+        (lambda: tiny_seq2seq("moonshine"), "this model's only task is 'transcribe'"),
+        (tiny_ctc, "its only task is 'transcribe'"),
+        (lambda: tiny_audio_llm("qwen2_audio"), "this model's only task is 'transcribe', not 'summarise': its prompt"),
+    ],
+    ids=["whisper", "canary", "moonshine", "ctc", "audio-llm"],
+)
+def test_a_family_that_refuses_a_task_says_what_it_takes(build, taken):
+    family = speech_family(*build())
+    with pytest.raises(ValueError, match=re.escape(taken)):
+        family.tokenize("dog", language="en", task="summarise")
+    family.tokenize("dog", language="en", task="transcribe")
 
 
 def test_a_row_says_language_task_and_prompt(tiny_multilingual):

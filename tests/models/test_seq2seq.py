@@ -14,7 +14,6 @@ from audiorl.models.by_length import encode_by_length
 from audiorl.testing.case import group_batch
 from tests.tiny_models import tiny_clips
 from tests.tiny_seq2seq import tiny_seq2seq
-from tests.trainers.grpo_rows import check_that_it_learns_two_words
 
 TEXTS = ["the quick brown fox", "dog", "the lazy dog jumps", "so", "a fox", "dogs", "jumps over", "the dog"]
 KINDS = ("moonshine", "speech2text", "canary")
@@ -90,26 +89,6 @@ def test_clips_go_back_to_their_places_and_equal_lengths_together():
     assert found.squeeze(-1).tolist() == [[1, 0, 0], [7, 9, 11], [13, 15, 0], [19, 0, 0]]
     assert torch.equal(encode_by_length(encode, audio, [2, 6, 4, 2], together=False), found)
     assert calls[3:] == [1, 1, 1, 1]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_dpo_lowers_its_loss_on_eight_clips(kind, tmp_path):
-    model, processor = tiny_seq2seq(kind)
-    args = DPOConfig(
-        output_dir=str(tmp_path), max_steps=8, learning_rate=3e-3, lr_scheduler_type="constant", **SETTINGS
-    )
-    trainer = DPOTrainer(model, args=args, train_dataset=rows(8), processing_class=processor)
-    trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert losses[-1] < 0.5 * losses[0]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_grpo_raises_the_reward_on_four_clips(kind, tmp_path):
-    model, processor = tiny_seq2seq(kind)
-    check_that_it_learns_two_words(
-        model, processor, tmp_path, rows(4), max_steps=30, max_completion_length=12, sft_weight=0.1
-    )
 
 
 @pytest.mark.parametrize("kind", ["moonshine", "canary"])

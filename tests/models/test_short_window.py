@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
 
 from audiorl import DPOConfig, DPOTrainer, shorten_window
@@ -77,6 +78,26 @@ def test_clips_beyond_the_window_are_bad_rows(tmp_path):
     args = DPOConfig(output_dir=str(tmp_path), language="english", use_cpu=True, report_to="none")
     with pytest.raises(BadRowsError, match="hears 1 s"):
         DPOTrainer(model, args=args, train_dataset=rows(1, seconds=1.5), processing_class=processor)
+
+
+def test_an_adapter_needs_a_base_that_a_checkpoint_holds(tmp_path):
+    """What is saved of it is loaded on the base of that name, whose window is the whole one."""
+    model, processor = tiny_whisper("multilingual")
+    shorten_window(model, processor, 1)
+    args = DPOConfig(
+        output_dir=str(tmp_path / "out"), language="english", use_cpu=True, report_to="none", disable_tqdm=True
+    )
+    shared = {"args": args, "train_dataset": rows(2), "peft_config": LoraConfig(r=2)}
+    with pytest.raises(ValueError, match=r"this base hears 1 s, shortened from 2 s.*Save the base as it is now"):
+        DPOTrainer(model, processing_class=processor, **shared)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "base")
+    trainer = DPOTrainer(str(tmp_path / "base"), **shared)
+    trainer.train()
+    trainer.save_model()
+    merged = trainer.save_merged()
+    assert AutoModelForSpeechSeq2Seq.from_pretrained(merged).config.max_source_positions == 50
+    assert AutoProcessor.from_pretrained(merged).feature_extractor.chunk_length == 1
 
 
 @pytest.mark.parametrize("seconds", [0, 3, -1, 1.5, True])

@@ -160,7 +160,7 @@ def test_decoding_strips_every_special_token(multilingual):
             "a",
             {"language": "en", "task": "transcibe"},
             "unknown task 'transcibe'",
-            "'transcribe' or 'translate'",
+            "Use 'transcribe', or 'translate' (into English)",
         ),
         ("a", {}, "no language is named", "language column or set language"),
         ("a " * 60, {"language": "en"}, "makes .* tokens .* 48 positions", "shorter pieces"),

@@ -15,8 +15,11 @@ from audiorl.pairs import MiningConfig, mine_pairs
 from audiorl.pairs.miner import Miner
 from audiorl.rewards import RewardError
 from audiorl.script import SpeechScriptArguments, with_pairs
+from audiorl.testing.case import group_batch
 from tests.pairs.mining_rows import TEXTS, rows, rows_on_disk
+from tests.tiny_ctc import tiny_ctc
 from tests.tiny_models import tiny_clips, tiny_whisper
+from tests.trainers import ctc_rows
 from tests.trainers.pair_rows import config as pair_config
 
 
@@ -139,6 +142,18 @@ def test_beams_are_an_n_best_list_and_nbest_pairs_its_false_ranks():
         # the list is ranked, so what is likelier stands before the best
         assert row["hypotheses"].index(pair["rejected"]) < best
         assert pair["rejected_reward"] < pair["chosen_reward"]
+
+
+def test_beams_of_a_ctc_model_are_those_of_its_prefix_search():
+    model, processor = tiny_ctc()
+    clips = ctc_rows.texts(3)
+    settings = {"source": "beams", "num_generations": 4, "batch_size": 3, "progress": False}
+    found = mine_pairs(model, processor, clips, **settings)
+    family = speech_family(model, processor)
+    for row, mined_row in zip(clips, found.hypotheses, strict=True):
+        clip = group_batch(family, [row["audio"]["array"]], [[row["text"].upper()]])
+        searched = family.beam_groups(model, clip, 4, max_tokens=100)
+        assert mined_row["hypotheses"] == family.text(searched.tokens, searched.keep)[0]
 
 
 def test_synthetic_negatives_ask_no_model_and_pair_each_with_the_transcript():
