@@ -79,7 +79,7 @@ def _check(models: ModelArguments, data: DataArguments, counting: CountingArgume
 def counted(data: DataArguments, counting: CountingArguments) -> EvaluationSettings:
     """The settings that flags ask for; files that they name are read now."""
     from audiorl.evaluation.settings import LABELS, TRANSCRIPTION, EvaluationSettings
-    from audiorl.rewards.keywords import read_keywords
+    from audiorl.rewards.keyword_counts import read_keywords
 
     return EvaluationSettings(
         task=TRANSCRIPTION if data.label_column is None else LABELS,

@@ -16,7 +16,7 @@ from audiorl.evaluation.settings import LABELS, LEVEL, EvaluationSettings
 from audiorl.evaluation.significance import bootstrap_interval
 from audiorl.evaluation.summaries import Keywords, Silence, Summary
 from audiorl.rewards.hallucination import ONE_CHARACTER_OVER_AND_OVER, Hallucination
-from audiorl.rewards.keywords import KeywordCounts, KeywordFinder, count_keywords
+from audiorl.rewards.keyword_counts import KeywordCounts, KeywordFinder, count_keywords
 from audiorl.rewards.texts import text_pairs
 
 

@@ -9,8 +9,10 @@ model reads what it made of all of them: clips may be longer than a chunk.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,47 @@ from audiorl.models.speech_call import base_model
 FRAMES_PER_POSITION = 2
 
 
+class TokenizerWithItsFile(MistralCommonBackend):
+    """mistral-common's tokenizer, which is saved from its file's bytes as they were when `keep_file` read them.
+
+    transformers copies the file that the tokenizer was loaded from, whenever a checkpoint is saved. That file may be
+    gone by then, for instance with the checkpoint that tuning went on from.
+    """
+
+    file_bytes: bytes
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **options: Any) -> tuple[str, ...]:
+        """As transformers' own: `save_format`, `push_to_hub` and so on."""
+        loaded_from = self._tokenizer_path
+        with tempfile.TemporaryDirectory() as folder:
+            self._tokenizer_path = Path(folder) / loaded_from.name
+            self._tokenizer_path.write_bytes(self.file_bytes)
+            try:
+                return super().save_pretrained(save_directory, *args, **options)
+            finally:
+                self._tokenizer_path = loaded_from
+
+
+def keep_file(tokenizer: MistralCommonBackend) -> None:
+    """Let `tokenizer` itself, which users and trainers save with its processor, be saved without its file.
+
+    Raises:
+        ValueError: the file has gone already.
+    """
+    if isinstance(tokenizer, TokenizerWithItsFile):
+        return
+    path = tokenizer._tokenizer_path
+    try:
+        file_bytes = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"the file of Voxtral's tokenizer, {path}, has gone, and no checkpoint can be saved without it. Load the "
+            f"processor with AutoProcessor.from_pretrained from a checkpoint that holds {path.name}."
+        ) from error
+    tokenizer.__class__ = TokenizerWithItsFile
+    tokenizer.file_bytes = file_bytes
+
+
 class VoxtralFamily(AudioLLMFamily):
     """Voxtral. The row's `prompt` is the user's question or instruction, which takes the place of the request to
     transcribe.
@@ -45,6 +88,7 @@ class VoxtralFamily(AudioLLMFamily):
                 f"{type(processor.tokenizer).__name__} cannot write Voxtral's requests: they are mistral-common's. "
                 "Load the processor with AutoProcessor.from_pretrained from a checkpoint that holds tekken.json."
             )
+        keep_file(processor.tokenizer)
         super().__init__(model, processor)
         tower = base_model(model).config.audio_config
         self.chunk_frames = FRAMES_PER_POSITION * tower.max_source_positions

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from audiorl.normalisers import basic_text
 from audiorl.rewards.hallucination import Hallucination
-from audiorl.rewards.keywords import KeywordFinder, KeywordScore
+from audiorl.rewards.keyword_counts import KeywordFinder
+from audiorl.rewards.keywords import KEYWORDS, KeywordScore
 from audiorl.rewards.language import RightScript
 from audiorl.rewards.stock_phrases import NoStockPhrases
 from audiorl.rewards.texts import Opcodes, TextPair, TextReward, completion_text
@@ -32,10 +33,11 @@ class FunASR(TextReward):
 
     Args:
         keywords: a list for all rows or the path of a file, see `KeywordReward`; None takes each row's own list from
-            the column `keywords`, where there is one.
+            a column, where there is one.
+        column: that column's name, see `KeywordReward`.
         normalise, unit, name: see `TextReward`, for all parts alike.
 
-    Rows may carry `keywords` and `language`; only `text` is needed.
+    Rows may carry `keywords` (or `column`) and `language`; only `text` is needed.
 
     Range: [-1, 2] for rows with keywords, [-1, 1] for others; 2 (or 1) for a hypothesis equal to its transcript.
     Silence: 1 for an empty hypothesis, less than 0 for any other (plus R2). Empty hypothesis for speech: -1 (plus R2,
@@ -48,6 +50,7 @@ class FunASR(TextReward):
     """
 
     keywords: str | os.PathLike[str] | Sequence[str] | None = None
+    column: str = KEYWORDS
 
     default_name: ClassVar[str] = "funasr"
     _parts: Any = field(init=False, repr=False, compare=False)
@@ -55,7 +58,7 @@ class FunASR(TextReward):
     def __post_init__(self) -> None:
         super().__post_init__()
         shared: dict[str, Any] = {"normalise": self.normalise, "unit": self.unit}
-        scorer = KeywordScore(keywords=self.keywords, **shared)
+        scorer = KeywordScore(keywords=self.keywords, column=self.column, **shared)
         object.__setattr__(self, "keywords", scorer.keywords)
         object.__setattr__(self, "_parts", (scorer, Hallucination(**shared), RightScript(), NoStockPhrases()))
 
@@ -63,7 +66,6 @@ class FunASR(TextReward):
         self,
         completions: Sequence[Any],
         text: Sequence[str | None],
-        keywords: Sequence[Sequence[str] | None] | None = None,
         language: Sequence[str | None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
@@ -72,7 +74,7 @@ class FunASR(TextReward):
         said = [completion_text(completion) for completion in completions]
         pairs = self.pairs(said, text)
         foreign = right_script(said, text, language)
-        rows = scorer.keywords_of_rows(len(said), keywords)
+        rows = scorer.keywords_of_rows(len(said), columns)
         find = KeywordFinder(self.normaliser)
         basic = self.normaliser.name == "basic"
         rewards: list[float | None] = []

@@ -1,15 +1,4 @@
-"""Keywords: names and terms that matter more than other words.
-
-A keyword is one or several words. It is normalised and split like the texts and matches whole units: "art" is not in
-"start", except in scripts without spaces, where units are characters. With t(k) and h(k) the times that keyword k
-occurs in transcript and hypothesis
-
-    hits = sum over k of min(t(k), h(k)),  true = sum of t(k),  said = sum of h(k)
-    precision = hits / said,  recall = hits / true
-
-Counts are clipped, so that a keyword said more often than spoken lowers precision. Where nothing is said (or true)
-precision (or recall) is 1: a keyword left out where there was none is right.
-"""
+"""Rewards of keywords, names and terms that matter more than other words; `keyword_counts.py` says what is counted."""
 
 from __future__ import annotations
 
@@ -17,76 +6,22 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-from audiorl.evaluation.error_rates import split_units
-from audiorl.normalisers import Normaliser
+from audiorl import hotwords
 from audiorl.rewards.errors import RewardError
+from audiorl.rewards.keyword_counts import (
+    KeywordFinder,
+    KeywordIndex,
+    checked_keywords,
+    count_keywords,
+    keyword_places,
+    read_keywords,
+)
 from audiorl.rewards.texts import TextPair, TextReward
 
-# first unit -> keywords that begin with it, as tuples of units
-KeywordIndex = Mapping[str, Sequence[tuple[str, ...]]]
-
-
-class KeywordCounts(NamedTuple):
-    """How often keywords occur."""
-
-    hits: int  # in both, clipped
-    true: int  # in the transcript
-    said: int  # in the hypothesis
-
-    @property
-    def precision(self) -> float:
-        return self.hits / self.said if self.said else 1.0
-
-    @property
-    def recall(self) -> float:
-        return self.hits / self.true if self.true else 1.0
-
-
-def read_keywords(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Keywords from a UTF-8 text file, one a line; blank lines are left out.
-
-    Raises:
-        RewardError: no such file, or no keyword in it.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RewardError(
-            f"Keywords cannot be read from {os.fspath(path)!r}: {error}. Give a UTF-8 text file, one keyword a line, "
-            "or a list."
-        ) from error
-    return _checked([line.strip() for line in lines if line.strip()], f"the file {os.fspath(path)}")
-
-
-def keyword_index(keywords: Sequence[str], function: Normaliser, unit: str) -> KeywordIndex:
-    """Normalised keywords by their first unit; those of which nothing is left do not occur."""
-    index: dict[str, list[tuple[str, ...]]] = {}
-    for units in dict.fromkeys(tuple(split_units(function(keyword), unit)) for keyword in keywords):
-        if units:
-            index.setdefault(units[0], []).append(units)
-    return index
-
-
-def keyword_places(units: Sequence[str], index: KeywordIndex) -> list[tuple[int, tuple[str, ...]]]:
-    """Every place where a keyword begins; one keyword may lie within another, and each counts."""
-    return [
-        (place, keyword)
-        for place, unit in enumerate(units)
-        if unit in index
-        for keyword in index[unit]
-        if len(keyword) == 1 or tuple(units[place : place + len(keyword)]) == keyword
-    ]
-
-
-def count_keywords(pair: TextPair, index: KeywordIndex) -> KeywordCounts:
-    """Hits, true and said occurrences in one pair."""
-    true = [keyword for _, keyword in keyword_places(pair.transcript, index)]
-    said = [keyword for _, keyword in keyword_places(pair.hypothesis, index)]
-    hits = sum(min(true.count(keyword), said.count(keyword)) for keyword in set(true))
-    return KeywordCounts(hits, len(true), len(said))
+# the column that rewards read where no other is named
+KEYWORDS = "keywords"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,47 +30,61 @@ class KeywordReward(TextReward):
 
     Args:
         keywords: a list for all rows, or the path of a text file with one keyword a line, read when built; None takes
-            each row's own list from its column `keywords`.
+            each row's own list from a column.
+        column: that column's name. "hotwords" takes the words that models are told with the clip, as they may be
+            written there: a list, or one string with commas.
         normalise, unit, name: see `TextReward`; keywords are normalised like the texts.
 
-    A row without keywords (None or an empty list) or without a transcript gives None, whatever the hypothesis.
+    A row without keywords (None or an empty list) or without a transcript gives None, whatever the hypothesis. No other
+    column takes the place of one that is empty: hot words may be of what was not said, keywords of what no model is
+    told.
 
     Raises:
-        RewardError: when built, an unreadable or empty list; when called, a row whose keywords are no list of texts.
+        RewardError: when built, an unreadable or empty list, or a column beside a list; when called, a row whose
+            keywords are no list of texts.
+        ValueError: when called, a row whose hot words are no words, see `audiorl.hotwords.read_hotwords`.
     """
 
     keywords: str | os.PathLike[str] | Sequence[str] | None = None
+    column: str = KEYWORDS
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.keywords is not None and self.column != KEYWORDS:
+            raise RewardError(
+                f"{self.__name__} takes keywords from one place, but got a list for all rows and column="
+                f"{self.column!r}. Leave one of the two out."
+            )
         if isinstance(self.keywords, str | os.PathLike):
             object.__setattr__(self, "keywords", read_keywords(self.keywords))
         elif self.keywords is not None:
-            object.__setattr__(self, "keywords", _checked(self.keywords, "the list"))
+            object.__setattr__(self, "keywords", checked_keywords(self.keywords, "the list"))
 
     @property
     def needed_columns(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("text", "keywords") if self.keywords is None else ("text",)
+        return ("text", self.column) if self.keywords is None else ("text",)
 
     def __call__(self, completions: Sequence[Any], text: Sequence[str | None], **columns: Any) -> list[float | None]:
         """One value for each completion; None where the row has no transcript or no keywords."""
-        if self.keywords is None and "keywords" not in columns:
+        if self.keywords is None and self.column not in columns:
             raise RewardError(
-                f"{self.__name__} has no keywords: it was built without a list, and the rows have no column 'keywords'."
-                " Pass keywords=, a list or a file, or add the column."
+                f"{self.__name__} has no keywords: it was built without a list, and the rows have no column "
+                f"{self.column!r}. Pass keywords=, a list or a file, or column=, another column, or add the column."
             )
-        rows = self.keywords_of_rows(len(completions), columns.get("keywords"))
         find = KeywordFinder(self.normaliser)
         return [
             None if pair is None or not keywords else self.score(pair, find(keywords, pair.unit))
-            for pair, keywords in zip(self.pairs(completions, text), rows, strict=True)
+            for pair, keywords in zip(
+                self.pairs(completions, text), self.keywords_of_rows(len(completions), columns), strict=True
+            )
         ]
 
-    def keywords_of_rows(self, rows: int, column: Sequence[Any] | None) -> Sequence[Any]:
+    def keywords_of_rows(self, rows: int, columns: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
         """The keywords of each row: the reward's own list, else the column's, else None."""
         if self.keywords is not None:
             return [self.keywords] * rows
-        return [None] * rows if column is None else column
+        own = columns.get(self.column, [None] * rows)
+        return [hotwords.read_hotwords(value) for value in own] if self.column == hotwords.COLUMN else own
 
     @abstractmethod
     def score(self, pair: TextPair, index: KeywordIndex) -> float:
@@ -262,34 +211,3 @@ class OneMinusKeywordWER(KeywordReward):
         for place, keyword in keyword_places(units, index):
             weights[place : place + len(keyword)] = [self.weight] * len(keyword)
         return weights
-
-
-class KeywordFinder:
-    """Indices of the keyword lists of one batch: the same list of K hypotheses is normalised once."""
-
-    def __init__(self, function: Normaliser):
-        self._function = function
-        self._known: dict[tuple[tuple[str, ...], str], KeywordIndex] = {}
-
-    def __call__(self, keywords: Sequence[str], unit: str) -> KeywordIndex:
-        if isinstance(keywords, str) or not isinstance(keywords, Sequence):
-            _checked(keywords, "a row")
-        key = (tuple(keywords), unit)
-        if key not in self._known:
-            self._known[key] = keyword_index(_checked(keywords, "a row"), self._function, unit)
-        return self._known[key]
-
-
-def _checked(keywords: Any, source: str) -> tuple[str, ...]:
-    """The keywords of a list.
-
-    Raises:
-        RewardError: it is no list of texts, or an empty one.
-    """
-    listed = not isinstance(keywords, str) and isinstance(keywords, Sequence)
-    if not listed or not keywords or not all(isinstance(keyword, str) for keyword in keywords):
-        raise RewardError(
-            f"Keywords are a list of texts with at least one in it; {source} has {keywords!r:.80}. "
-            "Write ['Nguyen', 'New York'], one text for each keyword."
-        )
-    return tuple(keywords)

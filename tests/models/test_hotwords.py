@@ -10,8 +10,8 @@ import torch
 from audiorl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, transcribe
 from audiorl.collator import SpeechCollator
 from audiorl.datasets import BadRowsError, speech_rows
+from audiorl.hotwords import read_hotwords
 from audiorl.models import speech_family
-from audiorl.models.hotwords import read_hotwords
 from audiorl.pairs import mine_pairs
 from audiorl.rewards import KeywordRecall
 from tests.families.toys import ToyCTC, build_toy

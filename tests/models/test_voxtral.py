@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +160,39 @@ def test_a_saved_processor_brings_its_tokenizer(tmp_path):
     first, second = (voxtral_inputs(processor, spoken(1)[0], row) for processor in (family.processor, again))
     assert torch.equal(first["input_ids"], second["input_ids"])
     assert type(family).load_processor(tmp_path).tokenizer.vocab_size == family.tokenizer.vocab_size
+
+
+def test_a_checkpoint_holds_the_tokenizer_where_the_folder_it_came_from_has_gone(tmp_path):
+    """Tuning goes on from a checkpoint that is rotated away meanwhile, or written anew."""
+    model, processor = tiny_audio_llm("voxtral")
+    first = tmp_path / "first"
+    model.save_pretrained(first)
+    processor.save_pretrained(first)
+    whole = (first / "tekken.json").read_bytes()
+    again = AutoProcessor.from_pretrained(first)
+    pair = {"chosen": "a fox", "rejected": "dog"}
+    rows = [{"audio": {"array": clip, "sampling_rate": SAMPLING_RATE}, **pair} for clip in tiny_clips(2)]
+    args = DPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    trainer = DPOTrainer(model, args=args, train_dataset=rows, processing_class=again)
+    (first / "tekken.json").write_bytes(b"another")
+    again.save_pretrained(tmp_path / "written_anew")
+    shutil.rmtree(first)
+    trainer.save_model(tmp_path / "gone")
+    for name in ("written_anew", "gone"):
+        assert (tmp_path / name / "tekken.json").read_bytes() == whole
+    loaded = AutoProcessor.from_pretrained(tmp_path / "gone").tokenizer
+    assert loaded.encode("a fox") == processor.tokenizer.encode("a fox")
+    speech_family(model, again)  # once kept, the file is not asked for
+
+
+def test_a_processor_whose_file_has_gone_is_refused_before_training(tmp_path):
+    model, processor = tiny_audio_llm("voxtral")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = AutoProcessor.from_pretrained(tmp_path)
+    (tmp_path / "tekken.json").unlink()
+    with pytest.raises(ValueError, match=r"tekken\.json, has gone.*no checkpoint can be saved.*Load the processor"):
+        speech_family(model, again)
 
 
 def test_without_its_package_no_weights_are_loaded(tmp_path, monkeypatch):

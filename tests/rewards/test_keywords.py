@@ -2,7 +2,15 @@
 
 import pytest
 
-from audiorl.rewards import KeywordPrecision, KeywordRecall, KeywordScore, OneMinusKeywordWER, RewardError, RewardSet
+from audiorl.rewards import (
+    FunASR,
+    KeywordPrecision,
+    KeywordRecall,
+    KeywordScore,
+    OneMinusKeywordWER,
+    RewardError,
+    RewardSet,
+)
 from tests.rewards.examples import score_one
 
 CALL = "Call Doctor Nguyen at noon."
@@ -105,6 +113,41 @@ def test_needed_columns_depend_on_where_keywords_come_from():
         RewardSet(["keywords"]).check_columns(["text"])
 
 
+@pytest.mark.parametrize("given", [["Nguyen", " New York "], "Nguyen,New York", "Nguyen、, New York,"])
+def test_hot_words_are_keywords_where_they_are_asked_for(given):
+    said = "call doctor win at new york"
+    row = {"text": CALL, "keywords": ["noon"], "hotwords": given}
+    found = [score_one(cls(column="hotwords"), said, **row) for cls in (KeywordPrecision, KeywordRecall)]
+    assert found == [0, 0]
+    wanted = {**row, "keywords": ["Nguyen", "New York"]}
+    for cls in (KeywordScore, OneMinusKeywordWER, FunASR):
+        assert score_one(cls(column="hotwords"), said, **row) == score_one(cls(), said, **wanted)
+        assert score_one(cls(column="hotwords"), CALL, **row) != score_one(cls(), said, **row)
+
+
+@pytest.mark.parametrize("nothing", [None, [], "", " , "])
+def test_another_column_is_never_taken_by_itself(nothing):
+    assert score_one("keywords", CALL, text=CALL, keywords=None, hotwords=WANTED) is None
+    assert score_one(KeywordScore(column="hotwords"), CALL, text=CALL, keywords=WANTED, hotwords=nothing) is None
+    with pytest.raises(RewardError, match=r"has no keywords.*no column 'terms'"):
+        score_one(KeywordScore(column="terms"), CALL, text=CALL, keywords=WANTED, hotwords=WANTED)
+
+
+def test_a_column_of_any_name_holds_lists():
+    reward = KeywordRecall(column="terms")
+    assert score_one(reward, "doctor nguyen", text=CALL, terms=WANTED) == 1 / 2
+    with pytest.raises(RewardError, match="keyword_recall reads the column 'terms', which is missing"):
+        RewardSet([reward]).check_columns(["text", "keywords"])
+    with pytest.raises(RewardError, match="Keywords are a list of texts"):
+        score_one(reward, "doctor nguyen", text=CALL, terms="Nguyen, noon")
+
+
+def test_rows_whose_hot_words_are_none_stop_the_run():
+    rewards = RewardSet([KeywordScore(column="hotwords")])
+    with pytest.raises(RewardError, match=r"'keywords' raised ValueError: hotwords has 3 \(int\).*rows.jsonl line 2"):
+        rewards(["a"], [[1]], {"text": ["a"], "hotwords": [[3]]}, ["rows.jsonl line 2"])
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -113,6 +156,7 @@ def test_needed_columns_depend_on_where_keywords_come_from():
         (lambda folder: KeywordScore(keywords=folder / "latin1.txt"), "cannot be read from .*UTF-8"),
         (lambda folder: KeywordPrecision(keywords=[]), "list of texts with at least one"),
         (lambda folder: KeywordPrecision(keywords=["a", 3]), "list of texts"),
+        (lambda folder: KeywordScore(keywords=["a"], column="hotwords"), "one place.*column='hotwords'.*Leave one"),
         (lambda folder: KeywordScore(beta=0), "beta is above 0"),
         (lambda folder: KeywordScore(beta=float("inf")), "beta is above 0"),
         (lambda folder: OneMinusKeywordWER(weight=0.5), "at least once"),

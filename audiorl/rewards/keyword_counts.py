@@ -1,0 +1,118 @@
+"""Where keywords occur in a text, and how often: names and terms that matter more than other words.
+
+A keyword is one or several words. It is normalised and split like the texts and matches whole units: "art" is not in
+"start", except in scripts without spaces, where units are characters. With t(k) and h(k) the times that keyword k
+occurs in transcript and hypothesis
+
+    hits = sum over k of min(t(k), h(k)),  true = sum of t(k),  said = sum of h(k)
+    precision = hits / said,  recall = hits / true
+
+Counts are clipped, so that a keyword said more often than spoken lowers precision. Where nothing is said (or true)
+precision (or recall) is 1: a keyword left out where there was none is right.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from audiorl.evaluation.error_rates import split_units
+from audiorl.normalisers import Normaliser
+from audiorl.rewards.errors import RewardError
+from audiorl.rewards.texts import TextPair
+
+# first unit -> keywords that begin with it, as tuples of units
+KeywordIndex = Mapping[str, Sequence[tuple[str, ...]]]
+
+
+class KeywordCounts(NamedTuple):
+    """How often keywords occur."""
+
+    hits: int  # in both, clipped
+    true: int  # in the transcript
+    said: int  # in the hypothesis
+
+    @property
+    def precision(self) -> float:
+        return self.hits / self.said if self.said else 1.0
+
+    @property
+    def recall(self) -> float:
+        return self.hits / self.true if self.true else 1.0
+
+
+def read_keywords(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Keywords from a UTF-8 text file, one a line; blank lines are left out.
+
+    Raises:
+        RewardError: no such file, or no keyword in it.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RewardError(
+            f"Keywords cannot be read from {os.fspath(path)!r}: {error}. Give a UTF-8 text file, one keyword a line, "
+            "or a list."
+        ) from error
+    return checked_keywords([line.strip() for line in lines if line.strip()], f"the file {os.fspath(path)}")
+
+
+def keyword_index(keywords: Sequence[str], function: Normaliser, unit: str) -> KeywordIndex:
+    """Normalised keywords by their first unit; those of which nothing is left do not occur."""
+    index: dict[str, list[tuple[str, ...]]] = {}
+    for units in dict.fromkeys(tuple(split_units(function(keyword), unit)) for keyword in keywords):
+        if units:
+            index.setdefault(units[0], []).append(units)
+    return index
+
+
+def keyword_places(units: Sequence[str], index: KeywordIndex) -> list[tuple[int, tuple[str, ...]]]:
+    """Every place where a keyword begins; one keyword may lie within another, and each counts."""
+    return [
+        (place, keyword)
+        for place, unit in enumerate(units)
+        if unit in index
+        for keyword in index[unit]
+        if len(keyword) == 1 or tuple(units[place : place + len(keyword)]) == keyword
+    ]
+
+
+def count_keywords(pair: TextPair, index: KeywordIndex) -> KeywordCounts:
+    """Hits, true and said occurrences in one pair."""
+    true = [keyword for _, keyword in keyword_places(pair.transcript, index)]
+    said = [keyword for _, keyword in keyword_places(pair.hypothesis, index)]
+    hits = sum(min(true.count(keyword), said.count(keyword)) for keyword in set(true))
+    return KeywordCounts(hits, len(true), len(said))
+
+
+class KeywordFinder:
+    """Indices of the keyword lists of one batch: the same list of K hypotheses is normalised once."""
+
+    def __init__(self, function: Normaliser):
+        self._function = function
+        self._known: dict[tuple[tuple[str, ...], str], KeywordIndex] = {}
+
+    def __call__(self, keywords: Sequence[str], unit: str) -> KeywordIndex:
+        if isinstance(keywords, str) or not isinstance(keywords, Sequence):
+            checked_keywords(keywords, "a row")
+        key = (tuple(keywords), unit)
+        if key not in self._known:
+            self._known[key] = keyword_index(checked_keywords(keywords, "a row"), self._function, unit)
+        return self._known[key]
+
+
+def checked_keywords(keywords: Any, source: str) -> tuple[str, ...]:
+    """The keywords of a list.
+
+    Raises:
+        RewardError: it is no list of texts, or an empty one.
+    """
+    listed = not isinstance(keywords, str) and isinstance(keywords, Sequence)
+    if not listed or not keywords or not all(isinstance(keyword, str) for keyword in keywords):
+        raise RewardError(
+            f"Keywords are a list of texts with at least one in it; {source} has {keywords!r:.80}. "
+            "Write ['Nguyen', 'New York'], one text for each keyword."
+        )
+    return tuple(keywords)
