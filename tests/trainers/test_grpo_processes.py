@@ -1,24 +1,29 @@
-"""Online methods, and DPO of a CTC model, in processes of their own.
-
-Two against one, killed and resumed against not stopped.
-"""
+"""Online methods in processes of their own: two against one, also in what they write down, killed and resumed against
+not stopped."""
 
 from __future__ import annotations
 
+import csv
+import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
+from audiorl.report.run_folder import METRICS_FILE
 from audiorl.trainers.checkpoints import last_whole_checkpoint
+from audiorl.trainers.logs import TABLE_FILE, log_line
+from audiorl.trainers.rollout_metrics import COMPLETIONS_FOLDER
+from tests.trainers import raft_rows
+from tests.trainers.grpo_rows import rows, trainer
 from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, weights
-from tests.trainers.run_grpo import make
 
 SCRIPT = str(Path(__file__).with_name("run_grpo.py"))
 # Seven rows leave one process without a row of its own in the last step of an epoch.
@@ -31,9 +36,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "RAFT, some clips": {"raft": True, "keep_top_percent": 0.4, "clips_per_cycle": 5, "freeze_encoder": True},
     # the second process has none
     "RAFT, one clip": {"raft": True, "clips_per_cycle": 1, "steps_per_cycle": 2},
-    "CTC": {"ctc": "wav2vec2", "loss_type": "grpo"},
-    "CTC, DPO": {"ctc": "wav2vec2", "dpo": True, "loss_type": ["sigmoid", "sft"]},
 }
+# Collective calls of their own, whose outcome one process writes.
+TENSORBOARD = importlib.util.find_spec("tensorboard") is not None
+LOGGED: dict[str, Any] = {"log_completions": True, "num_completions_to_print": 100}
+SENT: dict[str, Any] = {"report_to": "tensorboard", "log_audio_every": 2} if TENSORBOARD else {}
 
 
 def run(settings: list[dict[str, Any]], processes: int = 1) -> subprocess.CompletedProcess:
@@ -51,25 +58,49 @@ def finished(path: Path) -> dict:
     return torch.load(path, weights_only=True)
 
 
+class Launch(NamedTuple):
+    """What two processes did with each method, in a folder of its own."""
+
+    folders: dict[str, Path]
+    output: str  # of both processes
+
+    def finished(self, method: str) -> dict:
+        return finished(self.folders[method] / "final.pt")
+
+    def logged(self, method: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folders[method] / METRICS_FILE).read_text().splitlines()]
+
+
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory) -> dict[str, dict]:
+def two_processes(tmp_path_factory) -> Launch:
     """One launch for all methods: starting is what takes the time."""
-    folder = tmp_path_factory.mktemp("two")
-    files = {name: folder / f"{i}.pt" for i, name in enumerate(METHODS)}
-    shared = {**PLAIN_STEPS, "num_train_epochs": 2, "rows": 7, "per_device_train_batch_size": 2}
-    done = run([{**method, **shared, "output_dir": folder, "out": files[name]} for name, method in METHODS.items()], 2)
+    folders = {name: tmp_path_factory.mktemp("two") for name in METHODS}
+    shared = {**PLAIN_STEPS, **LOGGED, **SENT, "num_train_epochs": 2, "rows": 7, "per_device_train_batch_size": 2}
+    given = [
+        {**METHODS[name], **shared, "output_dir": folder, "out": folder / "final.pt"}
+        for name, folder in folders.items()
+    ]
+    done = run(given, 2)
     assert done.returncode == 0, done.stderr[-3000:]
-    return {name: finished(path) for name, path in files.items()}
+    return Launch(folders, done.stdout)
+
+
+def completions(folder: Path) -> list[tuple]:
+    """What was drawn for each clip at each step, in the order of the clips."""
+    files = (folder / COMPLETIONS_FOLDER).iterdir()
+    records = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    return sorted((one["step"], one["where"], one["best"]["text"], one["worst"]["text"]) for one in records)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_sample_and_learn_what_one_does(tmp_path, two_processes, method):
-    shared = {**METHODS[method], **PLAIN_STEPS, "num_train_epochs": 2}
-    one = make(tmp_path, 7, per_device_train_batch_size=4, **shared)
+    shared = {**METHODS[method], **PLAIN_STEPS, **LOGGED, "num_train_epochs": 2}
+    make = raft_rows.trainer if shared.pop("raft", False) else trainer
+    one = make(tmp_path, rows(7), per_device_train_batch_size=4, **shared)
     start = weights(one.model)
     one.train()
     assert largest_difference(weights(one.model), start) > 1e-3
-    two = two_processes[method]
+    two = two_processes.finished(method)
     assert largest_difference(weights(one.model), two["weights"]) < 1e-5
     # all but the summary of the run
     logs = [history[:-1] for history in (one.state.log_history, two["log"])]
@@ -78,6 +109,48 @@ def test_two_processes_sample_and_learn_what_one_does(tmp_path, two_processes, m
         assert ours.keys() == theirs.keys()
         for name in ours.keys() - {"epoch", "step", "learning_rate"}:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5, nan_ok=True), name
+    drawn = completions(tmp_path)
+    assert drawn and completions(two_processes.folders[method]) == drawn
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_leave_the_files_of_one(two_processes, method):
+    """The numbers of the log are those of one process, as said above; here it stands in the files, each line once."""
+    log = two_processes.finished(method)["log"]
+    assert [json.dumps(record) for record in two_processes.logged(method)] == [json.dumps(record) for record in log]
+    with open(two_processes.folders[method] / TABLE_FILE, newline="") as file:
+        table = list(csv.DictReader(file))
+    cells = [{name: str(value) for name, value in record.items()} for record in log]
+    assert [{name: value for name, value in row.items() if value} for row in table] == cells
+
+
+def test_two_processes_have_one_console(two_processes):
+    told = re.findall(r"^step \d+/\d+(?:, [\d:]+ left)?: (.*)$", two_processes.output, re.MULTILINE)
+    expected = [log_line(record) for method in METHODS for record in two_processes.logged(method)]
+    assert told == [line for line in expected if line]
+    for method, folder in two_processes.folders.items():
+        shown = len(list((folder / COMPLETIONS_FOLDER).iterdir()))
+        assert shown > 0, method
+    headings = re.findall(r"^Completions of step \d+$", two_processes.output, re.MULTILINE)
+    assert len(headings) == sum(
+        len(list((folder / COMPLETIONS_FOLDER).iterdir())) for folder in two_processes.folders.values()
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_send_everything_to_a_logger_once(two_processes, method):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    (events,) = two_processes.folders[method].glob("runs/*/events*")
+    sent = accumulator.EventAccumulator(str(events), size_guidance={"audio": 0, "tensors": 0, "scalars": 0})
+    sent.Reload()
+    logged = [(log["step"], log["reward"]) for log in two_processes.logged(method) if "reward" in log]
+    found = [(event.step, event.value) for event in sent.Scalars("train/reward")]
+    assert logged and found == [(step, pytest.approx(value)) for step, value in logged]
+    steps = range(2, two_processes.logged(method)[-1]["step"] + 1, 2)
+    for clip in range(4):
+        assert [event.step for event in sent.Audio(f"audio_samples/{clip}")] == list(steps)
+    tables = [event.step for event in sent.Tensors("completions/text_summary")]
+    assert tables == sorted({step for step, *_ in completions(two_processes.folders[method])})
 
 
 @pytest.mark.slow
