@@ -16,6 +16,7 @@ pytest.register_assert_rewrite(
     "audiorl.testing.case",
     "audiorl.testing.scoring_checks",
     "audiorl.testing.sampling_checks",
+    "audiorl.testing.search_checks",
     "audiorl.testing.wrapping_checks",
     "audiorl.testing.training_checks",
 )

@@ -116,12 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if summary is None or (told_before and folder.rank != 0):
             return  # one process tells and publishes: the last to end, or of a finished run the first
         print(summary)
-        if summary.pairs == 0:
-            raise ValueError(
-                f"There are no pairs in {arguments.output_dir}: no two texts of a clip differ as the filters ask. Use "
-                "harder clips, a higher --temperature, or a lower --min_margin, and another --output_dir."
-            )
-        _publish(arguments, folder)
+        _publish(arguments, folder, summary.pairs)
 
 
 def _check(arguments: PairsArguments, config: MiningConfig) -> None:
@@ -156,10 +151,16 @@ def _load(arguments: PairsArguments) -> tuple[nn.Module, Any]:
     return model.to(device), load_processor(None, model)
 
 
-def _publish(arguments: PairsArguments, folder: MiningFolder) -> None:
+def _publish(arguments: PairsArguments, folder: MiningFolder, pairs: int) -> None:
+    """Say where the pairs lie, and write or send them as the flags ask; ValueError where there are none."""
     from audiorl.pairs.export import as_dataset, save_dataset
     from audiorl.pairs.folder import HYPOTHESES, PAIRS
 
+    if pairs == 0:
+        raise ValueError(
+            f"There are no pairs in {arguments.output_dir}: no two texts of a clip differ as the filters ask. Use "
+            "harder clips, a higher --temperature, or a lower --min_margin, and another --output_dir."
+        )
     print(f"The pairs lie in {os.path.join(folder.path, PAIRS)}")
     if arguments.save_dataset:
         for name in (PAIRS, HYPOTHESES):

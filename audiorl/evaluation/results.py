@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from audiorl.evaluation.clips import check_row, clip_of
+from audiorl.evaluation.clips import Clip, check_row, clip_of
 from audiorl.evaluation.error_rates import Errors
 from audiorl.evaluation.measurement import Measurement, measure
 from audiorl.evaluation.settings import EvaluationSettings
@@ -146,19 +146,19 @@ def evaluate_model(
     )
     generation = generation_settings(max_new_tokens, num_beams)
     start = time.perf_counter()
-    done = transcribed_rows(
-        model,
-        family,
-        rows,
-        generation,
-        batch_size=batch_size,
-        progress=progress,
-        check=functools.partial(check_row, settings=settings),
-        transcript_column=text_column,
-    )
-    clips = [clip_of(found, place, settings) for place, found in enumerate(done)]
+    clips = _decoded_clips(model, family, rows, settings, generation, batch_size=batch_size, progress=progress)
     wall_seconds = time.perf_counter() - start
     return _result(measure(clips, settings), wall_seconds, decoding_in_force(model, generation, batch_size))
+
+
+def _decoded_clips(
+    model: nn.Module, family: Any, rows: Any, settings: EvaluationSettings, generation: Mapping[str, Any], **shown: Any
+) -> list[Clip]:
+    """Every row beside what the model says of it; `shown` goes to `transcribed_rows`."""
+    check = functools.partial(check_row, settings=settings)
+    transcript_column = settings.text_column
+    done = transcribed_rows(model, family, rows, generation, check=check, transcript_column=transcript_column, **shown)
+    return [clip_of(found, place, settings) for place, found in enumerate(done)]
 
 
 def _result(measured: Measurement, wall_seconds: float, decoding: dict[str, Any]) -> EvaluationResult:

@@ -39,6 +39,7 @@ class TokenizerWithItsFile(MistralCommonBackend):
     gone by then, for instance with the checkpoint that tuning went on from.
     """
 
+    _tokenizer_path: Path
     file_bytes: bytes
 
     def save_pretrained(self, save_directory: Any, *args: Any, **options: Any) -> tuple[str, ...]:

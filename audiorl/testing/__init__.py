@@ -20,12 +20,14 @@ from __future__ import annotations
 from audiorl.testing.case import FamilyCase
 from audiorl.testing.sampling_checks import SAMPLING_CHECKS
 from audiorl.testing.scoring_checks import SCORING_CHECKS
+from audiorl.testing.search_checks import SEARCH_CHECKS
 from audiorl.testing.training_checks import TRAINING_CHECKS
 from audiorl.testing.wrapping_checks import WRAPPING_CHECKS
 
 __all__ = ["CHECKS", "MODULES", "FamilyCase"]
 
-KINDS = ("scoring", "sampling", "wrapping", "training")
-# grouped = separate, encode once, end token; sampling = scoring; PEFT, DDP, checkpoints; a trainer's steps, resumed
-CHECKS = (*SCORING_CHECKS, *SAMPLING_CHECKS, *WRAPPING_CHECKS, *TRAINING_CHECKS)
+KINDS = ("scoring", "sampling", "search", "wrapping", "training")
+# grouped = separate, encode once, end token; sampling = scoring; samplers, beams, engines; PEFT, DDP, checkpoints; a
+# trainer's steps, resumed
+CHECKS = (*SCORING_CHECKS, *SAMPLING_CHECKS, *SEARCH_CHECKS, *WRAPPING_CHECKS, *TRAINING_CHECKS)
 MODULES = tuple(f"audiorl.testing.{name}" for name in ("case", *(f"{x}_checks" for x in KINDS)))

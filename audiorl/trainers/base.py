@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
+from peft import PeftConfig
 from torch import Tensor, nn
 from transformers import EvalPrediction, TrainerCallback
 from transformers.utils import logging
@@ -28,13 +29,20 @@ from audiorl.collator import SpeechCollator
 from audiorl.datasets import BadRowsError, RowFault, SkippedRows, check_rows, drop_bad_rows
 from audiorl.datasets.corpora import rows_for
 from audiorl.model_card import DataSource
-from audiorl.models import disable_dropout, speech_family
+from audiorl.models import disable_dropout
 from audiorl.trainers.adapters import AdapterTrainer
 from audiorl.trainers.audio_bounds import LEFT_OUT_FILE, count_left_out_of_streams, rows_within_bounds
 from audiorl.trainers.augmenting import AugmentedTraining
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.decoding import DecodedEvaluation
-from audiorl.trainers.loading import add_adapter, check_untouched_encoder, load_model, load_processor, plan_adapter
+from audiorl.trainers.loading import (
+    add_adapter,
+    check_untouched_encoder,
+    configured_family,
+    load_model,
+    load_processor,
+    plan_adapter,
+)
 from audiorl.trainers.logs import write_logs
 from audiorl.trainers.media import AudioSamples
 from audiorl.trainers.metrics import Metrics
@@ -107,11 +115,7 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
     ):
         model = load_model(model, args, quantization_config)
         processor = load_processor(processing_class, model)
-        self.family = speech_family(model, processor)
-        self.family.set_defaults(language=args.language, task=args.task)
-        args.check_family(self.family)
-        if args.torch_compile:
-            self.family.compile_backbone(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+        self.family = configured_family(model, processor, args)
         planned = plan_adapter(model, peft_config)
         self._allow_silence = args.allow_silence
         self.skipped = SkippedRows(os.path.join(args.output_dir, "skipped_rows.jsonl"))
@@ -120,14 +124,8 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
             self.record_data(DataSource(os.path.basename(os.path.normpath(train_dataset))))
         train_rows = self._checked_rows(train_dataset, args, "train_dataset")
         eval_rows = self._checked_rows(eval_dataset, args, "eval_dataset")
-        model = add_adapter(model, planned, args.seed)
-        if args.freeze_encoder:
-            check_untouched_encoder(model, planned, self.family)
-            self.family.freeze_encoder(model)
-        if args.disable_dropout:
-            disable_dropout(model)
         super().__init__(
-            model=model,
+            model=self._tunable(model, planned, args),
             args=args,
             data_collator=data_collator or self._default_collator(args),
             train_dataset=train_rows,
@@ -146,6 +144,16 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
         check_parallelism(self.accelerator)
         self.check_augmentation()
         self._check_decoding()
+
+    def _tunable(self, model: nn.Module, planned: PeftConfig | None, args: SpeechConfig) -> nn.Module:
+        """The model with its adapter, encoder and dropout as the config says."""
+        model = add_adapter(model, planned, args.seed)
+        if args.freeze_encoder:
+            check_untouched_encoder(model, planned, self.family)
+            self.family.freeze_encoder(model)
+        if args.disable_dropout:
+            disable_dropout(model)
+        return model
 
     def _add_callbacks(self, args: SpeechConfig) -> None:
         self.add_callback(StopOnBadGradients(self))

@@ -135,7 +135,6 @@ class DescribedTrainer(WholeCheckpoints):
         settings, losses = run_facts.changed_settings(args), run_facts.losses_of(args)
         license_id, license_link = run_facts.license_of(model)
         trained, parameters = parameter_counts(model)
-        rewards = getattr(self, "rewards", None)
         return CardFacts(
             model_name=self.card_name or os.path.basename(self.hub_name().rstrip("/")),
             load_name=self.hub_name() if args.push_to_hub or self.hub_model_id else os.fspath(folder),
@@ -153,7 +152,7 @@ class DescribedTrainer(WholeCheckpoints):
             trained_parameters=trained,
             parameters=parameters,
             data=self._data_source(),
-            rewards=dict(zip(rewards.names, rewards.weights, strict=True)) if rewards is not None else {},
+            rewards=self._reward_weights(),
             languages=run_facts.languages_of(model, self.train_dataset, args.language),
             license=license_id,
             license_link=license_link,
@@ -172,6 +171,10 @@ class DescribedTrainer(WholeCheckpoints):
     def hub_name(self) -> str:
         """The model's id on the Hub as far as it is known: without its owner where the Hub was not reached yet."""
         return self.hub_model_id or self.args.hub_model_id or os.path.basename(os.path.abspath(self.args.output_dir))
+
+    def _reward_weights(self) -> dict[str, float]:
+        rewards = getattr(self, "rewards", None)
+        return dict(zip(rewards.names, rewards.weights, strict=True)) if rewards is not None else {}
 
     def _data_source(self) -> DataSource:
         source = self.data_source or DataSource()

@@ -13,7 +13,14 @@ from torch import nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel, set_seed
 
 from audiorl.adapters import checked_adapter, require_bitsandbytes
-from audiorl.models import SpeechFamily, base_model, family_class, model_class, registered_family
+from audiorl.models import (
+    SpeechFamily,
+    base_model,
+    family_class,
+    model_class,
+    registered_family,
+    speech_family,
+)
 from audiorl.trainers.config import SpeechConfig
 
 
@@ -137,6 +144,16 @@ def load_processor(processing_class: Any, model: nn.Module) -> Any:
             "Pass processing_class=AutoProcessor.from_pretrained(...) of the checkpoint; for labels it is "
             "AutoFeatureExtractor.from_pretrained(...)."
         ) from error
+
+
+def configured_family(model: nn.Module, processor: Any, args: SpeechConfig) -> SpeechFamily:
+    """The model's family with the language, task and backbone of a config that suits it."""
+    family = speech_family(model, processor)
+    family.set_defaults(language=args.language, task=args.task)
+    args.check_family(family)
+    if args.torch_compile:
+        family.compile_backbone(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+    return family
 
 
 def plan_adapter(model: Any, peft_config: Any) -> PeftConfig | None:

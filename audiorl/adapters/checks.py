@@ -1,0 +1,129 @@
+"""Whether an adapter fits a model, told before it is built."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from peft import AdaLoraConfig, PeftConfig, PeftModel, PeftType
+from torch import nn
+
+from audiorl.adapters.layers import ALL_LINEAR, DECODER_LINEAR, called_layers, decoder_only_targets, linear_names
+from audiorl.models import base_model, family_class
+
+
+def checked_adapter(model: nn.Module, peft_config: Any) -> PeftConfig | None:
+    """The configuration of a new adapter with its layers filled in, after all that can be checked without building it.
+
+    Args:
+        model: the model it is for, without an adapter.
+        peft_config: what a user passed; not changed. None gives None.
+
+    Raises:
+        ValueError: no PEFT configuration, a kind of adapter that wants text inputs, an adapter on top of another,
+            names that match no module or one that is never called, a rank schedule that leads nowhere.
+    """
+    if peft_config is None:
+        return None
+    _check_kind(peft_config)
+    if isinstance(model, PeftModel):
+        raise ValueError(
+            "peft_config asks for a new adapter, but the model has one already. Pass the base model, merge the "
+            "adapter first (merge_and_unload), or drop peft_config to go on training the adapter it has."
+        )
+    peft_config = copy.deepcopy(peft_config)
+    if peft_config.target_modules is None and not getattr(peft_config, "target_parameters", None):
+        peft_config.target_modules = family_class(model).adapter_targets
+    if peft_config.target_modules == DECODER_LINEAR:
+        peft_config.target_modules = decoder_only_targets(model)
+    unadaptable = family_class(model).unadaptable
+    if unadaptable and peft_config.target_modules == ALL_LINEAR:
+        peft_config.target_modules = called_layers(base_model(model), unadaptable)
+    _check_targets(base_model(model), peft_config.target_modules)
+    _check_called(base_model(model), peft_config.target_modules, unadaptable)
+    if isinstance(peft_config, AdaLoraConfig):
+        check_rank_schedule(peft_config)
+    return peft_config
+
+
+def _check_kind(peft_config: Any) -> None:
+    if not isinstance(peft_config, PeftConfig):
+        raise ValueError(
+            f"peft_config describes an adapter, but it is a {type(peft_config).__name__}: {peft_config!r}. Pass "
+            "peft.LoraConfig(...), peft.AdaLoraConfig(...) or another configuration of PEFT."
+        )
+    kind = PeftType(peft_config.peft_type).value if peft_config.peft_type else "without a type"
+    if peft_config.is_prompt_learning or not hasattr(peft_config, "target_modules"):
+        raise ValueError(
+            f"An adapter of type {kind} puts prompts before text inputs, which speech models do not have. Use one that "
+            "changes layers: LoraConfig (with use_dora, use_rslora), AdaLoraConfig, LoHaConfig, LoKrConfig, IA3Config."
+        )
+    if peft_config.task_type is not None:
+        raise ValueError(
+            f"peft_config.task_type is {peft_config.task_type}, and PEFT's class for it insists on text inputs. Leave "
+            "task_type out; audiorl.adapters.adapter_config makes such a configuration from TRL's flags."
+        )
+
+
+def _check_targets(base: nn.Module, targets: Any) -> None:
+    """Every name matches a module: PEFT is content if one of them does."""
+    names = [name for name, _ in base.named_modules() if name]
+    if targets is None or targets == ALL_LINEAR:
+        return
+    if isinstance(targets, str):
+        lost = [] if any(re.fullmatch(targets, name) for name in names) else [targets]
+    else:
+        lost = [t for t in sorted(targets) if not any(name == t or name.endswith(f".{t}") for name in names)]
+    if lost:
+        leaves = sorted({name.rpartition(".")[2] for name in linear_names(base)})
+        near = {hit for name in lost for hit in get_close_matches(name, leaves, n=2)}
+        hint = f" Did you mean {', '.join(sorted(near))}?" if near else ""
+        raise ValueError(
+            f"target_modules {lost} match no module of {type(base).__name__}.{hint} Its linear layers are called "
+            f'{", ".join(leaves)}; "{ALL_LINEAR}" and "{DECODER_LINEAR}" name them all.'
+        )
+
+
+def _check_called(base: nn.Module, targets: Any, unadaptable: Sequence[str]) -> None:
+    """No adapter in a layer that would not ask it."""
+    lost = sorted(
+        {
+            name.rpartition(".")[2]
+            for name in linear_names(base)
+            if name.rpartition(".")[2] in unadaptable and _is_target(name, targets)
+        }
+    )
+    if lost:
+        others = sorted({name.rpartition(".")[2] for name in called_layers(base, unadaptable)})
+        raise ValueError(
+            f"{type(base).__name__} reads the weights of {', '.join(lost)} without calling these layers, so an adapter "
+            f"in them would change nothing. Name others in target_modules ({', '.join(others)}), or leave it out."
+        )
+
+
+def _is_target(name: str, targets: Any) -> bool:
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(name == target or name.endswith(f".{target}") for target in targets or ())
+
+
+def check_rank_schedule(config: AdaLoraConfig) -> None:
+    """Refuse settings of AdaLoRA with which ranks cannot be cut; PEFT would fail in the middle of training."""
+    if not 0 <= config.target_r < config.init_r:
+        raise ValueError(
+            f"AdaLoRA cuts ranks from init_r down to target_r on average; got {config.init_r} and {config.target_r}. "
+            "Make init_r the larger one; the paper takes 1.5 times target_r."
+        )
+    if not (0 < config.beta1 < 1 and 0 < config.beta2 < 1) or config.deltaT < 1:
+        raise ValueError(
+            f"AdaLoRA takes beta1 and beta2 between 0 and 1 and deltaT >= 1; got {config.beta1}, {config.beta2} and "
+            f"{config.deltaT}. PEFT's defaults are 0.85, 0.85 and 1."
+        )
+    if config.tinit < 0 or config.tfinal < 0:
+        raise ValueError(
+            f"AdaLoRA's tinit and tfinal are steps, or below 1 shares of all steps; got {config.tinit} and "
+            f"{config.tfinal}. Use 0 or more."
+        )
