@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
@@ -21,17 +20,6 @@ BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.fixture
-def load(monkeypatch):
-    """Import a module of the benchmarks folder, which is no package: its scripts are run by path."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-    def import_module(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    return import_module
-
-
-@pytest.fixture
 def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -40,8 +28,8 @@ def one_thread():
 
 
 @pytest.mark.parametrize("hypotheses", [1, 2, 3])
-def test_every_way_gives_the_loss_and_the_gradients_of_full_forwards(load, tmp_path, one_thread, hypotheses):
-    ways, shapes = load("scoring_ways"), load("counting").SHAPES
+def test_every_way_gives_the_loss_and_the_gradients_of_full_forwards(tmp_path, one_thread, hypotheses):
+    ways, shapes = import_module("scoring_ways"), import_module("counting").SHAPES
     setting = ways.Setting(shapes["toy"], 2, hypotheses, 12, "cpu", "float32")
     files = {}
     for row in ways.ROWS:
@@ -54,9 +42,9 @@ def test_every_way_gives_the_loss_and_the_gradients_of_full_forwards(load, tmp_p
         assert found.loss <= 1e-5 and found.gradient <= 1e-4
 
 
-def test_a_way_that_computes_something_else_is_refused(load, tmp_path, one_thread):
+def test_a_way_that_computes_something_else_is_refused(tmp_path, one_thread):
     """The third hypothesis' end token is left out of one side."""
-    ways, shapes = load("scoring_ways"), load("counting").SHAPES
+    ways, shapes = import_module("scoring_ways"), import_module("counting").SHAPES
     setting = ways.Setting(shapes["toy"], 2, 3, 12, "cpu", "float32")
     right, wrong = (ways.ScoringTask(ways.Row("groups"), setting) for _ in range(2))
     keep = wrong.batch.keep.clone()
@@ -69,11 +57,11 @@ def test_a_way_that_computes_something_else_is_refused(load, tmp_path, one_threa
 
 
 @pytest.mark.parametrize("way", ["forwards", "audio", "states", "groups"])
-def test_counted_flops_equal_the_products_that_a_forward_runs(load, one_thread, way):
+def test_counted_flops_equal_the_products_that_a_forward_runs(one_thread, way):
     """Oracle: torch's counter of matrix products, convolutions and attention."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    ways, counting = load("scoring_ways"), load("counting")
+    ways, counting = import_module("scoring_ways"), import_module("counting")
     setting = ways.Setting(counting.SHAPES["toy"], 2, 3, 12, "cpu", "float32")
     task = ways.ScoringTask(ways.Row(way), setting)
     # attention written out, because the counter does not know the CPU's fused kernel
@@ -84,24 +72,24 @@ def test_counted_flops_equal_the_products_that_a_forward_runs(load, one_thread, 
     assert sum(counting.forward_flops(setting.shape, work).values()) == counter.get_total_flops()
 
 
-def test_counted_weights_are_those_of_the_model(load):
-    ways, counting = load("scoring_ways"), load("counting")
+def test_counted_weights_are_those_of_the_model():
+    ways, counting = import_module("scoring_ways"), import_module("counting")
     shape = counting.SHAPES["toy"]._replace(width=128, feed_forward=512, vocabulary=2000)
     weights = sum(w.numel() for n, w in ways.build_model(shape).named_parameters() if "embed_positions" not in n)
     assert counting.parameters(shape) == pytest.approx(weights, rel=0.02)
 
 
-def test_peak_memory_sees_what_a_block_held_and_gave_back(load):
+def test_peak_memory_sees_what_a_block_held_and_gave_back():
     """64 MiB written and freed inside the block; what it held before is not its peak."""
-    measuring = load("measuring")
+    measuring = import_module("measuring")
     idle = measuring.held_bytes("cpu")
     with measuring.PeakMemory("cpu") as peak:
         torch.ones(2**24).sum()
     assert 60 * 2**20 < peak.bytes - idle < 90 * 2**20
 
 
-def test_peak_memory_without_the_kernels_help_is_sampled(load, monkeypatch, tmp_path):
-    measuring = load("measuring")
+def test_peak_memory_without_the_kernels_help_is_sampled(monkeypatch, tmp_path):
+    measuring = import_module("measuring")
     monkeypatch.setattr(measuring, "CLEAR_REFS", tmp_path / "missing" / "clear_refs")
     idle = measuring.held_bytes("cpu")
     with measuring.PeakMemory("cpu") as peak:
@@ -111,9 +99,9 @@ def test_peak_memory_without_the_kernels_help_is_sampled(load, monkeypatch, tmp_
     assert 60 * 2**20 < peak.bytes - idle < 90 * 2**20
 
 
-def test_targets_are_judged_in_both_directions(load):
+def test_targets_are_judged_in_both_directions():
     """Speed has to be at least, memory at most what is asked."""
-    tables = load("scoring_tables")
+    tables = import_module("scoring_tables")
     common = {"predicted_flops": 1.0, "predicted_peak_bytes": 1.0, "hypotheses": 2}
     records = [
         {**common, "row": "forwards", "seconds": 2.0, "cpu_seconds": 3.0, "peak_bytes": 100},
@@ -161,16 +149,16 @@ def test_scoring_benchmark_runs_and_its_last_line_is_json(tmp_path):
 
 
 @pytest.mark.parametrize("options", [["--hypotheses", "0"], ["--tokens", "500"], ["--repeats", "0"], ["--shap", "toy"]])
-def test_options_that_make_no_sense_are_refused(load, options, capsys):
+def test_options_that_make_no_sense_are_refused(options, capsys):
     with pytest.raises(SystemExit) as stopped:
-        load("scoring").main(options)
+        import_module("scoring").main(options)
     assert stopped.value.code == 2
     assert options[0] in capsys.readouterr().err
 
 
-def test_a_task_that_cannot_be_built_is_reported_to_the_parent(load):
+def test_a_task_that_cannot_be_built_is_reported_to_the_parent():
     """The task is built from arguments it does not take; the process's work is done in this one."""
-    measuring, scoring = load("measuring"), load("scoring")
+    measuring, scoring = import_module("measuring"), import_module("scoring")
     near_end, far_end = multiprocessing.Pipe()
     measuring._serve(far_end, scoring.RateTask, (), "cpu", torch.get_num_threads())
     failed, answer = near_end.recv()
@@ -181,12 +169,12 @@ def test_a_task_that_cannot_be_built_is_reported_to_the_parent(load):
 
 
 @pytest.fixture
-def toy_setting(load, one_thread):
-    return load("scoring_ways").Setting(load("counting").SHAPES["toy"], 2, 2, 12, "cpu", "float32")
+def toy_setting(one_thread):
+    return import_module("scoring_ways").Setting(import_module("counting").SHAPES["toy"], 2, 2, 12, "cpu", "float32")
 
 
-def test_orpo_of_full_forwards_groups_and_checkpointing_is_the_same_step(load, toy_setting, tmp_path):
-    ways, compare = load("memory_ways"), load("scoring_ways").agreement
+def test_orpo_of_full_forwards_groups_and_checkpointing_is_the_same_step(toy_setting, tmp_path):
+    ways, compare = import_module("memory_ways"), import_module("scoring_ways").agreement
     losses = {}
     for row in ways.MEMORY_ROWS[:5]:
         task = ways.prepare_step(row, toy_setting, tmp_path / f"{row.key}.safetensors")
@@ -199,8 +187,8 @@ def test_orpo_of_full_forwards_groups_and_checkpointing_is_the_same_step(load, t
     assert all(loss == pytest.approx(losses["a"], rel=1e-5) for loss in losses.values())
 
 
-def test_the_adapter_is_in_the_decoder_and_counted_as_it_is(load, toy_setting):
-    ways, counting = load("memory_ways"), load("counting")
+def test_the_adapter_is_in_the_decoder_and_counted_as_it_is(toy_setting):
+    ways, counting = import_module("memory_ways"), import_module("counting")
     task = ways.prepare_step(ways.MEMORY_ROWS[4], toy_setting, None)
     trained = {name: weight for name, weight in task.model.named_parameters() if weight.requires_grad}
     assert all("decoder" in name and "lora" in name for name in trained)
@@ -215,8 +203,8 @@ def test_the_adapter_is_in_the_decoder_and_counted_as_it_is(load, toy_setting):
     assert facts.optimizer_bytes == sum(value.nbytes for value in held)
 
 
-def test_eight_bit_layers_are_eight_bit_and_train_an_adapter(load, toy_setting):
-    ways = load("memory_ways")
+def test_eight_bit_layers_are_eight_bit_and_train_an_adapter(toy_setting):
+    ways = import_module("memory_ways")
     full, eight = (ways.prepare_step(row, toy_setting, None) for row in ways.MEMORY_ROWS[4:])
     losses = []
     for task in (full, eight):
@@ -227,8 +215,8 @@ def test_eight_bit_layers_are_eight_bit_and_train_an_adapter(load, toy_setting):
     assert losses[1].trained == losses[0].trained
 
 
-def test_greedy_decoding_decodes_as_many_tokens_as_asked_for(load, toy_setting, monkeypatch):
-    task = load("memory_ways").InferenceTask(toy_setting)
+def test_greedy_decoding_decodes_as_many_tokens_as_asked_for(toy_setting, monkeypatch):
+    task = import_module("memory_ways").InferenceTask(toy_setting)
     sample, found = task.family.sample_groups, []
     monkeypatch.setattr(task.family, "sample_groups", lambda *a, **k: found.append(sample(*a, **k)))
     task.run()
@@ -237,19 +225,19 @@ def test_greedy_decoding_decodes_as_many_tokens_as_asked_for(load, toy_setting, 
 
 
 @pytest.mark.parametrize("fitting", [0, 1, 2, 7, 8, 9, 63, 100])
-def test_the_largest_batch_is_found_by_trying(load, fitting):
+def test_the_largest_batch_is_found_by_trying(fitting):
     tried = []
 
     def fits(clips: int) -> bool:
         tried.append(clips)
         return clips <= fitting
 
-    assert load("memory_ways").largest(fits, 64) == min(fitting, 64)
+    assert import_module("memory_ways").largest(fits, 64) == min(fitting, 64)
     assert len(tried) <= 14 and max(tried) <= 64
 
 
-def test_memory_targets_are_of_the_step_and_the_best_row_takes_least_with_its_weights(load):
-    tables = load("memory_tables")
+def test_memory_targets_are_of_the_step_and_the_best_row_takes_least_with_its_weights():
+    tables = import_module("memory_tables")
     sizes = {"a": (10, 90), "b": (10, 50), "c": (10, 20), "d": (10, 12), "e": (4, 14)}
     records = [
         {"row": key, "weight_bytes": w, "step_bytes": s, "predicted": {"weight_bytes": w, "step_bytes": s}}
@@ -290,15 +278,15 @@ def test_memory_benchmark_runs_and_its_last_line_is_json(tmp_path):
 
 
 @pytest.mark.parametrize("options", [["--clips", "0"], ["--tokens", "3"], ["--largest"], ["--rows", "z"]])
-def test_memory_options_that_make_no_sense_are_refused(load, options, capsys):
+def test_memory_options_that_make_no_sense_are_refused(options, capsys):
     with pytest.raises(SystemExit) as stopped:
-        load("memory").main(options)
+        import_module("memory").main(options)
     assert stopped.value.code == 2
     assert options[0] in capsys.readouterr().err
 
 
-def test_windows_are_timed_from_the_longest_to_the_shortest(load, monkeypatch, capsys):
-    window, shapes = load("window"), load("counting").SHAPES
+def test_windows_are_timed_from_the_longest_to_the_shortest(monkeypatch, capsys):
+    window, shapes = import_module("window"), import_module("counting").SHAPES
     monkeypatch.setitem(shapes, "toy", shapes["toy"]._replace(positions=1500))  # 30 s
     window.main("--shape toy --tokens 12 --threads 1 --repeats 1 --clips 1".split())
     (result,) = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
@@ -307,8 +295,8 @@ def test_windows_are_timed_from_the_longest_to_the_shortest(load, monkeypatch, c
     assert counted == sorted(counted, reverse=True) and counted[0] > 2 * counted[2]
 
 
-def test_curves_have_a_panel_for_each_method_and_a_line_for_each_seed(load):
-    curves = load("curves")
+def test_curves_have_a_panel_for_each_method_and_a_line_for_each_seed():
+    curves = import_module("curves")
     online = {
         "steps": [4, 6],
         "curve": [[{"step": 4, "loss": 2.0}], [{"step": 2, "reward": 0.1}, {"step": 6, "reward": 0.5}]],

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from pathlib import Path
-from types import ModuleType
+from importlib import import_module
 
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TOY = "--shape toy --tokens 6 --threads 1 --repeats 1 --hypotheses 3 --clips 2".split()
 
 
 @pytest.fixture
-def load(monkeypatch):
-    """Import a module of the benchmarks folder, which is no package: its scripts are run by path."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-    def import_module(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    return import_module
-
-
-@pytest.fixture
-def in_this_process(load, monkeypatch):
+def in_this_process(monkeypatch):
     """Workers that work here: processes are measuring.py's business and tested with it."""
-    Step = load("measuring").Step
+    Step = import_module("measuring").Step
 
     class Here:
         def __init__(self, name, prepare, arguments, **_):
@@ -41,17 +27,17 @@ def in_this_process(load, monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr(load("speed_tables"), "Worker", Here)
+    monkeypatch.setattr(import_module("speed_tables"), "Worker", Here)
 
 
-def toy_setting(load, **changes):
+def toy_setting(**changes):
     fields = {"clips": 2, "hypotheses": 3, "tokens": 6, "device": "cpu", "precision": "float32", **changes}
-    return load("rollout_ways").Setting(load("counting").SHAPES["toy"], **fields)
+    return import_module("rollout_ways").Setting(import_module("counting").SHAPES["toy"], **fields)
 
 
 @pytest.mark.parametrize("row", ["groups", "groups, static", "generate", "whisper"])
-def test_every_way_draws_the_same_number_of_tokens_behind_the_same_prefix(load, row):
-    ways, setting = load("rollout_ways"), toy_setting(load)
+def test_every_way_draws_the_same_number_of_tokens_behind_the_same_prefix(row):
+    ways, setting = import_module("rollout_ways"), toy_setting()
     task = ways.RolloutTask(row, setting)
     task.run()
     assert task.finish() == 2 * 3 * 6
@@ -60,8 +46,8 @@ def test_every_way_draws_the_same_number_of_tokens_behind_the_same_prefix(load, 
     assert not torch.equal(task.drawn, first), "every run draws the same"
 
 
-def test_a_way_that_ends_early_is_refused(load):
-    ways, setting = load("rollout_ways"), toy_setting(load)
+def test_a_way_that_ends_early_is_refused():
+    ways, setting = import_module("rollout_ways"), toy_setting()
     task = ways.RolloutTask("groups", setting)
     task.run()
     task.drawn[0, 2] = ways.END
@@ -69,9 +55,9 @@ def test_a_way_that_ends_early_is_refused(load):
         task.finish()
 
 
-def test_whispers_generate_starts_from_our_prefix(load):
+def test_whispers_generate_starts_from_our_prefix():
     """Its first forward reads the start and "no timestamps" and nothing else."""
-    ways, setting = load("rollout_ways"), toy_setting(load)
+    ways, setting = import_module("rollout_ways"), toy_setting()
     task = ways.RolloutTask("whisper", setting)
     seen = []
     decoder = task.model.get_decoder()
@@ -82,11 +68,11 @@ def test_whispers_generate_starts_from_our_prefix(load):
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_both_ways_of_a_grpo_step_have_the_same_gradients_and_update(load, tmp_path, frozen):
-    ways, setting = load("grpo_ways"), toy_setting(load)
+def test_both_ways_of_a_grpo_step_have_the_same_gradients_and_update(tmp_path, frozen):
+    ways, setting = import_module("grpo_ways"), toy_setting()
     files = {row: tmp_path / f"{row}.safetensors" for row in ("groups", "audio")}
     tasks = {row: ways.GrpoTask(row, setting, frozen, file) for row, file in files.items()}
-    found = load("scoring_ways").agreement(files["groups"], files["audio"])
+    found = import_module("scoring_ways").agreement(files["groups"], files["audio"])
     assert found.loss <= 1e-5 and found.gradient <= 1e-4
     for task in tasks.values():
         before = [weight.clone() for weight in task.model.parameters()]
@@ -104,9 +90,9 @@ def test_both_ways_of_a_grpo_step_have_the_same_gradients_and_update(load, tmp_p
 @pytest.mark.parametrize(
     "script, rows", [("rollout", ["groups", "generate", "whisper"]), ("grpo_step", ["groups", "audio"])]
 )
-def test_the_last_line_is_json(load, in_this_process, capsys, tmp_path, script, rows):
+def test_the_last_line_is_json(in_this_process, capsys, tmp_path, script, rows):
     out = tmp_path / "new" / "result.json"
-    load(script).main([*TOY, "--out", str(out)])
+    import_module(script).main([*TOY, "--out", str(out)])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert json.loads(out.read_text()) == result
     assert result["benchmark"] == script and [row["row"] for row in result["rows"]] == rows
@@ -118,8 +104,8 @@ def test_the_last_line_is_json(load, in_this_process, capsys, tmp_path, script, 
     assert result["targets"] == []
 
 
-def test_targets_are_judged_by_seconds(load):
-    tables = load("speed_tables")
+def test_targets_are_judged_by_seconds():
+    tables = import_module("speed_tables")
     common = {"hypotheses": 8, "cpu_seconds": 1.0, "predicted_flops": 1.0}
     records = [{**common, "row": "groups", "seconds": 2.0}, {**common, "row": "generate", "seconds": 3.2}]
     targets = [tables.Target(8, "groups", "generate", speed) for speed in (1.5, 1.7)]
@@ -130,8 +116,8 @@ def test_targets_are_judged_by_seconds(load):
 
 @pytest.mark.parametrize("script", ["rollout", "grpo_step"])
 @pytest.mark.parametrize("options", [["--hypotheses", "0"], ["--tokens", "447"], ["--repeats", "0"], ["--shap", "toy"]])
-def test_options_that_make_no_sense_are_refused(load, script, options, capsys):
+def test_options_that_make_no_sense_are_refused(script, options, capsys):
     with pytest.raises(SystemExit) as stopped:
-        load(script).main(options)
+        import_module(script).main(options)
     assert stopped.value.code == 2
     assert options[0] in capsys.readouterr().err

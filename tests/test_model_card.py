@@ -29,7 +29,7 @@ from audiorl.trainers.run_facts import changed_settings
 from tests.hub_server import card_faults, metadata
 from tests.tiny_audio_llms import tiny_audio_llm
 from tests.tiny_classifiers import tiny_classifier
-from tests.tiny_models import tiny_clips, tiny_whisper
+from tests.tiny_models import saved, tiny_clips, tiny_whisper
 from tests.trainers import grpo_rows
 from tests.trainers.pair_rows import config, pair_rows, settings, trainer
 
@@ -43,10 +43,7 @@ AFTER = Decoded(TRANSCRIPTS, ["the lazy dog jumps", "all ear", "over the fox", "
 @pytest.fixture
 def base(tmp_path):
     """A tiny model as loaded from its folder, which is called "base"."""
-    model, processor = tiny_whisper()
-    model.save_pretrained(tmp_path / "base")
-    processor.save_pretrained(tmp_path / "base")
-    return WhisperForConditionalGeneration.from_pretrained(tmp_path / "base")
+    return WhisperForConditionalGeneration.from_pretrained(saved(tiny_whisper(), tmp_path / "base"))
 
 
 def card_of(folder) -> tuple[dict, str]:

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from tests.demo_runs import rates_of_demo
-from tests.tiny_models import tiny_clips, tiny_whisper
+from tests.tiny_models import saved, tiny_clips, tiny_whisper
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = str(ROOT / "examples" / "dpo_whisper.py")
@@ -35,11 +35,7 @@ def run_example(*flags: str, cwd: Path, example: str = EXAMPLE, **environment: s
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    model, processor = tiny_whisper()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return Path(saved(tiny_whisper(), tmp_path_factory.mktemp("base")))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import WhisperForConditionalGeneration
 
 from audiorl.trainers.adalora import adapter_ranks
-from tests.tiny_models import tiny_clips, tiny_whisper
+from tests.tiny_models import saved, tiny_clips, tiny_whisper
 
 EXAMPLE = str(Path(__file__).parents[1] / "examples" / "dpo_whisper.py")
 
@@ -23,9 +23,7 @@ EXAMPLE = str(Path(__file__).parents[1] / "examples" / "dpo_whisper.py")
 def example(tmp_path, monkeypatch):
     """Runs the example on a tiny checkpoint and four rows with these flags; the folder it writes to."""
     monkeypatch.chdir(tmp_path)
-    model, processor = tiny_whisper()
-    model.save_pretrained("base")
-    processor.save_pretrained("base")
+    saved(tiny_whisper(), "base")
     lines = []
     for i, clip in enumerate(tiny_clips(4)):
         soundfile.write(f"{i}.wav", clip, 16_000)

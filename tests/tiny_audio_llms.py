@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import is_mistral_common_available
@@ -18,7 +17,7 @@ from transformers.utils import is_mistral_common_available
 from audiorl.models.granite_speech_audio import do_without_torchaudio
 from tests.kaldi_stand_in import hear_without_torchaudio
 from tests.tiny_ctc import statistics_of_training
-from tests.tiny_models import END_LOGIT, SAMPLING_RATE, SENTENCES
+from tests.tiny_models import END_LOGIT, SAMPLING_RATE, learnt_pieces
 from tests.tiny_tekken import CHUNK_SECONDS, tekken_tokenizer, voxtral_inputs
 
 AUDIO, AUDIO_START, AUDIO_END = "<|audio_pad|>", "<|audio_start|>", "<|audio_end|>"
@@ -315,16 +314,8 @@ def stock_answer_logps(model: PreTrainedModel, processor: Any, made: Mapping[str
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    learner.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=256 + 24, initial_alphabet=alphabet, special_tokens=list(SPECIAL), show_progress=False
-    )
-    learner.train_from_iterator(SENTENCES, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=learner,
+        tokenizer_object=learnt_pieces(SPECIAL),
         eos_token=END,
         pad_token=PAD,
         extra_special_tokens={"audio_token": AUDIO, "audio_bos_token": AUDIO_START, "audio_eos_token": AUDIO_END},

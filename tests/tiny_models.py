@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import functools
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,6 +107,26 @@ def _build(kind: str, changes: tuple[tuple[str, Any], ...]) -> tuple[WhisperForC
     return model, processor
 
 
+def saved(made: tuple[Any, Any], folder: str | Path) -> str:
+    """A checkpoint of a model and its processor; the folder's name."""
+    for part in made:
+        part.save_pretrained(folder)
+    return str(folder)
+
+
+def learnt_pieces(special: Sequence[str] = (), unknown: str | None = None) -> Tokenizer:
+    """Bytes and two dozen pairs of them, learnt from `SENTENCES`; `special` come first."""
+    learner = Tokenizer(models.BPE(unk_token=unknown))
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learner.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=256 + 24, initial_alphabet=alphabet, special_tokens=list(special), show_progress=False
+    )
+    learner.train_from_iterator(SENTENCES, trainer)
+    return learner
+
+
 @torch.no_grad()
 def _wake(model: WhisperForConditionalGeneration, end: int) -> None:
     """Give every parameter a part in the result: fresh models have zero biases and a zero end token."""
@@ -117,13 +139,7 @@ def _wake(model: WhisperForConditionalGeneration, end: int) -> None:
 
 
 def _processor(multilingual: bool, seconds: int, mel_bins: int) -> WhisperProcessor:
-    learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    learner.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=256 + 24, initial_alphabet=alphabet, show_progress=False)
-    learner.train_from_iterator(SENTENCES, trainer)
-    learnt = json.loads(learner.to_str())["model"]
+    learnt = json.loads(learnt_pieces().to_str())["model"]
     special = [START, NO_TIMESTAMPS]
     if multilingual:
         languages = [f"<|{code}|>" for code in LANGUAGES]

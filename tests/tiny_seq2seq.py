@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from tests.tiny_ctc import TINY_FAST_CONFORMER, statistics_of_training
-from tests.tiny_models import END_LOGIT, SENTENCES
+from tests.tiny_models import END_LOGIT, SENTENCES, learnt_pieces
 
 PAD, START, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 SPECIAL = (PAD, START, END, UNKNOWN)
@@ -177,16 +177,12 @@ def _steer(head: torch.Tensor, last_bias: torch.Tensor, end: int) -> None:
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    learner = Tokenizer(models.BPE(unk_token=UNKNOWN))
-    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    learner.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=256 + 24, initial_alphabet=alphabet, special_tokens=list(SPECIAL), show_progress=False
-    )
-    learner.train_from_iterator(SENTENCES, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=learner, pad_token=PAD, bos_token=START, eos_token=END, unk_token=UNKNOWN
+        tokenizer_object=learnt_pieces(SPECIAL, unknown=UNKNOWN),
+        pad_token=PAD,
+        bos_token=START,
+        eos_token=END,
+        unk_token=UNKNOWN,
     )
 
 

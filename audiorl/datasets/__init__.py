@@ -5,8 +5,9 @@ Names are loaded on first use, so that listing corpora costs nothing.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from audiorl.lazy import lazy_names
 
 if TYPE_CHECKING:
     from audiorl.datasets.checks import check_rows, drop_bad_rows, judge_row, missing_columns
@@ -57,12 +58,4 @@ __all__ = [
     "speech_rows",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'audiorl.datasets' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"audiorl.datasets.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

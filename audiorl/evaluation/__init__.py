@@ -6,8 +6,9 @@ first.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from audiorl.lazy import lazy_names
 
 if TYPE_CHECKING:
     from audiorl.evaluation.comparison import Comparison, Decoded, compare
@@ -75,12 +76,4 @@ __all__ = [
     "transcribe",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'audiorl.evaluation' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"audiorl.evaluation.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -5,8 +5,9 @@ Names are loaded on first use, so that a program's flags (`MiningConfig`) do not
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from audiorl.lazy import lazy_names
 
 if TYPE_CHECKING:
     from audiorl.pairs.corruptions import CORRUPTIONS, SyntheticNegative, synthetic_negatives
@@ -46,8 +47,4 @@ __all__ = [
     "synthetic_negatives",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'audiorl.pairs' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"audiorl.pairs.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -21,18 +21,14 @@ from audiorl.demo import CHECKPOINT, demo_rows
 from audiorl.evaluation import read_document
 from tests.evaluation.server import serving
 from tests.tiny_classifiers import tiny_classifier
-from tests.tiny_models import tiny_clips, tiny_whisper
+from tests.tiny_models import saved, tiny_clips, tiny_whisper
 
 TEXTS = ["the lazy dog", "the quick brown fox", "", "she had your dark suit"]
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    model, processor = tiny_whisper()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return Path(saved(tiny_whisper(), tmp_path_factory.mktemp("base")))
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from audiorl.trainers.loading import load_model, load_processor
 from tests.tiny_audio_llms import stock_inputs, tiny_audio_llm
-from tests.tiny_models import SAMPLING_RATE, tiny_clips
+from tests.tiny_models import SAMPLING_RATE, saved, tiny_clips
 from tests.tiny_tekken import CHUNK_SECONDS, tekken_tokenizer, voxtral_inputs
 
 pytestmark = pytest.mark.skipif(not is_mistral_common_available(), reason="mistral-common is not installed")
@@ -152,8 +152,7 @@ def test_chunks_of_thirty_seconds_are_the_processor_s_default():
 
 def test_a_saved_processor_brings_its_tokenizer(tmp_path):
     model, family = ready()
-    model.save_pretrained(tmp_path)
-    family.processor.save_pretrained(tmp_path)
+    saved((model, family.processor), tmp_path)
     assert (tmp_path / "tekken.json").exists()
     again = AutoProcessor.from_pretrained(tmp_path)
     row = {"language": "en"}
@@ -166,8 +165,7 @@ def test_a_checkpoint_holds_the_tokenizer_where_the_folder_it_came_from_has_gone
     """Tuning goes on from a checkpoint that is rotated away meanwhile, or written anew."""
     model, processor = tiny_audio_llm("voxtral")
     first = tmp_path / "first"
-    model.save_pretrained(first)
-    processor.save_pretrained(first)
+    saved((model, processor), first)
     whole = (first / "tekken.json").read_bytes()
     again = AutoProcessor.from_pretrained(first)
     pair = {"chosen": "a fox", "rejected": "dog"}
@@ -187,9 +185,7 @@ def test_a_checkpoint_holds_the_tokenizer_where_the_folder_it_came_from_has_gone
 
 def test_a_processor_whose_file_has_gone_is_refused_before_training(tmp_path):
     model, processor = tiny_audio_llm("voxtral")
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    again = AutoProcessor.from_pretrained(tmp_path)
+    again = AutoProcessor.from_pretrained(saved((model, processor), tmp_path))
     (tmp_path / "tekken.json").unlink()
     with pytest.raises(ValueError, match=r"tekken\.json, has gone.*no checkpoint can be saved.*Load the processor"):
         speech_family(model, again)

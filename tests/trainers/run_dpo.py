@@ -58,16 +58,20 @@ def arrange_death(moment: str, dpo) -> None:  # noqa: C901 four ways to die
         checkpoints.publish = around_publish
 
 
+def train_as_told(made, own: dict) -> None:
+    """Train as `resume`, `kill` and `out` of the settings say."""
+    if own["kill"]:
+        arrange_death(own["kill"], made)
+    made.train(resume_from_checkpoint=own["resume"])
+    if made.is_world_process_zero() and own["out"]:
+        torch.save({"weights": weights(made.model), "log": made.state.log_history}, own["out"])
+
+
 def main() -> None:
     settings = json.loads(sys.argv[1])
     own = {name: settings.pop(name, None) for name in ("rows", "out", "resume", "kill")}
     torch.set_num_threads(1)
-    dpo = trainer(settings.pop("output_dir"), pair_rows(own["rows"] or 8), **settings)
-    if own["kill"]:
-        arrange_death(own["kill"], dpo)
-    dpo.train(resume_from_checkpoint=own["resume"])
-    if dpo.is_world_process_zero() and own["out"]:
-        torch.save({"weights": weights(dpo.model), "log": dpo.state.log_history}, own["out"])
+    train_as_told(trainer(settings.pop("output_dir"), pair_rows(own["rows"] or 8), **settings), own)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """GRPO runs in a process of their own: `python run_grpo.py '[{"output_dir": ..., ...}, ...]'`, one after the other.
 
-Keys that are no config field: `rows`, `eval_rows` (how many), `out` (file for the final weights and the log), `resume`,
-`kill` (where to end the process with SIGKILL, see `run_dpo.arrange_death`), `online_dpo`, `raft`.
+Keys that are no config field: `rows` (how many), `out` (file for the final weights and the log), `resume`, `kill`
+(where to end the process with SIGKILL, see `run_dpo.arrange_death`), and those of `make`.
 """
 
 from __future__ import annotations
@@ -9,29 +9,51 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.trainers import grpo_rows, raft_rows
-from tests.trainers.pair_rows import weights
-from tests.trainers.run_dpo import arrange_death
+from tests.tiny_ctc import tiny_ctc
+from tests.trainers import ctc_rows, grpo_rows, pair_rows, raft_rows
+from tests.trainers.run_dpo import train_as_told
+
+
+def make(
+    output_dir: Any,
+    count: int,
+    *,
+    dpo: bool = False,
+    raft: bool = False,
+    ctc: str | None = None,
+    eval_rows: int = 0,
+    **settings: Any,
+) -> Any:
+    """A trainer on `count` rows.
+
+    Args:
+        dpo, raft: another trainer than GRPO.
+        ctc: kind of a tiny CTC model that takes the place of the tiny Whisper.
+        eval_rows: so many rows, above 0, are evaluated.
+        settings: of `trainer` in `grpo_rows`, `raft_rows` or `pair_rows`.
+    """
+    if ctc is not None:
+        settings["trainer_model"], settings["trainer_processing_class"] = tiny_ctc(ctc)
+    if dpo:
+        trainer, rows = pair_rows.trainer, ctc_rows.pairs if ctc else pair_rows.pair_rows
+    else:
+        trainer, rows = (raft_rows if raft else grpo_rows).trainer, ctc_rows.texts if ctc else grpo_rows.rows
+    if eval_rows:
+        settings["trainer_eval_dataset"] = rows(eval_rows)
+    return trainer(output_dir, rows(count), **settings)
 
 
 def main() -> None:
     torch.set_num_threads(1)
     for settings in json.loads(sys.argv[1]):
-        own = {name: settings.pop(name, None) for name in ("rows", "eval_rows", "out", "resume", "kill")}
-        made = raft_rows if settings.pop("raft", False) else grpo_rows
-        evaluated = grpo_rows.rows(own["eval_rows"]) if own["eval_rows"] else None
-        train = grpo_rows.rows(own["rows"] or 8)
-        grpo = made.trainer(settings.pop("output_dir"), train, trainer_eval_dataset=evaluated, **settings)
-        if own["kill"]:
-            arrange_death(own["kill"], grpo)
-        grpo.train(resume_from_checkpoint=own["resume"])
-        if grpo.is_world_process_zero() and own["out"]:
-            torch.save({"weights": weights(grpo.model), "log": grpo.state.log_history}, own["out"])
+        own = {name: settings.pop(name, None) for name in ("rows", "out", "resume", "kill")}
+        train_as_told(make(settings.pop("output_dir"), own["rows"] or 8, **settings), own)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from audiorl.adapters import (
 )
 from audiorl.trainers.adalora import adapter_ranks
 from audiorl.trainers.loading import merge_and_unload
-from tests.tiny_models import tiny_whisper
+from tests.tiny_models import saved, tiny_whisper
 from tests.trainers.pair_rows import CHECKPOINTING, PLAIN_STEPS, largest_difference, trainer, weights
 
 # PEFT takes AdaLoRA's rank_pattern for LoRA's when it loads one
@@ -70,10 +70,7 @@ def scores_of(model, dpo) -> torch.Tensor:
 @pytest.fixture
 def base(tmp_path):
     """A tiny checkpoint in a folder, with its processor."""
-    model, processor = tiny_whisper()
-    model.save_pretrained(tmp_path / "base")
-    processor.save_pretrained(tmp_path / "base")
-    return str(tmp_path / "base")
+    return saved(tiny_whisper(), tmp_path / "base")
 
 
 # ---- every kind ----

@@ -13,7 +13,7 @@ from transformers import BitsAndBytesConfig, TrainerCallback, WhisperForConditio
 from audiorl.batch import GroupBatch
 from audiorl.datasets import BadRowsError
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
-from tests.tiny_models import tiny_whisper
+from tests.tiny_models import saved, tiny_whisper
 from tests.trainers.pair_rows import CHECKPOINTING, PLAIN_STEPS, config, largest_difference, pair_rows, trainer, weights
 
 
@@ -397,9 +397,6 @@ def test_wrong_trainer_arguments_are_refused(tmp_path):
 
 def test_default_config_writes_beside_the_model_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model, processor = tiny_whisper()
-    model.save_pretrained("base")
-    processor.save_pretrained("base")
-    dpo = DPOTrainer("base", train_dataset=pair_rows(2))
+    dpo = DPOTrainer(saved(tiny_whisper(), "base"), train_dataset=pair_rows(2))
     assert isinstance(dpo.args, DPOConfig)
     assert dpo.args.output_dir == "base-DPO"

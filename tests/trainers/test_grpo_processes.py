@@ -1,31 +1,26 @@
-"""Online methods in processes of their own: two against one, also in what they write down, killed and resumed against
-not stopped."""
+"""Online methods, and DPO of a CTC model, in processes of their own.
+
+Two against one, also in what they write down; killed and resumed against not stopped.
+"""
 
 from __future__ import annotations
 
 import csv
 import importlib.util
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import torch
 
 from audiorl.report.run_folder import METRICS_FILE
-from audiorl.trainers.checkpoints import last_whole_checkpoint
 from audiorl.trainers.logs import TABLE_FILE, log_line
 from audiorl.trainers.rollout_metrics import COMPLETIONS_FOLDER
-from tests.trainers import raft_rows
-from tests.trainers.grpo_rows import rows, trainer
 from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, weights
+from tests.trainers.processes import check_killed_and_resumed, finished, run_online
+from tests.trainers.run_grpo import make
 
-SCRIPT = str(Path(__file__).with_name("run_grpo.py"))
 # Seven rows leave one process without a row of its own in the last step of an epoch.
 METHODS: dict[str, dict[str, Any]] = {
     "advantages over the batch": {"scale_rewards": "batch", "sft_weight": 0.3, "loss_type": "grpo"},
@@ -37,28 +32,19 @@ METHODS: dict[str, dict[str, Any]] = {
     "RAFT, some clips": {"raft": True, "keep_top_percent": 0.4, "clips_per_cycle": 5, "freeze_encoder": True},
     # the second process has none
     "RAFT, one clip": {"raft": True, "clips_per_cycle": 1, "steps_per_cycle": 2},
+    "CTC": {"ctc": "wav2vec2", "loss_type": "grpo"},
+    "CTC, DPO": {"ctc": "wav2vec2", "dpo": True, "loss_type": ["sigmoid", "sft"]},
 }
 # how fast a run was is its own
 PACE = ("runtime", "samples_per_second", "steps_per_second")
 # Collective calls of their own, whose outcome one process writes.
 TENSORBOARD = importlib.util.find_spec("tensorboard") is not None
-LOGGED: dict[str, Any] = {"log_completions": True, "num_completions_to_print": 100}
 SENT: dict[str, Any] = {"report_to": "tensorboard", "log_audio_every": 2} if TENSORBOARD else {}
 
 
-def run(settings: list[dict[str, Any]], processes: int = 1) -> subprocess.CompletedProcess:
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    quiet = {**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
-    given = [{name: str(v) if isinstance(v, Path) else v for name, v in each.items()} for each in settings]
-    return subprocess.run(
-        [*launcher, SCRIPT, json.dumps(given)], env=quiet, capture_output=True, text=True, timeout=300
-    )
-
-
-def finished(path: Path) -> dict:
-    return torch.load(path, weights_only=True)
+def logged_with(method: str) -> dict[str, Any]:
+    """Completions of methods that have them, all of them."""
+    return {} if METHODS[method].get("dpo") else {"log_completions": True, "num_completions_to_print": 100}
 
 
 class Launch(NamedTuple):
@@ -78,30 +64,27 @@ class Launch(NamedTuple):
 def two_processes(tmp_path_factory) -> Launch:
     """One launch for all methods: starting is what takes the time."""
     folders = {name: tmp_path_factory.mktemp("two") for name in METHODS}
-    shared = {**PLAIN_STEPS, **LOGGED, **SENT, "num_train_epochs": 2, "rows": 7, "per_device_train_batch_size": 2}
+    shared = {**PLAIN_STEPS, **SENT, "num_train_epochs": 2, "rows": 7, "per_device_train_batch_size": 2}
     given = [
-        {**METHODS[name], **shared, "output_dir": folder, "out": folder / "final.pt"}
+        {**METHODS[name], **shared, **logged_with(name), "output_dir": folder, "out": folder / "final.pt"}
         for name, folder in folders.items()
     ]
-    done = run(given, 2)
+    done = run_online(given, 2)
     assert done.returncode == 0, done.stderr[-3000:]
     return Launch(folders, done.stdout)
 
 
 def completions(folder: Path) -> list[tuple]:
     """What was drawn for each clip at each step, in the order of the clips."""
-    files = (folder / COMPLETIONS_FOLDER).iterdir()
+    files = (folder / COMPLETIONS_FOLDER).glob("*.jsonl")
     records = [json.loads(line) for path in files for line in path.read_text().splitlines()]
     return sorted((one["step"], one["where"], one["best"]["text"], one["worst"]["text"]) for one in records)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_sample_and_learn_what_one_does(tmp_path, two_processes, method):
-    shared = {**METHODS[method], **PLAIN_STEPS, **LOGGED, "num_train_epochs": 2}
-    make = raft_rows.trainer if shared.pop("raft", False) else trainer
-    evaluated = shared.pop("eval_rows", None)
-    options = {"trainer_eval_dataset": rows(evaluated)} if evaluated else {}
-    one = make(tmp_path, rows(7), per_device_train_batch_size=4, **options, **shared)
+    shared = {**METHODS[method], **PLAIN_STEPS, **logged_with(method), "num_train_epochs": 2}
+    one = make(tmp_path, 7, per_device_train_batch_size=4, **shared)
     start = weights(one.model)
     one.train()
     assert largest_difference(weights(one.model), start) > 1e-3
@@ -117,7 +100,7 @@ def test_two_processes_sample_and_learn_what_one_does(tmp_path, two_processes, m
                 continue
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5, nan_ok=True), name
     drawn = completions(tmp_path)
-    assert drawn and completions(two_processes.folders[method]) == drawn
+    assert bool(drawn) is bool(logged_with(method)) and completions(two_processes.folders[method]) == drawn
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -146,13 +129,14 @@ def test_two_processes_send_everything_to_a_logger_once(two_processes, method):
     (events,) = two_processes.folders[method].glob("runs/*/events*")
     sent = accumulator.EventAccumulator(str(events), size_guidance={"audio": 0, "tensors": 0, "scalars": 0})
     sent.Reload()
-    logged = [(log["step"], log["reward"]) for log in two_processes.logged(method) if "reward" in log]
-    found = [(event.step, event.value) for event in sent.Scalars("train/reward")]
+    logged = [(log["step"], log["loss"]) for log in two_processes.logged(method) if "loss" in log]
+    found = [(event.step, event.value) for event in sent.Scalars("train/loss")]
     assert logged and found == [(step, pytest.approx(value)) for step, value in logged]
     steps = range(2, two_processes.logged(method)[-1]["step"] + 1, 2)
     for clip in range(4):
         assert [event.step for event in sent.Audio(f"audio_samples/{clip}")] == list(steps)
-    tables = [event.step for event in sent.Tensors("completions/text_summary")]
+    tag = "completions/text_summary"
+    tables = [event.step for event in sent.Tensors(tag)] if tag in sent.Tags()["tensors"] else []
     assert tables == sorted({step for step, *_ in completions(two_processes.folders[method])})
 
 
@@ -161,17 +145,6 @@ def test_two_processes_send_everything_to_a_logger_once(two_processes, method):
 def test_killed_and_resumed_equals_not_stopped_bit_for_bit(tmp_path, moment, resumes_at):
     """Two updates for each round of rollouts: checkpoint 2 lies between rounds, checkpoint 3 within one."""
     settings = {"num_iterations": 2, "beta": 0.1, "sft_weight": 0.3, "num_train_epochs": 1}
-    whole = run([{**settings, "output_dir": tmp_path / "whole", "out": tmp_path / "whole.pt"}])
-    assert whole.returncode == 0, whole.stderr[-2000:]
-    saving = {**settings, "output_dir": tmp_path / "run", "save_strategy": "steps", "save_steps": 1}
-    died = run([{**saving, "kill": moment}])
-    assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]
-    stopped = last_whole_checkpoint(str(tmp_path / "run"))
-    assert stopped.endswith(f"checkpoint-{resumes_at}")
-    assert (Path(stopped) / "rollouts_0.pt").exists() is (resumes_at % 2 == 1)
-    resumed = run([{**saving, "resume": True, "out": tmp_path / "resumed.pt"}])
-    assert resumed.returncode == 0, resumed.stderr[-2000:]
-    first, second = finished(tmp_path / "whole.pt"), finished(tmp_path / "resumed.pt")
-    assert largest_difference(first["weights"], second["weights"]) == 0
-    losses = [[log["loss"] for log in run["log"] if "loss" in log] for run in (first, second)]
-    assert losses[0] == losses[1]
+    stopped = check_killed_and_resumed(tmp_path, settings, moment)
+    assert stopped.name == f"checkpoint-{resumes_at}"
+    assert (stopped / "rollouts_0.pt").exists() is (resumes_at % 2 == 1)

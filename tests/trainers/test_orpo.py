@@ -23,7 +23,7 @@ from audiorl.datasets import BadRowsError
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from tests import oracles_odds_ratio as oracle
 from tests.demo_runs import rates_of_demo
-from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper
+from tests.tiny_models import SAMPLING_RATE, saved, tiny_clips, tiny_whisper
 from tests.trainers import pair_rows as shared
 from tests.trainers.pair_rows import CHECKPOINTING, PLAIN_STEPS, largest_difference, pair_rows, weights
 
@@ -202,10 +202,7 @@ def test_wrong_settings_are_refused_when_the_config_is_built(tmp_path, changes, 
 
 def test_default_config_writes_beside_the_model_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model, processor = tiny_whisper()
-    model.save_pretrained("base")
-    processor.save_pretrained("base")
-    orpo = ORPOTrainer("base", train_dataset=pair_rows(2))
+    orpo = ORPOTrainer(saved(tiny_whisper(), "base"), train_dataset=pair_rows(2))
     assert isinstance(orpo.args, ORPOConfig)
     assert orpo.args.output_dir == "base-ORPO"
 
@@ -358,10 +355,7 @@ def run_example(monkeypatch, *flags: str) -> None:
 @pytest.fixture
 def base(tmp_path) -> str:
     """A folder with a multilingual checkpoint."""
-    model, processor = tiny_whisper("multilingual")
-    model.save_pretrained(tmp_path / "base")
-    processor.save_pretrained(tmp_path / "base")
-    return str(tmp_path / "base")
+    return saved(tiny_whisper("multilingual"), tmp_path / "base")
 
 
 def test_two_processes_leave_the_same_clips_out_and_end_with_the_weights_of_one(

@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import torch
 
 from audiorl.trainers.checkpoints import STAGING, last_whole_checkpoint
 from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference
-
-SCRIPT = str(Path(__file__).with_name("run_dpo.py"))
+from tests.trainers.processes import finished, run_script
 
 
 def run_dpo(processes: int = 1, **settings) -> subprocess.CompletedProcess:
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    quiet = {**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
-    return subprocess.run(
-        [*launcher, SCRIPT, json.dumps({name: str(v) if isinstance(v, Path) else v for name, v in settings.items()})],
-        env=quiet,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def finished(path: Path) -> dict:
-    return torch.load(path, weights_only=True)
+    return run_script("run_dpo.py", settings, processes)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from audiorl.models import base_model
 from audiorl.trainers.checkpoints import is_whole
 from audiorl.trainers.parcels import PushError, model_files
 from tests.hub_server import OWNER, READ_TOKEN, WRITE_TOKEN, hub_server, taken_for_the_hub
-from tests.tiny_models import tiny_clips, tiny_whisper
+from tests.tiny_models import saved, tiny_clips, tiny_whisper
 from tests.trainers.pair_rows import trainer as pair_trainer
 
 # huggingface_hub hands httpx the body of an LFS upload under a name that httpx is about to drop
@@ -48,11 +48,7 @@ def hub(tmp_path, monkeypatch):
 
 def trainer(tmp_path, **changes):
     """Two steps from a checkpoint on disk, to be pushed at the end, fast enough to say something else afterwards."""
-    folder = tmp_path / "base"
-    model, processor = tiny_whisper()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    base = WhisperForConditionalGeneration.from_pretrained(folder)
+    base = WhisperForConditionalGeneration.from_pretrained(saved(tiny_whisper(), tmp_path / "base"))
     pushed = {"push_to_hub": True, "hub_model_id": REPO, "hub_strategy": "end", "max_steps": 2, "learning_rate": 3e-2}
     return pair_trainer(tmp_path / "out", trainer_model=base, **{**pushed, **changes})
 
@@ -297,9 +293,7 @@ def test_the_files_of_a_model_are_told_from_those_of_a_run(tmp_path):
 
 def run_example(tmp_path: Path, *flags: str) -> list[str]:
     """Its words, after a checkpoint and rows have been written for it."""
-    model, processor = tiny_whisper()
-    model.save_pretrained(tmp_path / "base")
-    processor.save_pretrained(tmp_path / "base")
+    saved(tiny_whisper(), tmp_path / "base")
     lines = []
     for i, clip in enumerate(tiny_clips(4)):
         soundfile.write(tmp_path / f"{i}.wav", clip, 16_000)

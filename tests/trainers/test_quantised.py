@@ -17,7 +17,7 @@ from audiorl.trainers.dpo import DPOTrainer
 from audiorl.trainers.loading import load_model, merge_and_unload
 from tests.tiny_audio_llms import KINDS as AUDIO_LLMS
 from tests.tiny_audio_llms import tiny_audio_llm
-from tests.tiny_models import tiny_clips, tiny_whisper
+from tests.tiny_models import saved, tiny_clips, tiny_whisper
 from tests.trained_models import FAST_QUANTISED
 from tests.trainers.pair_rows import config, largest_difference, logged, pair_rows, trainer, weights
 from tests.trainers.test_adapters import adalora
@@ -32,10 +32,7 @@ BASES = {
 
 @pytest.fixture
 def base(tmp_path):
-    model, processor = tiny_whisper()
-    model.save_pretrained(tmp_path / "base")
-    processor.save_pretrained(tmp_path / "base")
-    return str(tmp_path / "base")
+    return saved(tiny_whisper(), tmp_path / "base")
 
 
 def on_quantised(base, folder, bits, peft_config, **changes):
@@ -193,11 +190,9 @@ def test_dora_on_eight_bits_without_a_gpu_is_refused(tmp_path, base):
 
 def test_evaluation_leaves_four_bit_weights_trainable(tmp_path):
     """Of 64 and more columns: bitsandbytes repacks those for inference where the CPU has bfloat16 instructions."""
-    model, processor = tiny_whisper(d_model=64, encoder_ffn_dim=128, decoder_ffn_dim=128)
-    model.save_pretrained(tmp_path / "base")
-    processor.save_pretrained(tmp_path / "base")
+    wide = tiny_whisper(d_model=64, encoder_ffn_dim=128, decoder_ffn_dim=128)
     lora = LoraConfig(r=4, target_modules=["q_proj"])
-    dpo = on_quantised(str(tmp_path / "base"), tmp_path / "out", "4 bit", lora)
+    dpo = on_quantised(saved(wide, tmp_path / "base"), tmp_path / "out", "4 bit", lora)
     batch = dpo.data_collator([dpo.train_dataset[i] for i in range(2)])
 
     def gradients_of() -> list[torch.Tensor]:
