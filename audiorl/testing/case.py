@@ -101,6 +101,15 @@ def single_batches(case: FamilyCase, family: SpeechFamily) -> Iterator[tuple[int
             yield b, k, group_batch(family, case.clips[b : b + 1], [[text]], [case.row(b)])
 
 
+def refusal(call: Callable[[], object]) -> str:
+    """The ValueError that a call ends with, in words; "" where it does not."""
+    try:
+        call()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def loss_weights(batch: GroupBatch) -> Tensor:
     """(B, K), all different and of both signs, so that no two hypotheses can be mistaken for one another."""
     count = len(batch.row_ids) * batch.num_hypotheses

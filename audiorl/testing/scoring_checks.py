@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from audiorl.testing.case import (
     gradients,
     group_batch,
     loss_weights,
+    refusal,
     single_batches,
     weighted_loss,
 )
@@ -162,17 +162,8 @@ def a_label_is_one_token_and_an_unknown_one_is_refused(case: FamilyCase) -> None
     assert family.score_groups(model, batch).keep.shape == batch.keep.shape
     assert family.labels and {text for group in case.texts for text in group} <= set(family.labels)
     for text in ("", case.texts[0][0] + "s"):
-        refusal = refusal_of(family, text, case.row(0))
-        assert "unknown label" in refusal and ". Use one of" in refusal, refusal
-
-
-def refusal_of(family: Any, text: str, row: Mapping[str, Any]) -> str:
-    """What the family says of a text that it does not take; "" where it takes it."""
-    try:
-        family.tokenize_row(text, row)
-    except ValueError as error:
-        return str(error)
-    return ""
+        said = refusal(lambda text=text: family.tokenize_row(text, case.row(0)))
+        assert "unknown label" in said and ". Use one of" in said, said
 
 
 def text_comes_back_as_it_was_written(case: FamilyCase) -> None:

@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import torch
 
 from audiorl.models.sampler import Sampler
-from audiorl.testing.case import FamilyCase, Ready, assert_encoded_once, encoded_rows, get_ready, group_batch
+from audiorl.testing.case import FamilyCase, Ready, assert_encoded_once, encoded_rows, get_ready, group_batch, refusal
 from audiorl.testing.sampling_checks import LIMIT, TRUNCATING, draws_tokens, noise_for
 
 
 def has_beams(ready: Ready) -> bool:
     """A family that writes token by token has beam search; another one may have its own, or says that it has none."""
     family, model, batch = ready
-    return draws_tokens(ready) or not refuses(
-        lambda: family.beam_groups(model, batch, 2, max_tokens=LIMIT), "no beam search"
+    return draws_tokens(ready) or "no beam search" not in refusal(
+        lambda: family.beam_groups(model, batch, 2, max_tokens=LIMIT)
     )
-
-
-def refuses(call: Callable[[], object], problem: str) -> bool:
-    try:
-        call()
-    except ValueError as error:
-        return problem in str(error)
-    return False
 
 
 def truncated_samples_have_the_log_probabilities_of_the_policy(case: FamilyCase) -> None:
     family, model, batch = ready = get_ready(case)
     noise = noise_for(ready)
     if not draws_tokens(ready) and not case.labels:
-        assert refuses(lambda: family.sample_groups(model, batch, noise, sampler=TRUNCATING), "sampler")
+        assert "sampler" in refusal(lambda: family.sample_groups(model, batch, noise, sampler=TRUNCATING))
         return
     plain = family.sample_groups(model, batch, noise, temperature=0.8)
     untouched = family.sample_groups(model, batch, noise, temperature=0.8, sampler=Sampler())
@@ -116,12 +107,12 @@ def beams_do_not_depend_on_their_neighbours(case: FamilyCase) -> None:
 def every_engine_gives_the_same(case: FamilyCase) -> None:
     family, model, batch = ready = get_ready(case)
     noise = noise_for(ready)
-    assert refuses(lambda: family.set_engine("steam"), "no engine 'steam'")
+    assert "no engine 'steam'" in refusal(lambda: family.set_engine("steam"))
     expected = family.sample_groups(model, batch, noise, sampler=TRUNCATING if draws_tokens(ready) else None)
     for engine in family.engines:
         family.set_engine(engine)
         if engine == "captured" and not next(model.parameters()).is_cuda:
-            assert refuses(lambda: family.sample_groups(model, batch, noise), "CUDA")
+            assert "CUDA" in refusal(lambda: family.sample_groups(model, batch, noise))
             continue
         found = family.sample_groups(model, batch, noise, sampler=TRUNCATING if draws_tokens(ready) else None)
         assert torch.equal(found.tokens, expected.tokens) and torch.equal(found.keep, expected.keep)
