@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 from typing import Any
 
 import torch
@@ -162,7 +163,7 @@ def a_label_is_one_token_and_an_unknown_one_is_refused(case: FamilyCase) -> None
     assert family.score_groups(model, batch).keep.shape == batch.keep.shape
     assert family.labels and {text for group in case.texts for text in group} <= set(family.labels)
     for text in ("", case.texts[0][0] + "s"):
-        said = refusal(lambda text=text: family.tokenize_row(text, case.row(0)))
+        said = refusal(partial(family.tokenize_row, text, case.row(0)))
         assert "unknown label" in said and ". Use one of" in said, said
 
 

@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import PeftConfig
 from torch import Tensor, nn
-from transformers import EvalPrediction, TrainerCallback
+from transformers import EvalPrediction
 from transformers.utils import logging
 
 from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch
@@ -33,6 +33,7 @@ from audiorl.models import disable_dropout
 from audiorl.trainers.adapters import AdapterTrainer
 from audiorl.trainers.audio_bounds import LEFT_OUT_FILE, count_left_out_of_streams, rows_within_bounds
 from audiorl.trainers.augmenting import AugmentedTraining
+from audiorl.trainers.bad_gradients import StopOnBadGradients
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.decoding import DecodedEvaluation
 from audiorl.trainers.loading import (
@@ -59,21 +60,6 @@ class StepCounts(NamedTuple):
 
     clips: Tensor  # scalar: rows that count
     tokens: Tensor  # scalar: kept tokens of the first hypothesis of each
-
-
-class StopOnBadGradients(TrainerCallback):
-    """Stops before an optimizer step whose gradients are not finite; fp16 has a scaler that skips such steps itself."""
-
-    def __init__(self, trainer: SpeechTrainer):
-        self.trainer = trainer
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
-        if not args.fp16 and gradients and not torch.isfinite(torch.stack(torch._foreach_norm(gradients)).sum()):
-            raise FloatingPointError(
-                f"A gradient is not finite at step {state.global_step + 1}. The weights were not updated; the last "
-                f"checkpoint in {args.output_dir} is intact. Lower the learning rate, or look at the rows of this step."
-            )
 
 
 class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, DecodedEvaluation):
