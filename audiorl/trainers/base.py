@@ -106,8 +106,7 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
         self._allow_silence = args.allow_silence
         self.skipped = SkippedRows(os.path.join(args.output_dir, "skipped_rows.jsonl"))
         self.set_augmentation(args)
-        if isinstance(train_dataset, str | os.PathLike):
-            self.record_data(DataSource(os.path.basename(os.path.normpath(train_dataset))))
+        self._name_data(train_dataset)
         train_rows = self._checked_rows(train_dataset, args, "train_dataset")
         eval_rows = self._checked_rows(eval_dataset, args, "eval_dataset")
         super().__init__(
@@ -127,9 +126,18 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
         self.step_counts: StepCounts | None = None
         self._add_callbacks(args)
         self.follow_adapter()
+        self._check_ready()
+
+    def _check_ready(self) -> None:
+        """What only shows once accelerate and the model are ready."""
         check_parallelism(self.accelerator)
         self.check_augmentation()
         self._check_decoding()
+
+    def _name_data(self, train_dataset: Any) -> None:
+        """Rows that came by a name are on the card by it."""
+        if isinstance(train_dataset, str | os.PathLike):
+            self.record_data(DataSource(os.path.basename(os.path.normpath(train_dataset))))
 
     def _tunable(self, model: nn.Module, planned: PeftConfig | None, args: SpeechConfig) -> nn.Module:
         """The model with its adapter, encoder and dropout as the config says."""
