@@ -23,7 +23,7 @@ def decoder_only_targets(model: nn.Module) -> str:
     base = base_model(model)
     decoder = base.get_decoder()
     place = next((name for name, module in base.named_modules() if module is decoder and name), None)
-    layers = linear_names(decoder) - {name for name, module in decoder.named_modules() if module is head(base)}
+    layers = linear_names(decoder) - {name for name, module in decoder.named_modules() if module is _head(base)}
     encoder = base.get_encoder()
     if place is None or not layers or any(module is encoder for module in decoder.modules()):
         raise ValueError(
@@ -36,7 +36,7 @@ def decoder_only_targets(model: nn.Module) -> str:
 
 def called_layers(base: nn.Module, unadaptable: Sequence[str]) -> set[str]:
     """The linear layers that an adapter can change, the head left out."""
-    head = next((name for name, module in base.named_modules() if module is head(base)), None)
+    head = next((name for name, module in base.named_modules() if module is _head(base)), None)
     return {name for name in linear_names(base) if name != head and name.rpartition(".")[2] not in unadaptable}
 
 
@@ -44,5 +44,5 @@ def linear_names(module: nn.Module) -> set[str]:
     return {name for name, part in module.named_modules() if isinstance(part, nn.Linear)}
 
 
-def head(base: Any) -> nn.Module | None:
+def _head(base: Any) -> nn.Module | None:
     return base.get_output_embeddings()
