@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from accelerate.utils import gather_object
@@ -126,6 +126,15 @@ def data_source(script: RowScriptArguments, *, test: bool = False) -> DataSource
     if name is None or os.path.exists(name):
         return DataSource(None if name is None else os.path.basename(os.path.abspath(name)))
     return DataSource(name, on_hub=True, config=script.dataset_config, split=split)
+
+
+def mined_source(source: DataSource, script: SpeechScriptArguments) -> DataSource:
+    """Rows of transcripts that `with_pairs` made pairs of, as the card names them."""
+    how = (
+        f"Chosen is a clip's transcript, rejected the worst of {script.num_generations} hypotheses that the model "
+        f"itself sampled before training, at temperature {script.mining_temperature:g}."
+    )
+    return replace(source, pairs=how)
 
 
 def _corpus_source(corpus: Any, split: str, language: str | None) -> DataSource:

@@ -18,6 +18,7 @@ from audiorl.script import (
     SpeechScriptArguments,
     data_source,
     load_from_flags,
+    mined_source,
     parse,
     test_rows,
     train_rows,
@@ -50,7 +51,8 @@ def tune_on_pairs(
 
     # 2. Model and rows; transcripts without pairs are paired with the model's own worst hypotheses
     model, processor, adapter = load_from_flags(model_args, args)
-    pairs = with_pairs(model, processor, train_rows(script, args), script, args)
+    rows = train_rows(script, args)
+    pairs = with_pairs(model, processor, rows, script, args)
     held_out = test_rows(script, args)
     evaluated = None
     if args.eval_strategy != "no" and held_out is not None:
@@ -65,7 +67,8 @@ def tune_on_pairs(
         processing_class=processor,
         peft_config=adapter,
     )
-    trainer.record_data(data_source(script))
+    source = data_source(script)
+    trainer.record_data(source if pairs is rows else mined_source(source, script))
     tune_and_measure(trainer, held_out, data_source(script, test=True), merge_adapter=model_args.merge_adapter)
 
 

@@ -24,6 +24,7 @@ class DataSource:
         rows: how many were read; None for a stream.
         task_id: of the task in the data set's own eval.yaml, where the Hub lists it as a benchmark. Results then also
             go to `.eval_results/`, which the Hub shows on the benchmark's board.
+        pairs: how chosen and rejected were made, one sentence, where the rows brought none.
     """
 
     name: str | None = None
@@ -33,6 +34,7 @@ class DataSource:
     revision: str | None = None
     rows: int | None = None
     task_id: str | None = None
+    pairs: str | None = None
 
     def __str__(self) -> str:
         parts = [part for part in (self.config, self.split) if part]
@@ -113,7 +115,7 @@ class CardFacts:
         model_class: class in transformers.
         runs_in_pipeline: whether a pipeline of transformers runs the model; else `audiorl.transcribe` does.
         call_settings: keywords of a call of the pipeline.
-        row_settings: columns of a row for `transcribe`.
+        row_settings: columns of a row for `transcribe`, beside its audio.
         adapter: None where the weights themselves were trained, or where it has been merged into them.
         merged: whether an adapter has been merged in.
     """

@@ -52,6 +52,8 @@ def snippet(facts: CardFacts) -> str:
 
 def _snippet_without_pipeline(facts: CardFacts) -> str:
     folder, row = json.dumps(facts.load_name), json.dumps({"audio": "clip.wav", **facts.row_settings})
+    # of an adapter the base's: its own folder has no config.json, by which AutoProcessor knows whose it is
+    base = json.dumps(facts.base_model) if facts.base_on_hub else "model.config._name_or_path"
     return "\n".join(
         [
             f"from transformers import AutoProcessor, {facts.model_class}",
@@ -59,7 +61,7 @@ def _snippet_without_pipeline(facts: CardFacts) -> str:
             "from audiorl import transcribe",
             "",
             f"model = {facts.model_class}.from_pretrained({folder})",
-            f"processor = AutoProcessor.from_pretrained({folder})",
+            f"processor = AutoProcessor.from_pretrained({base if facts.adapter else folder})",
             f"print(transcribe(model, processor, [{row}], progress=False)[0])",
         ]
     )
@@ -95,11 +97,13 @@ def _error_rates(facts: CardFacts) -> str:
     name, rate = found.main
     normaliser = "" if name == WRONG_LABELS else f"Normaliser: `{rate.after.normaliser}`. "
     decoding = ", ".join(f"{name} {plain(value)}" for name, value in found.decoding.items())
+    answers = facts.pipeline_tag == "audio-text-to-text"
     return "\n\n".join(
         [
             _table(("", "before", "after", "difference", "p"), rows),
             f"On {len(rate.after):,} clips of {_data(found.source)}; before: the model that training began "
             "with. In parentheses 95 % bootstrap intervals over clips; differences and p by the paired bootstrap.",
+            *(["What is compared is each answer with the one that its row has as text."] if answers else []),
             f"{normaliser}Decoding: {decoding}.",
         ]
     )
@@ -107,6 +111,8 @@ def _error_rates(facts: CardFacts) -> str:
 
 def _how_to_use(facts: CardFacts) -> str:
     notes = []
+    if not facts.runs_in_pipeline:
+        notes.append("It is asked as it was in training by `audiorl` (`pip install audiorl`).")
     if facts.runs_in_pipeline and "num_beams" in facts.call_settings:
         notes.append("Without `num_beams` the pipeline searches with a number of its own, not as rates were measured.")
     if facts.adapter:
@@ -127,7 +133,7 @@ def _training(facts: CardFacts) -> str:
         *([f"* Papers: {'; '.join(_linked(p.title, p.url) for p in facts.papers)}."] if facts.papers else []),
         *([f"* Losses: {_weighted(facts.losses)}."] if facts.losses else []),
         *([f"* Rewards: {_weighted(facts.rewards)}."] if facts.rewards else []),
-        f"* Data: {_data(facts.data)}{rows}.",
+        f"* Data: {_data(facts.data)}{rows}.{f' {plain(facts.data.pairs)}' if facts.data.pairs else ''}",
         f"* Trained: {facts.trained_parameters:,} of {facts.parameters:,} parameters ({share:.2%}).",
         *_adapter(facts),
         f"* Duration: {_duration(run.seconds)} for {steps}, {facts.clips_per_step} clips each.",
@@ -182,6 +188,8 @@ def _limits_of_measurement(found: BeforeAndAfter) -> Iterable[str]:
     name, rate = found.main
     if rate.paired.low <= 0 <= rate.paired.high:
         yield f"The difference in {name} above is not told from zero: its 95 % interval holds both signs."
+    elif rate.paired.low > 0:
+        yield "On the clips above it makes more errors than the model that training began with."
     yield "The intervals speak of new clips of the same speakers and recordings, not of other ones."
 
 

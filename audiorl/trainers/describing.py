@@ -79,6 +79,7 @@ class DescribedTrainer(WholeCheckpoints):
         else:
             rates = {WRONG_LABELS: compared_labels(before, after)}
         decoding = decoding_in_force(self.model, {}, self.args.per_device_eval_batch_size)
+        decoding = {**run_facts.search_of(self.model, decoding), **decoding}
         self.measurement = BeforeAndAfter(rates, source or DataSource(), decoding)
         if os.path.exists(os.path.join(self.args.output_dir, MODEL_CARD)):
             self.create_model_card()
@@ -142,7 +143,7 @@ class DescribedTrainer(WholeCheckpoints):
             base_on_hub=on_hub,
             model_type=base_model(model).config.model_type,
             model_class=type(base_model(model)).__name__,
-            pipeline_tag=run_facts.pipeline_tag(model),
+            pipeline_tag=run_facts.pipeline_tag(model, self.train_dataset),
             trainer=type(self).__name__,
             method=method,
             papers=papers(method, losses, settings, adapter.kind if adapter else None),
@@ -159,9 +160,9 @@ class DescribedTrainer(WholeCheckpoints):
             sampling_rate=self.family.sampling_rate,
             window=self.family.max_seconds,
             run=self._run(),
-            runs_in_pipeline=run_facts.runs_in_pipeline(model),
+            runs_in_pipeline=run_facts.runs_in_pipeline(model, self.processing_class),
             call_settings=run_facts.call_settings(model, args),
-            row_settings={name: value for name in run_facts.CALL_SETTINGS if (value := getattr(args, name))},
+            row_settings=run_facts.row_settings(args, self.train_dataset),
             adapter=None if merged else adapter,
             merged=merged,
             measurement=self.measurement,

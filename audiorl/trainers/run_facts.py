@@ -75,6 +75,8 @@ ADAPTER_SETTINGS = (
 )
 # Of a pipeline's call, where a checkpoint knows several languages.
 CALL_SETTINGS = ("language", "task")
+# Stands on a card for the prompts of rows that have several.
+A_QUESTION = "your question about the clip"
 
 
 class Stopwatch(TrainerCallback):
@@ -145,7 +147,11 @@ def base_name(model: nn.Module) -> tuple[str, bool]:
     name = str(base_model(model).config._name_or_path or "")
     if REPO_ID.fullmatch(name) and not os.path.exists(name):
         return name, True
-    return Path(name).resolve().name if name else "a model without a name", False
+    if not name:
+        return "a model without a name", False
+    folder = Path(name).resolve()
+    # "checkpoint-500" alone says nothing
+    return "/".join(folder.parts[-2:]) if folder.name.startswith("checkpoint") else folder.name, False
 
 
 def license_of(model: nn.Module) -> tuple[str, str | None]:
@@ -164,8 +170,7 @@ def license_of(model: nn.Module) -> tuple[str, str | None]:
 
 def languages_of(model: nn.Module, rows: Any, default: str | None) -> list[str]:
     """ISO codes of the languages trained on; an English-only checkpoint's is "en"; none where rows do not say."""
-    named = set(rows.unique("language")) if isinstance(rows, Dataset) and "language" in rows.column_names else {None}
-    named = {language or default for language in named} - {None}
+    named = {language or default for language in _values(rows, "language") or {None}} - {None}
     if not named and _knows_languages(model) is False:
         named = {"en"}
     return sorted({iso_code(language) for language in named if language})
@@ -180,11 +185,38 @@ def call_settings(model: nn.Module, args: Any) -> dict[str, Any]:
     return {**told, "num_beams": decoding_in_force(model, {}, 1).get("num_beams", 1)}
 
 
-def runs_in_pipeline(model: nn.Module) -> bool:
-    """Whether a pipeline of transformers runs the model: encoder-decoders, CTC and classifiers, no language models."""
+def row_settings(args: Any, rows: Any) -> dict[str, str]:
+    """Columns with which `transcribe` asks as training did: language and task of the config, else of the rows; and a
+    prompt where every row has one, the rows' own if they share it.
+    """
+    found = {name: value for name in CALL_SETTINGS if (value := getattr(args, name))}
+    for name in CALL_SETTINGS:
+        if named := sorted(_values(rows, name) - {None, ""}):
+            found.setdefault(name, named[0])
+    prompts = _values(rows, "prompt")
+    return {**found, "prompt": prompts.pop() if len(prompts) == 1 else A_QUESTION} if _asks(rows) else found
+
+
+def runs_in_pipeline(model: nn.Module, processor: Any) -> bool:
+    """Whether a pipeline of transformers asks the model as it was trained: encoder-decoders, CTC and classifiers.
+
+    No language models, and no decoder that is asked by a chat template: the pipeline sends audio alone.
+    """
     base = base_model(model)
-    labels = pipeline_tag(model) == "audio-classification"
-    return labels or bool(getattr(base.config, "is_encoder_decoder", False)) or type(base).__name__.endswith("ForCTC")
+    labels = type(base).__name__ in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.values()
+    decoder = getattr(base.config, "is_encoder_decoder", False) and getattr(processor, "chat_template", None) is None
+    return labels or bool(decoder) or type(base).__name__.endswith("ForCTC")
+
+
+def search_of(model: nn.Module, decoding: Mapping[str, Any]) -> dict[str, str]:
+    """How hypotheses were searched for, in words; nothing for models that choose a label."""
+    if pipeline_tag(model, None) == "audio-classification":
+        return {}
+    if not getattr(base_model(model), "can_generate", bool)():
+        return {"search": "best path"}
+    if decoding.get("do_sample"):
+        return {"search": "sampling"}
+    return {"search": "greedy" if decoding.get("num_beams", 1) == 1 else "beams"}
 
 
 def _knows_languages(model: nn.Module) -> bool | None:
@@ -192,10 +224,23 @@ def _knows_languages(model: nn.Module) -> bool | None:
     return getattr(getattr(base_model(model), "generation_config", None), "is_multilingual", None)
 
 
-def pipeline_tag(model: nn.Module) -> str:
-    """The Hub's name of what the model does."""
-    names: Iterable[Any] = MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.values()
-    return "audio-classification" if type(base_model(model)).__name__ in names else "automatic-speech-recognition"
+def pipeline_tag(model: nn.Module, rows: Any) -> str:
+    """The Hub's name of what the model does: label, answer where every row brings a prompt, or transcribe."""
+    base = base_model(model)
+    if type(base).__name__ in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.values():
+        return "audio-classification"
+    asked = _asks(rows) and not getattr(base.config, "is_encoder_decoder", False)
+    return "audio-text-to-text" if asked else "automatic-speech-recognition"
+
+
+def _asks(rows: Any) -> bool:
+    prompts = _values(rows, "prompt")
+    return bool(prompts) and all(prompts)
+
+
+def _values(rows: Any, column: str) -> set[Any]:
+    """What rows have in a column; nothing where they have none, or are a stream."""
+    return set(rows.unique(column)) if isinstance(rows, Dataset) and column in rows.column_names else set()
 
 
 def hardware(args: TrainingArguments, distributed: DistributedType) -> str:
