@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 
@@ -10,7 +9,6 @@ import pytest
 import soundfile
 import torch
 import yaml
-from huggingface_hub import ModelCard
 from peft import LoraConfig
 from transformers import WhisperForConditionalGeneration, pipeline
 
@@ -26,15 +24,13 @@ from audiorl.script import RowScriptArguments, data_source
 from audiorl.trainers.dpo import DPOTrainer
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from audiorl.trainers.run_facts import changed_settings
-from tests.hub_server import card_faults, metadata
+from tests.cards import WITHOUT_AUDIOREAD, card_of, code_of, run_snippet
 from tests.tiny_audio_llms import tiny_audio_llm
 from tests.tiny_classifiers import tiny_classifier
 from tests.tiny_models import saved, tiny_clips, tiny_whisper
 from tests.trainers import grpo_rows
 from tests.trainers.pair_rows import config, pair_rows, settings, trainer
 
-# librosa looks through audioread's readers, one of which imports modules that Python 3.13 no longer has
-WITHOUT_AUDIOREAD = pytest.mark.filterwarnings("ignore:'(aifc|audioop|sunau)' is deprecated:DeprecationWarning")
 TRANSCRIPTS = ["the lazy dog jumps", "all year", "over the fox", "your dark suit in wash water"] * 5
 BEFORE = Decoded(TRANSCRIPTS, ["a lazy cat jumps", "all ear", "over the", "your dark soot in wash water"] * 5)
 AFTER = Decoded(TRANSCRIPTS, ["the lazy dog jumps", "all ear", "over the fox", "your dark suit in wash water"] * 5)
@@ -46,23 +42,6 @@ def base(tmp_path):
     return WhisperForConditionalGeneration.from_pretrained(saved(tiny_whisper(), tmp_path / "base"))
 
 
-def card_of(folder) -> tuple[dict, str]:
-    """Metadata and text."""
-    text = (folder / "README.md").read_text(encoding="utf-8")
-    assert card_faults(text) == []
-    ModelCard.load(folder / "README.md")  # raises where huggingface_hub cannot read it
-    return metadata(text), text.partition("\n---\n")[2]
-
-
-def run_snippet(text: str, folder, capsys) -> str:
-    """What the card's snippet prints of a clip beside it."""
-    soundfile.write(folder / "clip.wav", tiny_clips(1)[0], 16_000, subtype="FLOAT")
-    capsys.readouterr()
-    with contextlib.chdir(folder):
-        exec(code_of(text), {})
-    return capsys.readouterr().out.strip()
-
-
 def said_by(made, **generate_kwargs) -> str:
     """The same of a trainer's model as it is in memory."""
     processor = made.processing_class
@@ -70,11 +49,6 @@ def said_by(made, **generate_kwargs) -> str:
     speaks = pipeline("automatic-speech-recognition", model=base_model(made.model), **parts)
     clip = {"raw": tiny_clips(1)[0], "sampling_rate": 16_000}
     return speaks(clip, generate_kwargs={"num_beams": 1, **generate_kwargs})["text"].strip()
-
-
-def code_of(text: str) -> str:
-    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    return block
 
 
 # ---- tables ----

@@ -52,16 +52,22 @@ def snippet(facts: CardFacts) -> str:
 
 def _snippet_without_pipeline(facts: CardFacts) -> str:
     folder, row = json.dumps(facts.load_name), json.dumps({"audio": "clip.wav", **facts.row_settings})
-    # of an adapter the base's: its own folder has no config.json, by which AutoProcessor knows whose it is
-    base = json.dumps(facts.base_model) if facts.base_on_hub else "model.config._name_or_path"
+    imports = [f"from transformers import AutoProcessor, {facts.model_class}", "", "from audiorl import transcribe", ""]
+    loading = [f"name = {folder}", f"model = {facts.model_class}.from_pretrained(name)"]
+    if facts.adapter:
+        # not by the adapter's own folder: it has no config.json, by which AutoProcessor knows whose it is, and some
+        # classes of models mean adapters of another kind by it
+        imports.insert(0, "from peft import PeftConfig, PeftModel")
+        loading = [
+            f"adapter = {folder}",
+            "name = PeftConfig.from_pretrained(adapter).base_model_name_or_path",
+            f"model = PeftModel.from_pretrained({facts.model_class}.from_pretrained(name), adapter)",
+        ]
     return "\n".join(
         [
-            f"from transformers import AutoProcessor, {facts.model_class}",
-            "",
-            "from audiorl import transcribe",
-            "",
-            f"model = {facts.model_class}.from_pretrained({folder})",
-            f"processor = AutoProcessor.from_pretrained({base if facts.adapter else folder})",
+            *imports,
+            *loading,
+            "processor = AutoProcessor.from_pretrained(name)",
             f"print(transcribe(model, processor, [{row}], progress=False)[0])",
         ]
     )
@@ -112,7 +118,9 @@ def _error_rates(facts: CardFacts) -> str:
 def _how_to_use(facts: CardFacts) -> str:
     notes = []
     if not facts.runs_in_pipeline:
-        notes.append("It is asked as it was in training by `audiorl` (`pip install audiorl`).")
+        notes.append(
+            "A pipeline of transformers would not run it as it was trained; `audiorl` does (`pip install audiorl`)."
+        )
     if facts.runs_in_pipeline and "num_beams" in facts.call_settings:
         notes.append("Without `num_beams` the pipeline searches with a number of its own, not as rates were measured.")
     if facts.adapter:

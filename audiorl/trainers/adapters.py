@@ -6,7 +6,8 @@ import functools
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -122,7 +123,7 @@ class AdapterTrainer(WholeCheckpoints):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """The trained adapter alone; a checkpoint also keeps the frozen one that is its reference."""
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _adapter_alone(self.model):
             if self.ranks is not None:
                 # a layer that lost all its ranks; PEFT takes it for a shard, but AdaLoRA does not run on shards
                 warnings.filterwarnings("ignore", "(?s).*have invalid shape", PeftWarning)
@@ -143,3 +144,17 @@ class AdapterTrainer(WholeCheckpoints):
                 "accelerate was told to compile the whole forward (--dynamo_backend or its config file), which breaks "
                 "at the head and is compiled anew for each call. Set it to no and pass torch_compile=True instead."
             )
+
+
+@contextmanager
+def _adapter_alone(model: nn.Module) -> Iterator[None]:
+    """Keep PEFT from writing a whole head beside its adapter, as it does where a layer called lm_head has one: for a
+    resized vocabulary, which nothing here resizes, and it fails on Wav2Vec2, which has no input embeddings."""
+    if not isinstance(model, PeftModel):
+        yield
+        return
+    vars(model)["save_pretrained"] = functools.partial(model.save_pretrained, save_embedding_layers=False)
+    try:
+        yield
+    finally:
+        del vars(model)["save_pretrained"]

@@ -160,7 +160,9 @@ class DescribedTrainer(WholeCheckpoints):
             sampling_rate=self.family.sampling_rate,
             window=self.family.max_seconds,
             run=self._run(),
-            runs_in_pipeline=run_facts.runs_in_pipeline(model, self.processing_class),
+            runs_in_pipeline=run_facts.runs_in_pipeline(
+                model, self.processing_class, adapted=adapter is not None and not merged
+            ),
             call_settings=run_facts.call_settings(model, args),
             row_settings=run_facts.row_settings(args, self.train_dataset),
             adapter=None if merged else adapter,

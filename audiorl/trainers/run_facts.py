@@ -19,7 +19,7 @@ from datasets import Dataset
 from huggingface_hub import ModelCard, try_to_load_from_cache
 from peft import PeftModel
 from torch import nn
-from transformers import TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES
 
 from audiorl._version import __version__
@@ -197,12 +197,18 @@ def row_settings(args: Any, rows: Any) -> dict[str, str]:
     return {**found, "prompt": prompts.pop() if len(prompts) == 1 else A_QUESTION} if _asks(rows) else found
 
 
-def runs_in_pipeline(model: nn.Module, processor: Any) -> bool:
-    """Whether a pipeline of transformers asks the model as it was trained: encoder-decoders, CTC and classifiers.
+def runs_in_pipeline(model: nn.Module, processor: Any, *, adapted: bool) -> bool:
+    """Whether a pipeline of transformers runs the model as it was trained: encoder-decoders, CTC and classifiers.
 
-    No language models, and no decoder that is asked by a chat template: the pipeline sends audio alone.
+    No language models, and no decoder that is asked by a chat template: the pipeline sends audio alone. No adapter of a
+    class that loads adapters of its own kind only, as Wav2Vec2 does.
+
+    Args:
+        adapted: whether what is run is a base with its adapter beside it.
     """
     base = base_model(model)
+    if adapted and type(base).load_adapter is not PreTrainedModel.load_adapter:
+        return False
     labels = type(base).__name__ in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.values()
     decoder = getattr(base.config, "is_encoder_decoder", False) and getattr(processor, "chat_template", None) is None
     return labels or bool(decoder) or type(base).__name__.endswith("ForCTC")

@@ -1,0 +1,114 @@
+"""The snippet on a card, run for each family of models: it says what the model in the trainer says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from audiorl.evaluation import Decoded, transcribe
+from audiorl.model_card import DataSource
+from audiorl.script import SpeechScriptArguments, mined_source
+from audiorl.trainers.dpo import DPOTrainer
+from audiorl.trainers.run_facts import base_name
+from tests.cards import WITHOUT_AUDIOREAD, card_of, code_of, run_snippet
+from tests.tiny_audio_llms import KINDS as AUDIO_LLMS
+from tests.tiny_audio_llms import tiny_audio_llm
+from tests.tiny_ctc import KINDS as CTC
+from tests.tiny_ctc import tiny_ctc
+from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper
+from tests.tiny_seq2seq import tiny_seq2seq
+from tests.trainers import ctc_rows
+from tests.trainers.pair_rows import config, pair_rows, trainer
+
+LANGUAGES = {"canary": "de", "qwen3_asr": "english"}
+# Between them every way to load a model and to ask it; the others run before a release.
+FAST = {("canary", "full"), ("wav2vec2", "full"), ("wav2vec2", "LoRA"), ("voxtral", "LoRA"), ("moonshine", "LoRA")}
+CASES = [
+    pytest.param(kind, adapter, marks=[pytest.mark.slow] * ((kind, adapter) not in FAST))
+    for kind in ("moonshine", "canary", *CTC, *AUDIO_LLMS)
+    for adapter in ("full", "LoRA")
+]
+
+
+def talkative(kind: str) -> tuple[Any, Any]:
+    """A tiny model that says something of a clip, and its processor."""
+    if kind in AUDIO_LLMS:
+        return tiny_audio_llm(kind)
+    model, processor = tiny_ctc(kind) if kind in CTC else tiny_seq2seq(kind)
+    with torch.no_grad():
+        if kind in CTC:
+            head = model.ctc_head if kind == "parakeet" else model.lm_head
+            head.bias[model.config.pad_token_id] -= 6
+        elif kind == "canary":
+            model.proj_out.bias[model.config.eos_token_id] -= 4
+    return model, processor
+
+
+def saved(tmp_path: Any, kind: str, adapter: str, rows: list[dict[str, Any]]) -> DPOTrainer:
+    """A trainer that wrote its model and card to "out"; an adapter changes what its base says from the start on."""
+    model, processor = talkative(kind)
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    base = type(model).from_pretrained(tmp_path / "base")
+    lora = LoraConfig(r=4, init_lora_weights=False) if adapter == "LoRA" else None
+    options = {"train_dataset": rows, "processing_class": processor, "peft_config": lora}
+    made = DPOTrainer(base, args=config(tmp_path / "out"), **options)
+    made.save_model()
+    return made
+
+
+def said(made: DPOTrainer, **columns: Any) -> str:
+    row = {"audio": {"array": tiny_clips(1)[0], "sampling_rate": SAMPLING_RATE}, **columns}
+    return transcribe(made.model, made.processing_class, [row], progress=False)[0].strip()
+
+
+@WITHOUT_AUDIOREAD
+@pytest.mark.parametrize(("kind", "adapter"), CASES)
+def test_the_snippet_of_every_family_says_what_the_trained_model_says(tmp_path, capsys, kind, adapter):
+    asked = {"language": LANGUAGES[kind]} if kind in LANGUAGES else {}
+    rows = [{**row, **asked} for row in (ctc_rows.pairs(4) if kind in CTC else pair_rows(4))]
+    made = saved(tmp_path, kind, adapter, rows)
+    expected = said(made, **asked)
+    assert expected
+    if adapter == "LoRA":
+        with made.model.disable_adapter():
+            assert said(made, **asked) != expected
+    _, text = card_of(tmp_path / "out")
+    assert run_snippet(text, tmp_path, capsys) == expected
+    assert ("pip install audiorl" in text) == ("from audiorl" in code_of(text))
+
+
+@WITHOUT_AUDIOREAD
+@pytest.mark.skipif("qwen2_audio" not in AUDIO_LLMS, reason="this release of transformers has no Qwen2-Audio")
+@pytest.mark.parametrize("questions", [["Which animal is it?"] * 4, ["Who?", "Where?", "Who?", "How?"]])
+def test_a_model_that_answers_questions_is_asked_one(tmp_path, capsys, questions):
+    rows = [{**row, "prompt": question} for row, question in zip(pair_rows(4), questions, strict=True)]
+    made = saved(tmp_path, "qwen2_audio", "full", rows)
+    made.record_evaluation(Decoded(["dog", "so"], ["cat", "so"]), Decoded(["dog", "so"], ["dog", "so"]))
+    data, text = card_of(tmp_path / "out")
+    assert data["pipeline_tag"] == "audio-text-to-text" == data["model-index"][0]["results"][0]["task"]["type"]
+    asked = questions[0] if len(set(questions)) == 1 else "your question about the clip"
+    assert f'"prompt": "{asked}"' in code_of(text) and "each answer with the one that its row has" in text
+    assert run_snippet(text, tmp_path, capsys) == said(made, prompt=asked)
+
+
+def test_a_card_says_how_hypotheses_were_searched_for_and_how_pairs_were_made(tmp_path):
+    made = trainer(tmp_path / "out")
+    made.record_data(mined_source(DataSource("rows.jsonl"), SpeechScriptArguments(num_generations=6)))
+    worse = Decoded(["a dog", "a fox"] * 4, ["the dog", "the fox"] * 4)
+    made.record_evaluation(Decoded(["a dog", "a fox"] * 4, ["a dog", "a fox"] * 4), worse)
+    made.save_model()
+    _, text = card_of(tmp_path / "out")
+    assert "Decoding: search greedy, batch_size 2, max_length 24." in text
+    assert "rejected the worst of 6 hypotheses that the model itself sampled before training, at temperature 1." in text
+    assert "makes more errors than the model that training began with" in text
+
+
+def test_a_checkpoint_as_base_is_named_with_the_run_it_is_of(tmp_path):
+    model, _ = tiny_whisper()
+    for name, expected in (("run/checkpoint-500", "run/checkpoint-500"), ("run/base", "base")):
+        model.config._name_or_path = str(tmp_path / name)
+        assert base_name(model) == (expected, False)
