@@ -36,12 +36,15 @@ CASES = [
 def talkative(kind: str) -> tuple[Any, Any]:
     """A tiny model that says something of a clip, and its processor."""
     if kind in AUDIO_LLMS:
-        return tiny_audio_llm(kind)
+        model, processor = tiny_audio_llm(kind)
+        model.generation_config.min_new_tokens = 4
+        return model, processor
     model, processor = tiny_ctc(kind) if kind in CTC else tiny_seq2seq(kind)
     with torch.no_grad():
         if kind in CTC:
             head = model.ctc_head if kind == "parakeet" else model.lm_head
-            head.bias[model.config.pad_token_id] -= 6
+            marks = processor.tokenizer.all_special_ids  # no trained model writes them
+            head.bias[marks] -= 20
         elif kind == "canary":
             model.proj_out.bias[model.config.eos_token_id] -= 4
     return model, processor
@@ -53,7 +56,7 @@ def saved(tmp_path: Any, kind: str, adapter: str, rows: list[dict[str, Any]]) ->
     model.save_pretrained(tmp_path / "base")
     processor.save_pretrained(tmp_path / "base")
     base = type(model).from_pretrained(tmp_path / "base")
-    lora = LoraConfig(r=4, init_lora_weights=False) if adapter == "LoRA" else None
+    lora = LoraConfig(r=8, lora_alpha=64, init_lora_weights=False) if adapter == "LoRA" else None
     options = {"train_dataset": rows, "processing_class": processor, "peft_config": lora}
     made = DPOTrainer(base, args=config(tmp_path / "out"), **options)
     made.save_model()
