@@ -54,6 +54,6 @@ def _pieces(chunks: Sequence, true: list[str], said: list[str], glue: str) -> li
 
 def true_units(piece: Piece, unit: str) -> list[str]:
     """The units of the transcript that a piece holds."""
-    if piece.kind != EQUAL:
+    if piece.kind != EQUAL or unit == "label":
         return [piece.true] if piece.true else []
     return list(piece.true) if unit == "character" else piece.true.split()

@@ -70,6 +70,7 @@ class PageAudio:
         self.embedded: list[Embedded] = []
         self.size = 0
         self.linked = 0
+        self.addresses = 0
         self.missing = 0
         self.faults: list[str] = []
         self._known: dict[str, dict[str, Any]] = {}
@@ -90,7 +91,7 @@ class PageAudio:
 
     def _placed(self, source: str, seconds: float | None) -> dict[str, Any]:
         if "://" in source:  # an address is fetched by no one but a reader who follows the link
-            self.linked += 1
+            self.addresses += 1
             return {"link": source}
         if self.size < self.limit:
             try:
@@ -118,6 +119,8 @@ class PageAudio:
         parts = [f"{len(self.embedded)} clips are embedded ({sum(len(c.content) for c in self.embedded) / 1e6:.2f} MB)"]
         if self.linked:
             parts.append(f"{self.linked} are linked and play while their files stay where they are")
+        if self.addresses:
+            parts.append(f"{self.addresses} on the network, opened by a click")
         if self.missing:
             parts.append(f"of {self.missing} rows the run kept no audio")
         if self.faults:

@@ -34,7 +34,7 @@ CHARTS = (
     _chart("Implicit rewards", r"(eval_)?rewards/(chosen|rejected|margins)"),
     _chart("KL", r"(eval_)?(.+/)?kl"),
     _chart("Entropy", r"(eval_)?entropy"),
-    _chart("Accuracy", r"(eval_)?(rewards/accuracies|mean_token_accuracy)", percent=True),
+    _chart("Accuracy", r"(eval_)?(rewards/accuracies|(.+_)?accuracy)", percent=True),
     _chart("Spread of the reward", r"reward_std|rewards/.+/std", first=False),
     _chart("Groups without variance", r"frac_.+", first=False, percent=True),
     _chart("Log-probabilities", r"(eval_)?logps/.+", first=False),

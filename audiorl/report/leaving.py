@@ -16,7 +16,7 @@ from audiorl.evaluation.clips import audio_path, clip_of
 from audiorl.evaluation.comparison import Decoded
 from audiorl.evaluation.document import Compared, Evaluated, document, write_document
 from audiorl.evaluation.measurement import Measurement, measure
-from audiorl.evaluation.settings import EvaluationSettings
+from audiorl.evaluation.settings import LABELS, EvaluationSettings
 from audiorl.evaluation.transcription import TranscribedRow
 from audiorl.report.audio import compressed
 from audiorl.report.run_folder import (
@@ -134,6 +134,7 @@ def leave_evaluation(
     systems: Systems,
     *,
     normalise: str | Callable[[str], str],
+    labels: Sequence[str] | None = None,
 ) -> None:
     """Write `evaluation.json`: every clip's transcript with what two models made of it, and all rates.
 
@@ -142,9 +143,12 @@ def leave_evaluation(
         before, after: N hypotheses each, in the order of the rows.
         systems: their names.
         normalise: as in `audiorl.evaluation.count_errors`.
+        labels: all that the models can say, which is right or wrong as a whole, letter for letter; None for words.
     """
     text_column = "text" if "text" in rows[0] else "chosen"
     settings = EvaluationSettings(normalise=normalise, text_column=text_column)
+    if labels is not None:
+        settings = EvaluationSettings(task=LABELS, labels=labels, normalise="none", text_column=text_column)
     kept = KeptAudio(run)
     seconds = [row_seconds(row) for row in rows]
     measured = [_measured(rows, seconds, decoded, settings) for decoded in (before, after)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from audiorl.evaluation.error_rates import resolve_unit
 from audiorl.normalisers import normaliser
-from audiorl.report.alignment import EQUAL, Piece, align
+from audiorl.report.alignment import EQUAL, SUBSTITUTION, Piece, align
 from audiorl.report.audio import PageAudio
 from audiorl.report.breakdown import by_part, by_word
 from audiorl.report.curves import charts
@@ -63,7 +63,7 @@ def _measured(run: RunFolder, notes: list[str]) -> dict[str, Any] | None:
     unit, name = systems[0]["summary"]["unit"], document["settings"]["normaliser"]
     alignments = [_alignments(system["clips"], unit, name, notes) for system in systems]
     clips = [_clip(run, place, systems, alignments) for place in range(len(systems[0]["clips"]))]
-    words, all_words = by_word(alignments, "word" if unit == "label" else unit)
+    words, all_words = by_word(alignments, unit)
     found = {
         "names": ["before", "after"] if comparison else [systems[0]["model"]],
         "models": [system["model"] for system in systems],
@@ -112,8 +112,9 @@ def _errors(clip: dict[str, Any]) -> int:
 
 
 def _alignments(clips: Sequence[dict], unit: str, name: str, notes: list[str]) -> list[list[Piece]]:
-    # a label is one thing, but its words are what a reader compares
-    unit = "word" if unit == "label" else unit
+    if unit == "label":  # one thing, right or wrong by whatever the evaluation took for it
+        kinds = (SUBSTITUTION if clip["substitutions"] else EQUAL for clip in clips)
+        return [[Piece(kind, clip["transcript"], clip["hypothesis"])] for kind, clip in zip(kinds, clips, strict=True)]
     return align(
         [clip["transcript"] for clip in clips],
         [clip["hypothesis"] for clip in clips],

@@ -13,6 +13,7 @@ RUN/report/audio/*.mp3         clips that lie in no file of their own
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,9 @@ LEFT_FOLDER = "report"
 AUDIO_FOLDER = "audio"
 RUN_FILE, PAIRS_FILE, GROUPS_FILE = "run.json", "pairs.jsonl", "groups.jsonl"
 
+# What is logged as an accuracy and is one of tokens, not of labels.
+NO_ANSWERS = "mean_token_accuracy"
+
 Record = dict[str, Any]
 
 
@@ -39,6 +43,7 @@ class Checkpoint(NamedTuple):
     eval_loss: float | None  # measured at its step
     wer: dict[str, float]  # evaluation set -> error rate measured at its step, a fraction; {} where none was
     best: bool  # the best one by the run's own criterion
+    accuracy: dict[str, float]  # as wer, of a model that answers with labels
 
 
 @dataclass
@@ -114,17 +119,21 @@ def run_checkpoints(run: Path, history: Iterable[Record]) -> list[Checkpoint]:
 
 def _checkpoint(name: str, state: Record | None, history: list[Record], best: int | None) -> Checkpoint:
     if state is None:
-        return Checkpoint(name, None, None, None, {}, False)
+        return Checkpoint(name, None, None, None, {}, False, {})
     step = int(state["global_step"])
     known = history or state.get("log_history", [])
     losses = [record["loss"] for record in known if "loss" in record and record["step"] <= step]
     measured = {key: value for record in known if record["step"] == step for key, value in record.items()}
-    wer = {
-        key.removeprefix("eval_").removesuffix("wer").rstrip("_"): value
-        for key, value in measured.items()
-        if key.startswith("eval_") and key.endswith("wer")
-    }
-    return Checkpoint(name, step, losses[-1] if losses else None, measured.get("eval_loss"), wer, step == best)
+    wer, accuracy = (
+        {
+            found["set"] or "": value
+            for key, value in measured.items()
+            if (found := re.fullmatch(rf"eval_((?P<set>.+)_)?{rate}", key)) and not key.endswith(NO_ANSWERS)
+        }
+        for rate in ("wer", "accuracy")
+    )
+    loss = losses[-1] if losses else None
+    return Checkpoint(name, step, loss, measured.get("eval_loss"), wer, step == best, accuracy)
 
 
 def _checkpoint_folders(run: Path) -> list[Path]:
@@ -137,22 +146,25 @@ def _checkpoint_folders(run: Path) -> list[Path]:
 
 def checkpoint_table(checkpoints: Iterable[Checkpoint]) -> str:
     """The checkpoints as lines of text for a terminal."""
-    lines = [f"{'checkpoint':<24}{'step':>8}{'loss':>12}  WER"]
+    checkpoints = list(checkpoints)
+    labels = any(found.accuracy for found in checkpoints)
+    lines = [f"{'checkpoint':<24}{'step':>8}{'loss':>12}  {'accuracy' if labels else 'WER'}"]
     for found in checkpoints:
         if found.step is None:
             lines.append(f"{found.name:<24}{'not whole: its trainer state cannot be read':>8}")
             continue
         loss = "-" if found.loss is None else f"{found.loss:.4g}"
         best = "  (best)" if found.best else ""
-        lines.append(f"{found.name:<24}{found.step:>8}{loss:>12}  {describe_wer(found.wer)}{best}")
+        rates = describe_rates(found.accuracy if labels else found.wer)
+        lines.append(f"{found.name:<24}{found.step:>8}{loss:>12}  {rates}{best}")
     return "\n".join(lines)
 
 
-def describe_wer(wer: Mapping[str, float]) -> str:
-    """The error rates of one or several evaluation sets in percent."""
-    if not wer:
+def describe_rates(rates: Mapping[str, float]) -> str:
+    """Error rates or accuracies of one or several evaluation sets in percent."""
+    if not rates:
         return "-"
-    return ", ".join(f"{f'{name} ' if name else ''}{100 * rate:.2f} %" for name, rate in wer.items())
+    return ", ".join(f"{f'{name} ' if name else ''}{100 * rate:.2f} %" for name, rate in rates.items())
 
 
 # ---- files ----

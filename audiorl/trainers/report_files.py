@@ -150,7 +150,13 @@ def leave_comparison(trainer: Any, held_out: Any, before: Decoded, after: Decode
     decoding = decoding_in_force(trainer.model, {}, args.per_device_eval_batch_size)
     systems = Systems(model_name(trainer), args.output_dir, dataset or "held-out clips", decoding)
     leave_evaluation(
-        args.output_dir, list(speech_rows(held_out)), before, after, systems, normalise=args.wer_normaliser
+        args.output_dir,
+        list(speech_rows(held_out)),
+        before,
+        after,
+        systems,
+        normalise=args.wer_normaliser,
+        labels=trainer.family.labels,
     )
     if args.report_html:
         write_page(args.output_dir)

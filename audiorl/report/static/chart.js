@@ -2,6 +2,13 @@
 
 const WIDTH = 440, HEIGHT = 230, LEFT = 52, RIGHT = 10, TOP = 10, BOTTOM = 30;
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "4 2", "1 2", "12 4"];
+const COLOURS = 7;
+
+function look(place) {
+  // the colours come again after seven lines, with other dashes
+  const round = Math.floor(place / COLOURS);
+  return { colour: `c${place % COLOURS}`, dashes: DASHES[(place + round) % DASHES.length] };
+}
 
 function niceTicks(low, high, count) {
   const rough = (high - low) / count;
@@ -48,7 +55,7 @@ function chart({ title, percent: inPercent, series }) {
   high += margin;
   const x = (step) => LEFT + ((step - left) / (right - left)) * (WIDTH - LEFT - RIGHT);
   const y = (value) => HEIGHT - BOTTOM - ((value - low) / (high - low)) * (HEIGHT - TOP - BOTTOM);
-  const picture = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": title });
+  const picture = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": title, tabindex: 0 });
   for (const tick of niceTicks(low, high, 4)) {
     picture.append(
       drawn("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(tick), y2: y(tick) }),
@@ -58,7 +65,7 @@ function chart({ title, percent: inPercent, series }) {
   for (const tick of niceTicks(left, right, 5).filter((value) => Number.isInteger(value))) {
     picture.append(drawn("text", { class: "tick", x: x(tick), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, grouped(tick)));
   }
-  picture.append(drawn("text", { class: "tick", x: WIDTH - RIGHT, y: HEIGHT - 2, "text-anchor": "end" }, "step"));
+  picture.append(drawn("text", { class: "tick", x: WIDTH - RIGHT, y: HEIGHT - 4, "text-anchor": "end" }, "step"));
   series.forEach((one, place) => picture.append(...curve(one, place, x, y)));
   const cursor = drawn("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });
   picture.append(cursor);
@@ -70,20 +77,26 @@ function chart({ title, percent: inPercent, series }) {
   picture.addEventListener("pointermove", (event) => {
     const box = picture.getBoundingClientRect();
     const share = (((event.clientX - box.left) / box.width) * WIDTH - LEFT) / (WIDTH - LEFT - RIGHT);
-    const step = left + Math.min(Math.max(share, 0), 1) * (right - left);
-    const at = nearest(series[0].points, step)[0];
-    cursor.setAttribute("x1", x(at));
-    cursor.setAttribute("x2", x(at));
-    cursor.setAttribute("visibility", "visible");
-    where.textContent = `step ${grouped(at)}`;
-    tell(at);
+    show(nearest(series[0].points, left + Math.min(Math.max(share, 0), 1) * (right - left)));
   });
-  picture.addEventListener("pointerleave", () => {
-    cursor.setAttribute("visibility", "hidden");
-    where.textContent = "last";
-    tell(right);
+  picture.addEventListener("keydown", (event) => {
+    const points = series[0].points;
+    const here = current ? points.indexOf(current) : points.length - 1;
+    const next = { ArrowLeft: here - 1, ArrowRight: here + 1, Home: 0, End: points.length - 1 }[event.key];
+    if (next === undefined) return;
+    event.preventDefault();
+    show(points[Math.min(Math.max(next, 0), points.length - 1)]);
   });
-  const where = make("span", { class: "quiet" }, "last");
+  for (const end of ["pointerleave", "blur"]) picture.addEventListener(end, () => show(null));
+  let current = null;
+  const show = (point) => {
+    current = point;
+    cursor.setAttribute("visibility", point ? "visible" : "hidden");
+    where.textContent = point ? `step ${grouped(point[0])}` : "last";
+    if (point) for (const end of ["x1", "x2"]) cursor.setAttribute(end, x(point[0]));
+    tell(point ? point[0] : right);
+  };
+  const where = make("span", { class: "quiet", "aria-live": "polite" }, "last");
   return make("figure", {}, make("figcaption", {}, title, " ", where), picture, make("ul", { class: "keys" }, keys));
 }
 
@@ -96,8 +109,8 @@ function curve(one, place, x, y) {
       pen = "L";
     }
   }
-  const colour = `c${place % DASHES.length}`;
-  const drawing = [drawn("path", { class: `curve ${colour}`, d: path, "stroke-dasharray": DASHES[place % DASHES.length] })];
+  const { colour, dashes } = look(place);
+  const drawing = [drawn("path", { class: `curve ${colour}`, d: path, "stroke-dasharray": dashes })];
   if (one.points.length <= 30) {
     for (const [step, value] of one.points) {
       if (value !== null) drawing.push(drawn("circle", { class: `dot ${colour}`, cx: x(step), cy: y(value), r: 2.4 }));
@@ -107,10 +120,10 @@ function curve(one, place, x, y) {
 }
 
 function key(name, place, value) {
-  const colour = `c${place % DASHES.length}`;
+  const { colour, dashes } = look(place);
   const sample = drawn(
     "svg", { viewBox: "0 0 24 8", class: "sample", "aria-hidden": "true" },
-    drawn("path", { class: `curve ${colour}`, d: "M0 4L24 4", "stroke-dasharray": DASHES[place % DASHES.length] }),
+    drawn("path", { class: `curve ${colour}`, d: "M0 4L24 4", "stroke-dasharray": dashes }),
   );
   return make("li", {}, sample, make("span", { class: "name" }, name), value);
 }

@@ -34,7 +34,7 @@ function number(value) {
 }
 
 function percent(fraction, digits = 1) {
-  return fraction === null || fraction === undefined ? "\u2013" : `${(100 * fraction).toFixed(digits)} %`.replace("-", MINUS);
+  return fraction === null || fraction === undefined ? "\u2013" : `${(100 * fraction).toFixed(digits)}\u00a0%`.replace("-", MINUS);
 }
 
 function grouped(count) {

@@ -4,7 +4,7 @@ const UNITS = { word: "words", character: "characters", mixed: "words and charac
 const CAUSES = { better: "fewer errors after", worse: "more errors after", same: "as many errors" };
 
 function rateName(evaluation) {
-  return { character: "CER", label: "Label error rate" }[evaluation.unit] || "WER";
+  return { character: "CER", label: "Wrong labels" }[evaluation.unit] || "WER";
 }
 
 function interval(ends) {
@@ -23,6 +23,8 @@ function summarySection(data) {
   const facts = Object.entries(data.facts).filter(([name]) => name !== "wer_normaliser").map(([name, value]) => [name.replaceAll("_", " "), String(value)]);
   if (evaluation) {
     facts.push(["evaluated on", `${evaluation.dataset}, ${grouped(evaluation.clips.length)} clips`], ["normaliser", evaluation.normaliser]);
+    const decoding = Object.entries(evaluation.decoding).map(([name, value]) => `${name} ${value}`);
+    if (decoding.length) facts.push(["decoding", decoding.join(", ")]);
   }
   const table = make("dl", { class: "facts" }, facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
   const notes = data.notes.map((note) => make("p", { class: "note" }, note));
@@ -33,17 +35,22 @@ function noEvaluation() {
   return make("p", { class: "quiet" }, "No error rates before and after: the run measured none on held-out clips.");
 }
 
+function counts(one) {
+  if (one.unit === "label") return `${grouped(one.substitutions)} of ${grouped(one.words)} labels`;
+  const cer = one.unit === "character" || one.cer === null || one.cer === undefined ? "" : `; CER ${percent(one.cer)}`;
+  return `${grouped(one.substitutions)} substituted, ${grouped(one.deletions)} deleted, ${grouped(one.insertions)} inserted in ` +
+    `${grouped(one.words)} ${UNITS[one.unit]}${cer}`;
+}
+
 function tiles(evaluation) {
   const name = rateName(evaluation);
   const measured = evaluation.summaries.map((one, place) =>
-    tile(`${name} ${evaluation.names[place]}`, percent(one.wer), interval(one.interval),
-      `${grouped(one.substitutions)} substituted, ${grouped(one.deletions)} deleted, ${grouped(one.insertions)} inserted in ` +
-      `${grouped(one.words)} ${UNITS[one.unit]}` + (one.cer === null || one.cer === undefined ? "" : `; CER ${percent(one.cer)}`)));
+    tile(`${name} ${evaluation.names[place]}`, percent(one.wer), interval(one.interval), counts(one)));
   const change = evaluation.comparison;
   if (!change) return make("div", { class: "tiles" }, measured);
   const ends = change.interval;
   const points = (value) => signed((100 * value).toFixed(1));
-  const sure = ends ? `95 % interval ${points(ends[0])} to ${points(ends[1])}, p ${change.p_value < 0.001 ? "< 0.001" : `= ${number(Number(change.p_value.toPrecision(2)))}`}` : interval(null);
+  const sure = ends ? `95 % interval ${points(ends[0])} to ${points(ends[1])}, p\u00a0${change.p_value < 0.001 ? "<\u00a00.001" : `=\u00a0${number(Number(change.p_value.toPrecision(2)))}`}` : interval(null);
   const relative = `${percent(Math.abs(change.relative_gain), 0)} ${change.relative_gain >= 0 ? "fewer" : "more"} errors`;
   return make("div", { class: "tiles" }, measured,
     tile("Difference", `${points(change.difference)} points`, sure, relative), intervalPicture(evaluation));
@@ -82,13 +89,14 @@ function curvesSection(charts) {
 
 function checkpointsSection(checkpoints) {
   if (!checkpoints.length) return null;
+  const labels = checkpoints.some((one) => Object.keys(one.accuracy).length);
   const rows = checkpoints.map((one) => {
-    const wer = Object.entries(one.wer).map(([set, rate]) => `${set} ${percent(rate, 2)}`.trim()).join(", ");
+    const rates = Object.entries(labels ? one.accuracy : one.wer).map(([set, rate]) => `${set} ${percent(rate, 2)}`.trim()).join(", ");
     const name = one.best ? `${one.name} (best)` : one.name;
-    const cells = one.step === null ? ["not whole: its trainer state cannot be read"] : [grouped(one.step), number(one.loss), number(one.eval_loss), wer || "\u2013"];
+    const cells = one.step === null ? ["not whole: its trainer state cannot be read"] : [grouped(one.step), number(one.loss), number(one.eval_loss), rates || "\u2013"];
     return make("tr", {}, make("th", { scope: "row" }, name), cells.map((text) => make("td", { class: "figure" }, text)));
   });
-  return section("checkpoints", "Checkpoints", table(["Checkpoint", "Step", "Loss", "Evaluation loss", "WER"], rows));
+  return section("checkpoints", "Checkpoints", table(["Checkpoint", "Step", "Loss", "Evaluation loss", labels ? "Accuracy" : "WER"], rows));
 }
 
 function table(titles, rows) {
@@ -143,8 +151,8 @@ function clipFilters(evaluation) {
   return filters;
 }
 
-function errorCell(errors, clip) {
-  return make("td", { class: "figure" }, `${errors} / ${clip.words}`, make("small", {}, percent(rate(errors, clip), 0)));
+function errorCell(head, errors, clip) {
+  return make("td", { class: "figure", "data-head": head }, `${errors} / ${clip.words}`, make("small", {}, percent(rate(errors, clip), 0)));
 }
 
 function clipRow(evaluation, clip) {
@@ -161,9 +169,9 @@ function clipRow(evaluation, clip) {
     make("td", {}, player(clip.audio, clip.id, place)),
     make("td", { class: "clip" }, make("b", {}, clip.id), about.filter(Boolean).map((text) => make("small", {}, text))),
     make("td", { class: "texts" }, line("transcript", plain(clip.true)), lines, raw, place),
-    pair ? errorCell(before(clip), clip) : null,
-    errorCell(after(clip), clip),
-    pair ? make("td", { class: `figure ${kind}`, title: CAUSES[kind] }, change(clip) === 0 ? "0" : signed(String(change(clip))), make("small", {}, sign)) : null);
+    pair ? errorCell("Before", before(clip), clip) : null,
+    errorCell(pair ? "After" : "Errors", after(clip), clip),
+    pair ? make("td", { class: `figure ${kind}`, title: CAUSES[kind], "data-head": "Change" }, change(clip) === 0 ? "0" : signed(String(change(clip))), make("small", {}, sign)) : null);
 }
 
 function clipsSection(evaluation) {
@@ -202,7 +210,7 @@ function bars(rates, high) {
   }));
 }
 
-function partTable(title, what, parts, names, clicked) {
+function partTable(title, what, parts, names, unit, clicked) {
   if (!parts.length) return null;
   const high = Math.max(...parts.flatMap((one) => one.wer)) || 1;
   const rows = parts.map((one) => {
@@ -211,7 +219,7 @@ function partTable(title, what, parts, names, clicked) {
       make("td", { class: "figure" }, grouped(one.words)), one.wer.map((value) => make("td", { class: "figure" }, percent(value))),
       make("td", {}, bars(one.wer, high)));
   });
-  return make("div", {}, make("h3", {}, title), table([what, "Clips", "Words", ...names, ""], rows));
+  return make("div", {}, make("h3", {}, title), table([what, "Clips", unit, ...names, ""], rows));
 }
 
 function wordRow(one) {
@@ -237,24 +245,27 @@ function wordList(evaluation) {
     { name: "Word", by: (one) => one.word },
   ];
   const each = (title) => evaluation.names.map((name) => ({ title: pair ? `${title} ${name}` : title, class: "figure" }));
-  const columns = [{ title: "Word", order: "Word" }, { title: "Occurs", order: "Most frequent first", class: "figure" },
+  const unit = { character: "Character", label: "Label" }[evaluation.unit] || "Word";
+  const columns = [{ title: unit, order: "Word" }, { title: "Occurs", order: "Most frequent first", class: "figure" },
     ...each("Missed"), ...each("Inserted"), { title: "Heard instead" }];
-  const list = pagedList({ id: "word-list", what: "words", rows: evaluation.words, columns, orders, size: 15,
+  const list = pagedList({ id: "word-list", what: `${unit.toLowerCase()}s`, rows: evaluation.words, columns, orders, size: 15,
     words: (one) => [one.word], draw: wordRow });
   const all = evaluation.all_words > evaluation.words.length
-    ? make("p", { class: "quiet" }, `The ${grouped(evaluation.words.length)} words with most errors, of ${grouped(evaluation.all_words)} with any.`)
+    ? make("p", { class: "quiet" }, `The ${grouped(evaluation.words.length)} with most errors, of ${grouped(evaluation.all_words)} with any.`)
     : null;
-  return make("div", {}, make("h3", {}, evaluation.unit === "character" ? "By character" : "By word"), all, list.element);
+  return make("div", {}, make("h3", {}, `By ${unit.toLowerCase()}`), all, list.element);
 }
 
 function errorsSection(evaluation, clips) {
   if (!evaluation) return null;
   const names = evaluation.names.map((name) => (evaluation.names.length > 1 ? `${rateName(evaluation)} ${name}` : rateName(evaluation)));
   const { speaker, language, duration } = evaluation.parts;
+  // parts of several languages may be counted in several units
+  const unit = { character: "Characters", label: "Labels" }[evaluation.unit] || "Words";
   return section("errors", "Where the errors are",
     make("div", { class: "parts" },
-      partTable("By speaker", "Speaker", speaker, names, speaker.length > 1 ? clips.showSpeaker : null),
-      partTable("By duration", "Duration", duration, names, null),
-      partTable("By language", "Language", language, names, null)),
+      partTable("By speaker", "Speaker", speaker, names, unit, speaker.length > 1 ? clips.showSpeaker : null),
+      partTable("By duration", "Duration", duration, names, unit, null),
+      partTable("By language", "Language", language, names, unit, null)),
     wordList(evaluation));
 }
