@@ -7,9 +7,11 @@ import time
 
 import pytest
 
+from audiorl.evaluation import Decoded
 from audiorl.report import write_report
+from audiorl.report.leaving import Systems, leave_evaluation
 from tests.report.browser import chromium
-from tests.report.example_run import SCRIPT, write_run
+from tests.report.example_run import SCRIPT, write_lines, write_run
 
 ROWS = "#clip-list tbody tr"
 
@@ -238,3 +240,74 @@ def test_ten_thousand_clips_stay_quick(browser, tmp_path):
         took[name] = large.execute_script(f"{box} {start}; {action}; document.body.offsetHeight; {end}")
     print({name: f"{milliseconds:.0f} ms" for name, milliseconds in took.items()})
     assert took.pop("loading") < 6000 and max(took.values()) < 1000, took
+
+
+@pytest.fixture(scope="module")
+def labels_page(tmp_path_factory):
+    """A classifier's run, its checkpoints with accuracies, nine parts of a reward, Hebrew pairs without audio."""
+    run = tmp_path_factory.mktemp("labels")
+    true = ["seven", "nine hundred", "two"] * 10
+    rows = [
+        {"text": text, "where": f"row {i}", "duration": 1.0, "audio": {"path": "https://x/a.wav", "bytes": None}}
+        for i, text in enumerate(true)
+    ]
+    said = Decoded(true, ["two", "nine hundred", "two"] * 10), Decoded(true, true)
+    systems = Systems("base", "tuned", "rows", {"batch_size": 2})
+    leave_evaluation(run, rows, *said, systems, normalise="basic", labels=["seven", "nine", "nine hundred", "two"])
+    parts = {f"rewards/r{i}/mean": i for i in range(9)}
+    logs = [{"step": step, "loss": 1 / step, "eval_accuracy": step / 10, **parts} for step in range(1, 6)]
+    write_lines(run / "metrics.jsonl", logs)
+    (run / "checkpoint-4").mkdir()
+    write_lines(run / "checkpoint-4" / "trainer_state.json", [{"global_step": 4, "log_history": []}])
+    row = {"row_id": 0, "where": "a-name-of-a-speaker-" * 9, "seconds": 1.0, "audio": None}
+    write_lines(run / "report" / "pairs.jsonl", [{**row, "chosen": "שלום עולם", "rejected": "שלום עולים"}])
+    return write_report(run)
+
+
+def test_labels_are_right_or_wrong_as_a_whole(browser, labels_page):
+    opened(browser, labels_page)
+    tiles = shown(browser, "#summary .tile")
+    assert tiles[0].startswith("Wrong labels before33.3\u00a0%") and tiles[0].endswith("10 of 30 labels")
+    assert tiles[1].endswith("0 of 30 labels")
+    assert "batch_size 2" in shown(browser, "#summary dd")
+    assert shown(browser, f"{ROWS}:first-child .differences") == ["~twoseven", "seven"]
+    assert shown(browser, "#word-list tbody th") == ["seven"] and "By label" in shown(browser, "#errors h3")
+    assert shown(browser, "#checkpoints th")[4] == "Accuracy"
+    assert shown(browser, "#checkpoints tbody td")[-1] == "40.00\u00a0%"
+    assert "Accuracy last" in shown(browser, "#curves > .charts figcaption")
+
+
+def test_keys_move_along_a_curve_and_no_two_lines_look_alike(browser, labels_page):
+    opened(browser, labels_page)
+    loss = "[...document.querySelectorAll('#curves figure')].find((one) => one.textContent.startsWith('Loss'))"
+    seen = []
+    for key in ("\ue012", "\ue012", "\ue011", "\ue012", "\ue010"):  # left, left, home, left, end
+        js(browser, f"{loss}.querySelector('svg')").send_keys(key)
+        seen.append(js(browser, f"[{loss}.querySelector('.quiet').textContent, {loss}.querySelector('b').textContent]"))
+    assert [step for step, _ in seen] == ["step 4", "step 3", "step 1", "step 1", "step 5"]
+    assert [value for _, value in seen] == ["0.25", "0.3333", "1", "1", "0.2"]
+    js(browser, "document.activeElement").send_keys("\ue004")  # tab
+    assert js(browser, f"{loss}.querySelector('.quiet').textContent") == "last"
+    parts = "[...document.querySelectorAll('#curves figure')].find((one) => one.textContent.startsWith('Parts'))"
+    looks = f"[...{parts}.querySelectorAll('.sample path')].map((one) => one.outerHTML)"
+    assert len(set(js(browser, looks))) == 9
+
+
+@pytest.mark.parametrize("width", [360, 500, 1400])
+def test_nothing_stands_out_of_the_window_or_over_its_neighbour(browser, page, labels_page, width):
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    try:
+        for one in (page, labels_page):
+            opened(browser, one)
+            assert js(browser, "document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+            cell = f"document.querySelector('{ROWS} .figure:last-child').getBoundingClientRect()"
+            assert js(browser, f"{cell}.right") <= width, "the numbers of a clip are in sight"
+        about = "document.querySelector('#pair-list .about').getBoundingClientRect().left"
+        assert js(browser, f"document.querySelector('#pair-list .no-sound').getBoundingClientRect().right <= {about}")
+        # right-to-left texts begin at the right, and a gap is between what was said and what was struck out
+        error = "document.querySelector('#pair-list .error')"
+        assert js(browser, f"getComputedStyle({error}.querySelector('s')).marginRight") == "4px"
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
