@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 from peft import LoraConfig
+from safetensors import safe_open
 
 from audiorl.evaluation import Decoded, transcribe
 from audiorl.model_card import DataSource
 from audiorl.script import SpeechScriptArguments, mined_source
-from audiorl.trainers.dpo import DPOTrainer
+from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from audiorl.trainers.run_facts import base_name
+from audiorl.tuning import tune_on_pairs
 from tests.cards import WITHOUT_AUDIOREAD, card_of, code_of, run_snippet
 from tests.tiny_audio_llms import KINDS as AUDIO_LLMS
 from tests.tiny_audio_llms import tiny_audio_llm
@@ -21,7 +25,7 @@ from tests.tiny_ctc import tiny_ctc
 from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper
 from tests.tiny_seq2seq import tiny_seq2seq
 from tests.trainers import ctc_rows
-from tests.trainers.pair_rows import config, pair_rows, trainer
+from tests.trainers.pair_rows import config, pair_rows, settings, trainer
 
 LANGUAGES = {"canary": "de", "qwen3_asr": "english"}
 # Between them every way to load a model and to ask it; the others run before a release.
@@ -77,6 +81,8 @@ def test_the_snippet_of_every_family_says_what_the_trained_model_says(tmp_path, 
     expected = said(made, **asked)
     assert expected
     if adapter == "LoRA":
+        with safe_open(tmp_path / "out" / "adapter_model.safetensors", "pt") as file:
+            assert all("lora_" in name for name in file.keys()), "the adapter alone, no head of the base"
         with made.model.disable_adapter():
             assert said(made, **asked) != expected
     _, text = card_of(tmp_path / "out")
@@ -108,6 +114,22 @@ def test_a_card_says_how_hypotheses_were_searched_for_and_how_pairs_were_made(tm
     assert "Decoding: search greedy, batch_size 2, max_length 24." in text
     assert "rejected the worst of 6 hypotheses that the model itself sampled before training, at temperature 1." in text
     assert "makes more errors than the model that training began with" in text
+
+
+def test_a_run_on_transcripts_says_where_its_pairs_are_from(tmp_path):
+    model, processor = tiny_whisper()
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    for i, clip in enumerate(tiny_clips(2)):
+        soundfile.write(tmp_path / f"{i}.wav", clip, SAMPLING_RATE)
+    lines = (json.dumps({"audio": f"{i}.wav", "text": "the lazy dog"}) for i in range(2))
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    flags = {**settings(tmp_path / "out"), "max_steps": 1, "num_generations": 3, "mining_temperature": 0.5}
+    flags |= {"model_name_or_path": tmp_path / "base", "dataset_name": tmp_path / "rows.jsonl"}
+    tune_on_pairs(DPOTrainer, DPOConfig, [word for name, value in flags.items() for word in (f"--{name}", str(value))])
+    _, text = card_of(tmp_path / "out")
+    assert " Chosen is a clip's transcript, rejected the worst of 3 hypotheses" in text
+    assert "at temperature 0.5." in text
 
 
 def test_a_checkpoint_as_base_is_named_with_the_run_it_is_of(tmp_path):

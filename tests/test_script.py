@@ -72,6 +72,7 @@ def test_pairs_of_ones_own_are_tuned_on_and_measured(base, data, tmp_path):
     assert "WER before" in done.stdout and "WER after" in done.stdout and "95 % interval" in done.stdout
     assert done.stdout.strip().endswith(f"lies in {tmp_path / 'out'}")
     assert (tmp_path / "out" / "model.safetensors").exists()
+    assert "Chosen is" not in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_all_bad_rows_are_told_at_once_and_nothing_is_written(base, data, tmp_path):

@@ -150,39 +150,47 @@ def _source(run: RunFolder, row: dict[str, Any]) -> str | None:
 
 
 def _pairs(run: RunFolder) -> list[dict[str, Any]]:
-    """Chosen transcripts with what is different in the rejected ones; texts as the loss sees them."""
-    chosen, rejected = ([row[name] for row in run.pairs] for name in ("chosen", "rejected"))
-    pieces = align(chosen, rejected, unit=resolve_unit("auto", chosen), normalise=str)
+    """Chosen transcripts with what is different in the rejected ones; texts as the loss sees them.
+
+    Each in a unit of its own: nothing is summed up here, and rows of several languages stand side by side.
+    """
+    units = [resolve_unit("auto", [row["chosen"]]) for row in run.pairs]
+    pieces = [
+        align([row["chosen"]], [row["rejected"]], unit=unit, normalise=str)[0]
+        for row, unit in zip(run.pairs, units, strict=True)
+    ]
     return [
         {
             "where": row["where"],
             "seconds": row["seconds"],
             "chosen": row["chosen"],
             "rejected": row["rejected"],
+            "unit": unit,
             "pieces": _plain(found),
             "errors": sum(piece.kind != EQUAL for piece in found),
             "source": _source(run, row),
         }
-        for row, found in zip(run.pairs, pieces, strict=True)
+        for row, unit, found in zip(run.pairs, units, pieces, strict=True)
     ]
 
 
 def _groups(run: RunFolder, notes: list[str]) -> list[dict[str, Any]]:
-    """Groups with the alignment of every hypothesis, the highest reward first; the last step first."""
+    """Groups with the alignment of every hypothesis, the highest reward first; the last step first, units as of pairs."""
     if not run.groups:
         return []
     normalise = _normaliser(run.facts.get("wer_normaliser", "basic"), notes)
-    unit = resolve_unit("auto", [group["transcript"] for group in run.groups])
     return [
         {
             "step": group["step"],
             "where": group["where"],
             "seconds": group["seconds"],
             "true": group["transcript"],
+            "unit": unit,
             "hypotheses": list(_ranked(group, unit, normalise)),
             "source": _source(run, group),
         }
         for group in reversed(run.groups)
+        for unit in [resolve_unit("auto", [group["transcript"]])]
     ]
 
 

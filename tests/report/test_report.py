@@ -74,6 +74,50 @@ def test_errors_by_word_worked_by_hand():
     assert rows[2] == {"word": "the", "count": 0, "errors": [0, 0], "inserted": [1, 0], "heard": [[], []]}
 
 
+def test_pairs_and_groups_of_several_languages_are_each_aligned_in_their_own_unit(tmp_path):
+    row = {"row_id": 0, "where": "row", "seconds": 1.0, "audio": None}
+    texts = [("long pepper", "long paper")] * 3 + [("我买手机", "我卖手机")]
+    write_lines(tmp_path / "report" / "pairs.jsonl", [{**row, "chosen": a, "rejected": b} for a, b in texts])
+    groups = [
+        {**row, "step": 1, "transcript": a, "hypotheses": [{"text": b, "reward": 1.0, "rewards": {}}]} for a, b in texts
+    ]
+    leave_groups(tmp_path, groups)
+    data = data_of(write_report(tmp_path))
+    assert [pair["unit"] for pair in data["pairs"]] == ["word"] * 3 + ["character"]
+    expected = [["=", "我"], ["S", "买", "卖"], ["=", "手机"]]
+    assert data["pairs"][3]["pieces"] == expected == data["groups"][0]["hypotheses"][0]["pieces"]
+
+
+def test_a_label_is_one_thing(tmp_path):
+    true = ["nine hundred", "two", "nine hundred", "one"]
+    clip = {"path": "https://x/a.wav", "bytes": None}
+    rows = [{"chosen": text, "audio": clip, "where": "row", "duration": 1.0} for text in true]
+    said = Decoded(true, ["nine", "two", "nine hundred", "One"]), Decoded(true, true)
+    systems = Systems("base", "out", "held-out", {})
+    leave_evaluation(tmp_path, rows, *said, systems, normalise="basic", labels=["nine", "one", "two", "nine hundred"])
+    document = read_document(tmp_path / "evaluation.json")
+    assert [one["labels"]["accuracy"] for one in document["measurements"]] == [one.accuracy for one in said] == [0.5, 1]
+    found = data_of(write_report(tmp_path))["evaluation"]
+    assert found["unit"] == "label" and found["summaries"][0]["wer"] == 0.5
+    assert [(row["word"], row["count"], row["errors"]) for row in found["words"]] == [
+        ("nine hundred", 2, [1, 0]),
+        ("one", 1, [1, 0]),
+    ]
+    assert found["clips"][0]["systems"][0]["pieces"] == [["S", "nine hundred", "nine"]]
+    assert found["clips"][0]["systems"][1]["pieces"] == [["=", "nine hundred"]]
+
+
+def test_checkpoints_of_a_classifier_are_listed_with_their_accuracy(tmp_path):
+    logs = [{"step": 2, "loss": 1.0}, {"step": 2, "eval_accuracy": 0.75, "eval_mean_token_accuracy": 0.5}]
+    write_lines(tmp_path / "metrics.jsonl", logs)
+    (tmp_path / "checkpoint-2").mkdir()
+    write_lines(tmp_path / "checkpoint-2" / "trainer_state.json", [{"global_step": 2, "log_history": []}])
+    head, line = checkpoint_table(read_run(tmp_path).checkpoints).splitlines()
+    assert head.endswith("accuracy") and line.split() == ["checkpoint-2", "2", "1", "75.00", "%"]
+    (accuracy,) = (chart for chart in charts(logs) if chart["title"] == "Accuracy")
+    assert [one["name"] for one in accuracy["series"]] == ["eval_accuracy", "eval_mean_token_accuracy"]
+
+
 def test_texts_cannot_leave_their_element(tmp_path):
     text = "</script><script>alert(1)</script> & \u2028 \ud800 <!--"
     safe = script_safe_json({"text": text})

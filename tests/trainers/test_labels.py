@@ -16,6 +16,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 from audiorl.audio import load_audio
 from audiorl.commands.grpo import main as tune
 from audiorl.datasets import BadRowsError
+from audiorl.evaluation.document import read_document
 from audiorl.rewards import LabelMatch, LabelSetMatch
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from audiorl.trainers.grpo import GRPOTrainer
@@ -314,6 +315,8 @@ def test_the_command_line_tunes_a_classifier_by_its_name_alone(tmp_path, capsys)
     said = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("Accuracy")]
     before, after = (float(words[2]) for words in said)
     assert [words[1] for words in said] == ["before", "after"] and after >= before + 50
+    measured = read_document(tmp_path / "tuned" / "evaluation.json")["measurements"]
+    assert [100 * one["labels"]["accuracy"] for one in measured] == [before, after]
     recognise = pipeline("audio-classification", model=str(tmp_path / "tuned"), device="cpu")
     right = [recognise(row["audio"]["array"])[0]["label"] == row["text"] for row in tones(4)]
     assert 100 * sum(right) / 4 == after

@@ -18,7 +18,7 @@ function pairsSection(pairs, facts) {
     ],
     words: (pair) => [pair.where, pair.chosen, pair.rejected],
     draw: (pair) => card(pair, pair.where, [seconds(pair.seconds)],
-      [line("chosen", plain(pair.chosen)), line("rejected", differences(pair.pieces, null))]),
+      [line("chosen", plain(pair.chosen)), line("rejected", differences(pair.pieces, pair.unit))]),
   });
   const all = facts.pairs > pairs.length ? `The first ${grouped(pairs.length)} of ${grouped(facts.pairs)} pairs. ` : "";
   return section("pairs", "Pairs: chosen against rejected",
@@ -41,12 +41,12 @@ function keptCount(group) {
   return judged.length ? judged.filter((one) => one.kept).length : null;
 }
 
-function rewardLine(one) {
+function rewardLine(one, unit) {
   const parts = Object.entries(one.rewards).map(([name, value]) => `${name} ${value === null ? "abstained" : number(value)}`);
   return make("div", { class: "line" },
     make("span", { class: "label reward", title: parts.join("\n") }, one.reward === null ? "no reward" : number(one.reward)),
     make("div", {}, one.kept ? make("b", { class: "kept-mark" }, "\u2713 kept ") : null,
-      differences(one.pieces, null), parts.length > 1 ? make("small", {}, parts.join(" \u00b7 ")) : null));
+      differences(one.pieces, unit), parts.length > 1 ? make("small", {}, parts.join(" \u00b7 ")) : null));
 }
 
 function groupsSection(groups) {
@@ -64,7 +64,7 @@ function groupsSection(groups) {
     ],
     words: (group) => [group.where, group.true, ...group.hypotheses.map((one) => one.text)],
     draw: (group) => card(group, group.where, [`step ${grouped(group.step)}`, seconds(group.seconds), `mean reward ${number(meanReward(group))}`, keptCount(group) !== null && `${keptCount(group)} of ${group.hypotheses.length} kept`],
-      [line("transcript", plain(group.true)), ...group.hypotheses.map(rewardLine)]),
+      [line("transcript", plain(group.true)), ...group.hypotheses.map((one) => rewardLine(one, group.unit))]),
   });
   return section("groups", "Groups: what was sampled for a clip, with rewards", list.element);
 }
