@@ -175,7 +175,7 @@ def _pairs(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def _groups(run: RunFolder, notes: list[str]) -> list[dict[str, Any]]:
-    """Groups with the alignment of every hypothesis, the highest reward first; the last step first, units as of pairs."""
+    """Groups with all hypotheses aligned, the highest reward first; the last step first, units as of pairs."""
     if not run.groups:
         return []
     normalise = _normaliser(run.facts.get("wer_normaliser", "basic"), notes)

@@ -306,7 +306,8 @@ def test_nothing_stands_out_of_the_window_or_over_its_neighbour(browser, page, l
             assert js(browser, f"{cell}.right") <= width, "the numbers of a clip are in sight"
         about = "document.querySelector('#pair-list .about').getBoundingClientRect().left"
         assert js(browser, f"document.querySelector('#pair-list .no-sound').getBoundingClientRect().right <= {about}")
-        # right-to-left texts begin at the right, and a gap is between what was said and what was struck out
+        # right-to-left texts begin at the right, with a gap between what was said and what was struck out
+        assert js(browser, f"getComputedStyle(document.querySelector('{ROWS} .texts')).textAlign") == "start"
         error = "document.querySelector('#pair-list .error')"
         assert js(browser, f"getComputedStyle({error}.querySelector('s')).marginRight") == "4px"
     finally:
