@@ -30,6 +30,8 @@ SHIM = "javascripts/iframe-worker.js"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    # mkdocs puts back the path it had before it read this file
+    sys.path.insert(0, str(ROOT))
     fence = {"name": "math", "class": "math", "format": site_math.fence}
     config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [fence]}
     return config

@@ -35,7 +35,16 @@ def site(tmp_path_factory) -> Path:
     if "AUDIORL_SITE" in os.environ:
         return Path(os.environ["AUDIORL_SITE"]).resolve()
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-f", "docs/mkdocs.yml", "-d", folder]
+    command = [
+        str(Path(sys.executable).with_name("mkdocs")),
+        "build",
+        "--strict",
+        "--quiet",
+        "-f",
+        "docs/mkdocs.yml",
+        "-d",
+        folder,
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
