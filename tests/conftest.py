@@ -24,6 +24,15 @@ pytest.register_assert_rewrite(
 torch.set_num_threads(1)
 
 
+# Files whose few tests take minutes, most of it in processes of their own. Several processes of pytest take file by
+# file: begun last, these would keep one of them busy while the others have nothing left.
+LONG_FILES = ("test_processes.py", "test_script.py", "test_conformance.py", "test_benchmarks.py", "test_parallel.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG_FILES.index(item.path.name) if item.path.name in LONG_FILES else len(LONG_FILES))
+
+
 @pytest.fixture
 def tiny_english():
     """(model, processor): English-only, 80 mel bins, a window of one second."""

@@ -95,7 +95,7 @@ def test_a_prompt_is_rendered_once_for_each_language_and_question(monkeypatch):
     family = speech_family(model, processor)
     rendered, render = [], family.prompt_text
     monkeypatch.setattr(family, "prompt_text", lambda *asked: rendered.append(asked) or render(*asked))
-    monkeypatch.setattr("audiorl.models.audio_llm.MOST_PREFIXES", 2)
+    monkeypatch.setattr("audiorl.models.prompted_answers.MOST_PREFIXES", 2)
     first = family.tokenize("a fox", prompt="Who?")
     assert family.tokenize("a fox", prompt="Who?") == first != family.tokenize("a fox")
     assert rendered == [(None, "Who?"), (None, None)]
