@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from datasets import Dataset
 from peft import LoraConfig
 from transformers import WhisperForConditionalGeneration, pipeline
 
@@ -21,6 +22,7 @@ from audiorl.model_card.methods import ADAPTER_PAPERS, LOSS_PAPERS, OPTION_PAPER
 from audiorl.model_card.papers import PAPERS
 from audiorl.models import base_model
 from audiorl.script import RowScriptArguments, data_source
+from audiorl.trainers import run_facts
 from audiorl.trainers.dpo import DPOTrainer
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from audiorl.trainers.run_facts import changed_settings
@@ -350,3 +352,9 @@ def test_orpo_and_online_dpo_write_cards_too(tmp_path):
 def test_merging_wants_a_push_and_an_adapter(tmp_path):
     with pytest.raises(ValueError, match=r"nothing is\. Add push_to_hub"):
         config(tmp_path, hub_merge_adapter=True)
+
+
+def test_values_of_filtered_rows_are_read_without_their_audio(monkeypatch):
+    rows = Dataset.from_dict({"audio": [b"RIFF"] * 4, "language": ["en", "de", "en", None]}).select([0, 2, 3])
+    monkeypatch.setattr(Dataset, "flatten_indices", lambda *_: pytest.fail("all columns were copied"))
+    assert run_facts._values(rows, "language") == {"en", None} and run_facts._values(rows, "prompt") == set()

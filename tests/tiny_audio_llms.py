@@ -61,6 +61,15 @@ WHISPER_TOWER = {
     "num_mel_bins": 16,
     "initializer_range": 0.2,
 }
+# of GLM-ASR and Voxtral, whose projector takes four neighbouring states at once
+CHUNK_TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_mel_bins": 16,
+    "initializer_range": 0.2,
+}
 # of the head, so that some tokens are far more probable than others
 HEAD_SCALE = 3.0
 # weights with which hypotheses end and repeat themselves now and then, so that there is something to check
@@ -151,16 +160,8 @@ def _qwen2_audio(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedMode
 
 
 def _glm_asr(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, Any]:
-    tower = {
-        "hidden_size": 32,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_mel_bins": 16,
-        "initializer_range": 0.2,
-    }
     config = transformers.GlmAsrConfig(
-        audio_config={"model_type": "glmasr_encoder", **tower},
+        audio_config={"model_type": "glmasr_encoder", **CHUNK_TOWER},
         text_config={"model_type": "llama", **text},
         audio_token_id=audio,
         tie_word_embeddings=False,
@@ -171,15 +172,7 @@ def _glm_asr(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, A
 
 
 def _voxtral(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, Any]:
-    tower = {
-        "hidden_size": 32,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_mel_bins": 16,
-        "max_source_positions": 50 * CHUNK_SECONDS,
-        "initializer_range": 0.2,
-    }
+    tower = {**CHUNK_TOWER, "max_source_positions": 50 * CHUNK_SECONDS}
     config = transformers.VoxtralConfig(
         audio_config={"model_type": "voxtral_encoder", **tower},
         text_config={"model_type": "llama", **text},

@@ -47,8 +47,7 @@ def transcribe(
 
     Batches are made of clips of similar length, by the rows' `duration` (seconds) or the clips' headers; the result
     does not depend on it beyond rounding. Rows may carry `language` and `task`, and `prompt` and `hotwords` for models
-    that read prompts. The model is in evaluation mode
-    meanwhile; every submodule then returns to the mode it was in.
+    that read prompts. The model is in evaluation mode meanwhile; every submodule then returns to the mode it was in.
 
     Args:
         model: a speech model, wrapped or not.

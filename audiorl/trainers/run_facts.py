@@ -194,7 +194,9 @@ def row_settings(args: Any, rows: Any) -> dict[str, str]:
         if named := sorted(_values(rows, name) - {None, ""}):
             found.setdefault(name, named[0])
     prompts = _values(rows, "prompt")
-    return {**found, "prompt": prompts.pop() if len(prompts) == 1 else A_QUESTION} if _asks(rows) else found
+    if not _asks(prompts):
+        return found
+    return {**found, "prompt": prompts.pop() if len(prompts) == 1 else A_QUESTION}
 
 
 def runs_in_pipeline(model: nn.Module, processor: Any, *, adapted: bool) -> bool:
@@ -235,18 +237,20 @@ def pipeline_tag(model: nn.Module, rows: Any) -> str:
     base = base_model(model)
     if type(base).__name__ in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.values():
         return "audio-classification"
-    asked = _asks(rows) and not getattr(base.config, "is_encoder_decoder", False)
+    asked = _asks(_values(rows, "prompt")) and not getattr(base.config, "is_encoder_decoder", False)
     return "audio-text-to-text" if asked else "automatic-speech-recognition"
 
 
-def _asks(rows: Any) -> bool:
-    prompts = _values(rows, "prompt")
+def _asks(prompts: set[Any]) -> bool:
     return bool(prompts) and all(prompts)
 
 
 def _values(rows: Any, column: str) -> set[Any]:
     """What rows have in a column; nothing where they have none, or are a stream."""
-    return set(rows.unique(column)) if isinstance(rows, Dataset) and column in rows.column_names else set()
+    if not isinstance(rows, Dataset) or column not in rows.column_names:
+        return set()
+    # not Dataset.unique: of rows that were filtered it copies all columns first, audio among them
+    return set(rows.select_columns(column).with_format("arrow")[:][column].unique().to_pylist())
 
 
 def hardware(args: TrainingArguments, distributed: DistributedType) -> str:
