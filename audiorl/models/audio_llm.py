@@ -18,6 +18,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.models.autoregressive import AutoregressiveFamily
+from audiorl.models.grouped_cache import hand_over
 from audiorl.models.head import at_least_float32, score_tokens
 from audiorl.models.prompted_answers import PromptedAnswers
 from audiorl.models.sampling import prefix_lengths
@@ -117,12 +118,13 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
     def _read(
         self, base: PreTrainedModel, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache | None
     ) -> Tensor:
-        out = base.get_decoder()(
+        decoder = base.get_decoder()
+        out = decoder(
             inputs_embeds=embeddings,
             position_ids=positions,
             attention_mask=mask,
-            past_key_values=cache,
             use_cache=cache is not None,
+            **hand_over(decoder, cache),
         )
         return out.last_hidden_state
 

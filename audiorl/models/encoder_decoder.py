@@ -17,6 +17,7 @@ from audiorl.batch import GroupBatch, GroupScores
 from audiorl.models.autoregressive import AutoregressiveFamily
 from audiorl.models.compiling import run
 from audiorl.models.grouped_attention import ignored_mask, use_grouped_attention
+from audiorl.models.grouped_cache import hand_over
 from audiorl.models.grouped_decoder import ENGINES, GroupedDecoder
 from audiorl.models.head import at_least_float32, score_tokens
 from audiorl.models.speech_call import base_model
@@ -53,15 +54,16 @@ class EncoderDecoderFamily(AutoregressiveFamily):
         # a cache grows with every token, which compiled code would have to follow
         decode = self.backbone.decoder if cache is None else run
         masks: dict[str, Any] = {} if audio_seen is None else {"encoder_attention_mask": audio_seen}
+        decoder = base.get_decoder()
         out = decode(
-            base.get_decoder(),
+            decoder,
             input_ids=tokens.reshape(clips, hypotheses * length),
             position_ids=positions.reshape(clips, hypotheses * length),
             attention_mask=ignored_mask(tokens.device) if mask is None else mask,
             encoder_hidden_states=states,
-            past_key_values=cache,
             use_cache=cache is not None,
             group_size=hypotheses,
+            **hand_over(decoder, cache),
             **masks,
         )
         return out.last_hidden_state.unflatten(1, (hypotheses, length))

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+import inspect
+from functools import cache as remembered
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicLayer
 
 FIRST_ROOM = 32  # tokens
+
+
+def hand_over(module: nn.Module, cache: Cache | None) -> dict[str, Any]:
+    """The keyword arguments that give `module` its cache.
+
+    transformers renamed the argument `past_key_values` to `cache` in 5.24, and warns of the old name. A model from
+    elsewhere may still have the old one, so its own signature decides.
+    """
+    return {_cache_name(type(module)): cache}
+
+
+@remembered
+def _cache_name(module_class: type[nn.Module]) -> str:
+    return "cache" if "cache" in inspect.signature(module_class.forward).parameters else "past_key_values"
 
 
 class GroupedCacheLayer(DynamicLayer):

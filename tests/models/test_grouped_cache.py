@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import DynamicCache
 
-from audiorl.models.grouped_cache import FIRST_ROOM, GroupedCacheLayer, StaticGroupedCacheLayer
+from audiorl.models.grouped_cache import FIRST_ROOM, GroupedCacheLayer, StaticGroupedCacheLayer, hand_over
+from tests.tiny_models import tiny_whisper
 
 CLIPS, HEADS, WIDTH, HYPOTHESES, PREFIX = 2, 3, 4, 3, 2
 
@@ -58,3 +60,26 @@ def test_a_cache_that_is_reset_begins_anew():
     keys = random_states(HYPOTHESES, 1)
     held, _ = layer.update(keys, keys)
     assert torch.equal(apart(held, HYPOTHESES), apart(keys, HYPOTHESES))
+
+
+class TodaysDecoder(nn.Module):
+    def forward(self, cache=None):
+        return cache
+
+
+class OlderDecoder(nn.Module):
+    def forward(self, past_key_values=None):
+        return past_key_values
+
+
+@pytest.mark.parametrize("decoder", [TodaysDecoder(), OlderDecoder()])
+def test_a_decoder_is_handed_its_cache_by_the_name_that_its_own_signature_has(decoder: nn.Module):
+    cache = DynamicCache()
+    assert decoder(**hand_over(decoder, cache)) is cache
+
+
+def test_the_installed_whisper_takes_its_cache_without_a_warning():
+    model, _ = tiny_whisper()
+    decoder = model.get_decoder()
+    # `filterwarnings = error` turns a deprecation into a failure
+    decoder(input_ids=torch.zeros((1, 1), dtype=torch.long), **hand_over(decoder, None))
