@@ -13,7 +13,7 @@ from audiorl._version import __version__
 if TYPE_CHECKING:
     from audiorl.adapters import SpeechModelConfig
     from audiorl.audio import load_audio
-    from audiorl.audio_features import ClipProcessor
+    from audiorl.audio.features import ClipProcessor
     from audiorl.augment import Augmentation, load_augmentation
     from audiorl.batch import GroupBatch, GroupSamples, GroupScores
     from audiorl.collator import SpeechCollator
@@ -62,7 +62,7 @@ _HOMES = {
     "AnswerMatch": "audiorl.rewards",
     "Augmentation": "audiorl.augment",
     "BadRowsError": "audiorl.datasets",
-    "ClipProcessor": "audiorl.audio_features",
+    "ClipProcessor": "audiorl.audio.features",
     "Corpus": "audiorl.datasets",
     "DPOConfig": "audiorl.trainers.dpo",
     "DPOTrainer": "audiorl.trainers.dpo",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from audiorl.audio_sources import short_repr
+from audiorl.audio.sources import short_repr
 
 COLUMN = "hotwords"
 COMMAS = re.compile("[,，、]")  # noqa: RUF001

@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset
 
 from audiorl.audio import AudioFault, audio_seconds
-from audiorl.audio_sources import short_repr
+from audiorl.audio.sources import short_repr
 from audiorl.datasets.faults import WHOLE_DATASET, BadRowsError, RowFault, SkippedRows
 from audiorl.datasets.rows import OURS, iterate_batches
 

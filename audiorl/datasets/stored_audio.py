@@ -12,7 +12,7 @@ import pyarrow as pa
 import soundfile
 from datasets import Features, Value
 
-from audiorl.audio_sources import AudioFault, array_clip, entry_file, holds_array, unusable_entry
+from audiorl.audio.sources import AudioFault, array_clip, entry_file, holds_array, unusable_entry
 
 AUDIO = {"bytes": Value("binary"), "path": Value("string")}
 # Arrow counts the bytes of one chunk with 31 bits.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from datasets import ClassLabel, Dataset, IterableDataset
 
 from audiorl.datasets import BadRowsError, RowFault, check_rows, missing_columns
-from audiorl.datasets.seconds import check_bounds, drop_outside, outside_seconds
+from audiorl.datasets.length_filter import check_bounds, drop_outside, outside_seconds
 from audiorl.evaluation.changes import changes
 from audiorl.evaluation.clips import check_row, clip_of, row_problem
 from audiorl.evaluation.document import Compared, Evaluated, document, write_document

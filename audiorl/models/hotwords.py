@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from audiorl.audio_sources import short_repr
+from audiorl.audio.sources import short_repr
 from audiorl.hotwords import COLUMN, read_hotwords
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset
 
 from audiorl.datasets import BadRowsError, iterate_batches, missing_columns, speech_rows
-from audiorl.datasets.seconds import check_bounds, clip_seconds, drop_outside, outside_seconds
+from audiorl.datasets.length_filter import check_bounds, clip_seconds, drop_outside, outside_seconds
 from audiorl.pairs.records import check_columns
 from audiorl.pairs.settings import MiningConfig
 

@@ -9,7 +9,7 @@ from datasets import Dataset, IterableDataset
 from transformers.utils import logging
 
 from audiorl.datasets import SkippedRows
-from audiorl.datasets.seconds import OutsideSeconds, drop_outside, outside_seconds, stream_within_seconds
+from audiorl.datasets.length_filter import OutsideSeconds, drop_outside, outside_seconds, stream_within_seconds
 from audiorl.trainers.config import SpeechConfig
 
 logger = logging.get_logger(__name__)

@@ -10,7 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from audiorl.augment import load_augmentation
-from audiorl.datasets.seconds import check_bounds
+from audiorl.datasets.length_filter import check_bounds
 from audiorl.losses.settings import number_not_below
 from audiorl.models import SpeechFamily
 from audiorl.normalisers import normaliser

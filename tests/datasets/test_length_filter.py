@@ -8,9 +8,9 @@ import math
 import datasets
 import pytest
 
-import audiorl.datasets.seconds as seconds_module
+import audiorl.datasets.length_filter as seconds_module
 from audiorl.datasets import SkippedRows, speech_rows
-from audiorl.datasets.seconds import (
+from audiorl.datasets.length_filter import (
     check_bounds,
     clip_seconds,
     drop_outside,

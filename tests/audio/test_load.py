@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from audiorl.audio import SILENCE_PEAK, AudioFault, audio_seconds, load_audio
-from audiorl.audio_containers import inspect_container
+from audiorl.audio.containers import inspect_container
 
 RATE = 16000
 LOSSY = {"mp3", "ogg", "opus"}

@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import soundfile
 
-from audiorl.audio_containers import inspect_container
-from audiorl.audio_sources import AudioFault, Clip, array_clip, entry_file, entry_name, holds_array
+from audiorl.audio.containers import inspect_container
+from audiorl.audio.sources import AudioFault, Clip, array_clip, entry_file, entry_name, holds_array
 
 __all__ = ["SILENCE_PEAK", "AudioFault", "audio_bytes", "audio_seconds", "load_audio"]
 

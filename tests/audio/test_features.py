@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from audiorl.audio import AudioFault
-from audiorl.audio_features import (
+from audiorl.audio.features import (
     ClipProcessor,
     cut_clip,
     fit_clip,

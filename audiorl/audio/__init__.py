@@ -1,0 +1,64 @@
+"""Clips in, mono float32 at the model's rate out.
+
+    load        one clip decoded, or its length; what makes a clip unusable
+    sources     the shapes in which a row may give its clip
+    containers  what a file's bytes say of themselves: kind, length, a missing end
+    features    what is made of a clip besides a model's own input
+
+Names are loaded on first use, so that a fault can be raised without decoders.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from audiorl.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from audiorl.audio.features import (
+        ClipProcessor,
+        ProcessedClip,
+        cut_clip,
+        fit_clip,
+        log_mel_spectrogram,
+        mel_spectrogram,
+        mfcc,
+        normalise_peak,
+    )
+    from audiorl.audio.load import SILENCE_PEAK, audio_bytes, audio_seconds, load_audio
+    from audiorl.audio.sources import AudioFault
+
+# public name -> module
+_HOMES = {
+    "AudioFault": "sources",
+    "ClipProcessor": "features",
+    "ProcessedClip": "features",
+    "SILENCE_PEAK": "load",
+    "audio_bytes": "load",
+    "audio_seconds": "load",
+    "cut_clip": "features",
+    "fit_clip": "features",
+    "load_audio": "load",
+    "log_mel_spectrogram": "features",
+    "mel_spectrogram": "features",
+    "mfcc": "features",
+    "normalise_peak": "features",
+}
+
+__all__ = [
+    "SILENCE_PEAK",
+    "AudioFault",
+    "ClipProcessor",
+    "ProcessedClip",
+    "audio_bytes",
+    "audio_seconds",
+    "cut_clip",
+    "fit_clip",
+    "load_audio",
+    "log_mel_spectrogram",
+    "mel_spectrogram",
+    "mfcc",
+    "normalise_peak",
+]
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)
