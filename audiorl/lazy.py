@@ -12,12 +12,13 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], 
 
     Args:
         package: its `__name__`.
-        homes: public name -> the module of the package that holds it.
+        homes: public name -> the module of the package that holds it, or the full name of one elsewhere.
     """
 
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        home = homes[name]
+        return getattr(importlib.import_module(home if "." in home else f"{package}.{home}"), name)
 
     return get, lambda: sorted(homes)

@@ -321,7 +321,7 @@ def test_a_classifiers_card_has_the_share_of_wrong_labels_and_no_wer(tmp_path, c
     made.save_model()
     data, text = card_of(tmp_path / "out")
     assert "| wrong labels | 50.0 % (" in text and "| 5.0 % (0.0 to 15.0) |" in text
-    assert "WER" not in text and "Normaliser" not in text
+    assert "WER" not in text and "Normalizer" not in text
     assert data["pipeline_tag"] == "audio-classification" and data["metrics"] == ["accuracy"]
     assert data["model-index"][0]["results"][0]["metrics"][0]["value"] == 95.0
     assert data.keys() >= {"license", "tags"} and "base_model" not in data  # its folder is gone

@@ -79,7 +79,7 @@ def _check(models: ModelArguments, data: DataArguments, counting: CountingArgume
 def counted(data: DataArguments, counting: CountingArguments) -> EvaluationSettings:
     """The settings that flags ask for; files that they name are read now."""
     from audiorl.evaluation.settings import LABELS, TRANSCRIPTION, EvaluationSettings
-    from audiorl.rewards.keyword_counts import read_keywords
+    from audiorl.text.keywords import read_keywords
 
     return EvaluationSettings(
         task=TRANSCRIPTION if data.label_column is None else LABELS,
@@ -178,10 +178,10 @@ def served_models(models: ModelArguments) -> list[System]:
 
 def with_spelling(settings: EvaluationSettings, name: str, systems: Sequence[Any]) -> EvaluationSettings:
     """One normaliser for all models: "english" takes the first spelling table that a checkpoint brings."""
-    from audiorl.normalisers import normaliser
+    from audiorl.text.normalizers import normalizer
 
     processors = [system.family.processor for system in systems if hasattr(system, "family")]
-    found = [normaliser(name, processor=processor) for processor in processors]
+    found = [normalizer(name, processor=processor) for processor in processors]
     spelling = next((one for one in found if one.name != settings.normaliser.name), None)
     return settings if spelling is None else replace(settings, normalise=spelling)
 

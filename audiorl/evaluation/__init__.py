@@ -1,7 +1,6 @@
 """Measuring: transcripts of a data set, error counts, error rates, and how sure they are.
 
-Names are loaded on first use: counting errors loads no torch, and rewards, which count errors too, may be imported
-first.
+Names are loaded on first use: counting errors loads no torch.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from audiorl.evaluation.comparison import Comparison, Decoded, compare
     from audiorl.evaluation.document import read_document
     from audiorl.evaluation.endpoint import Endpoint, EndpointError
-    from audiorl.evaluation.error_rates import ErrorCounts, Errors, count_errors
     from audiorl.evaluation.measurement import Measurement, measure
     from audiorl.evaluation.results import EvaluationResult, evaluate_model, format_result
     from audiorl.evaluation.run import Evaluation, NamedRows, evaluate
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from audiorl.evaluation.significance import PairedResult, bootstrap_interval, paired_bootstrap
     from audiorl.evaluation.systems import LocalModel
     from audiorl.evaluation.transcription import transcribe
+    from audiorl.text.error_rates import ErrorCounts, Errors, count_errors
 
 # public name -> module
 _HOMES = {
@@ -29,8 +28,8 @@ _HOMES = {
     "Decoded": "comparison",
     "Endpoint": "endpoint",
     "EndpointError": "endpoint",
-    "ErrorCounts": "error_rates",
-    "Errors": "error_rates",
+    "ErrorCounts": "audiorl.text.error_rates",
+    "Errors": "audiorl.text.error_rates",
     "Evaluation": "run",
     "EvaluationResult": "results",
     "EvaluationSettings": "settings",
@@ -40,7 +39,7 @@ _HOMES = {
     "PairedResult": "significance",
     "bootstrap_interval": "significance",
     "compare": "comparison",
-    "count_errors": "error_rates",
+    "count_errors": "audiorl.text.error_rates",
     "evaluate": "run",
     "evaluate_model": "results",
     "format_result": "results",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from audiorl.evaluation.error_rates import Errors, count_errors
 from audiorl.evaluation.significance import PairedResult, bootstrap_interval, paired_bootstrap
+from audiorl.text.error_rates import Errors, count_errors
 
 
 class Decoded(NamedTuple):

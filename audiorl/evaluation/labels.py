@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from audiorl.evaluation.error_rates import Errors, transcripts_digest
 from audiorl.evaluation.settings import EvaluationSettings
 from audiorl.rewards.labels import LabelMatch
+from audiorl.text.error_rates import Errors, transcripts_digest
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from audiorl.evaluation.clips import Clip
-from audiorl.evaluation.error_rates import Errors, count_errors
 from audiorl.evaluation.labels import LabelAnswers, answers
 from audiorl.evaluation.settings import LABELS, LEVEL, EvaluationSettings
 from audiorl.evaluation.significance import bootstrap_interval
 from audiorl.evaluation.summaries import Keywords, Silence, Summary
 from audiorl.rewards.hallucination import ONE_CHARACTER_OVER_AND_OVER, Hallucination
-from audiorl.rewards.keyword_counts import KeywordCounts, KeywordFinder, count_keywords
-from audiorl.rewards.texts import text_pairs
+from audiorl.text.error_rates import Errors, count_errors
+from audiorl.text.keywords import KeywordCounts, KeywordFinder, count_keywords
+from audiorl.text.pairs import text_pairs
 
 
 @dataclass(frozen=True)

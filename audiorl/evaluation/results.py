@@ -11,11 +11,11 @@ from typing import Any
 from torch import nn
 
 from audiorl.evaluation.clips import Clip, check_row, clip_of
-from audiorl.evaluation.error_rates import Errors
 from audiorl.evaluation.measurement import Measurement, measure
 from audiorl.evaluation.settings import EvaluationSettings
 from audiorl.evaluation.transcription import family_of, generation_settings, transcribed_rows
-from audiorl.normalisers import normaliser
+from audiorl.text.error_rates import Errors
+from audiorl.text.normalizers import normalizer
 
 # What of a generation config decides how a transcript is searched for.
 DECODING_SETTINGS = (
@@ -138,7 +138,7 @@ def evaluate_model(
     family = family or family_of(model, processor)
     settings = EvaluationSettings(
         text_column=text_column,
-        normalise=normaliser(normalise, processor=processor),
+        normalise=normalizer(normalise, processor=processor),
         unit=unit,
         group_column=group_column,
         resamples=resamples,

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from audiorl.evaluation.error_rates import resolve_unit
-from audiorl.normalisers import Normaliser, normaliser
+from audiorl.text.error_rates import resolve_unit
+from audiorl.text.normalizers import Normalizer, normalizer
 
 # Of every interval; `paired_bootstrap` knows no other.
 LEVEL = 0.95
@@ -23,7 +23,7 @@ class EvaluationSettings:
         task: "transcription" counts words or characters; "labels" asks whether a hypothesis is the row's label.
         text_column: column of the transcript, "" where nothing was said; with "labels" of the label, as text, or of a
             list of answers to the row's question, any of which is right and the first of which stands for all.
-        normalise: a name or function that `audiorl.normalisers.normaliser` takes.
+        normalise: a name or function that `audiorl.text.normalizers.normalizer` takes.
         unit: see `audiorl.evaluation.count_errors`; not read with "labels".
         group_column: column whose values, usually speakers, the bootstrap draws; None draws clips.
         resamples: of the bootstrap, > 0.
@@ -55,7 +55,7 @@ class EvaluationSettings:
     label_similarity: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "normalise", normaliser(self.normalise))
+        object.__setattr__(self, "normalise", normalizer(self.normalise))
         resolve_unit(self.unit, ())
         if self.task not in (TRANSCRIPTION, LABELS):
             raise ValueError(
@@ -76,9 +76,9 @@ class EvaluationSettings:
             )
 
     @property
-    def normaliser(self) -> Normaliser:
+    def normaliser(self) -> Normalizer:
         """What `normalise` stands for."""
-        return normaliser(self.normalise)
+        return normalizer(self.normalise)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as an evaluation document has them, see `audiorl.evaluation.document`."""

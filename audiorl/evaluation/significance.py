@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from audiorl.evaluation.error_rates import Errors
+from audiorl.text.error_rates import Errors
 
 # Resampled places held at once; bounds memory at some tens of MB whatever the number of utterances.
 _PLACES_AT_ONCE = 2_000_000

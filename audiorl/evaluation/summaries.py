@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from audiorl.rewards.keyword_counts import KeywordCounts
+from audiorl.text.keywords import KeywordCounts
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Silence:
 
 @dataclass(frozen=True)
 class Keywords:
-    """Keyword occurrences summed over the clips, and the rates made of the sums, see `rewards.keyword_counts`."""
+    """Keyword occurrences summed over the clips, and the rates made of the sums, see `audiorl.text.keywords`."""
 
     hits: int
     true: int

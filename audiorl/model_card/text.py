@@ -101,7 +101,7 @@ def _error_rates(facts: CardFacts) -> str:
     found = facts.measurement
     rows = [_rate_row(name, rate) for name, rate in found.rates.items()]
     name, rate = found.main
-    normaliser = "" if name == WRONG_LABELS else f"Normaliser: `{rate.after.normaliser}`. "
+    normaliser = "" if name == WRONG_LABELS else f"Normalizer: `{rate.after.normaliser}`. "
     decoding = ", ".join(f"{name} {plain(value)}" for name, value in found.decoding.items())
     answers = facts.pipeline_tag == "audio-text-to-text"
     return "\n\n".join(

@@ -57,7 +57,7 @@ class CTCText:
             shown = ", ".join(map(repr, lost[:NAMED])) + (", ..." if len(lost) > NAMED else "")
             raise ValueError(
                 f"the model's vocabulary has no symbol for {shown or 'a part of it'}. Spell it out, or take it out of "
-                "the text (audiorl.normalisers)."
+                "the text (audiorl.text.normalizers)."
             )
         return TokenizedText([self.blank, *ids, self.blank], 1)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from audiorl.audio.sources import short_repr
-from audiorl.hotwords import COLUMN, read_hotwords
+from audiorl.text.hotwords import COLUMN, read_hotwords
 
 
 def read_prompt(row: Mapping[str, Any]) -> tuple[str | None, list[str]]:

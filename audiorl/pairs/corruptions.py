@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
-from audiorl.evaluation.error_rates import resolve_unit
-from audiorl.normalisers import normaliser
 from audiorl.pairs.confusions import HOMOPHONES, NEIGHBOURS, NUMBER_WORDS
 from audiorl.rewards.language import language_code
 from audiorl.rewards.stock_phrases import STOCK_PHRASES
+from audiorl.text.error_rates import resolve_unit
+from audiorl.text.normalizers import normalizer
 
 LONGEST_DELETION = 3
 LONGEST_TAIL = 4
@@ -156,7 +156,7 @@ def synthetic_negatives(
         language: code or English name; None leaves out homophones, endings and number words.
         keywords: names and terms in the text.
         kinds: of `CORRUPTIONS`, taken in turn, in an order drawn from the seed; default all.
-        normalise: see `audiorl.normalisers.normaliser`; what it makes equal is the same text.
+        normalise: see `audiorl.text.normalizers.normalizer`; what it makes equal is the same text.
 
     Raises:
         ValueError: count below 1 or an unknown kind.
@@ -168,7 +168,7 @@ def synthetic_negatives(
             f"Synthetic negatives are count >= 1 of the kinds {', '.join(CORRUPTIONS)}; got count={count} and "
             f"kinds={chosen}. Leave kinds out for all of them."
         )
-    plain = normaliser(normalise)
+    plain = normalizer(normalise)
     spaced = resolve_unit("auto", [text]) == "word"
     code = language_code(language) if language else None
     source = Source(text, code, tuple(word for word in keywords or () if word.strip()), spaced)

@@ -24,13 +24,13 @@ from audiorl.collator import SpeechCollator
 from audiorl.datasets import BadRowsError, SkippedRows, judge_row
 from audiorl.evaluation import count_errors
 from audiorl.models import SpeechFamily
-from audiorl.normalisers import Normaliser, normaliser
 from audiorl.pairs.hard_cases import is_hard_case
 from audiorl.pairs.hypotheses import Hypothesis, corrupted_hypotheses, decoded_texts, model_hypotheses
 from audiorl.pairs.records import MinedBatch, MinedClip, check_columns, own_columns
 from audiorl.pairs.settings import MiningConfig
 from audiorl.pairs.strategies import STRATEGIES, TRANSCRIPT, Pair, ScoredTexts
 from audiorl.rewards import RewardError, RewardSet, RightScript
+from audiorl.text.normalizers import Normalizer, normalizer
 
 Row = dict[str, Any]
 UNUSABLE = "rows that cannot be used"
@@ -45,7 +45,7 @@ class Candidates(NamedTuple):
     copies: list[int]
 
 
-def distinct_texts(row: Row, transcript: Hypothesis, found: Sequence[Hypothesis], plain: Normaliser) -> Candidates:
+def distinct_texts(row: Row, transcript: Hypothesis, found: Sequence[Hypothesis], plain: Normalizer) -> Candidates:
     """Hypotheses that the normaliser makes equal stand once, as the first; one equal to the transcript stays."""
     kept: dict[str, Hypothesis] = {}
     copies: dict[str, int] = {}
@@ -87,7 +87,7 @@ class Miner:
         self.rewards = None if config.reward_funcs is None else RewardSet(config.reward_funcs, config.reward_weights)
         if self.rewards is not None and self.family is None:
             _require_no_tokens(self.rewards)
-        self.plain = normaliser(config.normalise)
+        self.plain = normalizer(config.normalise)
         self.right_script = RightScript()
 
     def __call__(self, rows: Sequence[Row]) -> MinedBatch:

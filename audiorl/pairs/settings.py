@@ -107,7 +107,7 @@ class MiningConfig:
         metadata={"help": "Decode every clip as the generation config says too, for the WER before tuning."},
     )
     normalise: str = field(
-        default="basic", metadata={"help": "Normaliser of texts before they are compared: basic, lower, english, none."}
+        default="basic", metadata={"help": "Normalizer of texts before they are compared: basic, lower, english, none."}
     )
     unit: str = field(default="auto", metadata={"help": "What is counted: word, character, mixed or auto."})
     seed: int = field(default=0, metadata={"help": "Of samples and corruptions, at least 0."})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from audiorl.evaluation.error_rates import align_units, split_units
+from audiorl.text.error_rates import align_units, split_units
 
 EQUAL, SUBSTITUTION, INSERTION, DELETION = "=", "S", "I", "D"
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from audiorl.evaluation.error_rates import resolve_unit
-from audiorl.normalisers import normaliser
 from audiorl.report.alignment import EQUAL, SUBSTITUTION, Piece, align
 from audiorl.report.audio import PageAudio
 from audiorl.report.breakdown import by_part, by_word
 from audiorl.report.curves import charts
 from audiorl.report.run_folder import RunFolder
+from audiorl.text.error_rates import resolve_unit
+from audiorl.text.normalizers import normalizer
 
 # Names under which results stand that cannot be looked up again -> the nearest that can.
 NEAREST_NORMALISER = {"english+spelling": "english"}
@@ -126,7 +126,7 @@ def _alignments(clips: Sequence[dict], unit: str, name: str, notes: list[str]) -
 def _normaliser(name: str, notes: list[str]) -> Callable[[str], str]:
     """The normaliser of a result, or the nearest one that needs no checkpoint, which the page then says."""
     try:
-        return normaliser(name)
+        return normalizer(name)
     except ValueError:
         used = NEAREST_NORMALISER.get(name, "basic")
         note = (
@@ -135,7 +135,7 @@ def _normaliser(name: str, notes: list[str]) -> Callable[[str], str]:
         )
         if note not in notes:
             notes.append(note)
-        return normaliser(used)
+        return normalizer(used)
 
 
 def _plain(pieces: Sequence[Piece]) -> list[list[str]]:

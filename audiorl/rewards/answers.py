@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from audiorl.normalisers import normaliser
-from audiorl.rewards.texts import ShippedReward, completion_text, text_pairs
+from audiorl.rewards.base import ShippedReward
+from audiorl.text.normalizers import normalizer
+from audiorl.text.pairs import completion_text, text_pairs
 
 
 def accepted_answers(found: Any, column: str) -> Sequence[str]:
@@ -42,7 +43,7 @@ class AnswerMatch(ShippedReward):
         partial: whether a part of an answer is worth something; without it only a whole one counts, once both are
             normalised.
         column: of the rows, with a text, or with a list where several answers are right ("two", "2").
-        normalise: see `audiorl.normalisers.normaliser`; applied to answers and completions.
+        normalise: see `audiorl.text.normalizers.normalizer`; applied to answers and completions.
         name: see `ShippedReward`.
 
     Range: [0, 1]; {0, 1} without partial. A question without an answer (an empty list, ""): 1 for an empty completion,
@@ -64,7 +65,7 @@ class AnswerMatch(ShippedReward):
     default_name: ClassVar[str] = "answer_match"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "normalise", normaliser(self.normalise))
+        object.__setattr__(self, "normalise", normalizer(self.normalise))
 
     @property
     def needed_columns(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -84,7 +85,7 @@ class AnswerMatch(ShippedReward):
             raise ValueError(f"{self.__name__}: {error}") from error
 
     def _score(self, said: str, answers: Sequence[str]) -> float:
-        function = normaliser(self.normalise)
+        function = normalizer(self.normalise)
         if not self.partial:
             return float(function(said) in map(function, answers))
         pairs = text_pairs([said] * len(answers), answers, function, "auto")

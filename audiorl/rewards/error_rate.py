@@ -16,7 +16,8 @@ from typing import ClassVar
 
 from rapidfuzz.distance import Levenshtein
 
-from audiorl.rewards.texts import PairReward, TextPair
+from audiorl.rewards.base import PairReward
+from audiorl.text.pairs import TextPair
 
 
 def edit_count(pair: TextPair) -> int:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from audiorl.normalisers import basic_text
+from audiorl.rewards.base import TextReward
 from audiorl.rewards.hallucination import Hallucination
-from audiorl.rewards.keyword_counts import KeywordFinder
-from audiorl.rewards.keywords import KEYWORDS, KeywordScore
+from audiorl.rewards.keywords import KEYWORDS, KeywordScore, RowKeywords
 from audiorl.rewards.language import RightScript
 from audiorl.rewards.stock_phrases import NoStockPhrases
-from audiorl.rewards.texts import Opcodes, TextPair, TextReward, completion_text
+from audiorl.text.normalizers import basic_text
+from audiorl.text.pairs import Opcodes, TextPair, completion_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class FunASR(TextReward):
         pairs = self.pairs(said, text)
         foreign = right_script(said, text, language)
         rows = scorer.keywords_of_rows(len(said), columns)
-        find = KeywordFinder(self.normaliser)
+        find = RowKeywords(self.normaliser)
         basic = self.normaliser.name == "basic"
         rewards: list[float | None] = []
         for pair, one, transcript, wanted, r4 in zip(pairs, said, text, rows, foreign, strict=True):

@@ -15,8 +15,9 @@ from typing import Any, ClassVar, NamedTuple
 
 from rapidfuzz.distance import Levenshtein
 
-from audiorl.evaluation.error_rates import split_units
-from audiorl.rewards.texts import Opcodes, TextPair, TextReward, completion_text
+from audiorl.rewards.base import TextReward
+from audiorl.text.error_rates import split_units
+from audiorl.text.pairs import Opcodes, TextPair, completion_text
 
 ONE_CHARACTER_OVER_AND_OVER = r"(\S)\1{9,}"
 # Spans of raw text that are no speech, wherever the transcript has none of them.

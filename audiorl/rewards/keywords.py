@@ -1,4 +1,4 @@
-"""Rewards of keywords, names and terms that matter more than other words; `keyword_counts.py` says what is counted."""
+"""Rewards of keywords, that is names and terms; `audiorl.text.keywords` says what is counted."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from audiorl import hotwords
+from audiorl.rewards.base import TextReward
 from audiorl.rewards.errors import RewardError
-from audiorl.rewards.keyword_counts import (
+from audiorl.text import hotwords
+from audiorl.text.keywords import (
     KeywordFinder,
     KeywordIndex,
     checked_keywords,
@@ -18,10 +19,30 @@ from audiorl.rewards.keyword_counts import (
     keyword_places,
     read_keywords,
 )
-from audiorl.rewards.texts import TextPair, TextReward
+from audiorl.text.pairs import TextPair
 
 # the column that rewards read where no other is named
 KEYWORDS = "keywords"
+
+
+def _listed(keywords: str | os.PathLike[str] | Sequence[str]) -> tuple[str, ...]:
+    """A reward's own keywords, from a file or a list."""
+    try:
+        if isinstance(keywords, str | os.PathLike):
+            return read_keywords(keywords)
+        return checked_keywords(keywords, "the list")
+    except ValueError as error:
+        raise RewardError(str(error)) from error
+
+
+class RowKeywords(KeywordFinder):
+    """A `KeywordFinder` for rewards: a row's bad list is a `RewardError`."""
+
+    def __call__(self, keywords: Sequence[str], unit: str) -> KeywordIndex:
+        try:
+            return super().__call__(keywords, unit)
+        except ValueError as error:
+            raise RewardError(str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +63,7 @@ class KeywordReward(TextReward):
     Raises:
         RewardError: when built, an unreadable or empty list, or a column beside a list; when called, a row whose
             keywords are no list of texts.
-        ValueError: when called, a row whose hot words are no words, see `audiorl.hotwords.read_hotwords`.
+        ValueError: when called, a row whose hot words are no words, see `audiorl.text.hotwords.read_hotwords`.
     """
 
     keywords: str | os.PathLike[str] | Sequence[str] | None = None
@@ -55,10 +76,8 @@ class KeywordReward(TextReward):
                 f"{self.__name__} takes keywords from one place, but got a list for all rows and column="
                 f"{self.column!r}. Leave one of the two out."
             )
-        if isinstance(self.keywords, str | os.PathLike):
-            object.__setattr__(self, "keywords", read_keywords(self.keywords))
-        elif self.keywords is not None:
-            object.__setattr__(self, "keywords", checked_keywords(self.keywords, "the list"))
+        if self.keywords is not None:
+            object.__setattr__(self, "keywords", _listed(self.keywords))
 
     @property
     def needed_columns(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -71,7 +90,7 @@ class KeywordReward(TextReward):
                 f"{self.__name__} has no keywords: it was built without a list, and the rows have no column "
                 f"{self.column!r}. Pass keywords=, a list or a file, or column=, another column, or add the column."
             )
-        find = KeywordFinder(self.normaliser)
+        find = RowKeywords(self.normaliser)
         return [
             None if pair is None or not keywords else self.score(pair, find(keywords, pair.unit))
             for pair, keywords in zip(

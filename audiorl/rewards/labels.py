@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 from rapidfuzz.distance import Levenshtein
 
-from audiorl.normalisers import Normaliser, normaliser
-from audiorl.rewards.texts import ShippedReward, completion_text
+from audiorl.rewards.base import ShippedReward
+from audiorl.text.normalizers import Normalizer, normalizer
+from audiorl.text.pairs import completion_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class LabelMatch(ShippedReward):
         aliases: label -> other spellings that count as it.
         min_similarity: above 0 to 1; 1 takes exact matches only.
         column: of the rows, with the label as text.
-        normalise: see `audiorl.normalisers.normaliser`; applied to labels and completions.
+        normalise: see `audiorl.text.normalizers.normalizer`; applied to labels and completions.
         name: see `ShippedReward`.
 
     Range: [0, 1]; {0, 1} for exact matches. Empty label: 1 for an empty hypothesis, else 0. Empty hypothesis: 0 for any
@@ -52,7 +53,7 @@ class LabelMatch(ShippedReward):
     default_name: ClassVar[str] = "label_match"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "normalise", normaliser(self.normalise))
+        object.__setattr__(self, "normalise", normalizer(self.normalise))
         if not 0 < self.min_similarity <= 1:
             raise ValueError(
                 f"{self.__name__} takes completions of a similarity of min_similarity, above 0 to 1; got "
@@ -66,7 +67,7 @@ class LabelMatch(ShippedReward):
 
     def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float | None]:
         """One value for each completion; None where the row has no label."""
-        function, known = normaliser(self.normalise), self._spellings()
+        function, known = normalizer(self.normalise), self._spellings()
         rewards: list[float | None] = []
         for completion, label in zip(completions, columns[self.column], strict=True):
             if label is None:
@@ -86,7 +87,7 @@ class LabelMatch(ShippedReward):
         With min_similarity below 1 that is the label of the nearest spelling, if it is near enough and no other label
         has one as near.
         """
-        said, known = normaliser(self.normalise)(completion_text(completion)), self._spellings()
+        said, known = normalizer(self.normalise)(completion_text(completion)), self._spellings()
         if said in known or self.min_similarity == 1:
             return known.get(said)
         nearest = max((_similarity(said, spelling) for spelling in known), default=0.0)
@@ -104,7 +105,7 @@ class LabelMatch(ShippedReward):
 
     def _spellings(self) -> dict[str, str]:
         """Every normalised spelling with the normalised label that it stands for."""
-        function: Normaliser = normaliser(self.normalise)
+        function: Normalizer = normalizer(self.normalise)
         pairs = [(label, label) for label in (*self.labels, *self.aliases)]
         pairs += [(alias, label) for label, aliases in self.aliases.items() for alias in aliases]
         known: dict[str, str] = {}
@@ -130,7 +131,7 @@ class LabelSetMatch(ShippedReward):
         separator: what stands between the labels of a completion, ", " for example; None takes the whole completion
             for one label, as labels may contain commas themselves.
         column: of the rows, with lists of labels.
-        normalise: see `audiorl.normalisers.normaliser`; applied to each label.
+        normalise: see `audiorl.text.normalizers.normalizer`; applied to each label.
         name: see `ShippedReward`.
 
     Range: [0, 1]. A label said twice counts once. A row without labels (an empty list): 1 for an empty completion, else
@@ -151,7 +152,7 @@ class LabelSetMatch(ShippedReward):
     default_name: ClassVar[str] = "label_set_match"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "normalise", normaliser(self.normalise))
+        object.__setattr__(self, "normalise", normalizer(self.normalise))
         if not 0 <= self.beta < math.inf:
             raise ValueError(
                 f"{self.__name__} weighs recall by beta, 0 or more; got {self.beta}. Use 0 for precision alone, 1 for "
@@ -185,7 +186,7 @@ class LabelSetMatch(ShippedReward):
         return labels
 
     def _set(self, labels: Sequence[str]) -> set[str]:
-        function = normaliser(self.normalise)
+        function = normalizer(self.normalise)
         return {label for label in map(function, labels) if label}
 
     def _score(self, said: set[str], true: set[str]) -> float:

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 import regex
 
-from audiorl.rewards.texts import ShippedReward, completion_text
+from audiorl.rewards.base import ShippedReward
+from audiorl.text.pairs import completion_text
 
 # script -> languages written in it, by the codes Whisper and most data sets use
 _LANGUAGES = {

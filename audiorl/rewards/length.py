@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from audiorl.rewards.texts import PairReward, ShippedReward, TextPair
+from audiorl.rewards.base import PairReward, ShippedReward
+from audiorl.text.pairs import TextPair
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,11 +20,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from audiorl.normalisers import normaliser
+from audiorl.rewards.base import ShippedReward
 from audiorl.rewards.error_rate import OneMinusWER
 from audiorl.rewards.errors import RewardError
 from audiorl.rewards.signal_quality import SignalQuality, signal_quality
-from audiorl.rewards.texts import ShippedReward
+from audiorl.text.normalizers import normalizer
 
 Transcribe = Callable[[Sequence[np.ndarray]], Sequence[str]]
 Embed = Callable[[Sequence[np.ndarray]], Any]  # (N, E), an array or what numpy makes one of
@@ -59,7 +59,7 @@ class SpeechQuality(ShippedReward):
         weights: of intelligibility, quality and speaker, >= 0, one of the first two above 0.
         sampling_rate: Hz, at which clips are judged and handed to both models.
         column: of the rows, with a recording of the speaker whose voice it should be.
-        normalise: of the texts before words are compared, see `audiorl.normalisers.normaliser`.
+        normalise: of the texts before words are compared, see `audiorl.text.normalizers.normalizer`.
         name: see `ShippedReward`.
 
     Range: [0, 1]. A row whose `text` is None gives None.
@@ -79,7 +79,7 @@ class SpeechQuality(ShippedReward):
     default_name: ClassVar[str] = "speech_quality"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "normalise", normaliser(self.normalise))
+        object.__setattr__(self, "normalise", normalizer(self.normalise))
         sound = len(self.weights) == 3 and all(0 <= weight < math.inf for weight in self.weights)
         if not sound or not sum(self.weights[:2]):
             raise RewardError(

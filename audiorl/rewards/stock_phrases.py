@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from audiorl.evaluation.error_rates import UNSPACED_CHARACTER
-from audiorl.normalisers import basic_text
-from audiorl.rewards.texts import ShippedReward, completion_text
+from audiorl.rewards.base import ShippedReward
+from audiorl.text.error_rates import UNSPACED_CHARACTER
+from audiorl.text.normalizers import basic_text
+from audiorl.text.pairs import completion_text
 
 # By language; phrases that hardly occur in speech other than that of video makers. "Thank you" alone is none of them.
 STOCK_PHRASES: dict[str, tuple[str, ...]] = {

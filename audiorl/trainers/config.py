@@ -13,7 +13,7 @@ from audiorl.augment import load_augmentation
 from audiorl.datasets.length_filter import check_bounds
 from audiorl.losses.settings import number_not_below
 from audiorl.models import SpeechFamily
-from audiorl.normalisers import normaliser
+from audiorl.text.normalizers import normalizer
 from audiorl.trainers.precision import check_device
 
 OnBadRows = Literal["error", "skip"]
@@ -133,7 +133,7 @@ class SpeechConfig(TrainingArguments):
     )
     wer_normaliser: str = field(
         default="basic",
-        metadata={"help": "Normaliser of transcripts and hypotheses before WER and CER: basic, english, lower, none."},
+        metadata={"help": "Normalizer of transcripts and hypotheses before WER and CER: basic, english, lower, none."},
     )
 
     # Hub
@@ -188,7 +188,7 @@ class SpeechConfig(TrainingArguments):
             raise ValueError("hub_merge_adapter says what is pushed, and nothing is. Add push_to_hub, or leave it out.")
         check_bounds(self.min_audio_seconds, self.max_audio_seconds)
         self._check_logs()
-        normaliser(self.wer_normaliser)
+        normalizer(self.wer_normaliser)
         if self.augmentation is not None:
             load_augmentation(self.augmentation)
         # Rows of one clip differ in length from process to process, so each process reads its own share of a stream.

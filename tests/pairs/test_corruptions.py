@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audiorl.normalisers import normaliser
 from audiorl.pairs import CORRUPTIONS, synthetic_negatives
 from audiorl.pairs.confusions import HOMOPHONES, NEIGHBOURS, NUMBER_WORDS
 from audiorl.pairs.corruptions import Source
 from audiorl.rewards.stock_phrases import STOCK_PHRASES
+from audiorl.text.normalizers import normalizer
 
 WORDS = st.sampled_from(
     [
@@ -53,7 +53,7 @@ def test_negatives_differ_from_the_transcript_and_from_each_other_and_come_again
 ):
     given = {"count": count, "seed": seed, "language": language, "keywords": ["Berlin", "dog"], "normalise": normalise}
     made = synthetic_negatives(text, **given)
-    plain = normaliser(normalise)
+    plain = normalizer(normalise)
     seen = [plain(text), *(plain(negative.text) for negative in made)]
     assert len(set(seen)) == len(seen) <= count + 1
     assert all(said.strip() for said in seen[1:])

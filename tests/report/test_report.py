@@ -16,8 +16,6 @@ import soundfile
 from audiorl.commands.report import main
 from audiorl.evaluation import Decoded
 from audiorl.evaluation.document import read_document
-from audiorl.evaluation.error_rates import count_errors
-from audiorl.normalisers import normaliser
 from audiorl.report import checkpoint_table, read_run, write_report
 from audiorl.report.alignment import DELETION, EQUAL, INSERTION, SUBSTITUTION, Piece, align, true_units
 from audiorl.report.audio import PageAudio
@@ -25,6 +23,8 @@ from audiorl.report.breakdown import by_word
 from audiorl.report.curves import charts
 from audiorl.report.leaving import KeptAudio, Systems, leave_evaluation, leave_groups, start_run
 from audiorl.report.page import script_safe_json
+from audiorl.text.error_rates import count_errors
+from audiorl.text.normalizers import normalizer
 from tests.report.example_run import SCRIPT, history, texts, write_clip, write_lines, write_run
 
 
@@ -34,7 +34,7 @@ def data_of(page: Path) -> dict:
 
 
 def test_an_alignment_worked_by_hand():
-    found = align(["The cat sat, here"], ["the hat sat on here now"], unit="word", normalise=normaliser("basic"))
+    found = align(["The cat sat, here"], ["the hat sat on here now"], unit="word", normalise=normalizer("basic"))
     assert found == [
         [
             Piece(EQUAL, "the", "the"),
@@ -55,7 +55,7 @@ def test_alignments_hold_as_many_errors_and_units_as_are_counted(unit):
     true, said, _ = texts(40)
     true, said = [*true, "我买了 new phone", ""], [*said, "我卖 phone", "oh"]
     errors = count_errors(true, said, unit=unit, normalise="basic")
-    for place, pieces in enumerate(align(true, said, unit=unit, normalise=normaliser("basic"))):
+    for place, pieces in enumerate(align(true, said, unit=unit, normalise=normalizer("basic"))):
         kinds = [piece.kind for piece in pieces]
         counted = errors[place]
         assert kinds.count(SUBSTITUTION) == counted.substitutions

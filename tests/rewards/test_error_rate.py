@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audiorl.evaluation import count_errors
-from audiorl.evaluation.error_rates import split_units
 from audiorl.rewards import ExactMatch, NegativeCER, NegativeEdits, NegativeWER, OneMinusWER
-from audiorl.rewards.texts import completion_text, unit_of_row
+from audiorl.text.error_rates import split_units
+from audiorl.text.pairs import completion_text, unit_of_row
 from tests.rewards.examples import score_one
 
 NAMES = ("one_minus_wer", "negative_wer", "negative_cer", "negative_edits", "exact_match")

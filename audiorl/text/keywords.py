@@ -18,10 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from audiorl.evaluation.error_rates import split_units
-from audiorl.normalisers import Normaliser
-from audiorl.rewards.errors import RewardError
-from audiorl.rewards.texts import TextPair
+from audiorl.text.error_rates import split_units
+from audiorl.text.normalizers import Normalizer
+from audiorl.text.pairs import TextPair
 
 # first unit -> keywords that begin with it, as tuples of units
 KeywordIndex = Mapping[str, Sequence[tuple[str, ...]]]
@@ -47,19 +46,19 @@ def read_keywords(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Keywords from a UTF-8 text file, one a line; blank lines are left out.
 
     Raises:
-        RewardError: no such file, or no keyword in it.
+        ValueError: no such file, or no keyword in it.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise RewardError(
+        raise ValueError(
             f"Keywords cannot be read from {os.fspath(path)!r}: {error}. Give a UTF-8 text file, one keyword a line, "
             "or a list."
         ) from error
     return checked_keywords([line.strip() for line in lines if line.strip()], f"the file {os.fspath(path)}")
 
 
-def keyword_index(keywords: Sequence[str], function: Normaliser, unit: str) -> KeywordIndex:
+def keyword_index(keywords: Sequence[str], function: Normalizer, unit: str) -> KeywordIndex:
     """Normalised keywords by their first unit; those of which nothing is left do not occur."""
     index: dict[str, list[tuple[str, ...]]] = {}
     for units in dict.fromkeys(tuple(split_units(function(keyword), unit)) for keyword in keywords):
@@ -90,7 +89,7 @@ def count_keywords(pair: TextPair, index: KeywordIndex) -> KeywordCounts:
 class KeywordFinder:
     """Indices of the keyword lists of one batch: the same list of K hypotheses is normalised once."""
 
-    def __init__(self, function: Normaliser):
+    def __init__(self, function: Normalizer):
         self._function = function
         self._known: dict[tuple[tuple[str, ...], str], KeywordIndex] = {}
 
@@ -107,11 +106,11 @@ def checked_keywords(keywords: Any, source: str) -> tuple[str, ...]:
     """The keywords of a list.
 
     Raises:
-        RewardError: it is no list of texts, or an empty one.
+        ValueError: it is no list of texts, or an empty one.
     """
     listed = not isinstance(keywords, str) and isinstance(keywords, Sequence)
     if not listed or not keywords or not all(isinstance(keyword, str) for keyword in keywords):
-        raise RewardError(
+        raise ValueError(
             f"Keywords are a list of texts with at least one in it; {source} has {keywords!r:.80}. "
             "Write ['Nguyen', 'New York'], one text for each keyword."
         )

@@ -12,7 +12,7 @@ import numpy as np
 from jiwer import process_characters, process_words
 from jiwer.transforms import AbstractTransform
 
-from audiorl.normalisers import normaliser
+from audiorl.text.normalizers import normalizer
 
 UNITS = ("word", "character", "mixed", "auto")
 
@@ -147,7 +147,7 @@ def count_errors(
             switches between them ("我买了 new phone" has 5). "auto" chooses once for all utterances: characters
             if more than half of the transcripts' letters are Han, Hiragana, Katakana, Thai, Lao, Khmer or
             Myanmar, otherwise words. Measure a multilingual set one language at a time.
-        normalise: a name or function that `audiorl.normalisers.normaliser` takes.
+        normalise: a name or function that `audiorl.text.normalizers.normalizer` takes.
 
     Returns:
         `Errors` with (N,) counts.
@@ -159,7 +159,7 @@ def count_errors(
     split into substitutions, deletions and insertions is jiwer's choice.
     """
     _check_texts(transcripts, hypotheses)
-    function = normaliser(normalise)
+    function = normalizer(normalise)
     true, said = [function(text) for text in transcripts], [function(text) for text in hypotheses]
     unit = resolve_unit(unit, true)
     rows = [_count(chunks) for chunks in align_units(true, said, unit)]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
-from audiorl.normalisers import NORMALISERS, Normaliser, normaliser
+from audiorl.text.normalizers import NORMALIZERS, Normalizer, normalizer
 
 # two parts of one word, kept apart by a joiner that does not join
 PERSIAN = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
@@ -28,7 +28,7 @@ class ProcessorWithoutSpelling:
 
 
 def words(name, text):
-    return normaliser(name)(text).split()
+    return normalizer(name)(text).split()
 
 
 def test_transformers_basic_normaliser_still_breaks_hindi_as_the_docstring_says():
@@ -84,7 +84,7 @@ def test_basic_equals_transformers_on_text_without_marks(text):
 
 def test_english_equals_transformers_with_an_empty_spelling_table():
     text = "Mr. Smith's colour, it's twenty-one uh dollars [noise]"
-    found = normaliser("english")
+    found = normalizer("english")
     assert found.name == "english"
     assert found(text) == EnglishTextNormalizer({})(text)
     assert found(text).split()[:2] == ["mister", "smith"]
@@ -93,13 +93,13 @@ def test_english_equals_transformers_with_an_empty_spelling_table():
 
 def test_english_takes_the_spelling_table_of_a_processor_and_says_so():
     for source in (ProcessorWithSpelling(), TokenizerWithSpelling()):
-        found = normaliser("english", processor=source)
+        found = normalizer("english", processor=source)
         assert found.name == "english+spelling"
         assert found("The colour") == "the color"
 
 
 def test_english_without_a_table_in_the_tokenizer_does_not_fail():
-    found = normaliser("english", processor=ProcessorWithoutSpelling())
+    found = normalizer("english", processor=ProcessorWithoutSpelling())
     assert (found.name, found("The colour")) == ("english", "the colour")
 
 
@@ -116,40 +116,40 @@ def test_english_without_a_table_in_the_tokenizer_does_not_fail():
     ],
 )
 def test_lower_by_hand(text, expected):
-    assert normaliser("lower")(text) == expected
+    assert normalizer("lower")(text) == expected
 
 
 def test_none_changes_nothing():
-    assert normaliser("none")("  Ä, b \n") == "  Ä, b \n"
+    assert normalizer("none")("  Ä, b \n") == "  Ä, b \n"
 
 
 def test_a_function_of_the_callers_own_keeps_its_name():
-    assert normaliser(str.upper)("ab") == "AB"
-    assert normaliser(str.upper).name == "str.upper"
-    assert normaliser(BasicTextNormalizer()).name == "BasicTextNormalizer"
+    assert normalizer(str.upper)("ab") == "AB"
+    assert normalizer(str.upper).name == "str.upper"
+    assert normalizer(BasicTextNormalizer()).name == "BasicTextNormalizer"
 
 
 def test_a_normaliser_passes_through():
-    mine = Normaliser("mine", str.strip)
-    assert normaliser(mine) is mine
+    mine = Normalizer("mine", str.strip)
+    assert normalizer(mine) is mine
 
 
 @pytest.mark.parametrize(("wrong", "nearest"), [("basics", "'basic'"), ("englsh", "'english'"), ("", "Did you mean")])
 def test_an_unknown_name_is_refused_with_the_nearest(wrong, nearest):
-    with pytest.raises(ValueError, match="No normaliser is called") as fault:
-        normaliser(wrong)
+    with pytest.raises(ValueError, match="No normalizer is called") as fault:
+        normalizer(wrong)
     assert nearest in str(fault.value)
-    assert all(name in str(fault.value) for name in NORMALISERS)
+    assert all(name in str(fault.value) for name in NORMALIZERS)
 
 
 @given(st.text(max_size=60))
 def test_every_normaliser_takes_any_text(text):
-    for name in NORMALISERS:
-        assert isinstance(normaliser(name)(text), str)
+    for name in NORMALIZERS:
+        assert isinstance(normalizer(name)(text), str)
 
 
 @given(st.text(max_size=60))
 def test_basic_and_lower_leave_single_spaces_only(text):
     for name in ("basic", "lower"):
-        once = normaliser(name)(text)
+        once = normalizer(name)(text)
         assert once == " ".join(once.split())

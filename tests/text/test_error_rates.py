@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audiorl.evaluation import ErrorCounts, Errors, count_errors
-from audiorl.evaluation.error_rates import resolve_unit
+from audiorl.text.error_rates import resolve_unit
 
 WORDS = ["a", "b", "c", "d", "e"]
 sentences = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join)
@@ -204,7 +204,7 @@ def test_ten_thousand_utterances_take_less_than_two_seconds():
 
 def test_importing_evaluation_does_not_load_trainer_or_models():
     code = (
-        "import sys, audiorl.evaluation, audiorl.normalisers; "
+        "import sys, audiorl.evaluation, audiorl.text.normalizers; "
         "print([name for name in sys.modules if name in ('transformers.trainer', 'trl', 'audiorl.models')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

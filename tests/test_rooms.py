@@ -1,0 +1,214 @@
+"""The rooms of the library and the arrows between them, drawn from the imports: lazy ones count, type checking does not.
+
+A room is a folder of `audiorl`, or a module beside them. A name imported from a package goes to the module that holds
+it, so that a room is reached however the import is written.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import audiorl
+
+LIBRARY = Path(audiorl.__file__).parent
+ROOT = LIBRARY.parent
+
+# (from, to): an arrow that no import may draw
+FORBIDDEN = [
+    ("losses", "models"),
+    ("losses", "trainers"),
+    ("rewards", "models"),
+    ("rewards", "trainers"),
+    ("rewards", "evaluation"),
+    ("models", "trainers"),
+    ("text", "rewards"),
+    ("text", "evaluation"),
+]
+# who may import the demo: what a user runs, and tests
+GUESTS_OF_THE_DEMO = {"commands", "testing", "demo"}
+# Arrows and circles that are left. These lists only get shorter: what is mended has to leave them.
+KNOWN_GUESTS_OF_THE_DEMO = {"script", "evaluation"}
+KNOWN_CIRCLES: set[frozenset[str]] = set()
+KNOWN_CIRCLES_OF_MODULES = {
+    frozenset({"audiorl.datasets.corpora", "audiorl.datasets.rows"}),
+    frozenset({"audiorl.datasets.corpus", "audiorl.datasets.corpus_table"}),
+}
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name -> file."""
+    found = {}
+    for path in LIBRARY.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Everything below a node but what stands under `if TYPE_CHECKING`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            below: list[ast.AST] = list(child.orelse)
+        else:
+            yield child
+            below = [child]
+        for part in below:
+            yield from statements(part)
+
+
+def imported(source: str, package: str, known: Mapping[str, Path]) -> Iterator[str]:
+    """The modules of the library that a source file imports."""
+    for node in statements(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name.split(".")[0] == "audiorl")
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            if base.split(".")[0] == "audiorl":
+                yield from (home_of(base, name.name, known) for name in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            named = node.args[0] if node.args else None
+            if isinstance(named, ast.Constant) and str(named.value).split(".")[0] == "audiorl":
+                yield str(named.value)
+
+
+def home_of(package: str, name: str, known: Mapping[str, Path]) -> str:
+    """The module behind `from package import name`: a lazy name leads to the module that holds it."""
+    if f"{package}.{name}" in known:
+        return f"{package}.{name}"
+    home = lazy_homes(package).get(name)
+    if home is None or home == package:
+        return package
+    return home_of(home, name, known)
+
+
+@cache
+def lazy_homes(package: str) -> dict[str, str]:
+    homes = getattr(importlib.import_module(package), "_HOMES", {})
+    return {name: home if "." in home else f"{package}.{home}" for name, home in homes.items()}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else module
+
+
+def package_of(module: str, path: Path) -> str:
+    """What relative imports of a module start from."""
+    return module if path.name == "__init__.py" else module.rpartition(".")[0]
+
+
+def arrows(source_of: Mapping[str, str], known: Mapping[str, Path]) -> dict[tuple[str, str], set[str]]:
+    """(room, room) -> the imports that draw this arrow."""
+    drawn: dict[tuple[str, str], set[str]] = {}
+    for module, source in source_of.items():
+        for target in imported(source, package_of(module, known[module]), known):
+            if room(target) != room(module):
+                drawn.setdefault((room(module), room(target)), set()).add(f"{module} imports {target}")
+    return drawn
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[tuple[str, str], set[str]]:
+    known = modules()
+    return arrows({name: path.read_text(encoding="utf-8") for name, path in known.items()}, known)
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """Sets of two or more rooms that reach each other, sorted."""
+    reached = {start: reach(graph, start) for start in graph}
+    found = {tuple(sorted({a, *(b for b in reached[a] if a in reached.get(b, ()))})) for a in graph}
+    return sorted(list(ring) for ring in found if len(ring) > 1)
+
+
+def reach(graph: Mapping[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    todo = list(graph.get(start, ()))
+    while todo:
+        if (place := todo.pop()) not in seen:
+            seen.add(place)
+            todo.extend(graph.get(place, ()))
+    return seen
+
+
+def graph_of(drawn: Mapping[tuple[str, str], set[str]]) -> dict[str, set[str]]:
+    graph: dict[str, set[str]] = {}
+    for start, end in drawn:
+        graph.setdefault(start, set()).add(end)
+        graph.setdefault(end, set())
+    return graph
+
+
+@pytest.mark.parametrize(("start", "end"), FORBIDDEN, ids=lambda name: name)
+def test_a_lower_room_does_not_import_a_higher_one(drawn, start, end):
+    assert not drawn.get((start, end)), "\n".join(sorted(drawn[start, end]))
+
+
+def test_only_what_a_user_runs_imports_the_demo(drawn):
+    guests = {start for start, end in drawn if end == "demo"} - GUESTS_OF_THE_DEMO
+    assert guests == KNOWN_GUESTS_OF_THE_DEMO, [drawn[guest, "demo"] for guest in guests - KNOWN_GUESTS_OF_THE_DEMO]
+
+
+def test_rooms_have_no_circle_but_those_that_are_known(drawn):
+    found = circles(graph_of(drawn))
+    unknown = [ring for ring in found if frozenset(ring) not in KNOWN_CIRCLES]
+    lines = {
+        line
+        for ring in unknown
+        for (start, end), several in drawn.items()
+        if start in ring and end in ring
+        for line in several
+    }
+    assert not unknown, "\n".join(sorted(lines))
+    assert {frozenset(ring) for ring in found} == KNOWN_CIRCLES, "a circle that is gone has to leave KNOWN_CIRCLES"
+
+
+@pytest.fixture(scope="module")
+def module_circles() -> set[frozenset[str]]:
+    known = modules()
+    graph: dict[str, set[str]] = {}
+    for name, path in known.items():
+        found = imported(path.read_text(encoding="utf-8"), package_of(name, path), known)
+        graph[name] = {target for target in found if target != name and target in known}
+    return {frozenset(ring) for ring in circles(graph)}
+
+
+def test_modules_have_no_circle_but_those_that_are_known(module_circles):
+    assert not module_circles - KNOWN_CIRCLES_OF_MODULES
+    assert module_circles == KNOWN_CIRCLES_OF_MODULES, "a circle that is gone has to leave the list"
+
+
+# ---- the test itself: what it would not see, it could not forbid ----
+
+KNOWN = {"audiorl.losses.a": Path("a.py"), "audiorl.trainers.b": Path("b.py"), "audiorl.trainers": Path("__init__.py")}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import audiorl.trainers.b",
+        "from audiorl.trainers.b import x",
+        "from audiorl.trainers import b",
+        "from ..trainers import b",
+        "from audiorl import DPOTrainer",
+        "def f():\n    from audiorl.trainers.b import x",
+        "import importlib\nimportlib.import_module('audiorl.trainers.b')",
+        "if TYPE_CHECKING:\n    pass\nelse:\n    from audiorl.trainers.b import x",
+    ],
+)
+def test_every_way_of_importing_is_seen(source):
+    assert ("losses", "trainers") in arrows({"audiorl.losses.a": source}, KNOWN)
+
+
+def test_imports_for_type_checkers_draw_no_arrow():
+    source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from audiorl.trainers.b import x"
+    assert not arrows({"audiorl.losses.a": source}, KNOWN)
+
+
+def test_a_circle_is_found_through_a_third_room():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
