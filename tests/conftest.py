@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.versions import differing
+
 pytest.register_assert_rewrite(
     "audiorl.testing.case",
     "audiorl.testing.scoring_checks",
@@ -27,6 +29,19 @@ torch.set_num_threads(1)
 # Files whose few tests take minutes, most of it in processes of their own. Several processes of pytest take file by
 # file: begun last, these would keep one of them busy while the others have nothing left.
 LONG_FILES = ("test_processes.py", "test_script.py", "test_conformance.py", "test_benchmarks.py", "test_parallel.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Warnings are errors under the versions of constraints.txt alone: see `tests/versions.py`."""
+    if differing():
+        config.addinivalue_line("filterwarnings", "default")
+
+
+def pytest_report_header() -> str:
+    found = differing()
+    if not found:
+        return "versions: those of constraints.txt; warnings are errors"
+    return f"versions: not those of constraints.txt, so warnings are no errors: {', '.join(found)}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
