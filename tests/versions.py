@@ -3,8 +3,8 @@
     python -m tests.versions freeze    the installed versions, to be written to constraints.txt
     python -m tests.versions oldest    the oldest release of each main dependency that pyproject.toml admits
 
-Somebody else's next release may warn of what this project still does. That is news for its developers, not a failure for
-whoever runs the tests: warnings are errors only under the versions of constraints.txt.
+Somebody else's next release may warn of what this project still does. That is news for its developers, not a failure
+for whoever runs the tests: warnings are errors only under the versions of constraints.txt.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ HEADER = f"""\
 # pyproject.toml should do. Made by `python -m tests.versions freeze`.
 """
 # The packages whose releases change what this project does. The others follow from what these ask for.
-MAIN = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "jiwer", "librosa", "soundfile", "bitsandbytes")
+MAIN = (
+    *("torch", "transformers", "trl", "accelerate", "peft", "datasets"),
+    *("jiwer", "librosa", "soundfile", "bitsandbytes"),
+)
 
 
 def pinned() -> dict[str, Version]:
