@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from audiorl.rewards.calling import CALL_KEYWORDS, RewardCall, call_rewards, needed_columns
+from audiorl.rewards.calling import CALL_KEYWORDS, LARGEST_REWARD, RewardCall, call_rewards, needed_columns
 from audiorl.rewards.errors import RewardError
 from audiorl.rewards.registry import load_reward
 
@@ -44,20 +44,24 @@ class RewardSet:
     Args:
         reward_funcs: one reward or several, each whatever `load_reward` takes.
         reward_weights: one finite number for each; 0 = called and logged, never part of the total. Default all 1.
+        timeout: seconds, > 0, that an asynchronous reward may take for the completions of one call; None waits for
+            ever. A reward that is a plain function cannot be interrupted.
 
     Attributes:
         names: of the rewards, in order.
         weights: their weights.
+        timeout: as given.
 
     Raises:
-        RewardError: no reward, two of one name, a count or value of weights that makes no sense, or a reward that does
-            not take TRL's keywords.
+        RewardError: no reward, two of one name, a count or value of weights that makes no sense, a timeout that is not
+            above 0, or a reward that does not take TRL's keywords.
     """
 
     def __init__(
         self,
         reward_funcs: str | Callable[..., Any] | Sequence[str | Callable[..., Any]],
         reward_weights: Sequence[float] | None = None,
+        timeout: float | None = None,
     ):
         given = [reward_funcs] if isinstance(reward_funcs, str) or callable(reward_funcs) else list(reward_funcs)
         if not given:
@@ -65,6 +69,12 @@ class RewardSet:
         self.rewards = tuple(load_reward(reward) for reward in given)
         self.names: tuple[str, ...] = tuple(getattr(reward, "__name__") for reward in self.rewards)  # noqa: B009
         self.weights = _checked_weights(reward_weights, self.names)
+        if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
+            raise RewardError(
+                f"reward_timeout is the seconds that an asynchronous reward may take, above 0; got {timeout!r}. Leave "
+                "it at 1800, or set None to wait for ever."
+            )
+        self.timeout = timeout
         twice = {name for name in self.names if self.names.count(name) > 1}
         if twice:
             raise RewardError(
@@ -114,8 +124,8 @@ class RewardSet:
             kwargs: passed on to every reward, `trainer_state` for example.
 
         Raises:
-            RewardError: a reward raised (its exception is the cause), or returned something else than N finite numbers
-                or None; the message names reward and row.
+            RewardError: a reward raised (its exception is the cause), took longer than `timeout`, or returned something
+                else than N numbers between -1e15 and 1e15 or None; the message names reward and row.
             ValueError: lists of unequal length.
         """
         self.check_columns(list(columns))
@@ -138,14 +148,14 @@ class RewardSet:
         )
         if not completions:
             return RewardTable([], {name: [] for name in self.names})
-        answers = call_rewards(self.rewards, self.names, call)
+        answers = call_rewards(self.rewards, self.names, call, self.timeout)
         parts = dict(zip(self.names, answers, strict=True))
         total = [self._total(values) for values in zip(*answers, strict=True)]
         for place, value in enumerate(total):
-            if math.isinf(value):
+            if abs(value) > LARGEST_REWARD:
                 raise RewardError(
-                    f"The weighted sum of {list(self.names)} is not finite for {call.describe(place)}. "
-                    "Lower the weights, or the rewards."
+                    f"The weighted sum of {list(self.names)} is {value:g} for {call.describe(place)}: no gradient can "
+                    f"be made of numbers beyond {LARGEST_REWARD:g}. Lower the weights, or the rewards."
                 )
         return RewardTable(total, parts)
 

@@ -51,7 +51,7 @@ class RewardedTrainer(SpeechTrainer):
         tries: int = 0,
         **kwargs: Any,
     ):
-        self.rewards = RewardSet(reward_funcs, args.reward_weights)
+        self.rewards = RewardSet(reward_funcs, args.reward_weights, args.reward_timeout)
         super().__init__(model, args, **kwargs)
         require_rows(self.data_collator)
         sampling = Sampling(num_hypotheses, args.max_completion_length, args.temperature, args.sampler(), args.seed)

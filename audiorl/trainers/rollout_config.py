@@ -50,6 +50,13 @@ class SamplingConfig(SpeechConfig):
     reward_weights: list[float] | None = field(
         default=None, metadata={"help": "A weight for each reward; 1 each where left out. 0 only logs a reward."}
     )
+    reward_timeout: float | None = field(
+        default=1800.0,
+        metadata={
+            "help": "Seconds, > 0, that an asynchronous reward may take for all hypotheses of a step; then the run "
+            "stops with the reward's name. None: wait for ever."
+        },
+    )
 
     # Learning
     sft_weight: float = field(
@@ -80,6 +87,8 @@ class SamplingConfig(SpeechConfig):
         number_not_below("max_completion_length", self.max_completion_length, 1)
         number_not_below("sft_weight", self.sft_weight, 0)
         positive_number("temperature", self.temperature)
+        if self.reward_timeout is not None:
+            positive_number("reward_timeout", self.reward_timeout)
         self.sampler()
 
     def sampler(self) -> Sampler | None:

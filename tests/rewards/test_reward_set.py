@@ -4,6 +4,7 @@ import asyncio
 import functools
 import math
 import threading
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -227,7 +228,81 @@ def test_a_failing_asynchronous_reward_stops_the_run_and_the_others():
     assert cancelled.wait(20)
 
 
+def test_an_asynchronous_reward_that_never_ends_is_given_up_and_named():
+    cancelled = threading.Event()
+
+    async def endless(completions, **kwargs):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    with pytest.raises(RewardError, match=r"'endless' has not answered within 0.2 s .*line 1 to .*reward_timeout"):
+        RewardSet(["one_minus_wer", endless], timeout=0.2)(SAID, [[1], [2], [3]], COLUMNS, WHERE)
+    assert cancelled.wait(20)
+    assert RewardSet(AsyncJudge(), timeout=20)(SAID, [[1], [2], [3]], COLUMNS, WHERE).total == [0.5] * 3
+
+
+def test_a_reward_that_holds_up_the_loop_does_not_hold_up_later_rewards():
+    released = threading.Event()
+
+    async def holds_the_loop(completions, **kwargs):
+        released.wait(60)
+        return [1.0] * len(completions)
+
+    try:
+        with pytest.raises(RewardError, match=r"'holds_the_loop' has not answered within 0.2 s"):
+            RewardSet(holds_the_loop, timeout=0.2)(SAID, [[1], [2], [3]], COLUMNS, WHERE)
+        assert call(AsyncJudge()).total == [0.5] * 3
+    finally:
+        released.set()
+
+
+def test_a_plain_reward_that_returns_a_coroutine_has_the_same_timeout():
+    def endless(completions, **kwargs):
+        return asyncio.sleep(60)
+
+    with pytest.raises(RewardError, match=r"'endless' has not answered within 0.2 s"):
+        RewardSet(endless, timeout=0.2)(SAID, [[1], [2], [3]], COLUMNS, WHERE)
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, math.inf, math.nan])
+def test_timeouts_out_of_range_are_told_when_built(timeout):
+    with pytest.raises(RewardError, match=r"reward_timeout is the seconds .* above 0; got"):
+        RewardSet("one_minus_wer", timeout=timeout)
+
+
 # ---- rewards that break ----
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), asyncio.CancelledError("by itself"), GeneratorExit(), MemoryError()])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_whatever_a_reward_raises_ends_the_run_with_its_name_and_the_row(error, asynchronous):
+    def leaves(completions, **kwargs):
+        if "dog" in completions:
+            raise error
+        return [1.0] * len(completions)
+
+    async def leaves_later(completions, **kwargs):
+        await asyncio.sleep(0)
+        return leaves(completions)
+
+    leaves_later.__name__ = "leaves"
+    message = rf"'leaves' raised {type(error).__name__}: .*rows.jsonl line 2, hypothesis 'dog'"
+    with pytest.raises(RewardError, match=message) as stopped:
+        RewardSet(leaves_later if asynchronous else leaves, timeout=20)(SAID, [[1], [2], [3]], COLUMNS, WHERE)
+    assert isinstance(stopped.value.__cause__, type(error))
+    # the loop of the others lives on
+    assert call(AsyncJudge()).total == [0.5] * 3
+
+
+def test_ctrl_c_within_a_reward_is_the_users():
+    def interrupted(completions, **kwargs):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        call(interrupted)
 
 
 def test_a_broken_reward_stops_the_run_with_its_name_the_row_and_the_cause():
@@ -258,6 +333,14 @@ def test_a_reward_that_fails_for_a_batch_only_names_the_batch():
         (None, "returned a NoneType"),
         ("abc", "returned a str"),
         ({"a": 1, "b": 2, "c": 3}, "returned a dict"),
+        ({1.0, 2.0, 3.0}, "returned a set"),
+        (frozenset({1.0, 2.0, 3.0}), "returned a frozenset"),
+        (b"abc", "returned a bytes"),
+        ([1.0, 10**400, 3.0], r"returned 10+\.\.\. \(401 characters\) for rows.jsonl line 1, hypothesis 'cat'"),
+        ([1.0, -(10**5000), 3.0], r"returned an integer of about 5001 digits for rows.jsonl line 1"),
+        ([1.0, Fraction(10**400, 3), 3.0], r"returned Fraction\(10+.* for rows.jsonl line 1"),
+        ([1.0, 1e300, 3.0], r"returned 1e\+300 for rows.jsonl line 1, .* beyond 1e\+15: no gradient"),
+        ([-1e16, 1.0, 3.0], r"returned -1e\+16 for rows.jsonl line 1, .* beyond 1e\+15"),
         ([1.0, math.nan, 2.0], "returned nan for rows.jsonl line 1, hypothesis 'cat'"),
         ([1.0, 2.0, -math.inf], "returned -inf for rows.jsonl line 2, hypothesis 'dog'"),
         ([1.0, "2", 3.0], "returned '2' for rows.jsonl line 1, hypothesis 'cat'"),
@@ -279,11 +362,11 @@ def test_answers_that_are_no_rewards_stop_the_run(answer, message, asynchronous)
         call(["one_minus_wer", later if asynchronous else broken])
 
 
-def test_a_sum_beyond_all_numbers_stops_the_run():
+def test_a_sum_of_which_no_gradient_can_be_made_stops_the_run():
     def huge(completions, **kwargs):
-        return [1e308] * len(completions)
+        return [1e14] * len(completions)
 
-    with pytest.raises(RewardError, match=r"not finite for rows\.jsonl line 1"):
+    with pytest.raises(RewardError, match=r"weighted sum of \['huge'\] is 1e\+16 for rows\.jsonl line 1.*Lower the"):
         call([huge], [100])
 
 
