@@ -23,6 +23,7 @@ from audiorl.models.ctc_text import CTCText
 from audiorl.models.family import SpeechFamily, TokenizedText
 from audiorl.models.head import at_least_float32
 from audiorl.models.sampler import Sampler
+from audiorl.models.sampling import check_finite
 from audiorl.models.speech_call import base_model, run_inside
 
 # Frames whose distributions are looked at together where only their entropy is wanted.
@@ -169,6 +170,8 @@ class CTCFamily(SpeechFamily):
         symbols, counts, there = _packed(found, settings.num_beams, blank, frames.device)
         symbols, counts = _only_valid(symbols, counts, batch.valid, blank)
         logps = ctc_logps(frame_logps, frames, symbols, counts, blank=blank)
+        # the search finds nothing where frames are NaN, but saying nothing is then NaN likely
+        check_finite(torch.where(batch.valid[:, None], logps, 0.0), batch)
         scores = torch.where(there, logps / (counts + 1) ** settings.length_penalty, -torch.inf)
         scores, order = torch.where(batch.valid[:, None], scores, 0.0).sort(dim=-1, descending=True, stable=True)
         kept = (there & batch.valid[:, None]).gather(-1, order)

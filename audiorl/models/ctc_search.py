@@ -22,7 +22,7 @@ def draw_paths(frame_logps: Tensor, noise: Tensor) -> Tensor:
         noise: (B, K, S) uniform in [0, 1).
 
     Returns:
-        (B, K, S) long.
+        (B, K, S) long; some symbol where a frame's probabilities are NaN.
     """
     paths = []
     for logps, uniform in zip(frame_logps, noise.transpose(1, 2), strict=True):  # (S, V) and (S, K)
@@ -30,7 +30,9 @@ def draw_paths(frame_logps: Tensor, noise: Tensor) -> Tensor:
         total = cumulative[:, -1:]
         # below the total whatever the rounding, so that what is found has a probability above zero
         target = torch.minimum(uniform.double() * total, torch.nextafter(total, torch.zeros_like(total)))
-        paths.append(torch.searchsorted(cumulative, target.contiguous(), right=True).T)
+        # NaN is above all numbers, and would be looked up behind the last symbol
+        drawn = torch.searchsorted(cumulative, target.contiguous(), right=True).clamp(max=logps.shape[-1] - 1)
+        paths.append(drawn.T)
     return torch.stack(paths)
 
 

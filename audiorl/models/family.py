@@ -18,6 +18,7 @@ from audiorl.models.beam_search import BeamSettings, GroupBeams
 from audiorl.models.compiling import Backbone
 from audiorl.models.family_data import FamilyData, TokenizedText
 from audiorl.models.sampler import Sampler
+from audiorl.models.sampling import check_finite
 from audiorl.models.speech_call import base_model, install_speech_call, run_inside
 
 __all__ = ["SpeechFamily", "TokenizedText"]
@@ -198,13 +199,16 @@ class SpeechFamily(FamilyData):
 
         Raises:
             ValueError: a sampler for a family that does not draw token by token.
+            DivergedModelError: the model's probabilities are not finite; a `FloatingPointError` with the rows.
         """
 
         def sample(base: PreTrainedModel) -> GroupSamples:
             known = self._encode(base, batch) if states is None else states
             return self._sample(base, batch, known, noise, temperature, sampler)
 
-        return run_inside(model, sample)
+        samples = run_inside(model, sample)
+        check_finite(samples.logps, batch)
+        return samples
 
     @torch.no_grad()
     def beam_groups(
@@ -234,6 +238,7 @@ class SpeechFamily(FamilyData):
 
         Raises:
             ValueError: a setting out of its range, or a family without beam search.
+            DivergedModelError: the model's probabilities are not finite.
         """
         settings = BeamSettings(
             num_beams, max_tokens, num_beam_groups, diversity_penalty, length_penalty, early_stopping, temperature
@@ -242,4 +247,6 @@ class SpeechFamily(FamilyData):
         def search(base: PreTrainedModel) -> GroupBeams:
             return self._beam(base, batch, self._encode(base, batch) if states is None else states, settings)
 
-        return run_inside(model, search)
+        beams = run_inside(model, search)
+        check_finite(beams.logps, batch)
+        return beams

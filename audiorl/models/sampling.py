@@ -14,6 +14,35 @@ from audiorl.models.sampler import Sampler
 BLOCK = 256
 
 
+class DivergedModelError(FloatingPointError):
+    """A model whose probabilities are not finite: nothing can be sampled from it.
+
+    Attributes:
+        row_ids: of the clips for which they are not.
+    """
+
+    def __init__(self, row_ids: list[int]):
+        self.row_ids = row_ids
+        super().__init__(
+            f"The model's log-probabilities are not finite for rows {row_ids}, so nothing can be sampled: its weights "
+            "have diverged, or half precision overflows. Load a checkpoint from before, or use float32."
+        )
+
+
+def check_finite(logps: Tensor, batch: GroupBatch) -> None:
+    """Refuse hypotheses that came of numbers which are none.
+
+    Args:
+        logps: (B, K, T) of what was sampled or found; padding and placeholders hold 0.
+
+    Raises:
+        DivergedModelError: some are NaN, which is what NaN and infinite logits come to.
+    """
+    bad = torch.isnan(logps).flatten(1).any(1)
+    if bad.any():
+        raise DivergedModelError(batch.row_ids[bad.to(batch.row_ids.device)].tolist())
+
+
 class NextLogits(Protocol):
     """Predicts the next token of K hypotheses for each clip; remembers what it has read."""
 
@@ -75,7 +104,9 @@ def sample_from(
         drawn[:, :, stop - 1] = active
         finished |= active & (token == end_token)
         start, stop = stop, stop + 1
-        if bool((finished | (step >= limit - 1)[:, None]).all()):
+        # numbers that are none are told by whoever asked; all that followed would be none
+        lost = torch.isnan(token_logps) & active
+        if bool((finished | (step >= limit - 1)[:, None]).all() | lost.any()):
             break
     return GroupSamples(tokens[..., :stop], drawn[..., : stop - 1], logps[..., : stop - 1], finished)
 
@@ -110,7 +141,7 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         uniform: (B, K) in [0, 1).
 
     Returns:
-        (B, K) token ids and their log-probabilities.
+        (B, K) token ids and their log-probabilities; some token and NaN where logits are NaN or +inf.
     """
     vocabulary = logits.shape[-1]
     block = min(BLOCK, vocabulary)
@@ -120,11 +151,12 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     blocks = weights.sum(-1, dtype=torch.float64).cumsum(-1)
     total = blocks[..., -1:]
     target = _below(uniform.double()[..., None] * total, total)
-    place = torch.searchsorted(blocks, target, right=True)
+    # NaN is above all numbers: without a limit it would be looked up behind the last token
+    place = torch.searchsorted(blocks, target, right=True).clamp(max=blocks.shape[-1] - 1)
     before = nn.functional.pad(blocks, (1, 0)).gather(-1, place)
     inside = weights.gather(-2, place[..., None].expand(*place.shape, block)).squeeze(-2).double().cumsum(-1)
     offset = torch.searchsorted(inside, _below(target - before, inside[..., -1:]), right=True)
-    token = place * block + offset
+    token = (place * block + offset).clamp(max=vocabulary - 1)
     logps = logits.gather(-1, token) - highest - total.log().to(logits.dtype)
     return token.squeeze(-1), logps.squeeze(-1)
 

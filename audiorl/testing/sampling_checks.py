@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from audiorl.batch import PLACEHOLDER_ROW_ID
 from audiorl.models.sampler import Sampler
+from audiorl.models.sampling import DivergedModelError
 from audiorl.testing.case import FamilyCase, Ready, assert_encoded_once, encoded_rows, get_ready, group_batch
 
 LIMIT = 6
@@ -147,6 +149,35 @@ def nothing_is_sampled_for_placeholders(case: FamilyCase) -> None:
     assert family.text(samples.tokens, samples.keep)[1:] == family.text(whole.tokens, whole.keep)[1:]
 
 
+def a_model_of_nan_is_refused_with_the_rows(case: FamilyCase) -> None:
+    """Sampled and searched alike, where the family searches; placeholders are not blamed.
+
+    Sampling ends with the first token that is none, and clips with longer prefixes have not come to theirs then.
+    """
+    family, model, batch = ready = get_ready(case)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(math.nan)
+    row_ids = 5 + torch.arange(len(case.clips))
+    row_ids[0] = PLACEHOLDER_ROW_ID
+    batch = batch.replace(row_ids=row_ids)
+
+    def blamed(call: Callable[[], object]) -> set[int]:
+        try:
+            call()
+        except DivergedModelError as error:
+            return set(error.row_ids)
+        except ValueError as error:
+            assert "has no beam search" in str(error)
+            return set(row_ids[1:].tolist())
+        return set()
+
+    clips = set(row_ids[1:].tolist())
+    sampled = blamed(lambda: family.sample_groups(model, batch, noise_for(ready)))
+    assert sampled and sampled <= clips
+    assert blamed(lambda: family.beam_groups(model, batch, 2, max_tokens=3)) == clips
+
+
 def each_clip_is_encoded_once_for_all_its_samples(case: FamilyCase) -> None:
     family, model, batch = ready = get_ready(case)
     with encoded_rows(case, family, model) as seen:
@@ -183,6 +214,7 @@ SAMPLING_CHECKS = (
     samples_do_not_depend_on_their_neighbours,
     samples_are_as_frequent_as_their_probability,
     nothing_is_sampled_for_placeholders,
+    a_model_of_nan_is_refused_with_the_rows,
     each_clip_is_encoded_once_for_all_its_samples,
     transcribing_a_batch_equals_transcribing_each_clip,
 )

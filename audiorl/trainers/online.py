@@ -31,6 +31,7 @@ from torch.utils.data import Sampler as RowSampler
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
+from audiorl.trainers.bad_gradients import sampling_guarded
 from audiorl.trainers.repeated_blocks import RepeatedBlocks
 from audiorl.trainers.rewarded import RewardedTrainer
 from audiorl.trainers.rollout_config import RolloutConfig
@@ -148,7 +149,7 @@ class RolloutTrainer(RewardedTrainer, ReferenceTrainer, ABC):
         """Sample, reward, decide what to learn from, and let the frozen policy score it."""
         model = self.model_wrapped
         keeps_states = self.family.encoder_is_frozen(model)
-        with evaluation_mode(model), self.compute_loss_context_manager():
+        with sampling_guarded(self), evaluation_mode(model), self.compute_loss_context_manager():
             rollouts = self.roll_out(model, batches, self.state.global_step, trainer_state=self.state)
             step = gather_step(rollouts, self.family, self.accelerator, self.args.wer_normaliser)
             log_step(self.metrics, step, self.rewards.names, resampling=self.args.dynamic_sampling_tries > 0)

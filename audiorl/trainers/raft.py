@@ -39,6 +39,7 @@ from tqdm.auto import tqdm
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
+from audiorl.trainers.bad_gradients import sampling_guarded
 from audiorl.trainers.loading import default_output_dir
 from audiorl.trainers.raft_config import RAFTConfig
 from audiorl.trainers.raft_report import cycle_metrics, nothing_kept
@@ -174,7 +175,8 @@ class RAFTTrainer(RewardedTrainer):
 
     def _draw(self, inputs: GroupBatch, cycle: int) -> Drawn:
         batch = GroupBatch(self._prepare_inputs(inputs))
-        (rollout,) = self.roll_out(self.model_wrapped, [batch], cycle, trainer_state=self.state)
+        with sampling_guarded(self):
+            (rollout,) = self.roll_out(self.model_wrapped, [batch], cycle, trainer_state=self.state)
         self.sampled.add([rollout])
         return drawn_from(rollout, numbers(rollout, self.family, self.args.wer_normaliser))
 

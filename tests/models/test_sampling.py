@@ -77,6 +77,16 @@ def test_settings_out_of_range_are_refused(wrong):
         Sampler(**wrong)
 
 
+@pytest.mark.parametrize("vocabulary", [3, BLOCK, BLOCK + 1])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_draws_from_what_is_no_number_stay_in_the_vocabulary_and_are_nan(vocabulary, value):
+    logits = torch.randn(2, 3, vocabulary)
+    logits[0, :, -1] = value
+    token, logps = draw(logits, torch.full((2, 3), 0.99))
+    assert (token < vocabulary).all() and (token >= 0).all()
+    assert logps[0].isnan().all() and logps[1].isfinite().all()
+
+
 @pytest.mark.parametrize("vocabulary", [BLOCK - 1, BLOCK, BLOCK + 1, 4 * BLOCK, 1000])
 def test_draws_equal_a_search_in_the_whole_cumulative_distribution(vocabulary):
     """Some tokens impossible, whole blocks among them; the logits are left as they are."""

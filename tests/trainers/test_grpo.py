@@ -421,6 +421,17 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         grpo.train()
 
 
+@pytest.mark.parametrize("online_dpo", [False, True])
+def test_a_model_that_has_diverged_stops_the_run_where_it_samples(tmp_path, online_dpo):
+    class Spoil(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            model.model.decoder.layer_norm.weight.data.fill_(float("nan"))
+
+    rollouts = trainer(tmp_path, online_dpo=online_dpo, trainer_callbacks=[Spoil()])
+    with pytest.raises(FloatingPointError, match=r"not finite at step 2, rows \[\d, \d\] .*no hypotheses .* Go on from"):
+        rollouts.train()
+
+
 def test_a_broken_reward_stops_the_run_with_its_name_and_row(tmp_path):
     def broken(completions, text, **kwargs):
         if "the lazy dog" in text:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
+from transformers import TrainerCallback
 
 from audiorl.adapters import SpeechModelConfig
 from audiorl.flags import parse
@@ -51,6 +52,16 @@ def cycle_logs(raft: RAFTTrainer) -> list[dict[str, float]]:
 
 def step_logs(raft: RAFTTrainer) -> list[dict[str, float]]:
     return [log for log in raft.state.log_history if "loss" in log]
+
+
+def test_a_model_that_has_diverged_stops_the_run_where_it_samples(tmp_path):
+    class Spoil(TrainerCallback):
+        def on_epoch_end(self, args, state, control, model=None, **kwargs):
+            model.model.decoder.layer_norm.weight.data.fill_(float("nan"))
+
+    raft = trainer(tmp_path, trainer_callbacks=[Spoil()])
+    with pytest.raises(FloatingPointError, match=r"not finite at step 5, rows \[\d, \d\] .*no hypotheses .* Go on from"):
+        raft.train()
 
 
 # ---- what is learnt ----
