@@ -6,7 +6,8 @@ A source is one of: a path or fsspec address; the bytes of an audio file; `{"pat
 An array is (samples,), or two-dimensional with the shorter axis as the channels: librosa returns
 (channels, samples), soundfile (samples, channels), and a clip is longer than it has channels. A square array
 is read as librosa's. Integers are divided by their full scale. A clip is silent when no sample of its mono
-mix reaches `SILENCE_PEAK`.
+mix reaches `SILENCE_PEAK`. Floats may go beyond full scale, but not beyond `LOUDEST_SAMPLE`: such a sample is a damaged
+exponent, or an integer that was stored as a float.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ import soundfile
 from audiorl.audio.containers import inspect_container
 from audiorl.audio.sources import AudioFault, Clip, array_clip, entry_file, entry_name, holds_array
 
-__all__ = ["SILENCE_PEAK", "AudioFault", "audio_bytes", "audio_seconds", "load_audio"]
+__all__ = ["LOUDEST_SAMPLE", "SILENCE_PEAK", "AudioFault", "audio_bytes", "audio_seconds", "load_audio"]
 
 # -80 dBFS, three steps of 16-bit PCM: dithered silence stays below, the faintest usable speech is far above.
 SILENCE_PEAK = 1e-4
+# 40 dB above full scale: what recordings, resampling and gains reach stays far below. 16-bit integers as floats lie above,
+# and a flipped high bit of a float's exponent makes 1e30 of the faintest sample.
+LOUDEST_SAMPLE = 100.0
 # libsndfile's length of a FLAC stream whose header leaves the length open.
 _LENGTH_UNKNOWN = 2**62
 # A damaged MP3 frame costs a decoder its neighbours too; encoders disagree by one frame on what they count.
@@ -46,7 +50,8 @@ def load_audio(source: Any, sampling_rate: int, *, allow_silence: bool = False) 
         (samples,) float32, nominally within [-1, 1].
 
     Raises:
-        AudioFault: the clip is missing, empty, not audio, cut off, damaged, silent, not finite, or misshapen.
+        AudioFault: the clip is missing, empty, not audio, cut off, damaged, silent, not finite, beyond all loudness, or
+            misshapen.
         ValueError: `sampling_rate` is not above zero.
     """
     if sampling_rate <= 0:
@@ -56,7 +61,7 @@ def load_audio(source: Any, sampling_rate: int, *, allow_silence: bool = False) 
         )
     name = entry_name(source)
     clip = array_clip(source) if holds_array(source) else _decode(source)
-    _require_finite(clip, name)
+    _require_samples(clip, name)
     mono = clip.samples if clip.samples.ndim == 1 else clip.samples.mean(axis=1, dtype=np.float32)
     if not len(mono):
         raise AudioFault(f"{name} has no samples", "Remove the row, or record the clip again.")
@@ -178,16 +183,31 @@ def _decode(source: Any) -> Clip:
         return Clip(samples, sound.samplerate)
 
 
-def _require_finite(clip: Clip, name: str) -> None:
-    finite = np.isfinite(clip.samples)
-    if finite.all():
+def _require_samples(clip: Clip, name: str) -> None:
+    """Refuse numbers that are no samples, before the channels are mixed and the rate is changed: both spread them."""
+    if not clip.samples.size:
         return
-    bad = ~finite if finite.ndim == 1 else ~finite.all(axis=1)
+    low, high = float(clip.samples.min()), float(clip.samples.max())  # NaN where one is
+    if -LOUDEST_SAMPLE <= low and high <= LOUDEST_SAMPLE:
+        return
+    finite = np.isfinite(clip.samples)
+    if not finite.all():
+        raise AudioFault(
+            f"{name} holds NaN or infinite samples: {_places(~finite, clip.sampling_rate)}",
+            "Repair what wrote it, or remove the row.",
+        )
+    loud = np.abs(clip.samples) > LOUDEST_SAMPLE
     raise AudioFault(
-        f"{name} holds NaN or infinite samples: {int(bad.sum())} of {len(bad)}, "
-        f"the first at {int(bad.argmax()) / clip.sampling_rate:.3f} s",
-        "Repair what wrote it, or remove the row.",
+        f"{name} holds samples of up to {max(-low, high):.3g} where full scale is 1: "
+        f"{_places(loud, clip.sampling_rate)}",
+        "Divide integers by their full scale (32768 for 16 bits) before they become floats; a few such samples are "
+        "damage: copy the file again, or remove the row.",
     )
+
+
+def _places(bad: np.ndarray, rate: int) -> str:
+    moments = bad if bad.ndim == 1 else bad.any(axis=1)
+    return f"{int(moments.sum())} of {len(moments)}, the first at {int(moments.argmax()) / rate:.3f} s"
 
 
 def _resample(mono: np.ndarray, original: int, target: int) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
@@ -28,6 +27,7 @@ from audiorl.report.run_folder import (
     RUN_FILE,
     audio_file,
     json_lines,
+    strict_json,
 )
 
 # Pairs of a page; the first ones. The page says how many there were.
@@ -96,7 +96,7 @@ def place_of(row: Mapping[str, Any], kept: KeptAudio) -> dict[str, Any]:
 def leave_facts(run: str | os.PathLike, facts: Mapping[str, Any]) -> None:
     """Write what was trained on what, in the order in which the page shows it."""
     path = _folder(run) / RUN_FILE
-    path.write_text(json.dumps(dict(facts), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    path.write_text(strict_json(dict(facts), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def leave_pairs(run: str | os.PathLike, rows: Iterable[Mapping[str, Any]], kept: KeptAudio) -> None:
@@ -181,7 +181,7 @@ def _most_changed(before: Measurement, after: Measurement) -> list[int]:
 
 def _write_lines(path: Path, records: Iterable[Mapping[str, Any]], mode: str) -> None:
     with open(path, mode, encoding="utf-8") as file:
-        file.writelines(json.dumps(dict(record)) + "\n" for record in records)
+        file.writelines(strict_json(dict(record)) + "\n" for record in records)
 
 
 def _folder(run: str | os.PathLike) -> Path:

@@ -1,6 +1,7 @@
 """What a run left in its folder, read back.
 
-RUN/metrics.jsonl              every log of the trainer, one JSON object a line (`audiorl.trainers.logs`)
+RUN/metrics.jsonl              every log of the trainer, one JSON object a line (`audiorl.trainers.logs`); what is not a
+                               finite number is null, as JSON has no other word for it
 RUN/trainer_state.json         the same, where a run has no metrics.jsonl
 RUN/checkpoint-N/              with a trainer_state.json each
 RUN/evaluation.json            transcripts before and after, in the format of `audiorl evaluate --output`
@@ -13,6 +14,7 @@ RUN/report/audio/*.mp3         clips that lie in no file of their own
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -98,9 +100,14 @@ def read_run(run: Path) -> RunFolder:
 
 def _history(run: Path) -> list[Record]:
     if (run / METRICS_FILE).is_file():
-        return json_lines(run / METRICS_FILE)
+        return _with_nan(json_lines(run / METRICS_FILE))
     states = [run / STATE_FILE, *(folder / STATE_FILE for folder in reversed(_checkpoint_folders(run)))]
-    return next((_object(state).get("log_history", []) for state in states if state.is_file()), [])
+    return next((_with_nan(_object(state).get("log_history", [])) for state in states if state.is_file()), [])
+
+
+def _with_nan(history: Iterable[Record]) -> list[Record]:
+    """Logs hold numbers alone: null was none that is finite."""
+    return [{name: math.nan if value is None else value for name, value in record.items()} for record in history]
 
 
 def run_checkpoints(run: Path, history: Iterable[Record]) -> list[Checkpoint]:
@@ -179,6 +186,23 @@ def _object(path: Path) -> Record:
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no JSON object. Restore it, or remove it to report without it.")
     return found
+
+
+def strict_json(value: Any, **options: Any) -> str:
+    """JSON as its standard has it, in which NaN and infinity are null; Python's own would write words no parser knows.
+
+    Args:
+        options: of `json.dumps`.
+    """
+    return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def json_lines(path: Path) -> list[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
@@ -170,6 +171,7 @@ class SpeechConfig(TrainingArguments):
     )
 
     def __post_init__(self):
+        self._check_amounts()
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
         if self.dataloader_pin_memory is None:
@@ -193,6 +195,19 @@ class SpeechConfig(TrainingArguments):
             load_augmentation(self.augmentation)
         # Rows of one clip differ in length from process to process, so each process reads its own share of a stream.
         self.accelerator_config.dispatch_batches = False
+
+    def _check_amounts(self) -> None:
+        """How much is trained; transformers finds out at the first step, or never."""
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            value = getattr(self, name)
+            if number_not_below(name, value, 1) != int(value):
+                raise ValueError(f"{name} is a whole number; got {value!r}. Set it to {math.ceil(value)}.")
+        epochs = self.num_train_epochs
+        if epochs is not None and self.max_steps <= 0 and not (math.isfinite(epochs) and epochs > 0):
+            raise ValueError(
+                f"num_train_epochs is how often the rows are gone through, a finite number above 0; got {epochs}. Set "
+                "it to 1 or more, or say with max_steps how many optimizer steps to train."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """As loggers get it: without access tokens, also where they are among keywords for the model."""

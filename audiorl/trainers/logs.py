@@ -1,14 +1,14 @@
 """What a run writes down while it trains: metrics.jsonl and metrics.csv always, a console unless it is to be quiet.
 
 metrics.jsonl    one object for each log, its step among it; what was logged after the step that a run resumed from
-                 goes, so that no step stands there twice
-metrics.csv      the same as a table; a metric that comes up later adds a column
+                 goes, so that no step stands there twice; NaN and infinity are null, which strict JSON can say
+metrics.csv      the same as a table, with nan and inf; a metric that comes up later adds a column
 """
 
 from __future__ import annotations
 
 import csv
-import json
+import dataclasses
 import os
 import sys
 import time
@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from audiorl.report.run_folder import METRICS_FILE, STATE_FILE
+from audiorl.report.run_folder import METRICS_FILE, STATE_FILE, strict_json
 
 TABLE_FILE = "metrics.csv"
 # metric -> how a line of the console calls it
@@ -70,20 +70,21 @@ class MetricsFiles(TrainerCallback):
             self._write_all(args.output_dir)
             return
         with open(os.path.join(args.output_dir, METRICS_FILE), "a", encoding="utf-8") as lines:
-            lines.write(json.dumps(record) + "\n")
+            lines.write(strict_json(record) + "\n")
         with open(os.path.join(args.output_dir, TABLE_FILE), "a", encoding="utf-8", newline="") as table:
             csv.DictWriter(table, self._columns).writerow(record)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            state.save_to_json(os.path.join(args.output_dir, STATE_FILE))
+            with open(os.path.join(args.output_dir, STATE_FILE), "w", encoding="utf-8") as file:
+                file.write(strict_json(dataclasses.asdict(state), indent=2, sort_keys=True) + "\n")
 
     def _write_all(self, folder: str) -> None:
         os.makedirs(folder, exist_ok=True)
         names = dict.fromkeys(name for record in self._records for name in record)
         self._columns = ["step", "epoch", *(name for name in names if name not in ("step", "epoch"))]
         with open(os.path.join(folder, METRICS_FILE), "w", encoding="utf-8") as lines:
-            lines.writelines(json.dumps(record) + "\n" for record in self._records)
+            lines.writelines(strict_json(record) + "\n" for record in self._records)
         with open(os.path.join(folder, TABLE_FILE), "w", encoding="utf-8", newline="") as table:
             writer = csv.DictWriter(table, self._columns)
             writer.writeheader()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from torch import Tensor
 from audiorl.evaluation import count_errors
 from audiorl.losses import zero_variance
 from audiorl.models import SpeechFamily
+from audiorl.report.run_folder import strict_json
 from audiorl.trainers.gathering import gathered_rows
 from audiorl.trainers.metrics import Metrics
 from audiorl.trainers.rollout_collator import rows_of
@@ -220,6 +220,6 @@ def write_completions(records: Sequence[dict[str, Any]], step: int, output_dir: 
     folder = Path(output_dir) / COMPLETIONS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:05d}.jsonl"
-    lines = [json.dumps({"step": step, **record}, ensure_ascii=False) for record in records]
+    lines = [strict_json({"step": step, **record}, ensure_ascii=False) for record in records]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

@@ -316,6 +316,44 @@ def test_doubles_beyond_single_precision_are_infinite_and_refused():
         load_audio({"array": np.array([0.1, 1e300]), "sampling_rate": RATE}, RATE)
 
 
+def flipped(clip: np.ndarray) -> np.ndarray:
+    """The highest bit of one sample's exponent flipped."""
+    damaged = clip.copy()
+    damaged.view(np.uint32).flat[4000] ^= 1 << 30
+    return damaged
+
+
+def one_sample(clip: np.ndarray, value: float) -> np.ndarray:
+    clip = clip.copy()
+    clip.flat[4000] = value
+    return clip
+
+
+@pytest.mark.parametrize("target", [RATE, 8000])
+@pytest.mark.parametrize(
+    "clip",
+    [
+        one_sample(sine(), 1e20),
+        one_sample(sine(), -1e20),
+        flipped(sine()),
+        flipped(np.full(RATE, 1e-30, np.float32)),
+        np.stack([one_sample(sine(), 3e38)] * 2, axis=1),
+        one_sample(sine(), 101.0),
+        (32767 * sine()).astype(np.float32),
+    ],
+    ids=["1e20", "-1e20", "flipped bit", "flipped bit of the faintest", "stereo at 3e38", "41 dB", "integers"],
+)
+def test_samples_beyond_all_loudness_are_refused_before_mixing_and_resampling(clip, target):
+    for source in ({"array": clip, "sampling_rate": RATE}, encoded(clip, subtype="FLOAT")):
+        with pytest.raises(AudioFault, match=r"up to .* where full scale is 1: \d+ of 16000, the first at 0\.\d+ s"):
+            load_audio(source, target)
+
+
+def test_floats_beyond_full_scale_are_samples():
+    loud = 20 * sine()
+    np.testing.assert_array_equal(load_audio({"array": loud, "sampling_rate": RATE}, RATE), loud)
+
+
 def test_a_wrong_rate_of_the_model_is_no_fault_of_the_clip():
     with pytest.raises(ValueError, match="model's rate") as caught:
         load_audio({"array": sine(), "sampling_rate": RATE}, 0)

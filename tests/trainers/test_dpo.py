@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import datasets
 import pytest
@@ -316,6 +317,23 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
     with pytest.raises(FloatingPointError, match=r"gradient is not finite at step 1"):
         dpo.train()
     assert largest_difference(before, weights(dpo.model)) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gradient_accumulation_steps": 0}, r"gradient_accumulation_steps has to be 1 or more; got 0. Set"),
+        ({"gradient_accumulation_steps": 1.5}, r"gradient_accumulation_steps is a whole number; got 1.5. Set it to 2"),
+        ({"per_device_train_batch_size": 0}, r"per_device_train_batch_size has to be 1 or more; got 0. Set"),
+        ({"per_device_eval_batch_size": -1}, r"per_device_eval_batch_size has to be 1 or more; got -1. Set"),
+        ({"num_train_epochs": math.inf}, r"num_train_epochs is .* a finite number above 0; got inf. Set .* max_steps"),
+        ({"num_train_epochs": math.nan}, r"num_train_epochs is .* got nan"),
+        ({"num_train_epochs": 0}, r"num_train_epochs is .* got 0"),
+    ],
+)
+def test_amounts_that_train_nothing_or_never_end_are_refused_when_built(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, **changes)
 
 
 def test_dropout_is_off_unless_asked_for(tmp_path):

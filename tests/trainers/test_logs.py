@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from transformers import TrainerCallback
 
 from audiorl.report import read_run, write_report
 from audiorl.report.run_folder import METRICS_FILE
@@ -53,6 +54,36 @@ def test_every_log_stands_in_both_files_and_a_resumed_run_repeats_none(tmp_path)
     checkpoints = read_run(tmp_path).checkpoints
     assert [(found.name, found.step) for found in checkpoints] == [("checkpoint-2", 2), ("checkpoint-4", 4)]
     assert checkpoints[0].loss == logged[1]["loss"] and checkpoints[0].wer == {"": logged[2]["eval_wer"]}
+
+
+def strict(text: str) -> object:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not in the standard of JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_what_is_no_finite_number_is_null_in_json_and_named_in_the_table(tmp_path):
+    class Odd(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if state.global_step == 2 and "loss" in logs:
+                state.log_history[-1] |= {"rewards/margins": math.nan, "grad_norm": math.inf}
+
+    trained = pair_rows.trainer(tmp_path, text_rows(4), max_steps=3)
+    trained.callback_handler.callbacks.insert(0, Odd())
+    trained.train()
+    logged = [strict(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()]
+    assert [(record["rewards/margins"], record["grad_norm"]) for record in logged if record["step"] == 2] == [
+        (None, None)
+    ]
+    assert [record["grad_norm"] for record in logged if record["step"] == 1 and record["grad_norm"] > 0]
+    row = cells(tmp_path / "metrics.csv")[1]
+    assert (row["rewards/margins"], row["grad_norm"]) == ("nan", "inf")
+    assert strict((tmp_path / "trainer_state.json").read_text())["global_step"] == 3
+    # read back it is a number again, of which a curve makes a gap
+    history = {record["step"]: record for record in read_run(tmp_path).history if "loss" in record}
+    assert math.isnan(history[2]["grad_norm"]) and math.isfinite(history[3]["grad_norm"])
+    assert "NaN" not in write_report(tmp_path).read_text().split('id="data"')[1].split("</script>")[0]
 
 
 def test_an_evaluation_alone_leaves_the_files_of_a_run(tmp_path):
