@@ -28,8 +28,8 @@ __all__ = ["LOUDEST_SAMPLE", "SILENCE_PEAK", "AudioFault", "audio_bytes", "audio
 
 # -80 dBFS, three steps of 16-bit PCM: dithered silence stays below, the faintest usable speech is far above.
 SILENCE_PEAK = 1e-4
-# 40 dB above full scale: what recordings, resampling and gains reach stays far below. 16-bit integers as floats lie above,
-# and a flipped high bit of a float's exponent makes 1e30 of the faintest sample.
+# 40 dB above full scale: what recordings, resampling and gains reach stays far below. 16-bit integers as floats lie
+# above, and so does a float whose exponent has its highest bit flipped.
 LOUDEST_SAMPLE = 100.0
 # libsndfile's length of a FLAC stream whose header leaves the length open.
 _LENGTH_UNKNOWN = 2**62
@@ -206,7 +206,7 @@ def _require_samples(clip: Clip, name: str) -> None:
 
 
 def _places(bad: np.ndarray, rate: int) -> str:
-    moments = bad if bad.ndim == 1 else bad.any(axis=1)
+    moments = bad.reshape(len(bad), -1).max(axis=1)
     return f"{int(moments.sum())} of {len(moments)}, the first at {int(moments.argmax()) / rate:.3f} s"
 
 

@@ -35,10 +35,10 @@ CALL_KEYWORDS = (
     "environments",
 )
 SHOWN_CHARACTERS = 80
-# Beyond it float64 no longer tells values apart that differ by 0.1, and squares of it, of which a deviation and the norm
-# of a gradient are made, come near the end of float32.
+# Beyond it float64 no longer tells values apart that differ by 0.1, and squares of it, of which a deviation and the
+# norm of a gradient are made, come near the end of float32.
 LARGEST_REWARD = 1e15
-# Returned values that have a length and can be gone through, but are no list of numbers in the order of the completions.
+# What has a length and can be gone through, but is no list of numbers in the order of the completions.
 NO_LISTS = (str, bytes, bytearray, Mapping, Set)
 Answer = list[float | None]
 
@@ -238,7 +238,7 @@ def _number(value: Any, name: str, call: RewardCall, place: int) -> float:
             f"The reward {name!r} returned {shown_value(value)} for {call.describe(place)}. "
             "Return a finite number, or None where it cannot judge."
         )
-    if abs(scalar) > LARGEST_REWARD:
+    if abs(float(scalar)) > LARGEST_REWARD:
         raise RewardError(
             f"The reward {name!r} returned {shown_value(value)} for {call.describe(place)}, which is beyond "
             f"{LARGEST_REWARD:g}: no gradient can be made of such numbers. Scale it down, clip it, or return its "
