@@ -1,16 +1,24 @@
 """How a program of audiorl ends: with a message and an exit code, not with a traceback.
 
 Exit codes: 0 done, 1 the run failed with a message, 2 wrong arguments, 130 interrupted.
+
+Behind `torchrun` and `accelerate launch` the launcher would add 25 lines about a process that failed, which is what the
+message has said. `quiet_launcher` leaves them out where, and only where, a program of audiorl told its error; torch
+loads it into launchers by the entry point `torchrun.handlers`.
 """
 
 from __future__ import annotations
 
+import atexit
+import json
+import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from types import TracebackType
+from typing import Any, NoReturn
 
 from audiorl.quiet import hush_missing_kernel
 
@@ -19,6 +27,15 @@ MISTYPED = 2
 INTERRUPTED = 130
 # Seconds; longer than processes of one machine are apart when they start.
 OTHERS_WAIT = 10.0
+# Where a launcher looks for the reason that its process failed, and how ours begins
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+TOLD = "told by audiorl: "
+# Loggers that report a failed process before the launcher itself fails
+_LAUNCHER_LOGGERS = tuple(
+    f"torch.distributed.elastic.multiprocessing.{name}" for name in ("api", "errors.error_handler")
+)
+# What gloo and NCCL say in a process whose neighbour has ended
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 
 
 def stop(message: str, code: int = FAILED) -> NoReturn:
@@ -31,6 +48,7 @@ def stop(message: str, code: int = FAILED) -> NoReturn:
     if rank:
         time.sleep(OTHERS_WAIT)
     print(f"error: {message}" if rank == 0 else f"error in process {rank}: {message}", file=sys.stderr, flush=True)
+    _tell_launcher(message)
     raise SystemExit(code)
 
 
@@ -49,6 +67,7 @@ def run(main: Callable[[], None]) -> None:
     AUDIORL_DEBUG=1 shows the traceback.
     """
     _quiet_libraries()
+    debug = os.environ.get("AUDIORL_DEBUG")
     try:
         main()
     except KeyboardInterrupt:
@@ -57,9 +76,88 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(FAILED) from None
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        if os.environ.get("AUDIORL_DEBUG"):
+        if debug:
             raise
         stop(f"{error}\n(AUDIORL_DEBUG=1 shows where)")
+    except RuntimeError as error:
+        if debug or not any(words in str(error) for words in _LOST_PEER):
+            raise
+        time.sleep(OTHERS_WAIT)  # the other one says why it ended, and the launcher ends this one
+        stop(f"another process of this run has ended: {error}\n(AUDIORL_DEBUG=1 shows where)")
+
+
+# ---- behind a launcher ----
+
+
+def _tell_launcher(message: str) -> None:
+    """Leave the message where the launcher looks for the reason of a failure."""
+    path = os.environ.get(ERROR_FILE)
+    if path:
+        told = {"message": TOLD + message, "extraInfo": {"py_callstack": "", "timestamp": str(int(time.time()))}}
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump({"message": told}, file)
+
+
+def quiet_launcher() -> Callable[..., Any]:
+    """Let a launcher say nothing where a process of audiorl has told its error; everything else it says as before.
+
+    Called by torch in each process that imports its launcher, and there it changes two things: reports of failed
+    processes wait until the launcher knows why, and an uncaught error that is such a failure prints nothing.
+
+    Returns:
+        What torch wants of this entry point, a maker of rendezvous; ours refuses.
+    """
+    held = _HeldRecords()
+    for name in _LAUNCHER_LOGGERS:
+        logging.getLogger(name).addFilter(held)
+    atexit.register(held.release)
+    usual = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if _told(error):
+            held.records.clear()
+            return
+        held.release()
+        usual(kind, error, trace)
+
+    sys.excepthook = hook
+    return _no_rendezvous
+
+
+class _HeldRecords(logging.Filter):
+    """Keeps the records of its loggers back until they are released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+        self.holding = True
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if self.holding and record.levelno >= logging.WARNING:
+            self.records.append(record)
+            return False
+        return True
+
+    def release(self) -> None:
+        self.holding = False
+        while self.records:
+            record = self.records.pop(0)
+            logging.getLogger(record.name).handle(record)
+        self.holding = True
+
+
+def _told(error: BaseException) -> bool:
+    """Whether this is a launcher's error about a process that has told its own."""
+    if type(error).__name__ != "ChildFailedError":
+        return False
+    _, failure = error.get_first_failure()  # type: ignore[attr-defined]
+    said = failure.message
+    text = said.get("message", "") if isinstance(said, dict) else said
+    return str(text).startswith(TOLD)
+
+
+def _no_rendezvous(*_: Any) -> NoReturn:
+    raise ValueError("audiorl has no rendezvous of its own. Leave --rdzv_backend out, or pass c10d.")
 
 
 def _quiet_libraries() -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from transformers import TrainingArguments
+from transformers.utils import is_in_notebook
 
 from audiorl.augment import load_augmentation
 from audiorl.datasets.length_filter import check_bounds
 from audiorl.losses.settings import number_not_below
 from audiorl.models import SpeechFamily
 from audiorl.text.normalizers import normalizer
+from audiorl.trainers.parallel import check_joined, falls_back_to_cpus
 from audiorl.trainers.precision import check_device
 
 OnBadRows = Literal["error", "skip"]
@@ -172,11 +175,15 @@ class SpeechConfig(TrainingArguments):
 
     def __post_init__(self):
         self._check_amounts()
+        self.use_cpu = falls_back_to_cpus(self.use_cpu) or self.use_cpu
+        if self.disable_tqdm is None:  # transformers' default also turns bars off where only its warnings are off
+            self.disable_tqdm = not (sys.stderr.isatty() or is_in_notebook())
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
         if self.dataloader_pin_memory is None:
             self.dataloader_pin_memory = torch.accelerator.is_available() and not self.use_cpu
         super().__post_init__()
+        check_joined(self.world_size)
         check_device(self)
         self._checkpoint_without_reentry()
         for name in ("remove_unused_columns", "logging_nan_inf_filter"):

@@ -180,7 +180,7 @@ def plan_adapter(model: Any, peft_config: Any) -> PeftConfig | None:
             "DoRA on an 8-bit base does not run on a CPU: PEFT moves the weights whenever it measures them, and "
             "bitsandbytes loses their scales. Use load_in_4bit, LoRA without use_dora, or a GPU."
         )
-    keep_trainable(model)
+    keep_trainable(_without_rounded_inputs(model))
     return planned
 
 
@@ -243,4 +243,13 @@ def _load(name: str | os.PathLike, options: dict[str, Any]) -> PreTrainedModel:
         quantised = copy.deepcopy(quantised)  # the caller's stays as it was
         quantised.llm_int8_skip_modules = list(spared) or None
         options = {**options, "quantization_config": quantised}
-    return kind.from_pretrained(name, **options)
+    return _without_rounded_inputs(kind.from_pretrained(name, **options))
+
+
+def _without_rounded_inputs(model: Any) -> Any:
+    """8-bit layers that compute in evaluation what they compute in training; see `audiorl.models.eight_bit`."""
+    if getattr(base_model(model), "is_loaded_in_8bit", False):
+        from audiorl.models.eight_bit import use_eight_bit_linear  # imports bitsandbytes
+
+        use_eight_bit_linear(model)
+    return model

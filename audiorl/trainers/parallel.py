@@ -7,15 +7,69 @@ ZeRO 1, 2 optimizer state and gradients sharded by DeepSpeed, parameters whole
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
 
 CONFIGS = "examples/accelerate_configs"
+ON_CPUS = "--use_cpu true --mixed_precision no"  # flags of `accelerate launch`, before the script
+
+logger = logging.getLogger(__name__)
+
+
+def started_processes() -> int:
+    """How many processes `torchrun` or `accelerate launch` started for this run, over all machines; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE") or 1) if "RANK" in os.environ else 1
+
+
+def falls_back_to_cpus(use_cpu: bool) -> bool:
+    """Whether several processes have to train together on CPUs though nobody asked for it: there is no GPU here.
+
+    Without it accelerate joins no processes and each trains alone, all in one folder. The first process says so.
+
+    Raises:
+        ValueError: FSDP or DeepSpeed is asked for, which need GPUs.
+    """
+    if started_processes() == 1 or (_device_joins_processes() and not use_cpu):
+        return False
+    for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
+        if os.environ.get(variable, "false").lower() == "true":
+            raise ValueError(
+                f"{name} was asked for, but this run is on CPUs, where accelerate would train whole copies instead. "
+                f"Run on GPUs, or without {name}: accelerate launch --config_file {CONFIGS}/ddp.yaml {ON_CPUS}."
+            )
+    if use_cpu:
+        return False
+    if os.environ["RANK"] == "0":
+        logger.warning(
+            f"There is no GPU here: {started_processes()} processes train one model on CPUs, joined by gloo. "
+            "--use_cpu true asks for that and drops this line."
+        )
+    return True
+
+
+def check_joined(world_size: int) -> None:
+    """Refuse to train alone beside other processes of the same run.
+
+    Raises:
+        ValueError: the processes that were started are not joined.
+    """
+    if world_size < started_processes():
+        raise ValueError(
+            f"{started_processes()} processes were started, but each would train alone, all into one folder: this one "
+            f"knows of {world_size}. Pass --use_cpu true to join them on CPUs, or start one process."
+        )
+
+
+def _device_joins_processes() -> bool:
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return device is not None and device.type != "mps"  # Apple's GPUs have no collectives
 
 
 def check_parallelism(accelerator: Accelerator) -> None:

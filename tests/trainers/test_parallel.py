@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import soundfile
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from audiorl import exits
+from audiorl.trainers import parallel
 from audiorl.trainers.checkpoints import is_whole
 from audiorl.trainers.parallel import check_parallelism
-from tests.tiny_models import tiny_whisper
+from tests.tiny_models import saved, tiny_clips, tiny_whisper
 from tests.trainers.launching import CONFIGS, launch_arguments, launched
 from tests.trainers.pair_rows import config, largest_difference
 from tests.trainers.run_parallel import DDP, FSDP
 
+ROOT = Path(__file__).parents[2]
 SCRIPT = str(Path(__file__).with_name("run_parallel.py"))
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 STEPS = 4
 
 
-def start(command: list[str], **environment: str) -> subprocess.Popen:
+def start(command: list[str], cwd: Path = ROOT, **environment: str) -> subprocess.Popen:
     quiet = {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, **quiet, **environment}
     return subprocess.Popen(
-        command, env={**os.environ, **quiet, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+
+
+def write_pairs(path: Path, count: int = 16) -> None:
+    """Rows with clips beside them."""
+    lines = []
+    for i, clip in enumerate(tiny_clips(count)):
+        soundfile.write(path.with_name(f"{i}.wav"), clip, 16_000)
+        lines.append(json.dumps({"audio": f"{i}.wav", "chosen": "the lazy dog", "rejected": f"dog {i}"}))
+    path.write_text("\n".join(lines))
 
 
 def finish(*processes: subprocess.Popen) -> str:
@@ -284,18 +300,116 @@ from audiorl.exits import run
 def main():
     if sys.argv[1] in ("all", os.environ["RANK"]):
         raise ValueError("spoilt")
+    if sys.argv[1] == "bug":
+        raise KeyError("mine")
     import time
     time.sleep(60)
 run(main)
 """
 
 
+def with_entry_points(folder: Path) -> str:
+    """A PYTHONPATH with what pyproject.toml installs for launchers, whatever is installed here."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    info = folder / "audiorl-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: audiorl\nVersion: 0\n")
+    lines = [
+        line
+        for group, names in declared.items()
+        for line in (f"[{group}]", *(f"{name} = {target}" for name, target in names.items()))
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    return os.pathsep.join([str(folder), str(ROOT)])
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 @pytest.mark.parametrize(("who", "said"), [("all", "error: spoilt"), ("1", "error in process 1: spoilt")])
-def test_under_torchrun_an_error_is_said_once_and_by_whom_it_concerns(tmp_path, who, said):
+def test_under_a_launcher_an_error_is_said_once_and_nothing_else(tmp_path, who, said, launcher):
     failing = tmp_path / "failing.py"
     failing.write_text(FAILING)
-    process = start([*TORCHRUN, "--standalone", "--nproc_per_node=2", str(failing), who])
+    start_two = [*TORCHRUN, "--standalone", "--nproc_per_node=2"]
+    if launcher == "accelerate":
+        start_two = accelerate_launch("ddp.yaml")
+    process = start([*start_two, str(failing), who], PYTHONPATH=with_entry_points(tmp_path))
     printed = process.communicate(timeout=120)[0]
     assert process.returncode == 1
-    assert [line for line in printed.splitlines() if line.startswith("error")] == [said]
+    assert printed.splitlines() == [said, "(AUDIORL_DEBUG=1 shows where)"]
+
+
+@pytest.mark.slow
+def test_what_our_program_did_not_tell_the_launcher_still_reports(tmp_path):
+    failing = tmp_path / "failing.py"
+    failing.write_text(FAILING)
+    command = [*TORCHRUN, "--standalone", "--nproc_per_node=2", str(failing), "bug"]
+    process = start(command, PYTHONPATH=with_entry_points(tmp_path))
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 1
+    assert "KeyError: 'mine'" in printed and "ChildFailedError" in printed and "failed (exitcode: 1)" in printed
+
+
+# ---- several processes on a machine without a GPU ----
+
+
+@pytest.fixture
+def as_one_of_two(monkeypatch):
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(parallel, "_device_joins_processes", lambda: False)
+
+
+def test_several_processes_without_a_gpu_train_together_on_cpus_and_say_so(as_one_of_two, monkeypatch, caplog):
+    assert parallel.falls_back_to_cpus(use_cpu=False)
+    assert "2 processes train one model on CPUs, joined by gloo" in caplog.text and "--use_cpu true" in caplog.text
+    caplog.clear()
+    assert not parallel.falls_back_to_cpus(use_cpu=True) and not caplog.records  # asked for, nothing to say
+    monkeypatch.setenv("RANK", "1")
+    assert parallel.falls_back_to_cpus(use_cpu=False) and not caplog.records  # the first process says it
+    monkeypatch.setattr(parallel, "_device_joins_processes", lambda: True)
+    assert not parallel.falls_back_to_cpus(use_cpu=False)
+
+
+@pytest.mark.parametrize(("variable", "name"), [("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed")])
+@pytest.mark.parametrize("use_cpu", [False, True])
+def test_sharding_on_cpus_is_refused_before_anything_is_loaded(as_one_of_two, monkeypatch, variable, name, use_cpu):
+    monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
+    with pytest.raises(ValueError, match=rf"{name} was asked for.*ddp\.yaml --use_cpu true --mixed_precision no"):
+        parallel.falls_back_to_cpus(use_cpu)
+
+
+def test_processes_that_are_not_joined_are_refused(as_one_of_two):
+    parallel.check_joined(2)
+    with pytest.raises(ValueError, match=r"2 processes were started.*knows of 1.*--use_cpu true"):
+        parallel.check_joined(1)
+
+
+def test_one_process_stays_as_it_is(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert not parallel.falls_back_to_cpus(use_cpu=False)
+    parallel.check_joined(1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to train on")
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate launch"])
+def test_the_readme_s_line_with_two_processes_is_one_run(tmp_path, launcher):
+    """Nothing is added to it: no --use_cpu. Of the model's name and the number of processes alone others are taken."""
+    saved(tiny_whisper(), tmp_path / "base")
+    write_pairs(tmp_path / "pairs.jsonl")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (line,) = re.findall(
+        rf"^{launcher} .*?--output_dir out$", (CONFIGS / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    words = line.replace("\\\n", " ").split()
+    words = ["base" if word == "openai/whisper-small" else word.replace("=8", "=2") for word in words]
+    words = ["2" if word == "8" else word for word in words]
+    starts = {"torchrun": TORCHRUN, "accelerate launch": [sys.executable, "-m", "accelerate.commands.launch"]}
+    length = len(launcher.split())
+    said = finish(start([*starts[launcher], *words[length:]], cwd=tmp_path, PYTHONPATH=str(ROOT)))
+    assert said.count("2 processes train one model on CPUs") == 1
+    assert said.count("The tuned checkpoint lies in out") == 1
+    assert "2 processes" in (tmp_path / "out" / "README.md").read_text()
+    steps = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["global_step"]
+    assert steps == 3 * 1  # three epochs of 16 pairs, 8 in each of two processes

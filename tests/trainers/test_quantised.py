@@ -10,6 +10,7 @@ from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
 from audiorl import adapters
 from audiorl.models import speech_family
+from audiorl.models.eight_bit import RoundedProduct
 from audiorl.models.footprint import footprint, weight_bytes
 from audiorl.script import adapter_and_quantization
 from audiorl.testing.case import group_batch
@@ -274,3 +275,57 @@ def test_a_resumed_run_on_a_quantised_base_equals_one_that_was_not_stopped(tmp_p
     resumed.train(resume_from_checkpoint=True)
     own = [{n: p for n, p in weights(t.model).items() if "lora_" in n} for t in (whole, resumed)]
     assert largest_difference(*own) == 0
+
+
+# ---- 8-bit layers ----
+
+
+def eight_bit_layer(threshold: float) -> Linear8bitLt:
+    torch.manual_seed(0)
+    layer = Linear8bitLt(48, 24, has_fp16_weights=False, threshold=threshold)
+    return layer.requires_grad_(False).to("cpu")
+
+
+def told_by_bitsandbytes(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("bitsandbytes")]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 2.0])
+def test_the_product_with_rounded_inputs_is_that_of_bitsandbytes(threshold):
+    layer = eight_bit_layer(threshold)
+    x = torch.randn(2, 5, 48, requires_grad=True)
+    expected = layer.eval()(x)  # also fills layer.state
+    (wanted,) = torch.autograd.grad(expected.square().sum(), x)
+    found = RoundedProduct.apply(x, layer.bias, layer.state)
+    (gradient,) = torch.autograd.grad(found.square().sum(), x)
+    assert torch.equal(found, expected)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_an_8_bit_model_says_the_same_in_training_and_in_evaluation_and_logs_nothing(base, caplog):
+    policy = load_model(base, config("out"), BitsAndBytesConfig(load_in_8bit=True))
+    family = speech_family(policy, tiny_whisper()[1])
+    batch = group_batch(family, tiny_clips(2), [["the dog", "a fox"], ["over", "the lazy dog"]])
+    family.install(policy)
+    with torch.no_grad():
+        found = [family.score_groups(policy.train(mode), batch).logps for mode in (True, False)]
+    assert torch.equal(*found)
+    assert told_by_bitsandbytes(caplog) == []
+
+
+@pytest.mark.parametrize("given", ["by name", "as an instance"])
+def test_tuning_and_decoding_on_an_8_bit_base_logs_nothing_about_casts(tmp_path, base, caplog, given):
+    model, quantised = base, BitsAndBytesConfig(load_in_8bit=True)
+    if given == "as an instance":
+        model, quantised = WhisperForConditionalGeneration.from_pretrained(base, quantization_config=quantised), None
+    dpo = DPOTrainer(
+        model,
+        args=config(tmp_path / "out", max_steps=1),
+        train_dataset=pair_rows(4),
+        processing_class=tiny_whisper()[1],
+        quantization_config=quantised,
+        peft_config=LoraConfig(r=4, target_modules=["q_proj"]),
+    )
+    dpo.train()
+    dpo.decode([{**row, "text": row["chosen"]} for row in pair_rows(2)])
+    assert told_by_bitsandbytes(caplog) == []
