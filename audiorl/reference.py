@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from audiorl.batch import GroupBatch
 from audiorl.models import SpeechFamily, base_model
-from audiorl.models.sharding import is_sharded
+from audiorl.models.forward import is_sharded
 
 # The frozen copy of an adapter that a policy came with.
 REFERENCE_ADAPTER = "ref"

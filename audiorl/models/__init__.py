@@ -1,6 +1,7 @@
 """Model families: what a trainer asks of a speech model, and who answers."""
 
 from audiorl.models.family import SpeechFamily, TokenizedText
+from audiorl.models.forward import base_model, disable_dropout, run_inside
 from audiorl.models.registry import (
     FAMILIES,
     family_class,
@@ -10,7 +11,6 @@ from audiorl.models.registry import (
     speech_family,
 )
 from audiorl.models.short_window import shorten_window
-from audiorl.models.speech_call import base_model, disable_dropout, run_inside
 
 __all__ = [
     "FAMILIES",

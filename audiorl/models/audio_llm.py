@@ -18,12 +18,12 @@ from transformers import DynamicCache, PreTrainedModel
 
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.models.autoregressive import AutoregressiveFamily
+from audiorl.models.forward import base_model
 from audiorl.models.grouped_cache import hand_over
 from audiorl.models.head import at_least_float32, score_tokens
 from audiorl.models.prompted_answers import PromptedAnswers
 from audiorl.models.sampling import prefix_lengths
 from audiorl.models.shared_prefix import PrefixDecoder, group_mask, group_positions
-from audiorl.models.speech_call import base_model
 
 # What processors call the mask of mel frames.
 MASK_NAMES = ("input_features_mask", "feature_attention_mask")

@@ -10,10 +10,9 @@ from transformers import PreTrainedModel
 from audiorl.batch import GroupBatch, GroupSamples
 from audiorl.models.beam_search import BeamDecoder, BeamSettings, GroupBeams, beam_search
 from audiorl.models.family import SpeechFamily
+from audiorl.models.forward import calls_in_step, evaluating
 from audiorl.models.sampler import Sampler
 from audiorl.models.sampling import prefix_lengths, sample_from
-from audiorl.models.sharding import calls_in_step
-from audiorl.models.speech_call import evaluating
 
 
 class AutoregressiveFamily(SpeechFamily):

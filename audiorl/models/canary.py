@@ -15,7 +15,7 @@ from audiorl.models.canary_text import CanaryText
 from audiorl.models.encoder_decoder import EncoderDecoderFamily
 from audiorl.models.family import TokenizedText
 from audiorl.models.fast_conformer import FastConformerAudio
-from audiorl.models.speech_call import base_model
+from audiorl.models.forward import base_model
 
 
 class CanaryFamily(FastConformerAudio, EncoderDecoderFamily):

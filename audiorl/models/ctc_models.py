@@ -2,7 +2,7 @@
 
 Their scores hold to three rules that stock training does not. A clip's logits do not depend on the padding beside it
 (`waveform.py`, `fast_conformer.py`). Batch norm (Parakeet) keeps the checkpoint's statistics, in training too
-(`batch_norm.py`). Nothing is dropped or masked unless `disable_dropout` is turned off (`speech_call.py`).
+(`batch_norm.py`). Nothing is dropped or masked unless `disable_dropout` is turned off (`forward.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from audiorl.batch import GroupBatch
 from audiorl.models.ctc import CTCFamily
 from audiorl.models.fast_conformer import FastConformerAudio
-from audiorl.models.speech_call import base_model
+from audiorl.models.forward import base_model
 from audiorl.models.waveform import WAVLM_UNADAPTABLE, read_waveforms, shortest_clip, waveform_features
 
 

@@ -15,12 +15,11 @@ from transformers.cache_utils import Cache
 
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.models.autoregressive import AutoregressiveFamily
-from audiorl.models.compiling import run
+from audiorl.models.forward import base_model, call_module
 from audiorl.models.grouped_attention import ignored_mask, use_grouped_attention
 from audiorl.models.grouped_cache import hand_over
 from audiorl.models.grouped_decoder import ENGINES, GroupedDecoder
 from audiorl.models.head import at_least_float32, score_tokens
-from audiorl.models.speech_call import base_model
 
 
 class EncoderDecoderFamily(AutoregressiveFamily):
@@ -52,7 +51,7 @@ class EncoderDecoderFamily(AutoregressiveFamily):
         """(B, K, T) tokens at (B, K, T) positions -> (B, K, T, D)."""
         clips, hypotheses, length = tokens.shape
         # a cache grows with every token, which compiled code would have to follow
-        decode = self.backbone.decoder if cache is None else run
+        decode = self.backbone.decoder if cache is None else call_module
         masks: dict[str, Any] = {} if audio_seen is None else {"encoder_attention_mask": audio_seen}
         decoder = base.get_decoder()
         out = decode(

@@ -15,11 +15,10 @@ from transformers import PreTrainedModel
 
 from audiorl.batch import GroupBatch, GroupSamples, GroupScores
 from audiorl.models.beam_search import BeamSettings, GroupBeams
-from audiorl.models.compiling import Backbone
 from audiorl.models.family_data import FamilyData, TokenizedText
+from audiorl.models.forward import Backbone, base_model, install_speech_call, run_inside
 from audiorl.models.sampler import Sampler
 from audiorl.models.sampling import check_finite
-from audiorl.models.speech_call import base_model, install_speech_call, run_inside
 
 __all__ = ["SpeechFamily", "TokenizedText"]
 

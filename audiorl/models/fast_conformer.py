@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from audiorl.batch import GroupBatch
 from audiorl.models.batch_norm import keep_statistics
 from audiorl.models.family import SpeechFamily
-from audiorl.models.speech_call import base_model
+from audiorl.models.forward import base_model
 
 
 class FastConformerAudio(SpeechFamily):

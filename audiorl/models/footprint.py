@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from audiorl.models.speech_call import base_model
+from audiorl.models.forward import base_model
 
 
 def footprint(model: nn.Module) -> str:

@@ -18,7 +18,7 @@ from transformers.models.fun_asr_nano.processing_fun_asr_nano import LANGUAGE_CO
 
 from audiorl.batch import GroupBatch
 from audiorl.models.audio_llm import AudioLLMFamily
-from audiorl.models.speech_call import base_model
+from audiorl.models.forward import base_model
 
 
 class FunASRFamily(AudioLLMFamily):

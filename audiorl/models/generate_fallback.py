@@ -19,9 +19,9 @@ from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, Log
 from audiorl.batch import GroupBatch, GroupSamples
 from audiorl.models.beam_search import BeamSettings, GroupBeams
 from audiorl.models.family import SpeechFamily
+from audiorl.models.forward import is_sharded
 from audiorl.models.sampler import Sampler
 from audiorl.models.sampling import draw, prefix_lengths, started
-from audiorl.models.sharding import is_sharded
 
 
 class GenerateFamily(SpeechFamily):

@@ -31,9 +31,8 @@ from audiorl.batch import GroupBatch
 from audiorl.models.audio_llm import AudioLLMFamily
 from audiorl.models.batch_norm import keep_statistics
 from audiorl.models.by_length import encode_by_length
+from audiorl.models.forward import base_model, is_sharded
 from audiorl.models.granite_speech_audio import do_without_torchaudio
-from audiorl.models.sharding import is_sharded
-from audiorl.models.speech_call import base_model
 
 # The request of the cards of granite-speech-3.3-2b and granite-4.0-1b-speech.
 TRANSCRIBE = "can you transcribe the speech into a written format?"

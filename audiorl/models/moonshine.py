@@ -19,9 +19,8 @@ from transformers.models.moonshine.modeling_moonshine import MoonshineEncoderMod
 from audiorl.batch import GroupBatch, audio_alone
 from audiorl.models.by_length import encode_by_length
 from audiorl.models.encoder_decoder import EncoderDecoderFamily
+from audiorl.models.forward import base_model, is_sharded
 from audiorl.models.plain_text import PlainTranscripts
-from audiorl.models.sharding import is_sharded
-from audiorl.models.speech_call import base_model
 from audiorl.models.waveform import waveform_features
 
 # Samples that the three convolutions (kernels 127, 7, 3; strides 64, 3, 2) need for one state: 56 ms.

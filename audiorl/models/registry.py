@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from audiorl.models.family import SpeechFamily
-from audiorl.models.speech_call import base_model
+from audiorl.models.forward import base_model
 
 # Name of a model class, or model_type of a transformers config -> family; "module:Class" keeps imports lazy. One
 # model_type has several heads (wav2vec2: transcripts or labels), so the class decides where it stands here.

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from audiorl.models.speech_call import base_model
+from audiorl.models.forward import base_model
 
 HEARS_AT_LEAST = 1  # seconds
 

@@ -18,11 +18,10 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from audiorl.batch import GroupBatch, GroupScores, audio_alone
 from audiorl.models.by_length import encode_by_length
+from audiorl.models.forward import base_model, is_sharded
 from audiorl.models.generate_fallback import GenerateFamily
 from audiorl.models.head import score_tokens
 from audiorl.models.plain_text import PlainTranscripts
-from audiorl.models.sharding import is_sharded
-from audiorl.models.speech_call import base_model
 
 
 class Speech2TextFamily(PlainTranscripts, GenerateFamily):

@@ -26,7 +26,7 @@ from transformers.utils import is_mistral_common_available
 
 from audiorl.batch import GroupBatch
 from audiorl.models.audio_llm import AudioLLMFamily
-from audiorl.models.speech_call import base_model
+from audiorl.models.forward import base_model
 
 # Mel frames for each position of the tower: its second convolution takes every other one.
 FRAMES_PER_POSITION = 2

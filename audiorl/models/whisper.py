@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from audiorl.batch import GroupBatch, kept_texts
 from audiorl.models.encoder_decoder import EncoderDecoderFamily
 from audiorl.models.family import TokenizedText
-from audiorl.models.speech_call import base_model
+from audiorl.models.forward import base_model
 from audiorl.models.whisper_audio import WhisperAudio
 from audiorl.models.whisper_text import WhisperText
 

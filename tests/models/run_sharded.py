@@ -21,7 +21,7 @@ from peft import LoraConfig, get_peft_model
 
 from audiorl.batch import GroupBatch
 from audiorl.models import head, speech_family
-from audiorl.models.sharding import is_sharded
+from audiorl.models.forward import is_sharded
 from audiorl.reference import AdapterOff, FrozenCopy, frozen_copy
 from audiorl.testing.case import group_batch
 from tests.tiny_models import tiny_clips, tiny_whisper

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from audiorl.models.sharding import calls_in_step, is_sharded
+from audiorl.models.forward import calls_in_step, is_sharded
 from tests.models.run_sharded import CASES, STEPS
 from tests.tiny_models import tiny_whisper
 
