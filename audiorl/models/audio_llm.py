@@ -19,7 +19,7 @@ from transformers import DynamicCache, PreTrainedModel
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.models.autoregressive import AutoregressiveFamily
 from audiorl.models.forward import base_model
-from audiorl.models.grouped_cache import hand_over
+from audiorl.models.grouped_attention import cache_argument
 from audiorl.models.head import at_least_float32, score_tokens
 from audiorl.models.prompted_answers import PromptedAnswers
 from audiorl.models.sampling import prefix_lengths
@@ -124,7 +124,7 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
             position_ids=positions,
             attention_mask=mask,
             use_cache=cache is not None,
-            **hand_over(decoder, cache),
+            **cache_argument(decoder, cache),
         )
         return out.last_hidden_state
 

@@ -16,9 +16,13 @@ from transformers.cache_utils import Cache
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.models.autoregressive import AutoregressiveFamily
 from audiorl.models.forward import base_model, call_module
-from audiorl.models.grouped_attention import ignored_mask, use_grouped_attention
-from audiorl.models.grouped_cache import hand_over
-from audiorl.models.grouped_decoder import ENGINES, GroupedDecoder
+from audiorl.models.grouped_attention import (
+    ENGINES,
+    GroupedDecoder,
+    cache_argument,
+    ignored_mask,
+    use_grouped_attention,
+)
 from audiorl.models.head import at_least_float32, score_tokens
 
 
@@ -62,7 +66,7 @@ class EncoderDecoderFamily(AutoregressiveFamily):
             encoder_hidden_states=states,
             use_cache=cache is not None,
             group_size=hypotheses,
-            **hand_over(decoder, cache),
+            **cache_argument(decoder, cache),
             **masks,
         )
         return out.last_hidden_state.unflatten(1, (hypotheses, length))

@@ -23,7 +23,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaModel, PreTrainedConfig
 from audiorl.batch import GroupBatch, GroupSamples, GroupScores, pad_tokens
 from audiorl.models import SpeechFamily, TokenizedText, base_model, register_family
 from audiorl.models.autoregressive import AutoregressiveFamily
-from audiorl.models.grouped_cache import hand_over
+from audiorl.models.grouped_attention import cache_argument
 from audiorl.models.head import score_tokens
 from audiorl.models.sampler import Sampler
 from audiorl.models.sampling import draw
@@ -195,7 +195,7 @@ class ToyAudioPrefix(PreTrainedModel):
     def read(self, prefix: Tensor, input_ids: Tensor, cache: DynamicCache | None = None) -> Tensor:
         """Hidden states of the text; `prefix` (N, S, D) stands before it where the cache does not hold it already."""
         inputs = torch.cat([prefix, self.decoder.embed_tokens(input_ids)], 1)
-        out = self.decoder(inputs_embeds=inputs, use_cache=cache is not None, **hand_over(self.decoder, cache))
+        out = self.decoder(inputs_embeds=inputs, use_cache=cache is not None, **cache_argument(self.decoder, cache))
         return out.last_hidden_state[:, prefix.shape[1] :]
 
 

@@ -13,11 +13,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from audiorl.models.grouped_attention import (
     GROUPED_ATTENTION,
+    GroupedCacheLayer,
     grouped_attention_forward,
     ignored_mask,
     use_grouped_attention,
 )
-from audiorl.models.grouped_cache import GroupedCacheLayer
 from tests.tiny_models import tiny_whisper
 
 CLIPS, HEADS, HYPOTHESES, LENGTH, WIDTH = 2, 4, 3, 5, 6

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from audiorl.models.grouped_cache import FIRST_ROOM, GroupedCacheLayer, StaticGroupedCacheLayer, hand_over
+from audiorl.models.grouped_attention import FIRST_ROOM, GroupedCacheLayer, StaticGroupedCacheLayer, cache_argument
 from tests.tiny_models import tiny_whisper
 
 CLIPS, HEADS, WIDTH, HYPOTHESES, PREFIX = 2, 3, 4, 3, 2
@@ -75,11 +75,11 @@ class OlderDecoder(nn.Module):
 @pytest.mark.parametrize("decoder", [TodaysDecoder(), OlderDecoder()])
 def test_a_decoder_is_handed_its_cache_by_the_name_that_its_own_signature_has(decoder: nn.Module):
     cache = DynamicCache()
-    assert decoder(**hand_over(decoder, cache)) is cache
+    assert decoder(**cache_argument(decoder, cache)) is cache
 
 
 def test_the_installed_whisper_takes_its_cache_without_a_warning():
     model, _ = tiny_whisper()
     decoder = model.get_decoder()
     # `filterwarnings = error` turns a deprecation into a failure
-    decoder(input_ids=torch.zeros((1, 1), dtype=torch.long), **hand_over(decoder, None))
+    decoder(input_ids=torch.zeros((1, 1), dtype=torch.long), **cache_argument(decoder, None))

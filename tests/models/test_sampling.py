@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiorl.models import grouped_decoder, speech_family
+from audiorl.models import grouped_attention, speech_family
 from audiorl.models.sampler import Sampler
 from audiorl.models.sampling import BLOCK, draw
 from audiorl.testing.case import group_batch
@@ -123,8 +123,8 @@ def test_a_step_that_is_recorded_may_be_run_several_times(monkeypatch):
     noise = torch.rand(2, 3, 9, dtype=torch.float64)
     expected = family.sample_groups(model, batch, noise)
     beams = family.beam_groups(model, batch, 3, max_tokens=9)
-    monkeypatch.setattr(grouped_decoder, "CapturedStep", Repeated)
-    monkeypatch.setattr(grouped_decoder, "refuse_capture", lambda device: None)
+    monkeypatch.setattr(grouped_attention, "CapturedStep", Repeated)
+    monkeypatch.setattr(grouped_attention, "refuse_capture", lambda device: None)
     family.set_engine("captured")
     found = family.sample_groups(model, batch, noise)
     assert torch.equal(found.tokens, expected.tokens)
