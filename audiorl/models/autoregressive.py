@@ -11,8 +11,7 @@ from audiorl.batch import GroupBatch, GroupSamples
 from audiorl.models.beam_search import BeamDecoder, BeamSettings, GroupBeams, beam_search
 from audiorl.models.family import SpeechFamily
 from audiorl.models.forward import calls_in_step, evaluating
-from audiorl.models.sampler import Sampler
-from audiorl.models.sampling import prefix_lengths, sample_from
+from audiorl.models.sampling import Sampler, prefix_lengths, sample_from
 
 
 class AutoregressiveFamily(SpeechFamily):

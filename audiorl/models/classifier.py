@@ -31,8 +31,7 @@ from audiorl.models.family import SpeechFamily, TokenizedText
 from audiorl.models.forward import base_model, run_inside
 from audiorl.models.head import at_least_float32
 from audiorl.models.label_scores import label_scores
-from audiorl.models.sampler import Sampler
-from audiorl.models.sampling import draw
+from audiorl.models.sampling import Sampler, draw
 from audiorl.models.waveform import (
     WAVLM_UNADAPTABLE,
     mean_of_frames,

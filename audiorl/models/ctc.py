@@ -23,8 +23,7 @@ from audiorl.models.ctc_text import CTCText
 from audiorl.models.family import SpeechFamily, TokenizedText
 from audiorl.models.forward import base_model, run_inside
 from audiorl.models.head import at_least_float32
-from audiorl.models.sampler import Sampler
-from audiorl.models.sampling import check_finite
+from audiorl.models.sampling import Sampler, check_finite
 
 # Frames whose distributions are looked at together where only their entropy is wanted.
 FRAME_CHUNK = 64

@@ -17,8 +17,7 @@ from audiorl.batch import GroupBatch, GroupSamples, GroupScores
 from audiorl.models.beam_search import BeamSettings, GroupBeams
 from audiorl.models.family_data import FamilyData, TokenizedText
 from audiorl.models.forward import Backbone, base_model, install_speech_call, run_inside
-from audiorl.models.sampler import Sampler
-from audiorl.models.sampling import check_finite
+from audiorl.models.sampling import Sampler, check_finite
 
 __all__ = ["SpeechFamily", "TokenizedText"]
 

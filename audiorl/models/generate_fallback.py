@@ -20,8 +20,7 @@ from audiorl.batch import GroupBatch, GroupSamples
 from audiorl.models.beam_search import BeamSettings, GroupBeams
 from audiorl.models.family import SpeechFamily
 from audiorl.models.forward import is_sharded
-from audiorl.models.sampler import Sampler
-from audiorl.models.sampling import draw, prefix_lengths, started
+from audiorl.models.sampling import Sampler, draw, prefix_lengths, started
 
 
 class GenerateFamily(SpeechFamily):

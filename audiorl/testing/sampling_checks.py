@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from audiorl.batch import PLACEHOLDER_ROW_ID
-from audiorl.models.sampler import Sampler
-from audiorl.models.sampling import DivergedModelError
+from audiorl.models.sampling import DivergedModelError, Sampler
 from audiorl.testing.case import FamilyCase, Ready, assert_encoded_once, encoded_rows, get_ready, group_batch
 
 LIMIT = 6

@@ -6,7 +6,7 @@ import itertools
 
 import torch
 
-from audiorl.models.sampler import Sampler
+from audiorl.models.sampling import Sampler
 from audiorl.testing.case import FamilyCase, Ready, assert_encoded_once, encoded_rows, get_ready, group_batch, refusal
 from audiorl.testing.sampling_checks import LIMIT, TRUNCATING, draws_tokens, noise_for
 

@@ -9,7 +9,7 @@ from datasets import IterableDataset
 
 from audiorl.losses.settings import number_not_below, positive_number
 from audiorl.models import SpeechFamily
-from audiorl.models.sampler import Sampler
+from audiorl.models.sampling import Sampler
 from audiorl.trainers.config import SpeechConfig
 
 # Orders of rows that can be repeated in blocks.

@@ -25,8 +25,7 @@ from audiorl.models import SpeechFamily, TokenizedText, base_model, register_fam
 from audiorl.models.autoregressive import AutoregressiveFamily
 from audiorl.models.grouped_attention import cache_argument
 from audiorl.models.head import score_tokens
-from audiorl.models.sampler import Sampler
-from audiorl.models.sampling import draw
+from audiorl.models.sampling import Sampler, draw
 
 BLANK = 0
 FRAME = 50  # samples

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from audiorl.models import grouped_attention, speech_family
-from audiorl.models.sampler import Sampler
-from audiorl.models.sampling import BLOCK, draw
+from audiorl.models.sampling import BLOCK, Sampler, draw
 from audiorl.testing.case import group_batch
 from tests.oracles_decoding import sampler_logits
 from tests.tiny_models import tiny_clips, tiny_whisper
