@@ -117,12 +117,12 @@ def cache_argument(module: nn.Module, cache: Cache | None) -> dict[str, Any]:
     transformers 5.24 renamed `past_key_values` to `cache` and warns of the old name. A model from elsewhere may still
     use the old name, so the module's own signature decides.
     """
-    return {_cache_name(type(module)): cache}
+    return {_cache_name(type(module).forward): cache}
 
 
 @remembered
-def _cache_name(module_class: type[nn.Module]) -> str:
-    return "cache" if "cache" in inspect.signature(module_class.forward).parameters else "past_key_values"
+def _cache_name(forward: Callable[..., Any]) -> str:
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 class GroupedCacheLayer(DynamicLayer):
