@@ -49,7 +49,7 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
         config = base_model(model).config
         self.extractor = getattr(processor, "audio_processor", None) or processor.feature_extractor
         self.sampling_rate = self.extractor.sampling_rate
-        self.ask_with(processor, config.get_text_config().max_position_embeddings)
+        self.init_prompts(processor, config.get_text_config().max_position_embeddings)
 
     def install(self, model: nn.Module) -> None:
         super().install(model)

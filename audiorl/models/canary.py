@@ -29,7 +29,7 @@ class CanaryFamily(FastConformerAudio, EncoderDecoderFamily):
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
         config = base_model(model).config
-        self.hear_with(processor.feature_extractor, config.encoder_config)
+        self.init_audio(processor.feature_extractor, config.encoder_config)
         self.canary_text = CanaryText(processor, config)
         self.end_token = self.canary_text.end
 

@@ -31,14 +31,14 @@ from audiorl.models.family import SpeechFamily, TokenizedText
 from audiorl.models.forward import base_model, run_inside
 from audiorl.models.head import at_least_float32
 from audiorl.models.label_scores import label_scores
-from audiorl.models.sampling import Sampler, draw
-from audiorl.models.waveform import (
+from audiorl.models.padding import (
     WAVLM_UNADAPTABLE,
     mean_of_frames,
     read_waveforms,
     shortest_clip,
     waveform_features,
 )
+from audiorl.models.sampling import Sampler, draw
 from audiorl.models.whisper_audio import WhisperAudio
 
 # Labels that an error message lists.
@@ -193,7 +193,7 @@ class ClassifierFamily(SpeechFamily):
 
 
 class WaveformClassifier(ClassifierFamily):
-    """Wav2Vec2 and HuBERT, with group or layer norm; see `waveform.py` for their batches."""
+    """Wav2Vec2 and HuBERT, with group or layer norm; see `padding.py` for their batches."""
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
@@ -221,7 +221,7 @@ class WaveformClassifier(ClassifierFamily):
 
 
 class WavLMClassifier(WaveformClassifier):
-    """WavLM; see `waveform.py` for what an adapter cannot change."""
+    """WavLM; see `padding.py` for what an adapter cannot change."""
 
     unadaptable = WAVLM_UNADAPTABLE
 
@@ -231,7 +231,7 @@ class WhisperClassifier(WhisperAudio, ClassifierFamily):
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
-        self.hear_with(self.extractor, base_model(model).config)
+        self.init_audio(self.extractor, base_model(model).config)
 
     def _listener(self, base: PreTrainedModel) -> nn.Module:
         return base.encoder

@@ -1,8 +1,8 @@
 """The CTC models of transformers that are tuned here: Wav2Vec2, HuBERT and WavLM by waveform, Parakeet by mel frames.
 
 Their scores hold to three rules that stock training does not. A clip's logits do not depend on the padding beside it
-(`waveform.py`, `fast_conformer.py`). Batch norm (Parakeet) keeps the checkpoint's statistics, in training too
-(`batch_norm.py`). Nothing is dropped or masked unless `disable_dropout` is turned off (`forward.py`).
+(`padding.py`, `fast_conformer.py`). Batch norm (Parakeet) keeps the checkpoint's statistics, in training too
+(`padding.py`). Nothing is dropped or masked unless `disable_dropout` is turned off (`forward.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from audiorl.batch import GroupBatch
 from audiorl.models.ctc import CTCFamily
 from audiorl.models.fast_conformer import FastConformerAudio
 from audiorl.models.forward import base_model
-from audiorl.models.waveform import WAVLM_UNADAPTABLE, read_waveforms, shortest_clip, waveform_features
+from audiorl.models.padding import WAVLM_UNADAPTABLE, read_waveforms, shortest_clip, waveform_features
 
 
 class WaveformCTCFamily(CTCFamily):
@@ -80,7 +80,7 @@ def _graph_only_where_trained(convolutions: Any) -> Iterator[None]:
 
 
 class WavLMCTCFamily(WaveformCTCFamily):
-    """WavLM; see `waveform.py` for what an adapter cannot change."""
+    """WavLM; see `padding.py` for what an adapter cannot change."""
 
     unadaptable = WAVLM_UNADAPTABLE
 
@@ -90,7 +90,7 @@ class ParakeetCTCFamily(FastConformerAudio, CTCFamily):
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
-        self.hear_with(processor.feature_extractor, base_model(model).config.encoder_config)
+        self.init_audio(processor.feature_extractor, base_model(model).config.encoder_config)
 
     def encoder_parameters(self, model: nn.Module) -> list[nn.Parameter]:
         return list(base_model(model).encoder.parameters())

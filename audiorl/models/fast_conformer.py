@@ -2,7 +2,7 @@
 
 A clip's states do not depend on the padding beside it: features are normalised over each clip's own frames, and the
 subsampling, the attention and the convolutions get a mask of them. Batch norm keeps the checkpoint's statistics
-(`batch_norm.py`).
+(`padding.py`).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from audiorl.batch import GroupBatch
-from audiorl.models.batch_norm import keep_statistics
 from audiorl.models.family import SpeechFamily
 from audiorl.models.forward import base_model
+from audiorl.models.padding import keep_statistics
 
 
 class FastConformerAudio(SpeechFamily):
-    """The hearing of a family whose encoder is a `ParakeetEncoder`; its `__init__` calls `hear_with`."""
+    """The hearing of a family whose encoder is a `ParakeetEncoder`; its `__init__` calls `init_audio`."""
 
-    def hear_with(self, extractor: Any, config: Any) -> None:
+    def init_audio(self, extractor: Any, config: Any) -> None:
         """Take rate, mel bins and lengths from the feature extractor and the encoder's config.
 
         Raises:

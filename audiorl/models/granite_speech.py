@@ -3,8 +3,8 @@
 Where it differs from the other audio language models:
 
 1. The conformer takes no mask, and padding would reach a clip through attention, convolutions and windows. Each clip is
-   read without padding, equally long clips together (`by_length.py`): exact, for one encoder call for each length.
-2. Its batch norm keeps the checkpoint's statistics, in training too (`batch_norm.py`).
+   read without padding, equally long clips together (`padding.py`): exact, for one encoder call for each length.
+2. Its batch norm keeps the checkpoint's statistics, in training too (`padding.py`).
 3. Checkpoints with an adapter of their own for speech are refused; `merge_speech_adapter` makes plain ones of them.
    That adapter would meet ours in the same layers under the same name, `generate` switches it off where it is given
    embeddings instead of audio, and PEFT loads an adapter that was trained beside it in its place.
@@ -29,10 +29,9 @@ from transformers import PreTrainedModel
 
 from audiorl.batch import GroupBatch
 from audiorl.models.audio_llm import AudioLLMFamily
-from audiorl.models.batch_norm import keep_statistics
-from audiorl.models.by_length import encode_by_length
 from audiorl.models.forward import base_model, is_sharded
 from audiorl.models.granite_speech_audio import do_without_torchaudio
+from audiorl.models.padding import encode_by_length, keep_statistics
 
 # The request of the cards of granite-speech-3.3-2b and granite-4.0-1b-speech.
 TRANSCRIBE = "can you transcribe the speech into a written format?"

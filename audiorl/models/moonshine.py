@@ -17,11 +17,10 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.models.moonshine.modeling_moonshine import MoonshineEncoderModelOutput
 
 from audiorl.batch import GroupBatch, audio_alone
-from audiorl.models.by_length import encode_by_length
 from audiorl.models.encoder_decoder import EncoderDecoderFamily
 from audiorl.models.forward import base_model, is_sharded
+from audiorl.models.padding import encode_by_length, waveform_features
 from audiorl.models.plain_text import PlainTranscripts
-from audiorl.models.waveform import waveform_features
 
 # Samples that the three convolutions (kernels 127, 7, 3; strides 64, 3, 2) need for one state: 56 ms.
 SHORTEST = 127 + 64 * (7 - 1 + 3 * (3 - 1))
@@ -38,7 +37,7 @@ class MoonshineFamily(PlainTranscripts, EncoderDecoderFamily):
         config = base_model(model).config
         self.sampling_rate = processor.feature_extractor.sampling_rate
         self.min_seconds = SHORTEST / self.sampling_rate
-        self.write_with(processor.tokenizer, config, config.max_position_embeddings)
+        self.init_text(processor.tokenizer, config, config.max_position_embeddings)
 
     # ---- data ----
 

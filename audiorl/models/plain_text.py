@@ -66,7 +66,7 @@ class PlainTranscripts:
 
     end_token: int
 
-    def write_with(self, tokenizer: Any, config: Any, max_tokens: int) -> None:
+    def init_text(self, tokenizer: Any, config: Any, max_tokens: int) -> None:
         """Set what the family says of text; see `PlainText`."""
         start, end = config.decoder_start_token_id, config.eos_token_id
         self.plain_text = PlainText(tokenizer, start=start, end=end, max_tokens=max_tokens)

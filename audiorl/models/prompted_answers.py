@@ -17,11 +17,11 @@ MOST_PREFIXES = 1024
 
 
 class PromptedAnswers(SpeechFamily):
-    """How a family writes prompts and answers; its `__init__` calls `ask_with`."""
+    """How a family writes prompts and answers; its `__init__` calls `init_prompts`."""
 
     decodes_with_prompts = True
 
-    def ask_with(self, processor: Any, max_tokens: int) -> None:
+    def init_prompts(self, processor: Any, max_tokens: int) -> None:
         """Take tokenizer and marks from the processor.
 
         Args:

@@ -17,10 +17,10 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from audiorl.batch import GroupBatch, GroupScores, audio_alone
-from audiorl.models.by_length import encode_by_length
 from audiorl.models.forward import base_model, is_sharded
 from audiorl.models.generate_fallback import GenerateFamily
 from audiorl.models.head import score_tokens
+from audiorl.models.padding import encode_by_length
 from audiorl.models.plain_text import PlainTranscripts
 
 
@@ -50,7 +50,7 @@ class Speech2TextFamily(PlainTranscripts, GenerateFamily):
         self.max_seconds = 0.01 * 2**config.num_conv_layers * config.max_source_positions
         self.min_seconds = 0.025
         self.mel_bins = extractor.num_mel_bins
-        self.write_with(processor.tokenizer, config, config.max_target_positions)
+        self.init_text(processor.tokenizer, config, config.max_target_positions)
 
     # ---- data ----
 

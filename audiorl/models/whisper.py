@@ -26,7 +26,7 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
         config = base_model(model).config
-        self.hear_with(processor.feature_extractor, config)
+        self.init_audio(processor.feature_extractor, config)
         self.whisper_text = WhisperText(processor.tokenizer, config.vocab_size, config.max_target_positions)
         self.end_token = self.whisper_text.end
 

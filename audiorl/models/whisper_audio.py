@@ -12,9 +12,9 @@ from audiorl.models.family import SpeechFamily
 
 
 class WhisperAudio(SpeechFamily):
-    """The features of a Whisper family; its `__init__` calls `hear_with`."""
+    """The features of a Whisper family; its `__init__` calls `init_audio`."""
 
-    def hear_with(self, extractor: Any, config: Any) -> None:
+    def init_audio(self, extractor: Any, config: Any) -> None:
         """Take rate, window and mel bins from the feature extractor.
 
         Raises:

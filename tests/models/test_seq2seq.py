@@ -10,7 +10,7 @@ from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
 from audiorl import DPOConfig, DPOTrainer
 from audiorl.datasets import BadRowsError
 from audiorl.models import speech_family
-from audiorl.models.by_length import encode_by_length
+from audiorl.models.padding import encode_by_length
 from audiorl.testing.case import group_batch
 from tests.tiny_models import tiny_clips
 from tests.tiny_seq2seq import tiny_seq2seq
