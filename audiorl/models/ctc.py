@@ -3,14 +3,22 @@
 A hypothesis is scored as a whole, T = 1: its log-probability is its CTC likelihood (`audiorl.losses.ctc`), the sum over
 all paths that say it. Sampling draws a symbol for each frame and collapses the path, so what is drawn is distributed as
 what is scored, and the log-probability of a sample is that likelihood, not the path's.
+
+From top to bottom: transcripts as symbols (`CTCText`), what all CTC families share (`CTCFamily`), and the models of
+transformers: Wav2Vec2, HuBERT and WavLM, which hear the waveform, and Parakeet, which hears mel frames. Their scores
+keep three rules that stock training does not. A clip's logits do not depend on the padding beside it (`padding.py`,
+`fast_conformer.py`). Batch norm (Parakeet) keeps the checkpoint's statistics, in training too. Nothing is dropped or
+masked unless `disable_dropout` is turned off.
 """
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -19,14 +27,78 @@ from audiorl.batch import GroupBatch, GroupSamples, GroupScores, kept_texts
 from audiorl.losses.ctc import ctc_logps, frames_needed
 from audiorl.models.beam_search import BeamSettings, GroupBeams
 from audiorl.models.ctc_search import as_hypotheses, best_prefixes, collapse, draw_paths
-from audiorl.models.ctc_text import CTCText
 from audiorl.models.family import SpeechFamily, TokenizedText
+from audiorl.models.fast_conformer import FastConformerAudio
 from audiorl.models.forward import base_model, run_inside
 from audiorl.models.head import at_least_float32
+from audiorl.models.padding import WAVLM_UNADAPTABLE, read_waveforms, shortest_clip, waveform_features
 from audiorl.models.sampling import Sampler, check_finite
 
-# Frames whose distributions are looked at together where only their entropy is wanted.
+# Unknown characters that an error message names at most.
+NAMED = 8
+# Frames whose entropies are computed at a time.
 FRAME_CHUNK = 64
+
+
+class CTCText:
+    """Transcripts as the symbols of a CTC model, and back.
+
+    A transcript is written in capitals if the vocabulary has only those, and in small letters if it has only those.
+    Runs of spaces become one space. Nothing else of a transcript is changed.
+
+    Args:
+        tokenizer: of the checkpoint, `Wav2Vec2CTCTokenizer` or `ParakeetTokenizer` for example.
+        blank: id of the model's blank.
+        vocab_size: number of symbols that the model writes.
+
+    Raises:
+        ValueError: the tokenizer's padding (transformers' name for the blank) is another symbol.
+    """
+
+    def __init__(self, tokenizer: Any, blank: int, vocab_size: int):
+        if tokenizer.pad_token_id != blank:
+            raise ValueError(
+                f"The model's blank is symbol {blank} (config.pad_token_id), the tokenizer's is "
+                f"{tokenizer.pad_token_id} ({tokenizer.pad_token!r}). Load the processor from the model's own "
+                "checkpoint."
+            )
+        self.tokenizer, self.blank, self.vocab_size = tokenizer, blank, vocab_size
+        # Wav2Vec2's tokenizer counts the mark between words among its special tokens, though it is part of the text
+        self.special = {*tokenizer.all_special_ids, blank} - {getattr(tokenizer, "word_delimiter_token_id", None)}
+        letters = "".join(symbol for symbol, i in tokenizer.get_vocab().items() if i not in self.special)
+        upper, lower = any(map(str.isupper, letters)), any(map(str.islower, letters))
+        self.case = str.upper if upper and not lower else str.lower if lower and not upper else str
+
+    def ids(self, text: str) -> list[int]:
+        """The symbols of a text, unknown ones included."""
+        written = self.case(" ".join(text.split()))
+        return self.tokenizer(written, add_special_tokens=False).input_ids if written else []
+
+    def tokenize(self, text: str) -> TokenizedText:
+        """Blank, symbols, blank: a family's hypotheses have a token before the first that counts, and an end token.
+
+        Raises:
+            ValueError: characters that the model cannot write.
+        """
+        ids = self.ids(text)
+        if any(i in self.special or i >= self.vocab_size for i in ids):
+            lost = [c for c in dict.fromkeys(self.case(text)) if not c.isspace() and self._is_lost(c)]
+            shown = ", ".join(map(repr, lost[:NAMED])) + (", ..." if len(lost) > NAMED else "")
+            raise ValueError(
+                f"the model's vocabulary has no symbol for {shown or 'a part of it'}. Spell it out, or take it out of "
+                "the text (audiorl.text.normalizers)."
+            )
+        return TokenizedText([self.blank, *ids, self.blank], 1)
+
+    def _is_lost(self, character: str) -> bool:
+        return any(i in self.special or i >= self.vocab_size for i in self.ids(character))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Symbols of a transcript -> text. Blanks are left out; two equal symbols stay two."""
+        said = [i for i in ids if i not in self.special]
+        return self.tokenizer.decode(
+            said, skip_special_tokens=True, group_tokens=False, clean_up_tokenization_spaces=False
+        )
 
 
 class CTCFamily(SpeechFamily):
@@ -271,3 +343,82 @@ def _same(symbols: Tensor, lengths: Tensor, best: Tensor, best_lengths: Tensor) 
     size = min(symbols.shape[-1], best.shape[-1])
     beyond = torch.arange(size, device=symbols.device) >= lengths[..., None]
     return (lengths == best_lengths) & ((symbols[..., :size] == best[..., :size]) | beyond).all(-1)
+
+
+# ---- the models of transformers ----
+
+
+class WaveformCTCFamily(CTCFamily):
+    """Wav2Vec2, HuBERT and WavLM: convolutions over the waveform, a transformer, a linear head."""
+
+    def __init__(self, model: nn.Module, processor: Any):
+        config = base_model(model).config
+        for name, why in (
+            ("add_adapter", "convolutions behind its transformer"),
+            ("conv_pos_batch_norm", "a batch norm before its positions"),
+        ):
+            if getattr(config, name, False):
+                raise ValueError(
+                    f"This checkpoint has {why} ({name}), whose result moves with the padding of a batch, so that its "
+                    "scores would depend on the clips beside it. Use a checkpoint without."
+                )
+        super().__init__(model, processor)
+        self.convolutions = tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
+        self.min_seconds = shortest_clip(config) / self.sampling_rate
+
+    def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """(B, N) waveforms, each normalised over its own samples if the checkpoint's are, and their mask."""
+        return waveform_features(self.processor.feature_extractor, clips)
+
+    def frames_in(self, samples: int) -> int:
+        for kernel, stride in self.convolutions:
+            samples = max(0, (samples - kernel) // stride + 1)
+        return samples
+
+    def _frames_of_audio(self, length: Tensor) -> Tensor:
+        for kernel, stride in self.convolutions:
+            length = (torch.div(length - kernel, stride, rounding_mode="floor") + 1).clamp(min=0)
+        return length
+
+    def encoder_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        return list(base_model(model).base_model.parameters())
+
+    def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
+        listener = base.base_model
+        trains = torch.is_grad_enabled() and not self.encoder_is_frozen(base)
+        with torch.set_grad_enabled(trains), _graph_only_where_trained(listener.feature_extractor):
+            return read_waveforms(listener, batch).last_hidden_state
+
+    def _head(self, base: PreTrainedModel, states: Tensor) -> Tensor:
+        return base.lm_head(base.dropout(states))
+
+
+@contextlib.contextmanager
+def _graph_only_where_trained(convolutions: Any) -> Iterator[None]:
+    """In training mode stock convolutions keep a graph, the largest part of it, even if nothing in them is trained."""
+    before = convolutions._requires_grad
+    convolutions._requires_grad = any(parameter.requires_grad for parameter in convolutions.parameters())
+    try:
+        yield
+    finally:
+        convolutions._requires_grad = before
+
+
+class WavLMCTCFamily(WaveformCTCFamily):
+    """WavLM; see `padding.py` for what an adapter cannot change."""
+
+    unadaptable = WAVLM_UNADAPTABLE
+
+
+class ParakeetCTCFamily(FastConformerAudio, CTCFamily):
+    """Parakeet-CTC: a fast conformer over mel frames, eight of them to a frame of symbols."""
+
+    def __init__(self, model: nn.Module, processor: Any):
+        super().__init__(model, processor)
+        self.init_audio(processor.feature_extractor, base_model(model).config.encoder_config)
+
+    def encoder_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        return list(base_model(model).encoder.parameters())
+
+    def _head(self, base: PreTrainedModel, states: Tensor) -> Tensor:
+        return base.ctc_head(states)

@@ -196,7 +196,7 @@ def test_a_tokenizer_of_another_blank_is_refused():
 
 
 def test_a_vocabulary_of_both_cases_is_left_alone():
-    from audiorl.models.ctc_text import CTCText
+    from audiorl.models.ctc import CTCText
 
     text = CTCText(letters_tokenizer(("<pad>", "<s>", "</s>", "<unk>", "|", *"abAB")), 0, 9)
     assert text.decode(text.ids("aB bA")) == "aB bA"
