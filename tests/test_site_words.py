@@ -31,7 +31,7 @@ def test_every_registered_family_speaks_for_itself():
     assert "token by token" in whisper and "`static`" in whisper and "Hot words stand in the prompt" in whisper
     waveform = said.partition("#### WaveformCTCFamily")[2].partition("####")[0]
     assert "as a whole" in waveform and "Rows with hot words are refused" in waveform
-    assert said.count("The CTC models of transformers that are tuned here") == 1  # of two families' module
+    assert said.count("CTC models: one pass over the audio gives frames of symbols") == 1  # of two families' module
 
 
 def test_a_family_that_says_nothing_is_an_error(monkeypatch):

@@ -1,16 +1,16 @@
 """Models that answer with a label: `AutoModelForAudioClassification`.
 
-A hypothesis is one label: `tokens` are [NOTHING, label], the label being the number of its class, so T = 1. One forward
-gives a clip's distribution over the C labels; K labels are scored by it and drawn from it, whatever K is:
+A hypothesis is one label: `tokens` are [no label, label], where the label is the number of its class, so T = 1. One
+forward gives a clip's distribution over the C labels; all K labels are scored by it and drawn from it:
 
     log p(label | clip) = log_softmax(logits / temperature)[label]
 
-The states that `encode` gives are what the head reads: one vector for each clip, or one for each layer where the
-checkpoint weighs its layers. Stock forwards project every frame and take the mean then; the projection is affine, so it
-may as well follow the mean, and is computed once for each clip.
+The states that `encode` gives are what the head reads: one vector for each clip, or one for each layer if the
+checkpoint weighs its layers. Stock forwards project every frame and then take the mean. The projection is affine, so
+here the mean comes first and the projection is computed once for each clip.
 
-A checkpoint trained for several labels at a time (a sigmoid for each, such as those of AudioSet) is tuned through the
-softmax of the same logits: which label is likelier than which stays what it was.
+A checkpoint trained for several labels at once (a sigmoid for each, such as those of AudioSet) is tuned through the
+softmax of the same logits, which keeps the order of its labels.
 """
 
 from __future__ import annotations
@@ -30,14 +30,7 @@ from audiorl.models.beam_search import BeamSettings, GroupBeams
 from audiorl.models.family import SpeechFamily, TokenizedText
 from audiorl.models.forward import base_model, run_inside
 from audiorl.models.head import at_least_float32
-from audiorl.models.label_scores import label_scores
-from audiorl.models.padding import (
-    WAVLM_UNADAPTABLE,
-    mean_of_frames,
-    read_waveforms,
-    shortest_clip,
-    waveform_features,
-)
+from audiorl.models.padding import WAVLM_UNADAPTABLE, mean_of_frames, read_waveforms, shortest_clip, waveform_features
 from audiorl.models.sampling import Sampler, draw
 from audiorl.models.whisper_audio import WhisperAudio
 
@@ -92,7 +85,7 @@ class ClassifierFamily(SpeechFamily):
         return TokenizedText([self.end_token, self._ids[text]], 1)
 
     def tokenize_row(self, text: str, row: Mapping[str, Any]) -> TokenizedText:
-        """`tokenize`; what else a row says of its clip, language and task among it, is nothing to a classifier."""
+        """`tokenize`, without the row's language and task, which mean nothing to a classifier."""
         return self.tokenize(text, prompt=self.row_prompt(row))
 
     def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
@@ -152,7 +145,7 @@ class ClassifierFamily(SpeechFamily):
         return GroupSamples(tokens, keep, logps, torch.ones_like(keep[..., 0]))
 
     def _beam(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, settings: BeamSettings) -> GroupBeams:
-        """The most probable labels; with one token each, no penalty has anything to weigh."""
+        """The most probable labels. Each is one token, so penalties have no effect."""
         if settings.num_beams > len(self.labels) or settings.num_beam_groups > 1:
             raise ValueError(
                 f"The best labels of a clip are at most all {len(self.labels)} of them, in one group; asked for "
@@ -178,7 +171,7 @@ class ClassifierFamily(SpeechFamily):
         tasks: Sequence[str | None] | None = None,
         **generation: Any,
     ) -> list[str]:
-        """The most probable label of each clip, which every search finds: settings of one change nothing."""
+        """The most probable label of each clip; settings of a search change nothing."""
         base = base_model(model)
         clips = len(next(iter(audio.values())))
         batch = GroupBatch(
@@ -190,6 +183,39 @@ class ClassifierFamily(SpeechFamily):
         with torch.no_grad():
             best = run_inside(model, lambda inner: self._logits(inner, self._encode(inner, batch)).argmax(-1))
         return [self.labels[i] for i in best.tolist()]
+
+
+def label_scores(logits: Tensor, batch: GroupBatch, states: Tensor, temperature: float) -> GroupScores:
+    """Score K labels of each clip by the clip's one distribution.
+
+        logps[b, k] = log_softmax(logits[b] / temperature)[label[b, k]]
+
+    Args:
+        logits: (B, C).
+        batch: its `tokens` hold one kept token for each hypothesis, the label.
+        states: passed through to the result.
+        temperature: > 0.
+
+    Returns:
+        Scores with T = 1; `entropy`, with gradient, and `mean_logits` are the clip's.
+    """
+    keep = batch.keep.any(-1, keepdim=True)  # (B, K, 1)
+    labels = batch.tokens[..., 1:].gather(-1, batch.keep.int().argmax(-1, keepdim=True))
+    labels = labels.masked_fill(~keep, 0).squeeze(-1)
+    scaled = at_least_float32(logits) / temperature
+    label_logps = scaled.log_softmax(-1)  # (B, C)
+    entropy = -(label_logps.exp() * label_logps).sum(-1)
+
+    def place(values: Tensor) -> Tensor:
+        """(B,) or (B, K) -> (B, K, 1), zero where nothing counts."""
+        each = values if values.ndim == 2 else values[:, None].expand_as(labels)
+        return torch.where(keep, each[..., None], torch.zeros_like(each[..., None]))
+
+    best = labels == scaled.argmax(-1, keepdim=True)
+    mean_logits = scaled.detach().mean(-1)
+    return GroupScores(
+        place(label_logps.gather(-1, labels)), place(entropy), place(mean_logits), place(best), keep, states
+    )
 
 
 class WaveformClassifier(ClassifierFamily):

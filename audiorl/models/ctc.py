@@ -4,11 +4,10 @@ A hypothesis is scored as a whole, T = 1: its log-probability is its CTC likelih
 all paths that say it. Sampling draws a symbol for each frame and collapses the path, so what is drawn is distributed as
 what is scored, and the log-probability of a sample is that likelihood, not the path's.
 
-From top to bottom: transcripts as symbols (`CTCText`), what all CTC families share (`CTCFamily`), and the models of
-transformers: Wav2Vec2, HuBERT and WavLM, which hear the waveform, and Parakeet, which hears mel frames. Their scores
-keep three rules that stock training does not. A clip's logits do not depend on the padding beside it (`padding.py`,
-`fast_conformer.py`). Batch norm (Parakeet) keeps the checkpoint's statistics, in training too. Nothing is dropped or
-masked unless `disable_dropout` is turned off.
+Of the models in transformers, Wav2Vec2, HuBERT and WavLM hear the waveform, and Parakeet hears mel frames. Their
+scores keep three rules that stock training does not. A clip's logits do not depend on the padding beside it
+(`padding.py`, `fast_conformer.py`). Batch norm (Parakeet) keeps the checkpoint's statistics, in training too. Nothing
+is dropped or masked unless `disable_dropout` is turned off.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from audiorl.batch import GroupBatch
 from audiorl.collator import SpeechCollator
 from audiorl.datasets import BadRowsError, check_rows, speech_rows
 from audiorl.models import disable_dropout, speech_family
-from audiorl.models.label_scores import label_scores
+from audiorl.models.classifier import label_scores
 from audiorl.models.padding import read_waveforms, shortest_clip, waveform_features
 from audiorl.testing.case import gradients, group_batch
 from tests.oracles_labels import label_statistics
