@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from audiorl.batch import GroupBatch
 from audiorl.models.audio_llm import AudioLLMFamily
 from audiorl.models.hotwords import behind_request
+from audiorl.text.languages import own_code
 
 # Ours: the processor of Qwen2-Audio has no request of its own.
 TRANSCRIBE = "Transcribe the speech."
@@ -83,5 +84,8 @@ class Qwen2AudioFamily(AudioLLMFamily):
 
 
 def _as_named(language: str) -> str:
-    """Languages as the processors know them: a code in small letters, a name with a capital."""
-    return language.lower() if len(language) <= 3 else language.capitalize()
+    """The language as the processor knows it: its code; what it has no code for as it was written, to be refused."""
+    # not every release of transformers has the model
+    from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_NAME
+
+    return own_code(language, LANGUAGE_CODE_TO_NAME) or language

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers.audio_utils import resolve_language
 from transformers.models.canary.processing_canary import LANGUAGE_CODE_TO_NAME
 
 from audiorl.models.family import TokenizedText
 from audiorl.models.plain_text import PlainText
+from audiorl.text.languages import nearest_language, own_code
 
 
 class CanaryText(PlainText):
@@ -75,7 +75,7 @@ class CanaryText(PlainText):
         language, task = language or self.default_language, task or self.default_task
         if not language:
             raise ValueError("no language is named for a model of several. Add a language column or set language")
-        source = resolve_language(language, LANGUAGE_CODE_TO_NAME)
+        source = canary_code(language)
         target = target_language(task) or source
         if task != "transcribe" and source == target:
             raise ValueError(
@@ -112,4 +112,17 @@ def target_language(task: str) -> str | None:
         raise ValueError(
             f"unknown task {task!r}. Use 'transcribe', 'translate' (into English) or, for example, 'translate:de'"
         )
-    return resolve_language(language.strip() or "en", LANGUAGE_CODE_TO_NAME)
+    return canary_code(language.strip() or "en")
+
+
+def canary_code(language: str) -> str:
+    """The code of a language in Canary's requests; ValueError for one that Canary does not know."""
+    code = own_code(language, LANGUAGE_CODE_TO_NAME)
+    if code is None:
+        near = nearest_language(language, LANGUAGE_CODE_TO_NAME)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise ValueError(
+            f"unknown language {language!r} for Canary{hint}. Use a name or code that it knows: "
+            f"{', '.join(LANGUAGE_CODE_TO_NAME)}; it does not detect languages"
+        )
+    return code

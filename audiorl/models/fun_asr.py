@@ -19,6 +19,7 @@ from transformers.models.fun_asr_nano.processing_fun_asr_nano import LANGUAGE_CO
 from audiorl.batch import GroupBatch
 from audiorl.models.audio_llm import AudioLLMFamily
 from audiorl.models.forward import base_model
+from audiorl.text.languages import own_code
 
 
 class FunASRFamily(AudioLLMFamily):
@@ -86,10 +87,10 @@ def _as_trained(language: str) -> str:
     Raises:
         ValueError: a language that the processor does not know.
     """
-    known = {**LANGUAGE_CODE_TO_NAME, **{name: name for name in LANGUAGE_CODE_TO_NAME.values()}}
-    if language.lower() not in known:
+    code = own_code(language, LANGUAGE_CODE_TO_NAME)
+    if code is None:
         raise ValueError(
             f"unknown language {language!r} for Fun-ASR-Nano. Use one of {sorted(LANGUAGE_CODE_TO_NAME)}, or leave it "
             "out and the model finds it by itself"
         )
-    return known[language.lower()]
+    return LANGUAGE_CODE_TO_NAME[code]

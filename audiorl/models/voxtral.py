@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
-from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 from transformers.tokenization_mistral_common import MistralCommonBackend
 from transformers.utils import is_mistral_common_available
 
 from audiorl.batch import GroupBatch
 from audiorl.models.audio_llm import AudioLLMFamily
 from audiorl.models.forward import base_model
+from audiorl.text.languages import language_code
 
 # Mel frames for each position of the tower: its second convolution takes every other one.
 FRAMES_PER_POSITION = 2
@@ -149,7 +149,7 @@ class VoxtralFamily(AudioLLMFamily):
     def _transcription(self, language: str | None) -> list[int]:
         from mistral_common.protocol.transcription.request import TranscriptionRequest
 
-        code = TO_LANGUAGE_CODE.get(language.lower(), language.lower()) if language else None
+        code = language_code(language) if language else None
         try:
             request = TranscriptionRequest(audio=self._silence(), language=code)
         except ValueError as error:  # nothing but the language is the row's

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from audiorl.batch import GroupBatch, kept_texts
 from audiorl.models.encoder_decoder import EncoderDecoderFamily
 from audiorl.models.family import TokenizedText
 from audiorl.models.forward import base_model
 from audiorl.models.whisper_audio import WhisperAudio
-from audiorl.models.whisper_text import WhisperText
+from audiorl.models.whisper_text import NO_TIMESTAMPS, PROMPT_START, START, WhisperText
+
+# Settings that `WhisperForConditionalGeneration.generate` knows beside those of every model, and that make it go over a
+# window more than once, or judge what it found.
+WHISPERS_OWN = (
+    "return_timestamps",
+    "return_token_timestamps",
+    "condition_on_prev_tokens",
+    "prompt_condition_type",
+    "temperature",
+    "compression_ratio_threshold",
+    "logprob_threshold",
+    "no_speech_threshold",
+)
+# What draws tokens; a search without Whisper's temperatures never does, whatever the generation config says.
+DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+# Language, task and prompt of a clip.
+Asked = tuple[str | None, str | None, str | None]
 
 
 class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
@@ -25,10 +45,16 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
-        config = base_model(model).config
+        base = base_model(model)
+        config = base.config
         self.init_audio(processor.feature_extractor, config)
-        self.whisper_text = WhisperText(processor.tokenizer, config.vocab_size, config.max_target_positions)
+        multilingual = getattr(base.generation_config, "is_multilingual", None)
+        self.whisper_text = WhisperText(
+            processor.tokenizer, config.vocab_size, config.max_target_positions, multilingual
+        )
         self.end_token = self.whisper_text.end
+        check_ids(base, self._ids())
+        self._take_defaults(base.generation_config)
 
     # ---- data ----
 
@@ -78,23 +104,219 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
         prompts: Sequence[str | None] | None = None,
         **generation: Any,
     ) -> list[str]:
-        """Greedy or beam search by `WhisperForConditionalGeneration.generate`; clips fit the window.
+        """Greedy or beam search as the generation config says; clips fit the window.
 
-        Clips with one task and one prompt are decoded together, so prompts that all differ are slow.
+        Where it does not name Whisper's tokens (an old one, or none), the processor's are taken. Clips whose prefixes
+        are equally long are decoded together. A clip without a language is decoded in the one that the model hears.
+
+        Args:
+            generation: settings of the search: those of a `GenerationConfig`, and those of
+                `WhisperForConditionalGeneration.generate`, such as `return_timestamps`.
+
+        Raises:
+            ValueError: an unknown language or task, or `max_new_tokens` for which the decoder has no room.
         """
         base = base_model(model)
         features = audio["input_features"].to(base.device, base.get_encoder().conv1.weight.dtype)
-        default, nothing = self.whisper_text.default_task, [None] * len(features)
-        named = [(task or default, prompt) for task, prompt in zip(tasks or nothing, prompts or nothing, strict=True)]
-        texts = [""] * len(features)
-        # generate() takes a language for each clip, but one task and one prompt for all of them
-        for task, prompt in dict.fromkeys(named):
-            places = [i for i, other in enumerate(named) if other == (task, prompt)]
-            asked = self.whisper_text.generation_language([languages[i] for i in places] if languages else None, task)
-            if ids := self.whisper_text.prompt_ids(prompt):
-                asked["prompt_ids"] = torch.tensor(ids, device=base.device)
-            with torch.no_grad():
-                found = base.generate(input_features=features[places], **{**generation, **asked})
-            for i, row in zip(places, found.tolist(), strict=True):
-                texts[i] = self.whisper_text.decode(row)
-        return texts
+        nothing = [None] * len(features)
+        asked = [
+            self._as_forced(base, language, task, prompt)
+            for language, task, prompt in zip(languages or nothing, tasks or nothing, prompts or nothing, strict=True)
+        ]
+        with torch.no_grad(), self._search_settings(base, generation) as more:
+            if more is None:
+                found = self._search(base, features, asked)
+            else:
+                found = self._whispers_search(base, features, asked, more)
+        return [self.whisper_text.decode(row) for row in found]
+
+    def _search(self, base: PreTrainedModel, features: Tensor, asked: Sequence[Asked]) -> list[list[int]]:
+        """One encoder pass, and one search for each length of prefix; tokens behind the prefixes."""
+        states = base.get_encoder()(features).last_hidden_state
+        prefixes = self._prefixes(base, states, asked)
+        found: list[list[int]] = [[]] * len(prefixes)
+        settings = base.generation_config
+        asked_for, most, settings.max_length = settings.max_new_tokens, settings.max_length, None
+        for length in dict.fromkeys(map(len, prefixes)):
+            settings.max_new_tokens = _room(asked_for, most, length, base.config.max_target_positions)
+            places = [i for i, prefix in enumerate(prefixes) if len(prefix) == length]
+            heard = BaseModelOutput(last_hidden_state=states[places])
+            ids = GenerationMixin.generate(
+                base,
+                encoder_outputs=heard,
+                attention_mask=torch.ones(heard.last_hidden_state.shape[:2], dtype=torch.long, device=base.device),
+                decoder_input_ids=torch.tensor([prefixes[i] for i in places], device=base.device),
+            )
+            for i, row in zip(places, ids.tolist(), strict=True):
+                found[i] = row[length:]
+        return found
+
+    def _prefixes(
+        self,
+        base: PreTrainedModel,
+        states: Tensor,
+        asked: Sequence[Asked],
+    ) -> list[list[int]]:
+        """The prefix of each clip; where no language is named the one that is heard stands in it."""
+        text = self.whisper_text
+        unnamed = [i for i, (language, _, _) in enumerate(asked) if not (language or text.default_language)]
+        heard: dict[int, str] = {}
+        if unnamed and text.multilingual:
+            codes = {token: code for code, token in text.languages.items()}
+            given = BaseModelOutput(last_hidden_state=states[unnamed])
+            found = base.detect_language(encoder_outputs=given, generation_config=base.generation_config)
+            heard = {i: codes[token] for i, token in zip(unnamed, found.tolist(), strict=True)}
+        return [text.prefix(heard.get(i, language), task, prompt) for i, (language, task, prompt) in enumerate(asked)]
+
+    def _whispers_search(
+        self,
+        base: PreTrainedModel,
+        features: Tensor,
+        asked: Sequence[Asked],
+        settings: Mapping[str, Any],
+    ) -> list[list[int]]:
+        """By Whisper's own `generate`: a language for each clip, or for none, but one task and one prompt for all."""
+        text = self.whisper_text
+        named = [
+            (bool(language or text.default_language), task or text.default_task, prompt)
+            for language, task, prompt in asked
+        ]
+        found: list[list[int]] = [[]] * len(asked)
+        for group in dict.fromkeys(named):
+            places = [i for i, other in enumerate(named) if other == group]
+            _, task, prompt = group
+            said = text.generation_language([asked[i][0] for i in places], task)
+            if text.multilingual:
+                said.setdefault("task", task)
+            if ids := text.prompt_ids(prompt):
+                said["prompt_ids"] = torch.tensor(ids, device=base.device)
+            clips = features[places]
+            mask = torch.ones(len(clips), clips.shape[-1], dtype=torch.long, device=base.device)
+            written = base.generate(input_features=clips, attention_mask=mask, **{**settings, **said})
+            for i, row in zip(places, written.tolist(), strict=True):
+                found[i] = row
+        return found
+
+    def _as_forced(self, base: PreTrainedModel, language: str | None, task: str | None, prompt: str | None) -> Asked:
+        """What a clip asks for; where it asks for nothing, what an old checkpoint forces by `forced_decoder_ids`."""
+        text = self.whisper_text
+        if text.multilingual and not (language or text.default_language or task):
+            forced = getattr(base.generation_config, "forced_decoder_ids", None) or ()
+            named = {token for _, token in forced}
+            language = next((code for code, token in text.languages.items() if token in named), None)
+            task = "translate" if text.vocab["<|translate|>"] in named else None
+        return language, task, prompt
+
+    def _ids(self) -> dict[str, Any]:
+        """What a generation config of today says of Whisper's tokens."""
+        text = self.whisper_text
+        named: dict[str, Any] = {
+            "decoder_start_token_id": text.vocab[START],
+            "eos_token_id": text.end,
+            "no_timestamps_token_id": text.vocab[NO_TIMESTAMPS],
+            "is_multilingual": text.multilingual,
+        }
+        if PROMPT_START in text.vocab:
+            named["prev_sot_token_id"] = text.vocab[PROMPT_START]
+        if text.multilingual:
+            named["lang_to_id"] = {f"<|{code}|>": token for code, token in text.languages.items()}
+            named["task_to_id"] = {task: text.vocab[f"<|{task}|>"] for task in ("transcribe", "translate")}
+        return named
+
+    def _take_defaults(self, settings: GenerationConfig | None) -> None:
+        """A checkpoint that is tuned for one language says so in its generation config, if its processor does not."""
+        language, task = (getattr(settings, name, None) for name in ("language", "task"))
+        text = self.whisper_text
+        if text.multilingual:
+            if isinstance(language, str) and text.default_language is None:
+                text.default_language = language
+            if task and getattr(text.tokenizer, "task", None) is None:
+                text.default_task = task
+
+    @contextlib.contextmanager
+    def _search_settings(
+        self, base: PreTrainedModel, generation: Mapping[str, Any]
+    ) -> Iterator[Mapping[str, Any] | None]:
+        """The checkpoint's generation config with the caller's settings and Whisper's tokens in it, for one search.
+
+        It takes the place of the model's own meanwhile: `generate` fills up from that whatever another one leaves out.
+
+        Yields:
+            None; or keywords for Whisper's own `generate`, where they, or the generation config, ask for what only that
+            one can do.
+        """
+        own = base.generation_config
+        settings = copy.deepcopy(own) if own is not None else GenerationConfig()
+        whispers = {name: generation.get(name, getattr(settings, name, None)) for name in WHISPERS_OWN}
+        whispers["temperature"] = generation.get("temperature")  # it does not read the config's
+        other = {name: value for name, value in generation.items() if not hasattr(settings, name)}
+        by_whisper = any(value not in (None, False) for value in (*whispers.values(), *other.values()))
+        settings.update(**{name: value for name, value in generation.items() if name not in WHISPERS_OWN})
+        # None hides an entry of an old config as well as one of the model's config
+        for name, value in {**self._ids(), "forced_decoder_ids": None, "language": None, "task": None}.items():
+            setattr(settings, name, value)
+        for name in ("return_dict_in_generate", "output_scores", "output_logits", "output_attentions"):
+            setattr(settings, name, False)
+        settings.output_hidden_states = False
+        settings.num_return_sequences = 1  # a clip has one transcript, the best
+        if settings.pad_token_id is None:
+            settings.pad_token_id = self.end_token
+        if generation.get("max_new_tokens") is not None:
+            settings.max_length = None  # which is the config's, and gives way
+        elif generation.get("max_length") is not None:
+            settings.max_new_tokens = None
+        if not by_whisper:
+            settings.do_sample = False
+            for name in DRAWING:
+                setattr(settings, name, None)
+        base.generation_config = settings
+        try:
+            yield (
+                {name: generation[name] for name in (*WHISPERS_OWN, *other) if name in generation}
+                if by_whisper
+                else None
+            )
+        finally:
+            base.generation_config = own
+
+
+def check_ids(base: PreTrainedModel, expected: Mapping[str, Any]) -> None:
+    """Compare the ids that a model's configs name with the processor's.
+
+    Raises:
+        ValueError: they are those of another checkpoint.
+    """
+    for place, config in (("config", base.config), ("generation_config", base.generation_config)):
+        for name, ours in expected.items():
+            theirs = getattr(config, name, None)
+            if isinstance(theirs, list) and ours in theirs:  # several tokens may end a transcript
+                continue
+            if isinstance(ours, dict) and isinstance(theirs, dict):
+                ours, theirs = ({key: table.get(key) for key in theirs} for table in (ours, theirs))
+            if theirs is not None and theirs != ours:
+                shown = _first_difference(ours, theirs)
+                raise ValueError(
+                    f"The processor is of another checkpoint: its {name} is {shown[0]}, the model's {place} says "
+                    f"{shown[1]}, so that transcripts would stand behind the wrong tokens. Load the processor from the "
+                    "model's own checkpoint."
+                )
+
+
+def _first_difference(ours: Any, theirs: Any) -> tuple[Any, Any]:
+    if not isinstance(ours, dict):
+        return ours, theirs
+    return next(({key: ours[key]}, {key: theirs[key]}) for key in theirs if ours[key] != theirs[key])
+
+
+def _room(asked_for: int | None, max_length: int | None, prefix: int, positions: int) -> int:
+    """How many tokens may be written behind a prefix; `max_length` is read as Whisper's own `generate` reads it."""
+    if asked_for is not None:
+        if asked_for + prefix > positions:
+            raise ValueError(
+                f"max_new_tokens={asked_for} and a prefix of {prefix} tokens make {asked_for + prefix}, the decoder "
+                f"has {positions} positions. Lower max_new_tokens to {positions - prefix}, or leave it out."
+            )
+        return asked_for
+    if max_length is None:
+        return positions - prefix
+    return min(max_length + min(positions // 2 - 1, prefix), positions) - prefix

@@ -2,44 +2,60 @@
 
     [<|startofprev|> prompt] <|startoftranscript|> [<|language|> <|task|>] [<|notimestamps|>] transcript <|endoftext|>
 
-English-only checkpoints have no language and task tokens. A transcript with timestamps begins with one, they do not go
-back, and there is no `<|notimestamps|>`. The prefix is built from the vocabulary and not by the tokenizer's own
-`prefix_tokens`, which puts an end token where a checkpoint does not know the language.
+English-only checkpoints take no language and task, though their vocabulary has the tokens. A transcript with timestamps
+begins with one, they do not go back, and there is no `<|notimestamps|>`. The prefix is built from the vocabulary and
+not by the tokenizer's own `prefix_tokens`, which puts an end token where a checkpoint does not know the language.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
 
-from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
-
 from audiorl.models.family import TokenizedText
+from audiorl.text.languages import DETECT, language_code, language_names, nearest_language
 
 START, END, NO_TIMESTAMPS = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"
 PROMPT_START = "<|startofprev|>"
 TIMESTAMP = re.compile(r"<\|(\d+\.\d\d)\|>")
-# Scripts written without spaces between words: Whisper writes no space before their first character.
-UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+# Tokens of the released multilingual checkpoints; the English-only ones have one less. (openai-whisper,
+# `Whisper.is_multilingual`)
+MULTILINGUAL_VOCABULARY = 51_865
+# Languages whose transcripts begin without a space. (openai-whisper, `Tokenizer.split_to_word_tokens`)
+UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+# Their scripts: Thai, Lao, Burmese, Chinese and Japanese, with full-width and half-width forms.
+UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\uaa60-\uaa7f\u2e80-\u312f\u31a0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef"
+    r"\U00020000-\U0003ffff]"
+)
 
 
 class WhisperText:
     """Tokenizes transcripts for one Whisper checkpoint.
 
+    Args:
+        tokenizer: the checkpoint's.
+        vocab_size: tokens that the model knows.
+        max_tokens: positions of the decoder.
+        multilingual: whether the checkpoint takes a language and a task, as its generation config says
+            (`is_multilingual`). None, where it does not say, goes by the size of the vocabulary.
+
     Attributes:
-        multilingual: whether the checkpoint knows language and task tokens.
+        multilingual: see above.
+        languages: code -> id of its token, of the languages that the checkpoint takes; none where it is English-only.
         default_language, default_task: used for rows that name none; from the processor
             (`WhisperProcessor.from_pretrained(..., language="german")`) until a trainer's config says otherwise.
     """
 
-    def __init__(self, tokenizer: Any, vocab_size: int, max_tokens: int):
+    def __init__(self, tokenizer: Any, vocab_size: int, max_tokens: int, multilingual: bool | None = None):
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.vocab: dict[str, int] = tokenizer.get_vocab()
-        missing = [token for token in (START, END, NO_TIMESTAMPS) if token not in self.vocab]
+        self.multilingual = vocab_size >= MULTILINGUAL_VOCABULARY if multilingual is None else multilingual
+        needed = [START, END, NO_TIMESTAMPS, *(["<|transcribe|>", "<|translate|>"] if self.multilingual else [])]
+        missing = [token for token in needed if token not in self.vocab]
         if missing or max(self.vocab.values()) >= vocab_size:
             raise ValueError(
                 f"The tokenizer does not fit the model: its ids go up to {max(self.vocab.values())}, its vocabulary to "
@@ -47,11 +63,12 @@ class WhisperText:
                 "Load the processor from the model's own checkpoint."
             )
         self.end = self.vocab[END]
-        self.multilingual = "<|en|>" in self.vocab and "<|transcribe|>" in self.vocab
+        codes = dict.fromkeys(language_names().values()) if self.multilingual else {}
+        self.languages = {code: self.vocab[f"<|{code}|>"] for code in codes if f"<|{code}|>" in self.vocab}
         self.default_language: str | None = getattr(tokenizer, "language", None)
         self.default_task: str = getattr(tokenizer, "task", None) or "transcribe"
         self._special = {i for token, i in self.vocab.items() if token.startswith("<|") and token.endswith("|>")}
-        self._timestamps = {self.vocab[token] for token in self.vocab if TIMESTAMP.fullmatch(token)}
+        self._special |= {*tokenizer.all_special_ids, *_marked_special(tokenizer)}
 
     def set_defaults(self, *, language: str | None, task: str | None) -> None:
         """See `SpeechFamily.set_defaults`."""
@@ -65,11 +82,8 @@ class WhisperText:
         self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
     ) -> TokenizedText:
         """See `SpeechFamily.tokenize`."""
-        timed = self._is_timed(text)
-        prefix = [*self.prompt_ids(prompt), self.vocab[START], *self._language_and_task(language, task)]
-        if not timed:
-            prefix.append(self.vocab[NO_TIMESTAMPS])
-        ids = [*prefix, *self._transcript(text), self.end]
+        prefix = self.prefix(language, task, prompt, timed=self._is_timed(text))
+        ids = [*prefix, *self._transcript(text, self._is_spaced(language, task)), self.end]
         # the decoder reads all but the last token, and Whisper predicts at most max_tokens of them
         if len(ids) > self.max_tokens:
             raise ValueError(
@@ -78,14 +92,38 @@ class WhisperText:
             )
         return TokenizedText(ids, len(prefix))
 
+    def prefix(
+        self, language: str | None, task: str | None, prompt: str | None = None, *, timed: bool = False
+    ) -> list[int]:
+        """What stands before a transcript.
+
+        Args:
+            language, task: None for the default.
+            timed: whether timestamps follow.
+
+        Raises:
+            ValueError: see `SpeechFamily.tokenize`; or no language is known.
+        """
+        ids = [*self.prompt_ids(prompt), self.vocab[START], *self._language_and_task(language, task)]
+        return ids if timed else [*ids, self.vocab[NO_TIMESTAMPS]]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Token ids -> transcript, special tokens left out, outer spaces stripped."""
-        return self.tokenizer.decode([i for i in ids if i not in self._special], skip_special_tokens=True).strip()
+        said = [i for i in ids if i not in self._special]
+        # checkpoints ask for spaces before punctuation to be taken out, which is meant for other kinds of tokenizers
+        return self.tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
 
     def words(self, text: str) -> str:
         """See `SpeechFamily.words`."""
+        if not TIMESTAMP.search(text):
+            return text.strip()
         pieces = [piece.strip() for piece in TIMESTAMP.split(text)[::2]]  # every second one is a time
-        return "".join(_spaced(piece) for piece in pieces if piece).strip()
+        said = ""
+        for piece in filter(None, pieces):
+            # the language is not known here, so that the scripts on both sides decide
+            unspaced = not said or UNSPACED.match(said[-1]) or UNSPACED.match(piece)
+            said += piece if unspaced else f" {piece}"
+        return said
 
     def last_time(self, text: str) -> float | None:
         """See `SpeechFamily.last_time`."""
@@ -126,7 +164,7 @@ class WhisperText:
             raise ValueError(
                 f"this checkpoint takes no prompt: its vocabulary has no {PROMPT_START}. Drop the prompt and hotwords"
             )
-        ids = [self.vocab[PROMPT_START], *self._plain(" " + prompt.strip())]
+        ids = [self.vocab[PROMPT_START], *self._plain(" " + prompt.strip(), "prompt")]
         if len(ids) > (most := self.max_tokens // 2):
             raise ValueError(
                 f"the prompt makes {len(ids)} tokens with its hotwords, and Whisper reads at most {most}. Shorten it; "
@@ -146,24 +184,36 @@ class WhisperText:
         task = task or self.default_task
         if task not in ("transcribe", "translate"):
             raise ValueError(f"unknown task {task!r}. Use 'transcribe', or 'translate' (into English)")
-        language = (language or self.default_language or "").lower()
-        code = TO_LANGUAGE_CODE.get(language, language)
+        language = language or self.default_language
+        code = language_code(language) if language else ""
+        if code == DETECT:
+            raise ValueError(
+                f"the language is {language!r}: languages are not detected in training, where each transcript stands "
+                "behind its language's token. Name the language; in evaluation leave it out, and the model finds it"
+            )
         if not self.multilingual:
             if code not in ("", "en") or task != "transcribe":
                 raise ValueError(
                     f"this checkpoint only transcribes English; the row asks for language {language or 'en'!r}, task "
-                    f"{task!r}. Use a multilingual checkpoint, or drop the columns"
+                    f"{task!r}. Use a multilingual checkpoint (its generation config says is_multilingual, or it has "
+                    f"{MULTILINGUAL_VOCABULARY} tokens or more), or drop the columns"
                 )
             return []
         if not code:
             raise ValueError(
                 "no language is named for a multilingual checkpoint. Add a language column or set language"
             )
-        if f"<|{code}|>" not in self.vocab:
-            near = get_close_matches(language, TO_LANGUAGE_CODE, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+        if code not in self.languages:
+            near = nearest_language(str(language), self.languages)
+            hint = f"; did you mean {near!r}?" if near else ""
             raise ValueError(f"unknown language {language!r} for this checkpoint{hint}. Use a name or code it knows")
-        return [self.vocab[f"<|{code}|>"], self.vocab[f"<|{task}|>"]]
+        return [self.languages[code], self.vocab[f"<|{task}|>"]]
+
+    def _is_spaced(self, language: str | None, task: str | None) -> bool:
+        """Whether what is written begins with a space: by its language, which is English for translations."""
+        if not self.multilingual or (task or self.default_task) == "translate":
+            return True
+        return language_code(language or self.default_language or "") not in UNSPACED_LANGUAGES
 
     def _is_timed(self, text: str) -> bool:
         """Whether a transcript has timestamps; raises ValueError where they are not at the start or not in order."""
@@ -180,15 +230,15 @@ class WhisperText:
                 raise ValueError(f"the timestamps go back from {before:.2f} s to {after:.2f} s. Put them in order")
         return True
 
-    def _transcript(self, text: str) -> list[int]:
-        """OpenAI's checkpoints begin a transcript with a space in the languages that use spaces; so do we, that it is
-        scored as the model would write it."""
+    def _transcript(self, text: str, spaced: bool) -> list[int]:
+        """OpenAI's checkpoints begin a transcript, and each timed piece of it, with a space in the languages that use
+        spaces; so do we, that it is scored as the model would write it."""
         ids: list[int] = []
         position = 0
         for match in [*TIMESTAMP.finditer(text), None]:
             piece = text[position : match.start() if match else len(text)].strip()
             if piece:
-                ids += self._plain(_spaced(piece))
+                ids += self._plain(" " + piece if spaced else piece)
             if match:
                 if match.group() not in self.vocab:
                     raise ValueError(f"unknown timestamp {match.group()}. Use multiples of 0.02 s inside the window")
@@ -196,15 +246,18 @@ class WhisperText:
                 position = match.end()
         return ids
 
-    def _plain(self, text: str) -> list[int]:
+    def _plain(self, text: str, what: str = "text") -> list[int]:
+        """The tokens of a text in which nothing is a mark, timestamps among them."""
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        special = [i for i in ids if i in self._special and i not in self._timestamps]
-        if special:
+        if special := [i for i in ids if i in self._special]:
             tokens = self.tokenizer.convert_ids_to_tokens(special)
-            raise ValueError(f"the text contains special tokens {tokens}. Remove them")
+            raise ValueError(
+                f"the {what} contains special tokens {tokens}, which the model reads as marks. Remove them"
+            )
         return ids
 
 
-def _spaced(piece: str) -> str:
-    """A piece of a transcript with the space that Whisper writes before it, if its script has spaces."""
-    return piece if UNSPACED.match(piece) else " " + piece
+def _marked_special(tokenizer: Any) -> list[int]:
+    """Ids of tokens that were added to a tokenizer as special ones, whatever they look like."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return [i for i, token in added.items() if getattr(token, "special", False)]

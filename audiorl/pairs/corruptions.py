@@ -21,9 +21,9 @@ from random import Random
 from typing import NamedTuple
 
 from audiorl.pairs.confusions import HOMOPHONES, NEIGHBOURS, NUMBER_WORDS
-from audiorl.rewards.language import language_code
 from audiorl.rewards.stock_phrases import STOCK_PHRASES
 from audiorl.text.error_rates import resolve_unit
+from audiorl.text.languages import language_code
 from audiorl.text.normalizers import normalizer
 
 LONGEST_DELETION = 3

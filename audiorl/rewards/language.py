@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import regex
 
 from audiorl.rewards.base import ShippedReward
+from audiorl.text.languages import language_code
 from audiorl.text.pairs import completion_text
 
 # script -> languages written in it, by the codes Whisper and most data sets use
@@ -75,21 +76,6 @@ def count_scripts(text: str) -> Counter[str]:
 def scripts_of_language(language: str | None) -> frozenset[str]:
     """Scripts of a language by its code ("en", "en-US", "<|en|>") or English name; none for one that is not listed."""
     return LANGUAGE_SCRIPTS.get(language_code(language), frozenset()) if language else frozenset()
-
-
-def language_code(language: str) -> str:
-    """The code of a language by its code ("en", "en-US", "<|en|>") or English name; another name as it is."""
-    name = language.strip("<|> ").lower()
-    code = name.replace("_", "-").partition("-")[0]
-    return code if code in LANGUAGE_SCRIPTS else _code_of_name(name)
-
-
-@functools.lru_cache(maxsize=256)
-def _code_of_name(name: str) -> str:
-    # Whisper's own table of names; it takes seconds to import and is needed only where rows spell languages out
-    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
-
-    return TO_LANGUAGE_CODE.get(name, name)
 
 
 @dataclass(frozen=True, kw_only=True)

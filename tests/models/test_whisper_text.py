@@ -10,7 +10,9 @@ from tests.tiny_models import tiny_whisper
 
 def text_side(kind: str, max_tokens: int = 48) -> WhisperText:
     model, processor = tiny_whisper(kind)
-    return WhisperText(processor.tokenizer, model.config.vocab_size, max_tokens)
+    return WhisperText(
+        processor.tokenizer, model.config.vocab_size, max_tokens, model.generation_config.is_multilingual
+    )
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def test_english_only_prefix_by_hand(english):
     assert found.first_kept == 2
 
 
-@pytest.mark.parametrize("language", ["de", "german", "German", "DE"])
+@pytest.mark.parametrize("language", ["de", "german", " German ", "DE", "de-AT", "de_de", "<|de|>", "German (Austria)"])
 @pytest.mark.parametrize("task", ["transcribe", "translate"])
 def test_multilingual_prefix_by_hand(multilingual, language, task):
     found = multilingual.tokenize("ein Hund", language=language, task=task)
@@ -54,8 +56,9 @@ def test_prefix_equals_that_of_transformers_tokenizer(english, multilingual):
         for task in ("transcribe", "translate"):
             tokenizer.set_prefix_tokens(language=language, task=task)
             found = multilingual.tokenize("the dog", language=language, task=task)
-            # transformers writes what it is given, OpenAI's checkpoints begin with a space
-            assert found.ids == tokenizer(" the dog").input_ids
+            # transformers writes what it is given, OpenAI's checkpoints begin with a space where the language has them
+            begins = "the dog" if (language, task) == ("chinese", "transcribe") else " the dog"
+            assert found.ids == tokenizer(begins).input_ids
             assert found.ids[: found.first_kept] == tokenizer.prefix_tokens
 
 
@@ -80,24 +83,31 @@ def test_prompt_stands_before_the_start_and_does_not_count(multilingual):
 
 
 @pytest.mark.parametrize(
-    "text, begins",
+    "text, language, begins",
     [
-        ("the dog", " the dog"),
-        ("  the dog \n", " the dog"),
-        ("über", " über"),
-        ("नमस्ते", " नमस्ते"),
-        ("你好世界", "你好世界"),
-        (" 你好", "你好"),
-        ("こんにちは", "こんにちは"),
-        ("ສະບາຍດີ", "ສະບາຍດີ"),
-        ("한국어", " 한국어"),
-        ("3 dogs", " 3 dogs"),
+        ("the dog", "en", " the dog"),
+        ("  the dog \n", "en", " the dog"),
+        ("über", "de", " über"),
+        ("नमस्ते", "hindi", " नमस्ते"),
+        ("3 dogs", "en", " 3 dogs"),
+        ("你好世界", "zh", "你好世界"),
+        (" 你好", "zh-CN", "你好"),
+        ("2024年", "chinese", "2024年"),
+        ("OK 好", "<|zh|>", "OK 好"),
+        ("（笑）", "zh", "（笑）"),  # noqa: RUF001
+        ("ﾃｽﾄ", "zh", "ﾃｽﾄ"),
+        ("你好", "en", " 你好"),  # the language decides, whatever the script
     ],
 )
-def test_first_space_where_the_language_writes_spaces(multilingual, text, begins):
-    found = multilingual.tokenize(text, language="zh")
+def test_first_space_where_the_language_writes_spaces(multilingual, text, language, begins):
+    found = multilingual.tokenize(text, language=language)
     assert written(multilingual, found.ids[found.first_kept : -1]) == pieces(multilingual, begins)
     assert multilingual.decode(found.ids[found.first_kept :]) == begins.strip()
+
+
+def test_a_translation_is_english_and_begins_with_a_space(multilingual):
+    found = multilingual.tokenize("hello", language="zh", task="translate")
+    assert written(multilingual, found.ids[found.first_kept : -1]) == pieces(multilingual, " hello")
 
 
 def test_empty_transcript_is_its_end_token(english):
@@ -108,12 +118,14 @@ def test_empty_transcript_is_its_end_token(english):
 
 def test_words_and_last_time_of_a_timed_transcript(multilingual):
     """The words are those that the transcript's tokens decode to."""
-    for text in (
-        "<|0.00|> the dog<|0.50|><|0.50|>barks<|1.20|>",
-        "<|0.00|>你好<|0.50|>世界<|1.20|>",
-        "<|0.00|>a<|1.20|>",
+    for text, language in (
+        ("<|0.00|> the dog<|0.50|><|0.50|>barks<|1.20|>", "en"),
+        ("<|0.00|>你好<|0.50|>世界<|1.20|>", "zh"),
+        ("<|0.00|>2024年<|0.50|>3月<|1.20|>", "zh"),
+        ("<|0.00|>你好<|0.50|>AI<|1.20|>", "zh"),
+        ("<|0.00|>a<|1.20|>", "de"),
     ):
-        assert multilingual.words(text) == multilingual.decode(multilingual.tokenize(text, language="en").ids)
+        assert multilingual.words(text) == multilingual.decode(multilingual.tokenize(text, language=language).ids)
         assert multilingual.last_time(text) == 1.2
     assert multilingual.words("<|0.00|>你好<|0.50|>世界<|1.20|>") == "你好世界"
     assert multilingual.words("as  it is") == "as  it is"
@@ -125,10 +137,10 @@ def test_timestamps_by_hand(multilingual):
     found = multilingual.tokenize("<|0.00|>the dog<|0.50|><|0.50|> 你好<|1.00|>", language="en")
     prefix = ["<|startoftranscript|>", "<|en|>", "<|transcribe|>"]
     first = ["<|0.00|>", *pieces(multilingual, " the dog"), "<|0.50|>"]
-    second = ["<|0.50|>", *pieces(multilingual, "你好"), "<|1.00|>"]
+    second = ["<|0.50|>", *pieces(multilingual, " 你好"), "<|1.00|>"]
     assert written(multilingual, found.ids) == [*prefix, *first, *second, "<|endoftext|>"]
     assert found.first_kept == 3
-    assert multilingual.decode(found.ids) == "the dog你好"
+    assert multilingual.decode(found.ids) == "the dog 你好"
 
 
 def test_decoding_strips_every_special_token(multilingual):
@@ -148,14 +160,17 @@ def test_decoding_strips_every_special_token(multilingual):
             "Remove",
         ),
         ("a <|de|> b", {"language": "en"}, r"special tokens .*<\|de\|>", "Remove"),
-        ("a", {"language": "en", "prompt": "b <|endoftext|>"}, r"special tokens .*<\|endoftext\|>", "Remove"),
+        ("a", {"language": "en", "prompt": "b <|endoftext|>"}, r"prompt contains .*<\|endoftext\|>", "Remove"),
+        ("a", {"language": "en", "prompt": "<|0.00|> hello"}, r"prompt contains .*<\|0.00\|>", "Remove"),
+        ("a", {"language": "auto"}, "languages are not detected in training", "Name the language"),
         ("<|0.01|>a", {"language": "en"}, r"unknown timestamp <\|0.01\|>", "multiples of 0.02"),
         ("<|5.00|>a", {"language": "en"}, r"unknown timestamp <\|5.00\|>", "inside the window"),
         ("<|1.00|>a<|0.98|>", {"language": "en"}, "go back from 1.00 s to 0.98 s", "in order"),
         ("a<|0.50|>", {"language": "en"}, "does not begin with one", "Begin it"),
         ("a", {"language": "klingon"}, "unknown language 'klingon'", "name or code"),
         ("a", {"language": "germn"}, "unknown language 'germn'.*did you mean 'german'", "name or code"),
-        ("a", {"language": "french"}, "unknown language 'french'", "name or code"),
+        ("a", {"language": "french"}, "unknown language 'french' for this checkpoint. Use", "name or code"),
+        ("a", {"language": "hindu"}, "unknown language 'hindu'.*did you mean 'hindi'", "name or code"),
         (
             "a",
             {"language": "en", "task": "transcibe"},
@@ -208,7 +223,7 @@ def test_defaults_serve_rows_that_name_nothing(multilingual):
 def test_default_language_comes_from_the_processor():
     model, processor = tiny_whisper("multilingual")
     processor.tokenizer.set_prefix_tokens(language="hindi", task="translate")
-    side = WhisperText(processor.tokenizer, model.config.vocab_size, 48)
+    side = WhisperText(processor.tokenizer, model.config.vocab_size, 48, True)
     assert written(side, side.tokenize("a").ids)[1:3] == ["<|hi|>", "<|translate|>"]
 
 
