@@ -1,13 +1,20 @@
 """Audio language models: an audio tower whose output stands among a prompt's tokens, and a decoder-only model behind.
 
-`tokens` of a batch hold the prompt with one placeholder for the audio; where the model is run, the placeholder gives
-way to the clip's audio embeddings. The tower runs once for each clip, the prompt is read once for each clip, and the K
-answers are continuations of it (`shared_prefix.py`).
+`tokens` of a batch hold the prompt with one placeholder for the audio. When the model runs, the clip's audio embeddings
+take the place of the placeholder. The tower runs once for each clip, the prompt is read once for each clip, and the K
+answers are continuations of it. A row is laid out as
+
+    [prefix of L tokens, padded to the longest | continuation 1 | ... | continuation K], each of C tokens
+
+Positions go on from the prefix's own length in every continuation. By a mask of stock attention, a continuation sees
+its clip's prefix and its own past and nothing else, so each of the K has the numbers of a forward of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,29 +23,156 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 
-from audiorl.batch import GroupBatch, GroupScores
+from audiorl.batch import GroupBatch, GroupScores, kept_texts
 from audiorl.models.autoregressive import AutoregressiveFamily
+from audiorl.models.family import SpeechFamily, TokenizedText
 from audiorl.models.forward import base_model
 from audiorl.models.grouped_attention import cache_argument
 from audiorl.models.head import at_least_float32, score_tokens
-from audiorl.models.prompted_answers import PromptedAnswers
 from audiorl.models.sampling import prefix_lengths
-from audiorl.models.shared_prefix import PrefixDecoder, group_mask, group_positions
 
 # What processors call the mask of mel frames.
 MASK_NAMES = ("input_features_mask", "feature_attention_mask")
+# Prompts whose tokens are kept; rows may bring any number of different ones.
+MOST_PREFIXES = 1024
+# (embeddings (B, n, D), positions (B, n), mask (B, 1, n, keys), cache) -> hidden states (B, n, D)
+ReadEmbeddings = Callable[[Tensor, Tensor, Tensor, DynamicCache | None], Tensor]
+
+
+class PromptedAnswers(SpeechFamily):
+    """Text as a prompt with a place for the audio, an answer, an end token; `__init__` calls `init_prompts`."""
+
+    decodes_with_prompts = True
+
+    def init_prompts(self, processor: Any, max_tokens: int) -> None:
+        """Take tokenizer and marks from the processor.
+
+        Args:
+            max_tokens: positions of the language model.
+        """
+        self.tokenizer = processor.tokenizer
+        self.audio_token: str = processor.audio_token
+        self.audio_token_id: int = self.tokenizer.convert_tokens_to_ids(self.audio_token)
+        self.end_token = self.tokenizer.eos_token_id
+        self.max_tokens = max_tokens
+        self.default_language: str | None = None
+        self._prefixes_known: dict[tuple[str | None, str | None], list[int]] = {}
+        self._special = {self.end_token, self.audio_token_id, *self.tokenizer.all_special_ids}
+
+    @abstractmethod
+    def prompt_text(self, language: str | None, prompt: str | None) -> str:
+        """Everything before the answer, with one placeholder for the audio.
+
+        Args:
+            language: of the row, or the default.
+            prompt: the row's own: an instruction, a question, context, hot words; None for the model's own request to
+                transcribe.
+
+        Raises:
+            ValueError: a language this model does not know, or none where it needs one.
+        """
+
+    def prefix_ids(self, language: str | None, prompt: str | None) -> list[int]:
+        """`prompt_text` as tokens; a family whose prompts come as tokens overrides this.
+
+        Raises:
+            ValueError: as of `prompt_text`.
+        """
+        return self._ids(self.prompt_text(language, prompt))
+
+    def _request(self, **options: Any) -> str:
+        """The processor's own request to transcribe, audio not expanded."""
+        silence = np.zeros(self.sampling_rate, dtype=np.float32)
+        request = self.processor.apply_transcription_request
+        if "tokenize" in inspect.signature(request).parameters:
+            (text,) = request(audio=silence, tokenize=False, **options)
+            return text
+        # older releases of transformers give no text, but tokens in which the audio has all of its places
+        if more := (options.get("prompt") or "").count(self.audio_token):
+            raise self._wrong_places(1 + more)
+        ids = request(audio=silence, **options)["input_ids"][0].tolist()
+        audio = ids.count(self.audio_token_id)
+        place = ids.index(self.audio_token_id)
+        return self.tokenizer.decode([*ids[: place + 1], *ids[place + audio :]])
+
+    def _wrong_places(self, count: int) -> ValueError:
+        return ValueError(
+            f"the prompt has {count} places for audio, a row has one clip. Leave {self.audio_token} out of the row's "
+            "prompt"
+        )
+
+    def tokenize(
+        self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
+    ) -> TokenizedText:
+        if task not in (None, "transcribe"):
+            raise ValueError(
+                f"this model's only task is 'transcribe', not {task!r}: its prompt says what else to do. Write it as "
+                "the row's prompt, and leave the task out"
+            )
+        prefix = self._prefix(language or self.default_language, prompt)
+        if prefix.count(self.audio_token_id) != 1:
+            raise self._wrong_places(prefix.count(self.audio_token_id))
+        answer = self._ids(text)
+        if found := self._special.intersection(answer):
+            marks = self.tokenizer.convert_ids_to_tokens(sorted(found))
+            raise ValueError(f"the text contains {marks}, which this model reads as marks. Remove them")
+        ids = [*prefix, *answer, self.end_token]
+        if len(ids) > self.max_tokens:
+            raise ValueError(
+                f"prompt, text and end make {len(ids)} tokens, the model has {self.max_tokens} positions, some of them "
+                "for the audio. Cut the clip and its text into shorter pieces"
+            )
+        return TokenizedText(ids, len(prefix))
+
+    def _prefix(self, language: str | None, prompt: str | None) -> list[int]:
+        """The prompt's tokens; a template is rendered once for each language and prompt, not for each text."""
+        known = self._prefixes_known.get((language, prompt))
+        if known is None:
+            if len(self._prefixes_known) >= MOST_PREFIXES:
+                self._prefixes_known.clear()
+            known = self._prefixes_known[language, prompt] = self.prefix_ids(language, prompt)
+        return known
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def set_defaults(self, *, language: str | None = None, task: str | None = None) -> None:
+        if task not in (None, "transcribe"):
+            raise ValueError(
+                f"{type(self).__name__} has one task, 'transcribe', and not {task!r}. Leave it out, and write prompts "
+                "into the rows."
+            )
+        if language:
+            self.prefix_ids(language, None)
+            self.default_language = language
+
+    def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
+        return kept_texts(batch_tokens, keep, self._decode)
+
+    def _decode(self, ids: list[int]) -> str:
+        said = ids[: ids.index(self.end_token)] if self.end_token in ids else ids
+        return self.tokenizer.decode([i for i in said if i not in self._special]).strip()
+
+
+def request_with_hotwords(request: str, hotwords: Sequence[str]) -> str:
+    """A request, and on the next line a sentence that names the hot words.
+
+    The sentence is ours, for models whose authors publish no form for hot words.
+    """
+    return f"{request}\nThese words may occur: {', '.join(hotwords)}."
 
 
 class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
     """A stock model with `get_audio_features`, a language model and a head.
 
-    Shares by continuation: one tower pass and one prompt pass for each clip; exact.
+    The K answers of a clip share one pass of the tower and one of the prompt; their scores are exact.
 
-    Adapters without `target_modules` go into the language model, the audio tower is left alone.
+    Adapters without `target_modules` go into the language model; the audio tower is left alone.
 
-    On 8-bit and 4-bit bases tower and projector stay whole. In bfloat16 that costs Qwen2-Audio and GLM-ASR, which have
-    0.64 billion weights there, 0.9 GB more than 4 bits. Rounding them would touch every answer: 4 bits moved the states
-    of a trained whisper-tiny's encoder, which these towers are made like, by 18 % of their norm, 8 bits by 3 %.
+    On 8-bit and 4-bit bases, tower and projector keep full precision. In bfloat16 that costs Qwen2-Audio and GLM-ASR,
+    which have 0.64 billion weights there, 0.9 GB more than 4 bits would. Rounding them would change every answer: 4
+    bits moved the states of a trained whisper-tiny's encoder, which is built like these towers, by 18 % of their norm,
+    and 8 bits by 3 %.
     """
 
     adapter_targets = "decoder-linear"
@@ -53,18 +187,18 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
 
     def install(self, model: nn.Module) -> None:
         super().install(model)
-        # the one implementation beside the slow one that takes a mask of what sees what
+        # beside the slow "eager" one, only this implementation takes a mask of what sees what
         self._masked_part(base_model(model)).set_attn_implementation("sdpa")
 
     def _masked_part(self, base: PreTrainedModel) -> PreTrainedModel:
-        """What is given masks that say what sees what: the language model, and here the audio tower with it."""
+        """The part that gets masks of what sees what: the language model, and here the audio tower with it."""
         return base
 
     # ---- data ----
 
     def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """`input_features` (B, M, L), `audio_mask` (B, L), and `audio_tokens` (B,), the embeddings of each clip."""
-        # one by one: next to the padding of a longer neighbour the last frames of a spectrogram are others
+        # one by one: padding beside a longer clip would change the last frames of a spectrogram
         heard = [self._hear(clip) for clip in clips]
         frames = [made["input_features"][0].mT for made in heard]
         masks = [next(made[name] for name in MASK_NAMES if name in made)[0] for made in heard]
@@ -110,7 +244,7 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
         ):
             written = self._embed(base, ids[:length])
             found = (ids[:length] == self.audio_token_id).nonzero().flatten().tolist()
-            place = found[0] if found else length  # the row that stands in for a dropped one has no prompt
+            place = found[0] if found else length  # a placeholder of a dropped row has no prompt
             rows.append(torch.cat([written[:place], audio[:count].to(written.dtype), written[place + 1 :]]))
         lengths = torch.tensor([len(row) for row in rows], device=states.device)
         return pad_sequence(rows, batch_first=True), lengths
@@ -225,3 +359,119 @@ def _in_place(scores: GroupScores, keep: Tensor, starts: Tensor) -> GroupScores:
 
     named = {name: place(getattr(scores, name)) for name in ("logps", "entropy", "mean_logits", "is_top1")}
     return GroupScores(**named, keep=keep, states=scores.states)
+
+
+# ---- K continuations of one prefix ----
+
+
+def prefix_positions(lengths: Tensor, longest: int) -> Tensor:
+    """(B, L): 0, 1, 2, ..., also in the padding."""
+    return torch.arange(longest, device=lengths.device).expand(len(lengths), -1)
+
+
+def prefix_mask(lengths: Tensor, longest: int) -> Tensor:
+    """(B, 1, L, L) bool: causal, without the keys of the padding. Padding sees itself, since a softmax over nothing is
+    NaN."""
+    places = torch.arange(longest, device=lengths.device)
+    causal = places[:, None] >= places
+    heard = (places < lengths[:, None])[:, None] | torch.eye(longest, dtype=torch.bool, device=lengths.device)
+    return (causal & heard)[:, None]
+
+
+def group_positions(lengths: Tensor, longest: int, hypotheses: int, tokens: int) -> Tensor:
+    """(B, L + K*C) positions of a whole row."""
+    behind = lengths[:, None, None] + torch.arange(tokens, device=lengths.device)
+    return torch.cat([prefix_positions(lengths, longest), behind.expand(-1, hypotheses, -1).flatten(1)], 1)
+
+
+def group_mask(lengths: Tensor, longest: int, hypotheses: int, tokens: int) -> Tensor:
+    """(B, 1, L + K*C, L + K*C) bool, True where a query sees a key.
+
+    Args:
+        lengths: (B,) tokens of each prefix.
+        longest: L.
+        hypotheses, tokens: K and C.
+    """
+    total = longest + hypotheses * tokens
+    mask = torch.zeros((len(lengths), total, total), dtype=torch.bool, device=lengths.device)
+    mask[:, :longest, :longest] = prefix_mask(lengths, longest)[:, 0]
+    mask[:, longest:, :longest] = (torch.arange(longest, device=lengths.device) < lengths[:, None])[:, None]
+    own_past = torch.ones((tokens, tokens), dtype=torch.bool, device=lengths.device).tril()
+    mask[:, longest:, longest:] = torch.block_diag(*[own_past] * hypotheses).bool()
+    return mask[:, None]
+
+
+class PrefixDecoder:
+    """Continues K hypotheses of each clip token by token, for `sample_from` and `beam_search`.
+
+    The prefixes are read when the decoder is built, once for each clip. Every step appends K tokens to the cache, and a
+    mask keeps the continuations apart; the prefix's keys and values are held once.
+
+    Args:
+        read: runs the language model; see `ReadEmbeddings`.
+        predict: hidden states (..., D) -> logits (..., V).
+        embed: token ids -> embeddings.
+        prefix: (B, L, D) embeddings, padded on the right.
+        lengths: (B,) tokens of each prefix.
+        starts: (B,) position among the batch's `tokens` at which a clip's continuation begins.
+        cache: an empty cache of the language model.
+    """
+
+    def __init__(
+        self,
+        read: ReadEmbeddings,
+        predict: Callable[[Tensor], Tensor],
+        embed: Callable[[Tensor], Tensor],
+        prefix: Tensor,
+        lengths: Tensor,
+        starts: Tensor,
+        cache: DynamicCache,
+    ):
+        self._read, self._predict, self._embed = read, predict, embed
+        self._lengths, self._starts, self._longest, self._cache = lengths, starts, prefix.shape[1], cache
+        self._written: list[int] = []  # positions among `tokens` that were appended to the cache
+        hidden = read(
+            prefix, prefix_positions(lengths, self._longest), prefix_mask(lengths, self._longest), self._cache
+        )
+        last = hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1]
+        self._first_logits = predict(last)  # (B, V)
+
+    def __call__(self, tokens: Tensor, start: int) -> Tensor:
+        """(B, K, n) tokens, the first of them at position `start` -> (B, K, V) logits of the token that follows.
+
+        The result is meaningless, and not used, for clips whose prefix goes on behind these tokens.
+        """
+        _, hypotheses, count = tokens.shape
+        first = self._first_logits[:, None].expand(-1, hypotheses, -1)
+        place = start + count - 1
+        if not bool((place >= self._starts).any()):
+            return first
+        assert count == 1, "continuations grow token by token"
+        logits = self._step(tokens.squeeze(-1), place)
+        return torch.where((self._starts == place + 1)[:, None, None], first, logits)
+
+    def _step(self, tokens: Tensor, place: int) -> Tensor:
+        hypotheses = tokens.shape[1]
+        self._written.append(place)
+        positions = (self._lengths + place - self._starts).clamp(min=0)[:, None].expand(-1, hypotheses)
+        hidden = self._read(self._embed(tokens), positions, self._mask(hypotheses), self._cache)
+        return self._predict(hidden)
+
+    def _mask(self, hypotheses: int) -> Tensor:
+        """(B, 1, K, L + steps*K): the prefix, and of every step so far the hypothesis' own token."""
+        device = self._lengths.device
+        prefix = torch.arange(self._longest, device=device) < self._lengths[:, None]  # (B, L)
+        # a step that falls into a clip's prefix has written what this clip must not see
+        own = torch.tensor(self._written, device=device) >= self._starts[:, None]  # (B, steps)
+        own[:, -1] = True  # a query sees itself at least
+        same = torch.eye(hypotheses, dtype=torch.bool, device=device)
+        steps = (own[:, None, :, None] & same[:, None, :]).flatten(2)  # (B, K, steps*K)
+        return torch.cat([prefix[:, None].expand(-1, hypotheses, -1), steps], -1)[:, None]
+
+    def reorder(self, parents: Tensor) -> None:
+        """Hypothesis k of clip b goes on from what `parents[b, k]` has read; (B, K) long."""
+        hypotheses = parents.shape[1]
+        for layer in self._cache.layers:
+            for states in (layer.keys, layer.values):
+                grown = states[:, :, self._longest :].unflatten(2, (-1, hypotheses))  # (B, H, steps, K, d)
+                grown.copy_(grown.take_along_dim(parents[:, None, None, :, None], 3))

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from audiorl.batch import GroupBatch
-from audiorl.models.audio_llm import AudioLLMFamily
-from audiorl.models.hotwords import behind_request
+from audiorl.models.audio_llm import AudioLLMFamily, request_with_hotwords
 from audiorl.text.languages import own_code
 
 # Ours: the processor of Qwen2-Audio has no request of its own.
@@ -53,7 +52,7 @@ class GlmASRFamily(AudioLLMFamily):
         return self._request(prompt=prompt)
 
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
-        return behind_request(prompt or self.processor.default_transcription_prompt, hotwords)
+        return request_with_hotwords(prompt or self.processor.default_transcription_prompt, hotwords)
 
 
 class Qwen2AudioFamily(AudioLLMFamily):
@@ -69,7 +68,7 @@ class Qwen2AudioFamily(AudioLLMFamily):
         return self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
-        return behind_request(prompt or TRANSCRIBE, hotwords)
+        return request_with_hotwords(prompt or TRANSCRIBE, hotwords)
 
     def _audio_embeddings(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
         tower = base.model.audio_tower

@@ -7,7 +7,7 @@ sampling, evaluation and mining.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from audiorl.audio.sources import short_repr
@@ -24,11 +24,3 @@ def read_prompt(row: Mapping[str, Any]) -> tuple[str | None, list[str]]:
     if not isinstance(prompt, str | None):
         raise ValueError(f"prompt is {short_repr(prompt)} ({type(prompt).__name__}), not text. Give a string")
     return prompt, read_hotwords(row.get(COLUMN))
-
-
-def behind_request(request: str, hotwords: Sequence[str]) -> str:
-    """A request in words, and on the next line a sentence that names the hot words.
-
-    The sentence is ours, for models whose authors publish no form for hot words.
-    """
-    return f"{request}\nThese words may occur: {', '.join(hotwords)}."

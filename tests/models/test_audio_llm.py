@@ -17,7 +17,7 @@ from transformers import AutoProcessor
 from audiorl import DPOConfig, DPOTrainer, transcribe
 from audiorl.datasets import BadRowsError
 from audiorl.models import speech_family
-from audiorl.models.shared_prefix import group_mask, group_positions
+from audiorl.models.audio_llm import group_mask, group_positions
 from audiorl.testing.case import group_batch
 from tests.tiny_audio_llms import KINDS, stock_answer_logps, stock_inputs, tiny_audio_llm
 from tests.tiny_models import tiny_clips
@@ -95,7 +95,7 @@ def test_a_prompt_is_rendered_once_for_each_language_and_question(monkeypatch):
     family = speech_family(model, processor)
     rendered, render = [], family.prompt_text
     monkeypatch.setattr(family, "prompt_text", lambda *asked: rendered.append(asked) or render(*asked))
-    monkeypatch.setattr("audiorl.models.prompted_answers.MOST_PREFIXES", 2)
+    monkeypatch.setattr("audiorl.models.audio_llm.MOST_PREFIXES", 2)
     first = family.tokenize("a fox", prompt="Who?")
     assert family.tokenize("a fox", prompt="Who?") == first != family.tokenize("a fox")
     assert rendered == [(None, "Who?"), (None, None)]
