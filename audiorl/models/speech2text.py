@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from audiorl.batch import GroupBatch, GroupScores, audio_alone
 from audiorl.models.forward import base_model, is_sharded
-from audiorl.models.generate_fallback import GenerateFamily
+from audiorl.models.generate import GenerateFamily
 from audiorl.models.head import score_tokens
 from audiorl.models.padding import encode_by_length
 from audiorl.models.plain_text import PlainTranscripts

@@ -1,8 +1,8 @@
 """Sampling and n-best lists through transformers' `generate`, for families without a step decoder of their own.
 
 `generate` takes one row for each hypothesis and projects the cross-attention of each, so this is slower than an
-`AutoregressiveFamily`; the samples hold to the same rules. Its random generator is not used: a logits processor draws
-from the noise of the rollout and leaves `generate` one token to choose.
+`AutoregressiveFamily`. The samples follow the same rules. The random generator of `generate` is not used: a logits
+processor draws from the noise of the rollout and leaves `generate` one token to choose.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class GenerateFamily(SpeechFamily):
         return GroupSamples(tokens, keep, found.logps[..., : keep.shape[-1]], finished)
 
     def _beam(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, settings: BeamSettings) -> GroupBeams:
-        """Plain beam search; `generate` calls one beam greedy search."""
+        """Plain beam search; one beam is greedy search."""
         if settings.num_beam_groups > 1:
             raise ValueError(
                 f"{type(self).__name__} searches through transformers' generate, which has no diverse beams. Leave out "
@@ -158,7 +158,7 @@ class PolicyAtTemperature(LogitsProcessor):
 
 
 class _Found:
-    """Hypotheses as they come from several calls, each for the clips of one prefix length."""
+    """Collects hypotheses from several calls of `generate`, each for the clips of one prefix length."""
 
     def __init__(self, batch: GroupBatch, hypotheses: int, limit: int, positions: int, end_token: int):
         self.valid, self.end_token = batch.valid, end_token
@@ -171,7 +171,7 @@ class _Found:
         self.finished = ~batch.valid[:, None].repeat(1, hypotheses)
 
     def equal_prefixes(self) -> Iterator[tuple[int, Tensor]]:
-        """(prefix length, the clips that have it), placeholders left out."""
+        """Yield (prefix length, the clips that have it), without placeholders."""
         for prefix in self.prefixes[self.valid].unique().tolist():
             yield prefix, ((self.prefixes == prefix) & self.valid).nonzero().squeeze(-1)
 
@@ -196,8 +196,11 @@ class _Found:
 
 @contextlib.contextmanager
 def _own_generation_config_aside(base: PreTrainedModel) -> Iterator[None]:
-    """A checkpoint's generation config may suppress or force tokens; `generate` would take such settings from it, and
-    what is sampled would not be what is scored."""
+    """Put the checkpoint's generation config aside for a while.
+
+    It may suppress or force tokens. `generate` would read such settings from it, and what is sampled would not be what
+    is scored.
+    """
     own = base.generation_config
     base.generation_config = GenerationConfig()
     try:
