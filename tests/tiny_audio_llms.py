@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import is_mistral_common_available
 
-from audiorl.models.granite_speech_audio import do_without_torchaudio
+from audiorl.models.granite_speech import do_without_torchaudio
 from tests.kaldi_stand_in import hear_without_torchaudio
 from tests.tiny_ctc import statistics_of_training
 from tests.tiny_models import END_LOGIT, SAMPLING_RATE, learnt_pieces

@@ -2,15 +2,17 @@
 
 Where it differs from the other audio language models:
 
-1. The conformer takes no mask, and padding would reach a clip through attention, convolutions and windows. Each clip is
-   read without padding, equally long clips together (`padding.py`): exact, for one encoder call for each length.
+1. The conformer takes no mask, so padding would reach a clip through attention, convolutions and windows. Each clip is
+   read without padding, equally long clips together (`padding.py`): exact, at one encoder call for each length.
 2. Its batch norm keeps the checkpoint's statistics, in training too (`padding.py`).
-3. Checkpoints with an adapter of their own for speech are refused; `merge_speech_adapter` makes plain ones of them.
-   That adapter would meet ours in the same layers under the same name, `generate` switches it off where it is given
-   embeddings instead of audio, and PEFT loads an adapter that was trained beside it in its place.
+3. Checkpoints with an adapter of their own for speech are refused; `merge_speech_adapter` turns them into plain ones.
+   That adapter would sit in the same layers as ours, under the same name; `generate` switches it off when it gets
+   embeddings instead of audio; and PEFT loads an adapter that was trained beside it in its place.
 4. transformers up to 5.23 leaves `text_config.logits_scaling` out (`GraniteForCausalLM` divides its logits by it).
    Scores and samples are those of the stock forward: at temperature 1 its distribution is that much sharper than the
    language model's own, which is the one at `temperature=logits_scaling`.
+5. transformers' feature extractor cannot be built without torchaudio, which has no release for every release of torch.
+   It takes one thing from there, and `MelSpectrogram` here gives the same numbers with torch alone.
 
 Granite Speech 5 is another model: an encoder with a CTC head.
 """
@@ -18,6 +20,7 @@ Granite Speech 5 is another model: an encoder with a CTC head.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,11 +29,13 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
+from transformers.audio_utils import mel_filter_bank
+from transformers.models.granite_speech import feature_extraction_granite_speech as stock
+from transformers.utils import is_torchaudio_available
 
 from audiorl.batch import GroupBatch
 from audiorl.models.audio_llm import AudioLLMFamily
 from audiorl.models.forward import base_model, is_sharded
-from audiorl.models.granite_speech_audio import do_without_torchaudio
 from audiorl.models.padding import encode_by_length, keep_statistics
 
 # The request of the cards of granite-speech-3.3-2b and granite-4.0-1b-speech.
@@ -185,3 +190,45 @@ def _refuse_recurrent(text_config: Any) -> None:
             "whose past cannot be shared by K continuations of one prompt. Use a checkpoint with full attention in all "
             "layers."
         )
+
+
+# ---- features without torchaudio ----
+
+
+class MelSpectrogram(nn.Module):
+    """Power spectrogram under triangles on the HTK mel scale, none of them normalised.
+
+    Args:
+        sample_rate: Hz.
+        n_fft: samples of a frame, the window padded to it with zeros on both sides.
+        win_length: samples of the periodic Hann window.
+        hop_length: samples from one frame to the next; frames are centred, the ends of the clip mirrored.
+        n_mels: triangles from 0 Hz to half the sampling rate.
+    """
+
+    filters: Tensor  # (n_fft // 2 + 1, n_mels)
+    window: Tensor  # (win_length,)
+
+    def __init__(self, sample_rate: int, n_fft: int, win_length: int, hop_length: int, n_mels: int):
+        super().__init__()
+        self.n_fft, self.win_length, self.hop_length = n_fft, win_length, hop_length
+        filters = mel_filter_bank(n_fft // 2 + 1, n_mels, 0.0, sample_rate / 2, sample_rate, norm=None, mel_scale="htk")
+        self.register_buffer("filters", torch.from_numpy(filters).float())
+        self.register_buffer("window", torch.hann_window(win_length))
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """(B, N) -> (B, n_mels, 1 + N // hop_length)."""
+        spectrum = torch.stft(
+            audio, self.n_fft, self.hop_length, self.win_length, self.window, pad_mode="reflect", return_complex=True
+        )
+        return (spectrum.abs().square().mT @ self.filters).mT
+
+
+def do_without_torchaudio() -> None:
+    """If torchaudio is missing, let transformers' extractor for Granite Speech take `MelSpectrogram` from here.
+
+    Without this the extractor raises. Where torchaudio is installed, nothing changes.
+    """
+    if not is_torchaudio_available():
+        stock.torchaudio = SimpleNamespace(transforms=SimpleNamespace(MelSpectrogram=MelSpectrogram))
+        stock.requires_backends = lambda *_: None

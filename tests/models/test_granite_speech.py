@@ -11,9 +11,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from audiorl import DPOConfig, DPOTrainer
 from audiorl.datasets import BadRowsError
-from audiorl.models import disable_dropout, granite_speech_audio, speech_family
-from audiorl.models.granite_speech import GraniteSpeechFamily, merge_speech_adapter
-from audiorl.models.granite_speech_audio import MelSpectrogram
+from audiorl.models import disable_dropout, granite_speech, speech_family
+from audiorl.models.granite_speech import GraniteSpeechFamily, MelSpectrogram, merge_speech_adapter
 from audiorl.testing.case import group_batch
 from tests import oracles_features
 from tests.tiny_audio_llms import GRANITE_AUDIO, stock_answer_logps, stock_inputs, tiny_audio_llm
@@ -178,16 +177,16 @@ def test_the_mel_spectrogram_is_that_of_its_definition():
 
 
 def test_where_torchaudio_is_installed_it_is_what_makes_the_features(monkeypatch):
-    monkeypatch.setattr(granite_speech_audio, "is_torchaudio_available", lambda: True)
-    monkeypatch.setattr(granite_speech_audio.stock, "torchaudio", "theirs", raising=False)
-    granite_speech_audio.do_without_torchaudio()
-    assert granite_speech_audio.stock.torchaudio == "theirs"
+    monkeypatch.setattr(granite_speech, "is_torchaudio_available", lambda: True)
+    monkeypatch.setattr(granite_speech.stock, "torchaudio", "theirs", raising=False)
+    granite_speech.do_without_torchaudio()
+    assert granite_speech.stock.torchaudio == "theirs"
 
 
 def test_a_worker_s_fresh_process_needs_no_torchaudio_either(monkeypatch):
     model, processor = tiny_audio_llm("granite_speech")
     family = speech_family(model, processor)
     expected = family.features(tiny_clips(1))["input_features"]
-    monkeypatch.setattr(granite_speech_audio.stock, "requires_backends", transformers.utils.requires_backends)
-    monkeypatch.delattr(granite_speech_audio.stock, "torchaudio")
+    monkeypatch.setattr(granite_speech.stock, "requires_backends", transformers.utils.requires_backends)
+    monkeypatch.delattr(granite_speech.stock, "torchaudio")
     assert torch.equal(family.features(tiny_clips(1))["input_features"], expected)
