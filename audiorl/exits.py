@@ -1,6 +1,7 @@
 """How a program of audiorl ends: with a message and an exit code, not with a traceback.
 
-Exit codes: 0 done, 1 the run failed with a message, 2 wrong arguments, 130 interrupted.
+Exit codes: 0 done, 1 the run failed with a message, 2 wrong arguments, 130 interrupted, 143 ended by SIGTERM (a run
+has written a checkpoint then).
 
 Behind `torchrun` and `accelerate launch` the launcher would add 25 lines about a process that failed, which is what the
 message has said. `quiet_launcher` leaves them out where, and only where, a program of audiorl told its error; torch
@@ -25,6 +26,7 @@ from audiorl.quiet import hush_missing_kernel
 FAILED = 1
 MISTYPED = 2
 INTERRUPTED = 130
+TERMINATED = 143
 # Seconds; longer than processes of one machine are apart when they start.
 OTHERS_WAIT = 10.0
 # Where a launcher looks for the reason that its process failed, and how ours begins

@@ -24,7 +24,7 @@ from audiorl.model_card import DataSource
 from audiorl.models import base_model, shorten_window, speech_family
 from audiorl.pairs import MinedPairs, mine_pairs
 from audiorl.trainers.audio_bounds import rows_within_bounds
-from audiorl.trainers.checkpoints import checkpoint_to_resume
+from audiorl.trainers.checkpoints import check_resume
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.loading import load_model, load_processor, plan_adapter
 
@@ -89,7 +89,7 @@ def parse(
     for args in parsed:
         if isinstance(args, SpeechConfig):
             try:
-                args.resume_from_checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
+                args.resume_from_checkpoint = check_resume(args)
             except (ValueError, FileNotFoundError) as error:
                 stop(str(error), MISTYPED)
     return parsed

@@ -119,9 +119,11 @@ def tune_and_measure(
         merge_adapter: write the adapter merged into its base beside `output_dir`.
 
     Raises:
-        ValueError: too few held-out clips, before anything is trained.
+        ValueError: another run writes to `output_dir`, or there are too few held-out clips, before anything is trained.
     """
     args = trainer.args
+    if args.process_index == 0:
+        trainer.checkpoints.claim()
     before = trainer.decode(held_out) if held_out is not None else None
     if before is not None and len(before.transcripts) < 2:
         raise ValueError(

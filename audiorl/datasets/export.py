@@ -22,6 +22,7 @@ from audiorl.audio import AudioFault, audio_seconds
 from audiorl.datasets.checks import missing_columns
 from audiorl.datasets.faults import BadRowsError, RowFault
 from audiorl.datasets.rows import OURS, speech_rows
+from audiorl.files import whole_file
 
 # For `speech_rows`: a row's `task` would say transcribe or translate, which "asr" is not.
 EXPORTED_COLUMNS: Mapping[str, str] = MappingProxyType({"audio": "audio_path", "exported_task": "task"})
@@ -62,13 +63,11 @@ def export_rows(
     if names is not None and (faults := missing_columns(names, ("audio", "text"))):
         raise BadRowsError(faults)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    part = f"{path}.part"
     count = 0
-    with open(part, "w", encoding="utf-8") as file:
+    with whole_file(path) as file:
         for row in tqdm(known, desc="Exporting rows", unit="row", disable=not progress):
             file.write(_line(row, count, path, task, metadata or {}) + "\n")
             count += 1
-    os.replace(part, path)
     return count
 
 

@@ -96,6 +96,7 @@ from audiorl.evaluation.measurement import Measurement
 from audiorl.evaluation.probe import Probe
 from audiorl.evaluation.settings import EvaluationSettings
 from audiorl.evaluation.summaries import Summary
+from audiorl.files import whole_file
 
 FORMAT, VERSION = "audiorl evaluation", 1
 # Packages that decide what is decoded and counted.
@@ -221,20 +222,15 @@ def write_document(found: dict[str, Any], path: str | os.PathLike[str]) -> None:
         OSError: it cannot be written; what was at `path` stays.
     """
     name = os.fspath(path)
-    beside = f"{name}.{os.getpid()}.part"
     try:
-        with open(beside, "w", encoding="utf-8") as file:
+        with whole_file(name) as file:
             json.dump(found, file, ensure_ascii=False, allow_nan=False, indent=1)
             file.write("\n")
-        os.replace(beside, name)
     except OSError as error:
         raise OSError(
             f"The result could not be written to {name}: {error}. What was there before is unchanged; make room, or "
             "give another --output."
         ) from error
-    finally:
-        if os.path.exists(beside):
-            os.remove(beside)
 
 
 def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:

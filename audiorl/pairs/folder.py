@@ -6,6 +6,9 @@
     audio/              clips that came as bytes and not as files
     parts/              while it is mined: settings.json and, for each process, one line for each batch that is done
 
+The settings are written with the first batch: a run that failed before it had mined anything leaves a folder that other
+settings may use.
+
 A batch is written as one line, so it is there as a whole or not at all: a line without its end is cut off when the run
 goes on, and mined again. Batches have numbers that do not depend on the process, so a run may go on with another number
 of processes, and a merged file has the rows in the order of the source. Processes on several machines need one folder
@@ -20,6 +23,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
@@ -78,6 +82,7 @@ class MiningFolder:
         self._own = os.path.join(self._parts, f"{self.rank:05d}.jsonl")
         self._file = -1
         self._end = 0
+        self._begun = False  # whether a batch of this process has been written under its settings
         self._open = ExitStack()
 
     def __enter__(self) -> MiningFolder:
@@ -90,6 +95,7 @@ class MiningFolder:
                     f"Another run is writing to {self.path} as process {self.rank}. Wait until it ends, or choose "
                     "another output_dir."
                 ) from error
+            self._sweep()
             self._check_settings()
             if os.path.exists(os.path.join(self.path, SUMMARY)):
                 with open(os.path.join(self.path, SUMMARY), encoding="utf-8") as file:
@@ -125,6 +131,15 @@ class MiningFolder:
         for clip in batch.clips:
             clip.row = {**clip.row, "audio": self._kept_audio(clip)}
         line = json_text({"batch": number, **batch.to_json()}, f"batch {number}").encode() + b"\n"
+        if self._begun:
+            self._write(line)
+            return
+        with FileLock(os.path.join(self._parts, f"{_SETTINGS}.lock")):
+            self._check_settings(write=True)
+            self._write(line)
+        self._begun = True
+
+    def _write(self, line: bytes) -> None:
         try:
             start = 0
             while start < len(line):
@@ -209,6 +224,8 @@ class MiningFolder:
         self._replace(os.path.join(self.path, SUMMARY), [told.encode()])
         for name in {place.file for place in places}:
             os.remove(name)
+        for stray in Path(self.path, "audio").rglob("*.tmp"):
+            stray.unlink(missing_ok=True)
         return summary
 
     def _replace(self, path: str, parts: Iterable[bytes]) -> None:
@@ -234,29 +251,49 @@ class MiningFolder:
             "start the same command again, which goes on from there."
         )
 
-    def _check_settings(self) -> None:
+    def _check_settings(self, *, write: bool = False) -> None:
+        """Refuse a folder that holds what other settings made, or somebody else's files; `write` begins one."""
         path = os.path.join(self._parts, _SETTINGS)
-        if not os.path.exists(path):
+        before = self._settings_before(path)
+        if before is None and not self._written():
             others = [name for name in (PAIRS, HYPOTHESES, SUMMARY) if os.path.exists(os.path.join(self.path, name))]
             if others:
                 raise ValueError(
                     f"{self.path} holds {others} that no mining run wrote there. Choose another output_dir, or move "
                     "them."
                 )
-            self._replace(path, [json.dumps(self.settings, indent=2).encode()])
-            return
-        with open(path, encoding="utf-8") as file:
-            before = json.load(file)
         changed = [
             f"{name} was {before.get(name)!r} and is {self.settings.get(name)!r}"
-            for name in dict.fromkeys([*before, *self.settings])
-            if before.get(name) != self.settings.get(name)
+            for name in (() if before is None else dict.fromkeys([*before, *self.settings]))
+            if before is not None and before.get(name) != self.settings.get(name)
         ]
-        if changed:
+        if changed and (self._written() or os.path.exists(os.path.join(self.path, SUMMARY))):
             raise ValueError(
                 f"{self.path} was begun with other settings: {'; '.join(changed)}. Go on with those, or choose another "
                 "output_dir."
             )
+        if write and (changed or before is None):
+            self._replace(path, [json.dumps(self.settings, indent=2).encode()])
+
+    def _settings_before(self, path: str) -> dict[str, Any] | None:
+        """Settings of the run that began the folder, None where none did."""
+        if not os.path.exists(path):
+            return None
+        with open(path, encoding="utf-8") as file:
+            try:
+                return dict(json.load(file))
+            except (ValueError, TypeError) as error:
+                raise ValueError(
+                    f"{path} is damaged ({error}), so nobody can tell what the rows in this folder were made with. "
+                    "Choose another output_dir, or remove this one."
+                ) from error
+
+    def _sweep(self) -> None:
+        """Remove what killed processes with this number left beside files; that of clips goes when all is merged."""
+        for folder in (self.path, self._parts):
+            for name in os.listdir(folder):
+                if name.endswith(f".{self.rank}.tmp"):
+                    os.remove(os.path.join(folder, name))
 
 
 def _batches(places: Iterable[_Place]) -> Iterable[MinedBatch]:

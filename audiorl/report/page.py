@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from audiorl._version import __version__
+from audiorl.files import whole_file
 from audiorl.report.audio import MEGABYTE, Embedded, PageAudio
 from audiorl.report.page_data import page_data
 from audiorl.report.run_folder import RunFolder, read_run
@@ -57,9 +58,8 @@ def write_report(
     name = title or (source.stem if source.is_file() else source.resolve().name)
     text = page_text(found, page, name, audio_megabytes)
     page.parent.mkdir(parents=True, exist_ok=True)
-    staged = page.with_name(page.name + ".incomplete")
-    staged.write_text(text, encoding="utf-8")
-    os.replace(staged, page)
+    with whole_file(page) as file:
+        file.write(text)
     return page
 
 

@@ -128,7 +128,11 @@ class AdapterTrainer(WholeCheckpoints):
                 # a layer that lost all its ranks; PEFT takes it for a shard, but AdaLoRA does not run on shards
                 warnings.filterwarnings("ignore", "(?s).*have invalid shape", PeftWarning)
             super()._save(output_dir, state_dict)
-        if self._staging is None and isinstance(self.model, PeftModel) and REFERENCE_ADAPTER in self.model.peft_config:
+        if (
+            self.checkpoints.staging is None
+            and isinstance(self.model, PeftModel)
+            and REFERENCE_ADAPTER in self.model.peft_config
+        ):
             shutil.rmtree(os.path.join(output_dir or self.args.output_dir, REFERENCE_ADAPTER), ignore_errors=True)
 
     # ---- torch.compile ----

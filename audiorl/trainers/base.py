@@ -3,8 +3,9 @@
 1. Model, processor and family are found; every row is checked; the encoder is frozen, an adapter added, dropout off.
 2. For each optimizer step the pairs and tokens of all its micro-batches and processes are counted, so that a loss is
    divided once, by the count of the whole step: 4 micro-batches of 1 equal 1 of 4, N processes equal one.
-3. A subclass computes the loss. It is not finite: the run stops before the weights are touched.
-4. Checkpoints are written aside and renamed when they are complete.
+3. A subclass computes the loss. Where it or a gradient is not finite the run stops before the weights are touched;
+   where a weight is not finite after the step it stops before they are saved.
+4. Checkpoints are written aside and renamed when they are complete; a run goes on from whole ones of its own only.
 
 Deviation from `transformers.Trainer`: where the last batch of an epoch is filled up with repeated rows, so that every
 process gets as many, the repeated rows have no weight.
@@ -33,7 +34,7 @@ from audiorl.models import disable_dropout
 from audiorl.trainers.adapters import AdapterTrainer
 from audiorl.trainers.audio_bounds import LEFT_OUT_FILE, count_left_out_of_streams, rows_within_bounds
 from audiorl.trainers.augmenting import AugmentedTraining
-from audiorl.trainers.bad_gradients import StopOnBadGradients
+from audiorl.trainers.bad_numbers import StopOnBadNumbers
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.decoding import DecodedEvaluation
 from audiorl.trainers.loading import (
@@ -48,6 +49,7 @@ from audiorl.trainers.logs import write_logs
 from audiorl.trainers.media import AudioSamples
 from audiorl.trainers.metrics import Metrics
 from audiorl.trainers.parallel import check_parallelism
+from audiorl.trainers.preemption import StopOnSigterm
 from audiorl.trainers.publishing import PublishingTrainer
 from audiorl.trainers.report_files import RunReport
 from audiorl.trainers.special_tokens import OneEndToken
@@ -150,7 +152,9 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
         return model
 
     def _add_callbacks(self, args: SpeechConfig) -> None:
-        self.add_callback(StopOnBadGradients(self))
+        self.add_callback(StopOnBadNumbers(self))
+        self.stop_on_sigterm = StopOnSigterm(self)
+        self.add_callback(self.stop_on_sigterm)
         self.add_callback(OneEndToken())
         write_logs(self)
         if args.log_audio_every:
@@ -256,8 +260,8 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
             rows = batch.row_ids[batch.valid].tolist()
             raise FloatingPointError(
                 f"The loss is {loss.item()} at step {self.state.global_step + 1}, rows {rows} of the training set "
-                f"(process {self.args.process_index}). The weights were not updated; the last checkpoint in "
-                f"{self.args.output_dir} is intact. Lower the learning rate, use bf16, not fp16, or look at the rows."
+                f"(process {self.args.process_index}). The weights were not updated. Lower the learning rate, use "
+                f"bf16, not fp16, or look at the rows. {self.checkpoints.last()}"
             )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -283,8 +287,18 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.compute_loss(model, batch).detach(), None, None
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        output = super().train(*args, **kwargs)
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, as `transformers.Trainer` does.
+
+        Raises:
+            ValueError: another run writes to `output_dir`, or the checkpoint is not whole or another run's.
+            FloatingPointError: a loss, a gradient or a weight is not finite.
+            OSError: the disk is full; the last checkpoint is named.
+            SystemExit: SIGTERM came, a checkpoint is written.
+        """
+        checkpoint = self.begin(resume_from_checkpoint)
+        with self.stop_on_sigterm.listening(), self.checkpoints.with_room():
+            output = super().train(checkpoint, *args, **kwargs)
         if self.args.on_bad_rows == "skip" and (count := self.skipped.count()):
             output.metrics["skipped_rows"] = count
             logger.warning(f"{count} rows could not be used; {self.skipped.path} says which and why.")

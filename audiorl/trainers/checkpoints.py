@@ -1,30 +1,49 @@
-"""Checkpoints that appear whole or not at all.
+"""Checkpoints that appear whole or not at all, and are known to be whole when a run goes on from them.
 
-`Trainer` writes a checkpoint file by file into the place where the next run looks for it. Here it is written into
-`<output_dir>/.incomplete/` and renamed when every process has written its part, so that a run killed at any moment
-leaves only whole `checkpoint-N` folders behind.
+1. `Trainer` writes a checkpoint file by file into the place where the next run looks for it. Here it is written into
+   `<output_dir>/.incomplete/`, gets a list of its files with sizes and checksums (`audiorl_checkpoint.json`), and is
+   renamed when every process has written its part: a run killed at any moment leaves whole `checkpoint-N` folders.
+2. A run resumes from a checkpoint whose files are all there, with these sizes and checksums. Of one that is damaged the
+   faults are told before anything is spent, with the next older whole one by name.
+3. The list also says what the run was made of (`fingerprint.py`), so that no run goes on as another one.
+4. `save_total_limit` counts by steps. The checkpoint written last, the best one and the newest ones stay.
+5. Nothing is trained when the checkpoint has reached the last step.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from torch import nn
 from torch.distributed.fsdp import StateDictType
 from transformers import Trainer
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
 
+from audiorl.files import file_fault, is_full, lock_folder, sweep_folder
 from audiorl.models import base_model
+from audiorl.trainers.fingerprint import RunFingerprint, changes, check_same_run, settings_of
+
+logger = logging.get_logger(__name__)
 
 STAGING = ".incomplete"
 STATE_FILE = "trainer_state.json"
+# A checkpoint's list of its files, and what its run was made of.
+LIST_FILE = "audiorl_checkpoint.json"
+LIST_VERSION = 1
+# People write into these after a run; nothing is resumed from them.
+NOT_LISTED = (LIST_FILE, "README.md")
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -42,18 +61,186 @@ def saved_names(checkpoint: str) -> set[str]:
     return found
 
 
-class WholeCheckpoints(Trainer):
-    """A `Trainer` whose checkpoints and saved models appear whole, and which resumes from whole ones only."""
+class Checkpoints:
+    """The checkpoints of one run's folder: written aside, listed, published, rotated, found again.
 
-    _staging: str | None = None
+    Args:
+        folder: `output_dir`.
+        limit: `save_total_limit`; None or 0 keeps all.
+
+    Attributes:
+        staging: where a checkpoint is being written now; None while none is.
+    """
+
+    def __init__(self, folder: str, limit: int | None):
+        self.folder = folder
+        self.limit = limit
+        self.staging: str | None = None
+        self._lock: Any = None
+
+    def claim(self) -> None:
+        """Keep other processes out of the folder from now on, and remove what killed ones left unfinished.
+
+        Raises:
+            ValueError: another process trains there.
+        """
+        if self._lock is None:
+            self._lock = lock_folder(self.folder)
+        self.discard_staging()
+        sweep_folder(self.folder)
+
+    def discard_staging(self) -> None:
+        shutil.rmtree(staging_dir(self.folder), ignore_errors=True)
+
+    def last(self) -> str:
+        """Half a sentence on the last whole checkpoint, for messages of a run that ends early."""
+        found = last_whole_checkpoint(self.folder)
+        if found is None:
+            return f"No checkpoint had been written to {self.folder} yet; --save_steps says how often one is."
+        return f"The last checkpoint, {found}, is whole: go on from it with --resume_from_checkpoint {found}."
+
+    def publish(self, name: str, run: dict[str, Any], best: str | None) -> str:
+        """List what lies in the staging folder under that name, move it to its place, and rotate.
+
+        Args:
+            run: what it was trained as.
+            best: the best checkpoint, which stays.
+
+        Returns:
+            Its place.
+        """
+        staged, final = os.path.join(staging_dir(self.folder), name), os.path.join(self.folder, name)
+        write_list(staged, run)
+        publish(staged, final)
+        self._rotate(final, best)
+        self.discard_staging()
+        return final
+
+    def _rotate(self, written: str, best: str | None) -> None:
+        """Remove the checkpoints of the lowest steps beyond `limit`, each in one rename.
+
+        Those of later steps than the one just written are from a run that was given up, and go first.
+        """
+        if not self.limit or self.limit < 0:
+            return
+        kept = {os.path.realpath(path) for path in (written, best) if path is not None}
+        known = step_folders(self.folder)
+        now = _step(written)
+        order = sorted(known, key=lambda path: (_step(path) <= now, _step(path)))
+        surplus = len(known) - max(self.limit, len(kept))
+        for path in [path for path in order if os.path.realpath(path) not in kept][: max(surplus, 0)]:
+            aside = os.path.join(staging_dir(self.folder), f"{os.path.basename(path)}.removed")
+            os.makedirs(os.path.dirname(aside), exist_ok=True)
+            os.replace(path, aside)
+            shutil.rmtree(aside, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Tell what could not be written, why, and from which checkpoint the run goes on.
+
+        Raises:
+            UnwritableError: in place of whatever torch, safetensors or the system said of a file in this block.
+        """
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, UnwritableError) or (reason := file_fault(error)) is None:
+                raise
+            raise self._unwritable(what, reason, full=is_full(error, self.folder)) from error
+
+    @contextlib.contextmanager
+    def with_room(self) -> Iterator[None]:
+        """Tell where a run ends for want of room on the disk, outside of `writing` too: logs, reports.
+
+        Raises:
+            UnwritableError: the disk is full.
+        """
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, UnwritableError) or not is_full(error, self.folder):
+                raise
+            raise self._unwritable("a file of the run", file_fault(error) or str(error), full=True) from error
+
+    def _unwritable(self, what: str, reason: str, *, full: bool) -> UnwritableError:
+        self.discard_staging()
+        if not full:
+            return UnwritableError(f"Writing {what} to {self.folder} failed ({reason}). {self.last()} Mend that first.")
+        return UnwritableError(
+            f"The disk is full: {what} could not be written to {self.folder} ({reason}). {self.last()} Make room "
+            "first; --save_total_limit keeps fewer checkpoints."
+        )
+
+
+class UnwritableError(OSError):
+    """A file of a run could not be written; the message names the last whole checkpoint."""
+
+
+class WholeCheckpoints(Trainer):
+    """A `Trainer` whose checkpoints and saved models appear whole, and which resumes from whole ones only.
+
+    Attributes:
+        checkpoints: of `output_dir`.
+        fingerprint: what this run is made of.
+    """
+
     # names of what `save_model` put into its folder last, in the process that saves
     saved_files: tuple[str, ...] = ()
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
-        if self.args.should_save:
-            discard_staging(self.args.output_dir)
-        return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.checkpoints = Checkpoints(self.args.output_dir, self.args.save_total_limit)
+        self.fingerprint = RunFingerprint(self)
+        self.add_callback(self.fingerprint)
+
+    def begin(self, resume_from_checkpoint: str | bool | None) -> str | None:
+        """Claim `output_dir` and find the checkpoint to go on from, before anything is spent; every process calls.
+
+        Returns:
+            The checkpoint's folder; None for a new run.
+
+        Raises:
+            ValueError: another run writes there, the checkpoint is not whole, or it is another run's. All processes
+                raise what the first one found.
+        """
+        found = self._in_first_process(lambda: self._begin(resume_from_checkpoint))
+        if found is not None:
+            state = TrainerState.load_from_json(os.path.join(found, STATE_FILE))
+            self.fingerprint.resumes(state.max_steps)
+        return found
+
+    def _begin(self, asked: str | bool | None) -> str | None:
+        self.checkpoints.claim()
+        args = self.args
+        found = checkpoint_to_resume(asked, args.output_dir, allow_unlisted=args.allow_changed_resume)
+        if found is not None and (run := run_of(found)) is not None:
+            check_same_run(found, self.fingerprint.changes(run), allowed=args.allow_changed_resume)
+        return found
+
+    def _in_first_process(self, find: Callable[[], str | None]) -> str | None:
+        """What one process finds, in all of them; an error of it is raised in all."""
+        if self.args.world_size == 1:
+            return find()
+        found: list[Any] = [None, None]
+        if self.args.process_index == 0:
+            try:
+                found[0] = find()
+            except (ValueError, OSError) as error:
+                found[1] = error
+        value, problem = broadcast_object_list(found)
+        if problem is not None:
+            raise problem
+        return value
+
+    def at_the_end(self) -> bool:
+        """Whether a checkpoint that has reached the last step was resumed; `Trainer` looks only after a step."""
+        return self.state.global_step >= self.state.max_steps
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        if self.at_the_end():
+            self.control.should_training_stop = True
+            return None
+        return super()._run_epoch(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Weights that a checkpoint calls by other names than the model does are read by `from_pretrained`, which knows
@@ -65,41 +252,40 @@ class WholeCheckpoints(Trainer):
             base.load_state_dict(loaded.state_dict())
 
     def _get_output_dir(self, trial: Any) -> str:
-        return self._staging or super()._get_output_dir(trial)
+        return self.checkpoints.staging or super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Let `Trainer` write into a staging folder, then rename; rotation and push follow the rename."""
+        """Let `Trainer` write into a staging folder, then publish; rotation and push follow."""
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with self.checkpoints.writing(name):
+            self._write_checkpoint(name, model, trial)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(os.path.join(super()._get_output_dir(trial), name))
+
+    def _write_checkpoint(self, name: str, model: nn.Module, trial: Any) -> None:
         run_dir = super()._get_output_dir(trial)
-        folder = f"checkpoint-{self.state.global_step}"
+        checkpoints = self.checkpoints
+        checkpoints.folder, checkpoints.limit = run_dir, self.args.save_total_limit
         if self.args.should_save:
-            discard_staging(run_dir)
+            checkpoints.discard_staging()
         self.accelerator.wait_for_everyone()
         limit, push = self.args.save_total_limit, self.args.push_to_hub
-        self._staging = staging_dir(run_dir)
+        checkpoints.staging = staging_dir(run_dir)
         self.args.save_total_limit, self.args.push_to_hub = None, False
+        staged = os.path.join(checkpoints.staging, name)
         try:
             super()._save_checkpoint(model, trial)
-            self.save_extra_state(os.path.join(self._staging, folder))
+            self.save_extra_state(staged)
             if self.args.should_save:
-                self.describe(os.path.join(self._staging, folder), os.path.join(run_dir, folder))
-            self._name_best_checkpoint(run_dir, os.path.join(self._staging, folder))
+                self.describe(staged, os.path.join(run_dir, name))
+            self._name_best_checkpoint(run_dir, staged)
         finally:
-            self._staging = None
+            checkpoints.staging = None
             self.args.save_total_limit, self.args.push_to_hub = limit, push
         self.accelerator.wait_for_everyone()
-        final = os.path.join(run_dir, folder)
         if self.args.should_save:
-            publish(os.path.join(staging_dir(run_dir), folder), final)
-            discard_staging(run_dir)
-            rotate_checkpoints(
-                output_dir=run_dir,
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+            checkpoints.publish(name, self.fingerprint.run, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
-        if push:
-            self._push_from_checkpoint(final)
 
     def save_extra_state(self, checkpoint: str) -> None:
         """Write what a subclass needs beyond `Trainer`'s state to resume; called in every process."""
@@ -126,10 +312,13 @@ class WholeCheckpoints(Trainer):
 
         Unlike `Trainer`'s, it does not push: `push_to_hub()` does, once, when all that the card says is known.
         """
-        if self._staging is not None:
+        if self.checkpoints.staging is not None:
             super().save_model(output_dir, _internal_call=True)
             return
-        final = output_dir or self.args.output_dir
+        with self.checkpoints.writing("the model"):
+            self._save_whole_model(output_dir or self.args.output_dir)
+
+    def _save_whole_model(self, final: str) -> None:
         staged = os.path.join(staging_dir(final), "model")
         with self._weights_in_one_piece():
             super().save_model(staged, _internal_call=True)
@@ -160,11 +349,6 @@ def staging_dir(output_dir: str) -> str:
     return os.path.join(output_dir, STAGING)
 
 
-def discard_staging(output_dir: str) -> None:
-    """Remove what a killed run left unfinished."""
-    shutil.rmtree(staging_dir(output_dir), ignore_errors=True)
-
-
 def publish(staged: str, final: str) -> None:
     """Move a finished folder to its place in one rename; an older folder of that name gives way."""
     _flush(Path(staged))
@@ -193,51 +377,186 @@ def publish_files(staged: str, final: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def checkpoint_to_resume(asked: str | bool | None, output_dir: str) -> str | None:
+# ---- whole checkpoints ----
+
+
+def write_list(folder: str, run: dict[str, Any]) -> None:
+    """Write the list of a finished checkpoint's files, with sizes and checksums, and what its run was made of."""
+    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    listed = [(path, name) for path, name in zip(paths, names, strict=True) if name not in NOT_LISTED]
+    with ThreadPoolExecutor(4) as threads:
+        sums = list(threads.map(_checksum, (path for path, _ in listed)))
+    files = {
+        name: {"bytes": path.stat().st_size, "sha256": found} for (path, name), found in zip(listed, sums, strict=True)
+    }
+    told = json.dumps({"version": LIST_VERSION, "files": files, "run": run}, indent=1)
+    Path(folder, LIST_FILE).write_text(told + "\n", encoding="utf-8")
+
+
+def run_of(checkpoint: str | os.PathLike) -> dict[str, Any] | None:
+    """What a checkpoint's run was made of; None of one that has no list."""
+    try:
+        return json.loads(Path(checkpoint, LIST_FILE).read_text(encoding="utf-8"))["run"]
+    except FileNotFoundError:
+        return None
+
+
+def faults(checkpoint: str | os.PathLike, *, checksums: bool = True) -> list[str]:
+    """What keeps a folder from being resumed from, a few words for each; nothing of a whole checkpoint.
+
+    Args:
+        checksums: read all files; False compares their sizes only.
+    """
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        return ["there is no such folder"]
+    if not (folder / LIST_FILE).is_file():
+        found = _missing_parts(folder)
+        return found or [f"it has no {LIST_FILE}, the list of its files: another program wrote it, or it was removed"]
+    try:
+        known = json.loads((folder / LIST_FILE).read_text(encoding="utf-8"))
+        files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in known["files"].items()}
+        dict(known["run"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return [f"{LIST_FILE} is damaged"]
+    found = []
+    same_size = []
+    for name, (size, expected) in files.items():
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{name} is missing")
+        elif path.stat().st_size != size:
+            found.append(f"{name} has {path.stat().st_size:,} bytes and not {size:,}")
+        else:
+            same_size.append((path, name, expected))
+    if checksums:
+        with ThreadPoolExecutor(4) as threads:
+            sums = threads.map(_checksum, (path for path, _, _ in same_size))
+            found += [
+                f"{name} is damaged: its checksum is another"
+                for (_, name, expected), own in zip(same_size, sums, strict=True)
+                if own != expected
+            ]
+    if not any(name.startswith("rng_state") for name in files):
+        found.append("it holds the model alone, no optimizer and no random state (--save_only_model)")
+    return found or _missing_parts(folder)
+
+
+def _missing_parts(folder: Path) -> list[str]:
+    """What every checkpoint has: the trainer's state and a model."""
+    found = []
+    try:
+        TrainerState.load_from_json(str(folder / STATE_FILE))
+    except FileNotFoundError:
+        found.append(f"{STATE_FILE} is missing")
+    except (OSError, ValueError, TypeError):
+        found.append(f"{STATE_FILE} is damaged")
+    # an adapter that is not called "default" lies in a folder of its own name
+    written = (*folder.glob("*.safetensors"), *folder.glob("*/adapter_model.safetensors"))
+    if not any(written) and not any((folder / name).exists() for name in WEIGHTS):
+        found.append("its weights are missing")
+    return found
+
+
+def is_whole(checkpoint: str | os.PathLike, *, checksums: bool = True) -> bool:
+    """Whether a run can go on from a folder: all files of its list are there as they were written."""
+    return not faults(checkpoint, checksums=checksums)
+
+
+def last_whole_checkpoint(output_dir: str, *, below: int | None = None) -> str | None:
+    """The whole checkpoint with the highest step, or None.
+
+    Args:
+        below: only those of lower steps.
+    """
+    known = [path for path in step_folders(output_dir) if below is None or _step(path) < below]
+    return next((path for path in reversed(known) if is_whole(path)), None)
+
+
+def checkpoint_to_resume(
+    asked: str | bool | None, output_dir: str, *, allow_unlisted: bool = False, checksums: bool = True
+) -> str | None:
     """The checkpoint that `resume_from_checkpoint` means.
 
     Args:
-        asked: a folder; True for the last whole checkpoint of `output_dir`; None or False for none. A command line
-            can only say the words "True" and "False", so they count as well.
+        asked: a folder; True for the last checkpoint of `output_dir`; None or False for none. A command line can only
+            say the words "True" and "False", so they count as well.
+        allow_unlisted: also one without a list of its files, which nothing can be checked of.
+        checksums: as in `faults`.
 
     Raises:
-        ValueError: there is no whole checkpoint.
+        ValueError: there is no checkpoint, or it is not whole; the next older whole one is named.
     """
     if str(asked).lower() in ("none", "false", ""):
         return None
-    if str(asked).lower() == "true":
-        last = last_whole_checkpoint(output_dir)
-        if last is None:
+    folder = str(asked)
+    if folder.lower() == "true":
+        known = [path for path in step_folders(output_dir) if not _is_foreign(path)]
+        if not known:
             raise ValueError(f"There is no whole checkpoint in {output_dir}. Start without resume_from_checkpoint.")
-        return last
-    if not is_whole(str(asked)):
-        raise ValueError(
-            f"{asked} is not a whole checkpoint: trainer state or weights are missing. "
-            "Resume from another one, or pass True for the last whole one."
-        )
-    return str(asked)
+        folder = known[-1]
+    elif allow_unlisted and not Path(folder, LIST_FILE).is_file() and not _missing_parts(Path(folder)):
+        logger.warning(f"{folder} has no {LIST_FILE}, so nobody can tell whether its files are whole.")
+        return folder
+    if not (found := faults(folder, checksums=checksums)):
+        return folder
+    there = os.path.isdir(folder)
+    parent = os.path.dirname(os.path.abspath(folder)) if there else output_dir
+    older = last_whole_checkpoint(parent, below=_step(folder) if there and _step(folder) >= 0 else None)
+    if not there and older is not None:
+        remedy = f"The last one of {parent} is {older}: pass --resume_from_checkpoint {older}."
+    elif older is None:
+        remedy = "There is no older whole one: start without resume_from_checkpoint."
+    else:
+        remedy = f"The next older whole one is {older}: pass --resume_from_checkpoint {older}."
+    raise ValueError(f"{folder} is not a whole checkpoint: {'; '.join(found)}. {remedy}")
 
 
-def is_whole(checkpoint: str | os.PathLike) -> bool:
-    """Whether a folder holds the trainer's state and a model; the state file is the last one that is written."""
+def check_resume(args: Any) -> str | None:
+    """The checkpoint that a program's flags mean, before models and rows are loaded; what a trainer checks again.
+
+    Args:
+        args: a trainer's config.
+
+    Raises:
+        ValueError: as `checkpoint_to_resume`; or settings are others than the checkpoint's.
+    """
+    found = checkpoint_to_resume(
+        args.resume_from_checkpoint,
+        args.output_dir,
+        allow_unlisted=args.allow_changed_resume,
+        checksums=args.process_index == 0,
+    )
+    if found is not None and not args.allow_changed_resume and (run := run_of(found)) is not None:
+        check_same_run(found, changes(run, settings_of(args)), allowed=False)
+    return found
+
+
+def step_folders(output_dir: str) -> list[str]:
+    """The folders `checkpoint-N` by N, whole or not."""
+    found = [str(path) for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
+    return sorted((path for path in found if _step(path) >= 0), key=_step)
+
+
+def _is_foreign(checkpoint: str) -> bool:
+    """Whether a folder is what another program began: ours have their list before they appear."""
     folder = Path(checkpoint)
-    try:
-        TrainerState.load_from_json(str(folder / STATE_FILE))
-    except (OSError, ValueError, TypeError):
+    if (folder / LIST_FILE).exists() or not (missing := _missing_parts(folder)):
         return False
-    # an adapter that is not called "default" lies in a folder of its own name
-    written = (*folder.glob("*.safetensors"), *folder.glob("*/adapter_model.safetensors"))
-    return any(written) or any((folder / name).exists() for name in WEIGHTS)
+    logger.warning(f"{checkpoint} is passed over: {' and '.join(missing)}.")
+    return True
 
 
-def last_whole_checkpoint(output_dir: str) -> str | None:
-    """The whole checkpoint with the highest step, or None; half-written ones of other programs are passed over."""
-    found = []
-    for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        step = folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        if step.isdigit() and folder.is_dir() and is_whole(folder):
-            found.append((int(step), str(folder)))
-    return max(found)[1] if found else None
+def _step(checkpoint: str) -> int:
+    """N of `checkpoint-N`, else -1."""
+    number = os.path.basename(os.path.normpath(checkpoint)).removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+    return int(number) if number.isascii() and number.isdigit() else -1
+
+
+def _checksum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(folder: Path) -> None:

@@ -130,6 +130,15 @@ class SpeechConfig(TrainingArguments):
         },
     )
 
+    # Resuming
+    allow_changed_resume: bool = field(
+        default=False,
+        metadata={
+            "help": "Go on from a checkpoint of another run: other rows, model, seed, batch, loss or settings. What "
+            "differs is told. Off, it is refused."
+        },
+    )
+
     # Evaluation
     eval_wer: bool = field(
         default=False,

@@ -31,7 +31,7 @@ from torch.utils.data import Sampler as RowSampler
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
-from audiorl.trainers.bad_gradients import sampling_guarded
+from audiorl.trainers.bad_numbers import sampling_guarded
 from audiorl.trainers.repeated_blocks import RepeatedBlocks
 from audiorl.trainers.rewarded import RewardedTrainer
 from audiorl.trainers.rollout_config import RolloutConfig

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from audiorl.model_card import RESULTS_FOLDER
 from audiorl.model_card.card import without
 from audiorl.reference import REFERENCE_ADAPTER
-from audiorl.trainers.checkpoints import STATE_FILE
+from audiorl.trainers.checkpoints import LIST_FILE, STATE_FILE
 
 # Ends of the names of a model's files; a checkpoint's others are the trainer's.
 MODEL_FILES = (".safetensors", ".json", ".txt", ".jinja", ".model", ".md")
@@ -56,7 +56,7 @@ def _is_of_model(folder: str, name: str) -> bool:
     if os.path.isdir(path):  # an adapter that is not called "default" has a folder of its name
         adapter = name != REFERENCE_ADAPTER and os.path.exists(os.path.join(path, "adapter_config.json"))
         return adapter or name == RESULTS_FOLDER
-    return name.endswith(MODEL_FILES) and name != STATE_FILE
+    return name.endswith(MODEL_FILES) and name not in (STATE_FILE, LIST_FILE)
 
 
 def push_line(parcel: Parcel, repo: str, args: TrainingArguments) -> str:

@@ -39,7 +39,7 @@ from tqdm.auto import tqdm
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
-from audiorl.trainers.bad_gradients import sampling_guarded
+from audiorl.trainers.bad_numbers import sampling_guarded
 from audiorl.trainers.loading import default_output_dir
 from audiorl.trainers.raft_config import RAFTConfig
 from audiorl.trainers.raft_report import cycle_metrics, nothing_kept
@@ -138,7 +138,7 @@ class RAFTTrainer(RewardedTrainer):
 
     def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> Any:
         try:
-            if self.kept is None or self.kept.cycle != epoch:
+            if not self.at_the_end() and (self.kept is None or self.kept.cycle != epoch):
                 self.kept = self._sample_cycle(epoch)
             return super()._run_epoch(*args, epoch=epoch, **kwargs)
         finally:

@@ -19,6 +19,7 @@ from audiorl.datasets import speech_rows
 from audiorl.pairs import MiningConfig, MiningFolder, mine_into, mine_pairs
 from audiorl.pairs.export import as_dataset, save_dataset
 from audiorl.pairs.miner import Miner
+from audiorl.pairs.records import MinedBatch
 from tests.pairs.mining_rows import TEXTS, rows, rows_on_disk
 from tests.tiny_models import tiny_whisper
 from tests.trainers.pair_rows import trainer
@@ -228,8 +229,42 @@ def test_two_runs_cannot_write_to_one_folder(data, tmp_path):
             mine(tmp_path / "out", str(data))
         with MiningFolder(tmp_path / "out", {}, rank=1, world=2):
             pass  # another process of the same run may
-    with pytest.raises(ValueError, match="begun with other settings"):
-        mine(tmp_path / "out", str(data))
+
+
+def test_a_run_that_mined_nothing_leaves_a_folder_for_other_settings(data, tmp_path, monkeypatch):
+    other = MiningConfig(**{**asdict(CONFIG), "num_generations": 2})
+
+    def fail(self, rows):
+        raise ValueError("no such model")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Miner, "__call__", fail)
+        with pytest.raises(ValueError, match="no such model"):
+            mine(tmp_path / "out", str(data), config=other)
+    # killed between the settings and the first batch
+    kill_at(b'{"batch": 0,', True, tmp_path / "out", str(data), 0, 1, other)
+    assert json.loads((tmp_path / "out" / "parts" / "settings.json").read_text())["num_generations"] == 2
+    mine(tmp_path / "whole", str(data))
+    mine(tmp_path / "out", str(data))
+    assert written(tmp_path / "out") == written(tmp_path / "whole")
+
+
+def test_two_runs_that_begin_at_once_with_other_settings_are_not_mixed(data, tmp_path):
+    other = MiningConfig(**{**asdict(CONFIG), "num_generations": 2})
+    with MiningFolder(tmp_path / "out", asdict(other), rank=1, world=2) as late:
+        assert mine(tmp_path / "out", str(data), 0, 2) is None
+        with pytest.raises(ValueError, match="num_generations was 3 and is 2"):
+            late.append(1, MinedBatch())
+
+
+def test_strays_of_killed_runs_are_swept(data, tmp_path):
+    kill_at(b"summary.json", False, tmp_path / "out", str(data))
+    strays = [tmp_path / "out" / "summary.json.0.tmp", tmp_path / "out" / "audio" / "000000" / "1.wav.0.tmp"]
+    strays[1].parent.mkdir(parents=True)
+    strays[1].write_bytes(b"half a clip")
+    assert strays[0].exists()
+    mine(tmp_path / "out", str(data))
+    assert not any(stray.exists() for stray in strays)
 
 
 def test_a_finished_run_is_told_again_and_other_settings_are_refused(data, tmp_path):

@@ -22,7 +22,7 @@ from peft import LoraConfig
 from torch.distributed.tensor import DTensor
 from transformers import WhisperForConditionalGeneration
 
-from audiorl.trainers.bad_gradients import StopOnBadGradients
+from audiorl.trainers.bad_numbers import StopOnBadNumbers
 from audiorl.trainers.dpo import DPOTrainer
 from tests.tiny_models import tiny_whisper
 from tests.trainers.launching import CONFIGS, launched
@@ -142,7 +142,7 @@ def spoil(trainer: DPOTrainer, rank: int) -> None:
         parameter.grad = torch.zeros_like(parameter)
     if rank == 1:
         parameter.grad.to_local().fill_(torch.nan)
-    StopOnBadGradients(trainer).on_pre_optimizer_step(trainer.args, trainer.state, None)
+    StopOnBadNumbers(trainer).on_pre_optimizer_step(trainer.args, trainer.state, None)
 
 
 def one_process(kind: type[DPOTrainer], case: dict[str, Any]) -> dict[str, Any]:

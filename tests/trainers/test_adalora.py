@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from audiorl.trainers.adalora import adapter_ranks
+from audiorl.trainers.checkpoints import run_of, write_list
 from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, pair_rows, trainer, weights
 from tests.trainers.test_adapters import SAVING, adalora, adapted
 
@@ -139,6 +140,9 @@ def test_a_checkpoint_without_the_allocators_state_is_refused(tmp_path):
     dpo = adapted(tmp_path, adalora(), **SAVING)
     dpo.train()
     (tmp_path / "checkpoint-8" / "adalora.pt").unlink()
+    with pytest.raises(ValueError, match=r"not a whole checkpoint: adalora.pt is missing"):
+        adapted(tmp_path, adalora(), **SAVING).train(resume_from_checkpoint=True)
+    write_list(str(tmp_path / "checkpoint-8"), run_of(tmp_path / "checkpoint-8"))
     with pytest.raises(ValueError, match=r"no adalora.pt.*ranks cannot go on"):
         adapted(tmp_path, adalora(), **SAVING).train(resume_from_checkpoint=True)
 
@@ -147,9 +151,10 @@ def test_resuming_with_another_adapter_or_fewer_steps_is_refused(tmp_path):
     adapted(tmp_path, adalora(), **SAVING).train()
     shutil.rmtree(tmp_path / "checkpoint-8")
     with pytest.raises(ValueError, match="other layers or ranks"):
-        adapted(tmp_path, adalora(init_r=5), **SAVING).train(resume_from_checkpoint=True)
+        changed = {**SAVING, "allow_changed_resume": True}
+        adapted(tmp_path, adalora(init_r=5), **changed).train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match=r"cut over 8 optimizer steps, this run ends after 7"):
-        adapted(tmp_path, adalora(), **{**SAVING, "max_steps": 7}).train(resume_from_checkpoint=True)
+        adapted(tmp_path, adalora(), **{**changed, "max_steps": 7}).train(resume_from_checkpoint=True)
 
 
 def test_a_step_that_the_scaler_skipped_does_not_count_for_importance(tmp_path):

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 from audiorl.collator import SpeechCollator
 from audiorl.rewards import RewardError
+from audiorl.trainers.checkpoints import run_of, write_list
 from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
 from audiorl.trainers.repeated_blocks import RepeatedBlocks
 from tests.tiny_models import SAMPLING_RATE, tiny_whisper
@@ -182,8 +183,12 @@ def test_resuming_between_updates_with_other_settings_is_refused(tmp_path):
     trainer(tmp_path, **saving).train()
     checkpoint = str(tmp_path / "checkpoint-1")
     with pytest.raises(ValueError, match=r"rollouts of step 0 are of other rows.*Resume with the batch size"):
-        trainer(tmp_path / "b", **{**saving, "max_steps": 3, "seed": 8}).train(resume_from_checkpoint=checkpoint)
+        changed = {**saving, "max_steps": 3, "seed": 8, "allow_changed_resume": True}
+        trainer(tmp_path / "b", **changed).train(resume_from_checkpoint=checkpoint)
     (tmp_path / "checkpoint-1" / "rollouts_0.pt").unlink()
+    with pytest.raises(ValueError, match=r"not a whole checkpoint: rollouts_0.pt is missing"):
+        trainer(tmp_path / "c", **{**saving, "max_steps": 3}).train(resume_from_checkpoint=checkpoint)
+    write_list(checkpoint, run_of(checkpoint))
     with pytest.raises(ValueError, match=r"between the 2 updates.*rollouts_0.pt. Resume with"):
         trainer(tmp_path / "c", **{**saving, "max_steps": 3}).train(resume_from_checkpoint=checkpoint)
 

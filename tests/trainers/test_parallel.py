@@ -20,7 +20,7 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from audiorl import exits
 from audiorl.trainers import parallel
-from audiorl.trainers.checkpoints import is_whole
+from audiorl.trainers.checkpoints import is_whole, write_list
 from audiorl.trainers.parallel import check_parallelism
 from tests.tiny_models import saved, tiny_clips, tiny_whisper
 from tests.trainers.launching import CONFIGS, launch_arguments, launched
@@ -186,6 +186,8 @@ def test_what_would_train_on_something_else_is_refused(monkeypatch):
 
 def test_a_checkpoint_in_shards_counts_as_whole(tmp_path):
     (tmp_path / "trainer_state.json").write_text("{}")
+    (tmp_path / "rng_state_0.pth").write_bytes(b"random")
+    write_list(tmp_path, {})
     assert not is_whole(tmp_path)
     (tmp_path / "pytorch_model_fsdp_0").mkdir()
     assert is_whole(tmp_path)

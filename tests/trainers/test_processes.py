@@ -89,14 +89,3 @@ def test_two_processes_resumed_within_the_second_epoch_read_its_rows_in_its_orde
     assert again.returncode == 0, again.stderr[-2000:]
     runs = [finished(tmp_path / f"{name}.pt")["weights"] for name in ("whole", "again")]
     assert largest_difference(*runs) == 0
-
-
-def test_half_written_checkpoints_of_other_programs_are_passed_over(tmp_path):
-    settings = {"output_dir": tmp_path, "save_strategy": "steps", "save_steps": 1, "max_steps": 2}
-    assert run_dpo(**settings).returncode == 0
-    (tmp_path / "checkpoint-9").mkdir()
-    (tmp_path / "checkpoint-9" / "model.safetensors").write_bytes(b"half")
-    assert last_whole_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-2")
-    (tmp_path / "checkpoint-8").mkdir()
-    (tmp_path / "checkpoint-8" / "trainer_state.json").write_text('{"global_st')
-    assert last_whole_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from audiorl.adapters import SpeechModelConfig
 from audiorl.flags import parse
 from audiorl.rewards.labels import LabelMatch
 from audiorl.script import RewardScriptArguments
+from audiorl.trainers.checkpoints import run_of, write_list
 from audiorl.trainers.raft import RAFTConfig, RAFTTrainer
 from audiorl.trainers.raft_samples import KEPT_FILE
 from tests.families.toys import ToyCTC, build_toy
@@ -382,12 +384,15 @@ def test_resumed_from_any_checkpoint_equals_not_stopped_bit_for_bit(tmp_path, un
 def test_resuming_within_a_cycle_with_other_settings_is_refused(tmp_path, uninterrupted):
     checkpoint = Path(uninterrupted.args.output_dir) / "checkpoint-4"
     with pytest.raises(ValueError, match=r"have 3 optimizer steps, those of this run 5. Resume with the batch size"):
-        trainer(tmp_path / "a", rows(7), **{**CYCLES, "steps_per_cycle": 5}).train(str(checkpoint))
-    kept = checkpoint / KEPT_FILE
-    hidden = kept.rename(tmp_path / KEPT_FILE)
+        changed = {**CYCLES, "steps_per_cycle": 5, "allow_changed_resume": True}
+        trainer(tmp_path / "a", rows(7), **changed).train(str(checkpoint))
+    checkpoint = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint-4"))
+    (checkpoint / KEPT_FILE).unlink()
+    with pytest.raises(ValueError, match=r"not a whole checkpoint: kept_samples.pt is missing"):
+        trainer(tmp_path / "b", rows(7), **CYCLES).train(str(checkpoint))
+    write_list(str(checkpoint), run_of(checkpoint))
     with pytest.raises(ValueError, match=r"middle of a cycle, but there is no .*kept_samples.pt.*Resume from another"):
         trainer(tmp_path / "b", rows(7), **CYCLES).train(str(checkpoint))
-    hidden.rename(kept)
 
 
 def test_training_again_samples_again(tmp_path):

@@ -1,0 +1,137 @@
+"""Files that appear whole, folders that one run at a time writes to, and disks that are full.
+
+A file is written beside its place, as `NAME.PID.part`, and moved there in one rename. What a killed process left
+beside a file goes when the file is written again, or when a run that holds the folder's lock begins.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
+
+LOCK_FILE = ".run.lock"
+# Seconds to wait for a lock. A run that starts anew at once finds that the system still clears the killed one away.
+LOCK_WAIT = 5.0
+# No room, a quota, or a limit of the shell: what all of them need is room.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# The same as torch and safetensors say it, which raise no OSError.
+_SAID_OF_FILES = ("PytorchStreamWriter", "inline_container", "iostream error", "IoError", "I/O error", "os error")
+_PART = re.compile(r"\.(\d+)\.part$")
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str], mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
+    """Open a file that is at its place when the block ends, whole, or not at all.
+
+    Args:
+        path: its place; what is there already stays until the block has ended.
+        mode: "w" or "wb".
+        options: further ones of `open`; text is UTF-8 unless they say otherwise.
+
+    Raises:
+        OSError: it cannot be written; what was at `path` stays.
+    """
+    name = os.fspath(path)
+    sweep_parts(name)
+    beside = f"{name}.{os.getpid()}.part"
+    if "b" not in mode:
+        options = {"encoding": "utf-8", **options}
+    try:
+        with open(beside, mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, name)
+    finally:
+        with suppress(OSError):
+            os.remove(beside)
+
+
+def sweep_parts(name: str) -> None:
+    """Remove what killed processes of this machine left of one file; parts of living ones stay."""
+    folder, base = os.path.split(os.path.abspath(name))
+    for path in Path(folder).glob(f"{_escaped(base)}.*.part"):
+        found = _PART.search(path.name)
+        if found and path.name == f"{base}{found[0]}" and not _lives(int(found[1])):
+            path.unlink(missing_ok=True)
+
+
+def sweep_folder(folder: str | os.PathLike[str]) -> None:
+    """Remove all parts of files of a folder, its subfolders left out. Only for who holds the folder's lock."""
+    for path in Path(folder).glob("*.part"):
+        if _PART.search(path.name):
+            path.unlink(missing_ok=True)
+
+
+def lock_folder(folder: str | os.PathLike[str], *, wait: float | None = None) -> FileLock:
+    """Keep other processes from writing to a folder until the lock is released or this process ends.
+
+    Trainers of one process share its lock: one that comes later gets it at once.
+
+    Args:
+        folder: made if it is not there.
+        wait: seconds; default `LOCK_WAIT`.
+
+    Raises:
+        ValueError: another process has it.
+    """
+    os.makedirs(folder, exist_ok=True)
+    lock = FileLock(os.path.join(os.path.realpath(folder), LOCK_FILE), is_singleton=True, thread_local=False)
+    try:
+        lock.acquire(timeout=LOCK_WAIT if wait is None else wait)
+    except Timeout as error:
+        raise ValueError(
+            f"Another run is writing to {os.fspath(folder)}. Wait until it ends, or choose another folder "
+            "(--output_dir)."
+        ) from error
+    return lock
+
+
+def file_fault(error: BaseException) -> str | None:
+    """What kept a file from being written, in a few words; None where the error is about something else.
+
+    torch and safetensors raise a RuntimeError and an error of their own, so their texts are read.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    said = str(error)
+    if isinstance(error, RuntimeError) or type(error).__module__.startswith("safetensors"):
+        if any(words in said for words in _SAID_OF_FILES):
+            return " ".join(said.split(" Exception raised from")[0].split())
+    return None
+
+
+def is_full(error: BaseException, folder: str | os.PathLike[str]) -> bool:
+    """Whether a file could not be written for want of room."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return True
+    if file_fault(error) is None or isinstance(error, OSError):
+        return False
+    if any(f"code: {number}" in str(error) or f"os error {number}" in str(error) for number in NO_ROOM):
+        return True
+    try:  # torch does not say why a write failed
+        room = os.statvfs(folder)
+    except (OSError, AttributeError):
+        return False
+    return room.f_bavail * room.f_frsize < 64 * 2**20
+
+
+def _escaped(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
