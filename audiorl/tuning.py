@@ -111,7 +111,10 @@ def tune_on_rewards(
 def tune_and_measure(
     trainer: SpeechTrainer, held_out: Any, source: DataSource | None = None, *, merge_adapter: bool = False
 ) -> None:
-    """Train, save, say what came of it, and push where that is asked for, last: what fails there loses nothing.
+    """Train, save, measure, push where that is asked for, and say what came of it.
+
+    Everything is written before anything is printed: whoever reads the output may stop reading, as `head` does. It is
+    printed too where merging or pushing fails.
 
     Args:
         held_out: rows to measure WER, or the accuracy of labels, on before and after; None measures nothing.
@@ -134,18 +137,22 @@ def tune_and_measure(
     with interruptible("go on with --resume_from_checkpoint True if a checkpoint was written"):
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
+    found = []
     if before is not None:
         after = trainer.decode(held_out)
         result = trainer.record_evaluation(before, after, source)
+        found.append(str(result) if trainer.family.labels is None else _accuracies(before, after))
         if args.process_index == 0:
-            print(result if trainer.family.labels is None else _accuracies(before, after))
             leave_comparison(trainer, held_out, before, after, source.name if source is not None else None)
-    if args.process_index == 0:
-        print(f"The tuned checkpoint lies in {args.output_dir}")
-    if merge_adapter and (merged := trainer.save_merged()) is not None:
-        print(f"Base and adapter merged lie in {merged}")
-    if args.push_to_hub:
-        trainer.push_to_hub()
+    found.append(f"The tuned checkpoint lies in {args.output_dir}")
+    try:
+        if merge_adapter and (merged := trainer.save_merged()) is not None:
+            found.append(f"Base and adapter merged lie in {merged}")
+        if args.push_to_hub:
+            trainer.push_to_hub()
+    finally:
+        if args.process_index == 0:
+            print("\n".join(found))
 
 
 def _accuracies(before: Decoded, after: Decoded) -> str:

@@ -44,10 +44,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     found = evaluate(systems, rows, settings, probe_seconds=counting.probe_seconds)
 
-    # 3. The table is printed first: it stays if the disk is full
-    print(found)
+    # 3. Written first: whoever reads what is printed may stop reading, as `head` does. Printed though the disk is full
+    try:
+        if counting.output is not None:
+            found.write(counting.output)
+    finally:
+        print(found)
     if counting.output is not None:
-        found.write(counting.output)
         print(f"\nEvery number and clip is in {counting.output}")
 
 

@@ -115,8 +115,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         if summary is None or (told_before and folder.rank != 0):
             return  # one process tells and publishes: the last to end, or of a finished run the first
-        print(summary)
-        _publish(arguments, folder, summary.pairs)
+        # written and sent before anything is printed: whoever reads the output may stop reading
+        told = [str(summary)]
+        try:
+            told.append(_publish(arguments, folder, summary.pairs))
+        finally:
+            print("\n".join(told))
 
 
 def _check(arguments: PairsArguments, config: MiningConfig) -> None:
@@ -151,8 +155,8 @@ def _load(arguments: PairsArguments) -> tuple[nn.Module, Any]:
     return model.to(device), load_processor(None, model)
 
 
-def _publish(arguments: PairsArguments, folder: MiningFolder, pairs: int) -> None:
-    """Say where the pairs lie, and write or send them as the flags ask; ValueError where there are none."""
+def _publish(arguments: PairsArguments, folder: MiningFolder, pairs: int) -> str:
+    """Write or send the pairs as the flags ask, and say where they lie; ValueError where there are none."""
     from audiorl.pairs.export import as_dataset, save_dataset
     from audiorl.pairs.folder import HYPOTHESES, PAIRS
 
@@ -161,10 +165,10 @@ def _publish(arguments: PairsArguments, folder: MiningFolder, pairs: int) -> Non
             f"There are no pairs in {arguments.output_dir}: no two texts of a clip differ as the filters ask. Use "
             "harder clips, a higher --temperature, or a lower --min_margin, and another --output_dir."
         )
-    print(f"The pairs lie in {os.path.join(folder.path, PAIRS)}")
     if arguments.save_dataset:
         for name in (PAIRS, HYPOTHESES):
             save_dataset(os.path.join(folder.path, name), os.path.join(folder.path, name.removesuffix(".jsonl")))
     if arguments.push_to_hub:
         rows = as_dataset(os.path.join(folder.path, PAIRS))
         rows.push_to_hub(cast(str, arguments.hub_dataset_id), private=arguments.hub_private)
+    return f"The pairs lie in {os.path.join(folder.path, PAIRS)}"

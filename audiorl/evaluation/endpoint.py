@@ -1,38 +1,54 @@
 """A served model, asked over HTTP as OpenAI's transcription service is: POST .../v1/audio/transcriptions.
 
-1. Each clip's file is sent as it is, in one multipart form with `file`, `model` and, where known, `language`.
+1. Each clip's file is sent as it is, in one multipart form with `file`, `model` and, where known, `language`: its ISO
+   code, however the row spells it.
 2. Several requests are in flight; answers come in the order of the rows, and no more rows are held than twice that.
 3. Refused connections, timeouts and the answers 408, 429, 500, 502, 503 and 504 are tried again after a growing pause,
-   or the one that the server asks for (Retry-After); whatever remains stops the measurement with the row's name.
-4. The key goes into the request's header and nowhere else; where a server echoes it, messages show *** instead.
+   or the one that the server asks for (Retry-After), but none longer than a minute; whatever remains stops the
+   measurement with the row's name.
+4. An answer has to be whole in time and of at most `LARGEST_ANSWER` bytes, strict JSON in strict UTF-8: nothing in it
+   is guessed or replaced.
+5. The key goes into the request's header and nowhere else; where a server echoes it, messages show *** instead.
 
 A server resamples, and may cut, clips by its own rules: what it answers is measured, whatever it heard.
 """
 
 from __future__ import annotations
 
+import json
 import mimetypes
 import os
 import re
+import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import requests
+from datasets import Dataset
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import InvalidHeader
 from urllib3.util.retry import Retry
 
 from audiorl.audio import AudioFault, audio_bytes, audio_seconds
 from audiorl.evaluation.transcription import Check, Row, TranscribedRow, read_rows, where
+from audiorl.text.languages import DETECT, language_code, language_names, nearest_language
 
 PATH = "/v1/audio/transcriptions"
 TRY_AGAIN = (408, 429, 500, 502, 503, 504)
-# urllib3 then pauses 0, 1, 2, 4, ... seconds before its tries.
-BACKOFF = 0.5
+# Seconds: pauses before tries are 0, 1, 2, 4, ... of them, and none is longer, whatever the server asks for.
+LONGEST_PAUSE = 60.0
+# Bytes; an hour of speech has 60,000 characters, and no service that answers with text alone says more.
+LARGEST_ANSWER = 2**24
+_PIECE = 2**16
 # Characters of a server's answer that a message quotes.
 _QUOTED = 200
 
@@ -48,13 +64,14 @@ class Endpoint:
         url: the server's address, with or without `/v1` or `/v1/audio/transcriptions`.
         model: the name that the server knows the model by.
         api_key: sent as bearer token; None sends none.
-        language: of rows that name none; None leaves it to the server.
+        language: of rows that name none; None leaves it to the server. Names and regions are sent as codes ("english"
+            and "en-US" as "en"), "auto" as none.
         requests_in_flight: > 0.
         max_retries: further tries of a failed request, 0 or more.
-        timeout: seconds until the server's connection, and then each part of its answer, is given up.
+        timeout: seconds until a connection, and then the whole answer of a try, is given up.
 
     Raises:
-        ValueError: no http address, a number out of its range, or a key that no header takes.
+        ValueError: no http address, a number out of its range, a language that is none, or a key that no header takes.
     """
 
     max_seconds: float | None = None
@@ -84,7 +101,7 @@ class Endpoint:
             )
         self.name = model
         self.url = _address(url)
-        self.language = language
+        self.language = _code(language, "language") if language else None
         self.requests_in_flight = requests_in_flight
         self.max_retries = max_retries
         self.timeout = timeout
@@ -101,10 +118,14 @@ class Endpoint:
         """Ask the server for each row.
 
         Raises:
+            ValueError: a row's language is none; of a `Dataset` all are looked at before anything is sent.
             EndpointError: a request failed for good; those in flight are waited for, further ones not sent.
             AudioFault: a clip's file cannot be read, naming the row.
         """
         known = read_rows(rows)
+        if isinstance(known, Dataset) and "language" in known.column_names:
+            for place, row in enumerate(known.remove_columns(["audio"])):
+                self._language(row, where(place, row))
         total = len(known) if isinstance(known, Sized) else None
         waiting: deque[Future[TranscribedRow]] = deque()
         self.decoding_seconds = 0.0
@@ -137,14 +158,7 @@ class Endpoint:
         session = requests.Session()
         # always set, so that no key is taken from ~/.netrc instead
         session.auth = _Bearer(self._api_key)
-        again = Retry(
-            total=self.max_retries,
-            status_forcelist=TRY_AGAIN,
-            allowed_methods=None,  # a transcription may be asked for twice
-            backoff_factor=BACKOFF,
-            raise_on_status=False,
-        )
-        adapter = HTTPAdapter(max_retries=again, pool_maxsize=self.requests_in_flight)
+        adapter = _Adapter(pool_maxsize=self.requests_in_flight)
         session.mount("http://", adapter)
         session.mount("https://", adapter)
         return session
@@ -156,41 +170,212 @@ class Endpoint:
         except AudioFault as fault:
             raise AudioFault(f"{place}: {fault.problem}", fault.remedy) from fault
         name = _file_name(entry, content)
-        language = row.get("language") or self.language
-        form = {"model": self.name, **({"language": str(language)} if language else {})}
+        language = self._language(row, place)
+        form = {"model": self.name, **({"language": language} if language else {})}
         files = {"file": (name, content, mimetypes.guess_type(name)[0] or "application/octet-stream")}
         start = time.perf_counter()
         try:
-            answer = session.post(self.url, data=form, files=files, timeout=self.timeout, allow_redirects=False)
+            answer, body = self._answer(session, {"data": form, "files": files})
         except requests.RequestException as error:
             raise self._failure(
                 place,
                 f"no answer after {self.max_retries + 1} tries ({_reason(error)})",
                 "Check that the server runs at this address; --request_timeout and --max_retries give it more time.",
             ) from None
-        return TranscribedRow(row, self._text(answer, place), seconds, time.perf_counter() - start)
+        return TranscribedRow(row, self._text(answer, body, place), seconds, time.perf_counter() - start)
 
-    def _text(self, answer: requests.Response, place: str) -> str:
+    def _answer(self, session: requests.Session, content: dict[str, Any]) -> tuple[requests.Response, bytes]:
+        """The last try's answer and body; a transcription may be asked for twice."""
+        for tried in range(self.max_retries + 1):
+            last = tried == self.max_retries
+            try:
+                answer, body = self._try(session, content)
+            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
+                if last:
+                    raise
+                asked = None
+            else:
+                if last or answer.status_code not in TRY_AGAIN:
+                    break
+                asked = _pause(answer)
+            usual = 2.0 ** (tried - 1) if tried else 0.0
+            time.sleep(min(usual if asked is None else asked, LONGEST_PAUSE))
+        return answer, body
+
+    def _try(self, session: requests.Session, content: dict[str, Any]) -> tuple[requests.Response, bytes]:
+        """An answer, and at most one byte more of its body than `LARGEST_ANSWER`."""
+        body = bytearray()
+        with _Deadline(self.timeout) as deadline:
+            try:
+                # not read at once: a body may be endless
+                with session.post(
+                    self.url, **content, timeout=self.timeout, allow_redirects=False, stream=True
+                ) as answer:
+                    for piece in answer.iter_content(_PIECE):
+                        body += piece
+                        if len(body) > LARGEST_ANSWER:
+                            break
+            except requests.RequestException as error:
+                if deadline.over:
+                    raise self._late() from error
+                raise
+            if deadline.over:  # a body of unknown length only seems to have ended
+                raise self._late()
+        return answer, bytes(body[: LARGEST_ANSWER + 1])
+
+    def _late(self) -> requests.Timeout:
+        return requests.Timeout(f"the answer was not whole after {self.timeout:g} s")
+
+    def _language(self, row: Row, place: str) -> str | None:
+        language = row.get("language")
+        return self.language if language in (None, "") else _code(language, place)
+
+    def _text(self, answer: requests.Response, body: bytes, place: str) -> str:
+        quoted = body.decode("utf-8", "replace")[:_QUOTED]
         if answer.status_code != 200:
             tries = f" after {self.max_retries + 1} tries" if answer.status_code in TRY_AGAIN else ""
+            pause = answer.headers.get("Retry-After", "")[:_QUOTED]
+            asked = f"; it asks for a pause of {pause!r} (Retry-After)" if pause not in ("", "0") else ""
             raise self._failure(
-                place, f"the answer was {answer.status_code}{tries}: {answer.text[:_QUOTED]!r}", _remedy(answer)
+                place, f"the answer was {answer.status_code}{tries}: {quoted!r}{asked}", _remedy(answer)
             )
         try:
-            text = answer.json()["text"]
-        except (ValueError, KeyError, TypeError):
-            text = None
-        if not isinstance(text, str):
+            return _transcript(body)
+        except ValueError as error:
             raise self._failure(
                 place,
-                f'the answer is no JSON object with "text": {answer.text[:_QUOTED]!r}',
-                "Give the address of a service that answers as OpenAI's transcription service does.",
-            )
-        return text
+                f"{error}: {quoted!r}",
+                "Give the address of a service that answers as OpenAI's transcription service does, or leave the row "
+                "out.",
+            ) from None
 
     def _failure(self, place: str, problem: str, remedy: str) -> EndpointError:
         message = f"{place}: {shown(self.url)}, model {self.name!r}: {problem}. {remedy}"
         return EndpointError(message.replace(self._api_key, "***") if self._api_key else message)
+
+
+def _transcript(body: bytes) -> str:
+    """The text of an answer; raises ValueError with what is wrong with it."""
+    if len(body) > LARGEST_ANSWER:
+        raise ValueError(f"the answer has more than {LARGEST_ANSWER // 2**20} MiB")
+    try:
+        found = json.loads(body.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the answer is not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise ValueError("the answer is JSON nested too deeply to be read") from None
+    except ValueError:
+        found = None
+    text = found.get("text") if isinstance(found, dict) else None
+    if not isinstance(text, str):
+        raise ValueError('the answer is no JSON object with "text"')
+    if half := re.search("[\ud800-\udfff]", text):
+        raise ValueError(f"the text holds half of a surrogate pair, \\u{ord(half.group()):04x}, which is no character")
+    return text
+
+
+def _code(language: Any, place: str) -> str | None:
+    """A language's ISO code; None where the server is to detect it."""
+    code = language_code(language) if isinstance(language, str) else ""
+    if code == DETECT:
+        return None
+    if not re.fullmatch("[a-z]{2,3}", code):
+        near = nearest_language(language, set(language_names().values())) if isinstance(language, str) else None
+        hint = f"Did you mean {near!r}? " if near else ""
+        raise ValueError(
+            f"{place}: no language is called {language!r:.80}. {hint}Write its name or ISO code (--language for rows "
+            "without one), or leave it out for the server to detect."
+        )
+    return code
+
+
+def _pause(answer: requests.Response) -> float | None:
+    """Seconds that the server asks to be left alone; None where it says nothing that can be read."""
+    asked = answer.headers.get("Retry-After")
+    try:
+        return None if asked is None else Retry().parse_retry_after(asked)
+    except (InvalidHeader, ValueError, OverflowError):
+        return None
+
+
+# ---- tries that end ----
+
+
+class _Deadline:
+    """Ends a try in time: a drip of bytes begins a socket's own timeout anew with each of them.
+
+    `seconds` after the request was sent the socket is shut down, which ends the reading of head and body alike.
+
+    Attributes:
+        over: whether that has happened.
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self.over = False
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> _Deadline:
+        _OF_THREAD.deadline = self
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        _OF_THREAD.deadline = None
+
+    def watch(self, sock: socket.socket) -> None:
+        """The request has been sent, and its answer is read from this socket."""
+        self._timer = threading.Timer(self.seconds, self._end, [sock])
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _end(self, sock: socket.socket) -> None:
+        self.over = True
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+_OF_THREAD = threading.local()
+
+
+class _Watched:
+    """A connection that tells the deadline of its thread which socket it reads from."""
+
+    sock: Any
+
+    def getresponse(self) -> Any:
+        deadline = getattr(_OF_THREAD, "deadline", None)
+        if deadline is not None and self.sock is not None:
+            deadline.watch(self.sock)
+        return super().getresponse()  # type: ignore[misc]
+
+
+class _HTTP(_Watched, HTTPConnection):
+    pass
+
+
+class _HTTPS(_Watched, HTTPSConnection):
+    pass
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _HTTP
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _HTTPS
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        return manager
 
 
 class _Bearer(requests.auth.AuthBase):

@@ -57,7 +57,7 @@ class ModelArguments:
         default=3, metadata={"help": "Further tries of a request that failed for a reason that may pass, 0 or more."}
     )
     request_timeout: float = field(
-        default=300.0, metadata={"help": "Seconds after which a request without an answer has failed."}
+        default=300.0, metadata={"help": "Seconds, > 0, after which a request without its whole answer has failed."}
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -76,7 +77,10 @@ class PageAudio:
         self._known: dict[str, dict[str, Any]] = {}
 
     def add(self, source: str | None, seconds: float | None) -> dict[str, Any]:
-        """How a row of the page names its audio: `{"embedded": place}`, `{"link": address}`, or `{}` for none.
+        """How a row of the page names its audio.
+
+        It is `{"embedded": place}`, `{"link": address}`, `{"place": address}` where a browser is not to follow the
+        address, or `{}` for none.
 
         Args:
             source: a file or an address; None where the clip was not kept.
@@ -92,7 +96,7 @@ class PageAudio:
     def _placed(self, source: str, seconds: float | None) -> dict[str, Any]:
         if "://" in source:  # an address is fetched by no one but a reader who follows the link
             self.addresses += 1
-            return {"link": source}
+            return {"link": source} if safe_link(source) else {"place": source}
         if self.size < self.limit:
             try:
                 clip = _embedded(source, seconds)
@@ -104,8 +108,12 @@ class PageAudio:
                 self.size += len(clip.content)
                 return {"embedded": len(self.embedded) - 1}
             self.size = self.limit  # no later, shorter clip slips in: what is embedded is the head of the list
+        if source.startswith("data:"):  # as long as what was not to be embedded
+            self.faults.append("a data: address is beyond what the page may hold")
+            return {}
         self.linked += 1
-        return {"link": self._address(source)}
+        address = self._address(source)
+        return {"link": address} if safe_link(address) else {"place": address}
 
     def _address(self, source: str) -> str:
         path = Path(source).resolve()
@@ -120,12 +128,22 @@ class PageAudio:
         if self.linked:
             parts.append(f"{self.linked} are linked and play while their files stay where they are")
         if self.addresses:
-            parts.append(f"{self.addresses} on the network, opened by a click")
+            parts.append(f"{self.addresses} are addresses, and those of the web are opened by a click")
         if self.missing:
             parts.append(f"of {self.missing} rows the run kept no audio")
         if self.faults:
             parts.append(f"{len(self.faults)} could not be read, the first: {self.faults[0]}")
         return "; ".join(parts)
+
+
+def safe_link(address: str) -> bool:
+    """Whether an address may be a link of the page: http, https, data, or relative. No other scheme, which may be code.
+
+    Browsers take spaces and control characters out of a scheme before they read it, so none may stand in it here.
+    """
+    scheme, colon, _ = address.partition(":")
+    relative = not colon or re.search(r"[/?#]", scheme) is not None
+    return relative or scheme.lower() in ("http", "https", "data")
 
 
 def _embedded(source: str, seconds: float | None) -> Embedded:

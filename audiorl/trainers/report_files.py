@@ -96,9 +96,11 @@ class RunReport(TrainerCallback):
 def write_page(run: str) -> None:
     """Write report.html; a fault of it is told and loses no trained model."""
     try:
-        print(f"The report lies in {write_report(run)}", flush=True)
+        page = write_report(run)
     except (OSError, ValueError) as error:
         logger.warning(f"No report was written: {error}\nMend this, then run: audiorl report {run}")
+    else:
+        print(f"The report lies in {page}", flush=True)
 
 
 def model_name(trainer: Any) -> str:

@@ -1,18 +1,24 @@
 """A served model over real HTTP on loopback: what is sent, what is tried again, what a message says."""
 
 import io
+import itertools
 import json
+import socket
+import threading
+import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import soundfile
 
 from audiorl.audio import AudioFault
-from audiorl.evaluation import Endpoint, EndpointError
+from audiorl.evaluation import Endpoint, EndpointError, endpoint
 from audiorl.evaluation.endpoint import shown
 from tests.evaluation.server import serving
 
 KEY = "sk-secret-123"
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
 
 
 def wav(samples):
@@ -25,6 +31,43 @@ def make_rows(count, **columns):
     return [
         {"id": f"clip{i}", "text": "", "audio": {"bytes": wav(100 + i), "path": None}, **columns} for i in range(count)
     ]
+
+
+@contextmanager
+def raw_server(pieces):
+    """Answers each connection with what `pieces` yields, until it is closed: (address, bytes sent)."""
+    sent, threads = [], []
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def answer(connection):
+        with connection:
+            connection.recv(2**20)
+            try:
+                for piece in pieces():
+                    connection.sendall(piece)
+                    sent.append(len(piece))
+            except OSError:
+                return
+
+    def accept():
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            threads.append(threading.Thread(target=answer, args=(connection,)))
+            threads[-1].start()
+
+    accepting = threading.Thread(target=accept)
+    accepting.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", sent
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        accepting.join()
+        for thread in threads:
+            thread.join()
 
 
 def seconds_heard(heard):
@@ -100,6 +143,112 @@ def test_an_answer_without_text_is_refused(body):
     with serving(lambda heard, before: (200, body, {})) as server:
         with pytest.raises(EndpointError, match=r'row 0 .*no JSON object with "text"'):
             ask(server, make_rows(1))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('{"text": "a", "more": ' + "[" * 100_000 + "]" * 100_000 + "}", "JSON nested too deeply"),
+        ("[" * 100_000, "JSON nested too deeply"),
+        ('{"text": "a\\ud800b"}', r"half of a surrogate pair, \\ud800, which is no character"),
+        ('{"text": "\\udfff"}', r"half of a surrogate pair, \\udfff"),
+        (b'{"text": "caf\xe9"}', r"not UTF-8 at byte 13"),
+        (b'{"text": "\xed\xa0\x80"}', r"not UTF-8 at byte 10"),
+        ('{"text": ' + "1" * 5000 + "}", r'no JSON object with "text"'),
+    ],
+    ids=["deep", "deep and open", "high surrogate", "low surrogate", "Latin-1", "surrogate in bytes", "5,000 digits"],
+)
+def test_an_answer_that_is_hostile_fails_its_row_alone(body, message):
+    def odd_for_the_third(heard, before):
+        return (200, body, {}) if seconds_heard(heard) == 0.102 else says_the_length(heard, before)
+
+    with serving(odd_for_the_third) as server:
+        done = []
+        with pytest.raises(EndpointError, match=rf"row 2 \(id clip2\): .*{message}") as failure:
+            for found in Endpoint(server.url, "whisper").transcribe(make_rows(5), "text", progress=False):
+                done.append(found.hypothesis)
+    assert done == ["0.100", "0.101"] and len(str(failure.value)) < 1000
+    str(failure.value).encode()
+
+
+def test_whole_characters_beyond_the_basic_plane_are_text():
+    with serving(lambda heard, before: (200, '{"text": "a\\ud83d\\ude00b"}', {})) as server:
+        found, _ = ask(server, make_rows(1))
+    assert found[0].hypothesis == "a\U0001f600b"
+
+
+def test_an_answer_beyond_the_limit_is_not_read_on(monkeypatch):
+    monkeypatch.setattr(endpoint, "LARGEST_ANSWER", 2**20)
+    with raw_server(lambda: itertools.chain([HEAD], itertools.repeat(b"a" * 2**16))) as (url, sent):
+        with pytest.raises(EndpointError, match=r"row 0 .*the answer has more than 1 MiB"):
+            list(Endpoint(url, "whisper").transcribe(make_rows(1), "text", progress=False))
+    # what lay in buffers of the system beside
+    assert sum(sent) < 16 * 2**20
+
+
+@pytest.mark.parametrize("begun", [b"HTTP/1.1 200 OK\r\nX-Long: ", HEAD], ids=["head", "body"])
+def test_a_drip_is_given_up_as_a_whole(begun):
+    def drip():
+        yield begun
+        while True:
+            time.sleep(0.02)
+            yield b"a"
+
+    with raw_server(drip) as (url, _):
+        with pytest.raises(
+            EndpointError, match=r"row 0 .*no answer after 2 tries \(the answer was not whole after 0.3 s"
+        ):
+            slow = Endpoint(url, "whisper", timeout=0.3, max_retries=1)
+            list(slow.transcribe(make_rows(1), "text", progress=False))
+
+
+@pytest.mark.parametrize(
+    ("asked", "pause"), [("86400", 60.0), ("7", 7.0), ("soon", 0.0), ("9" * 5000, 0.0), ("-5", 0.0), (None, 0.0)]
+)
+def test_a_server_does_not_decide_for_how_long_we_wait(monkeypatch, asked, pause):
+    pauses = []
+    monkeypatch.setattr(endpoint.time, "sleep", pauses.append)
+    headers = {} if asked is None else {"Retry-After": asked}
+    with serving(lambda heard, before: (429, "later", headers)) as server:
+        with pytest.raises(EndpointError, match=r"the answer was 429 after 2 tries") as failure:
+            ask(server, make_rows(1), max_retries=1)
+    assert [waited for waited in pauses if waited not in (0.005,)] == [pause]
+    if asked == "86400":
+        assert "it asks for a pause of '86400' (Retry-After)" in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [
+        ("english", "en"),
+        ("en-US", "en"),
+        ("pt_BR", "pt"),
+        ("<|de|>", "de"),
+        ("Haitian Creole", "ht"),
+        ("yue", "yue"),
+        ("auto", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_languages_are_sent_as_iso_codes(language, code):
+    with serving(says_the_length) as server:
+        ask(server, make_rows(1, language=language))
+        ask(server, make_rows(1), language=language)
+    assert [heard.form.get("language") for heard in server.heard] == [code, code]
+
+
+def test_a_language_that_is_none_is_refused_before_anything_is_sent():
+    rows = make_rows(3, language="english")
+    rows[2]["language"] = "englisch"
+    with serving(says_the_length) as server:
+        with pytest.raises(
+            ValueError, match=r"row 2 \(id clip2\): no language is called 'englisch'. Did you mean 'english"
+        ):
+            ask(server, rows)
+        assert server.heard == []
+    with pytest.raises(ValueError, match=r"no language is called 'englisch'"):
+        Endpoint("http://host", "m", language="englisch")
 
 
 def test_a_failing_row_in_the_middle_is_the_one_named_and_what_came_before_is_kept():

@@ -19,6 +19,8 @@ from audiorl.commands.evaluate import main, read_aliases
 from audiorl.datasets import BadRowsError
 from audiorl.demo import CHECKPOINT, demo_rows
 from audiorl.evaluation import read_document
+from audiorl.evaluation.run import Evaluation
+from tests.closed_pipe import ClosedPipe
 from tests.evaluation.server import serving
 from tests.tiny_classifiers import tiny_classifier
 from tests.tiny_models import saved, tiny_clips, tiny_whisper
@@ -71,6 +73,23 @@ def test_one_model_on_one_file(base, data, capsys):
     assert probe["seconds"] == 0.5 and probe["clips"][0]["kind"] == "silence"
     printed = capsys.readouterr().out
     assert "95 %" in printed and "0.5 s of silence and noise" in printed and printed.strip().endswith("result.json")
+
+
+def test_what_was_measured_is_written_though_nobody_reads_what_is_printed(base, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", ClosedPipe())
+    with pytest.raises(BrokenPipeError):
+        evaluate(base, data, output=tmp_path / "out.json")
+    assert len(read_document(tmp_path / "out.json")["measurements"]) == 1
+
+
+def test_what_was_measured_is_printed_though_it_cannot_be_written(base, data, tmp_path, monkeypatch, capsys):
+    def full(self, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Evaluation, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        evaluate(base, data, output=tmp_path / "out.json")
+    assert "95 %" in capsys.readouterr().out
 
 
 def test_models_times_data_sets_each_compared_with_the_first(base, data, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from datasets import Dataset
 
 from audiorl.commands.pairs import main
+from tests.closed_pipe import ClosedPipe
 from tests.pairs.mining_rows import rows_on_disk
 from tests.tiny_models import tiny_whisper
 
@@ -45,6 +46,14 @@ def test_pairs_are_mined_and_told_and_a_second_call_tells_them_again(base, data,
     monkeypatch.delenv("RANK")
     with pytest.raises(ValueError, match="begun with other settings"):
         main([*argv, "--seed", "1"])
+
+
+def test_pairs_are_written_though_nobody_reads_what_is_printed(data, tmp_path, monkeypatch):
+    argv = ["--source", "synthetic", "--dataset_name", str(data), "--output_dir", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "stdout", ClosedPipe())
+    with pytest.raises(BrokenPipeError):
+        main([*argv, "--save_dataset"])
+    assert (tmp_path / "out" / "pairs" / "state.json").exists()
 
 
 def test_pairs_of_beams_without_the_wer_before(base, data, tmp_path, capsys):

@@ -242,6 +242,23 @@ def test_ten_thousand_clips_stay_quick(browser, tmp_path):
     assert took.pop("loading") < 6000 and max(took.values()) < 1000, took
 
 
+def test_no_address_that_may_be_code_becomes_a_link(browser, page):
+    opened(browser, page)
+    made = 'make("a", {href: address}).hasAttribute("href") || make("audio", {src: address}).hasAttribute("src")'
+    bad = [
+        "javascript:alert(1)",
+        "java\nscript:alert(1)",
+        "\u0001javascript:x",
+        "vbscript:x",
+        "file:///a",
+        " https://x",
+    ]
+    good = ["https://x/a", "HTTP://x", "data:,", "blob:x", "a.wav", "../a:b.wav", "#x", "?x:y"]
+    for addresses, links in ((bad, False), (good, True)):
+        listed = json.dumps(addresses)
+        assert js(browser, f"{listed}.map((address) => {made})") == [links] * len(addresses)
+
+
 @pytest.fixture(scope="module")
 def labels_page(tmp_path_factory):
     """A classifier's run, its checkpoints with accuracies, nine parts of a reward, Hebrew pairs without audio."""

@@ -18,7 +18,7 @@ from audiorl.evaluation import Decoded
 from audiorl.evaluation.document import read_document
 from audiorl.report import checkpoint_table, read_run, write_report
 from audiorl.report.alignment import DELETION, EQUAL, INSERTION, SUBSTITUTION, Piece, align, true_units
-from audiorl.report.audio import PageAudio
+from audiorl.report.audio import PageAudio, safe_link
 from audiorl.report.breakdown import by_word
 from audiorl.report.curves import charts
 from audiorl.report.leaving import KeptAudio, Systems, leave_evaluation, leave_groups, start_run
@@ -139,6 +139,38 @@ def test_page_names_no_address_that_would_be_fetched(tmp_path):
     found = set(re.findall(r"https?://[^\s\"'`)]*", shell))
     assert found == {"http://www.w3.org/2000/svg"}  # the name of SVG, not a place
     assert not re.search(r'(src|href)="(?!data:)', shell)
+
+
+@pytest.mark.parametrize(
+    ("address", "links"),
+    [
+        ("https://x.org/a.wav", True),
+        ("HTTP://x.org/a.wav", True),
+        ("data:audio/wav;base64,AAAA", True),
+        ("clips/a.wav", True),
+        ("../a:b.wav", True),
+        ("/mnt/a.wav", True),
+        ("javascript:alert(1)", False),
+        ("javascript://x/%0aalert(1)", False),
+        ("java\nscript:alert(1)", False),
+        ("\x01javascript:alert(1)", False),
+        (" https://x.org/a.wav", False),
+        ("vbscript:x", False),
+        ("file:///etc/passwd", False),
+        ("s3://bucket/a.wav", False),
+    ],
+)
+def test_only_addresses_that_run_nothing_are_links(address, links):
+    assert safe_link(address) is links
+
+
+def test_addresses_that_are_no_links_are_named_and_not_linked(tmp_path):
+    audio = PageAudio(tmp_path / "page.html", 0)
+    for address in ("javascript://x/%0aalert(1)", "s3://bucket/a.wav", "file:///a.wav"):
+        assert audio.add(address, 1.0) == {"place": address}
+    # a file of such a name is a file
+    assert audio.add("javascript:alert(1)", 1.0)["link"].endswith("javascript%3Aalert%281%29")
+    assert audio.add("data:audio/wav;base64,AAAA", 1.0) == {} and "data: address" in audio.describe()
 
 
 def test_clips_are_embedded_up_to_the_size_and_then_linked(tmp_path):

@@ -12,11 +12,13 @@ import soundfile
 import torch
 from transformers import TrainerCallback
 
+from audiorl import tuning
 from audiorl.report import read_run, write_report
 from audiorl.report.run_folder import METRICS_FILE
 from audiorl.trainers.logs import log_line
 from audiorl.trainers.media import markdown_table
 from audiorl.tuning import tune_and_measure
+from tests.closed_pipe import ClosedPipe
 from tests.tiny_models import SAMPLING_RATE
 from tests.trainers import grpo_rows, pair_rows, raft_rows
 
@@ -229,6 +231,20 @@ def test_raft_resumed_at_the_end_and_within_a_cycle_leaves_each_group_once(tmp_p
     for checkpoint in (2, 3):
         raft_rows.trainer(tmp_path, **saving).train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{checkpoint}"))
         assert read_run(tmp_path).groups == whole
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_a_measured_run_is_whole_though_nobody_reads_what_is_printed(tmp_path, monkeypatch, labels):
+    tuned = pair_rows.trainer(tmp_path)
+    if labels:
+        tuned.family.labels = ["the lazy dog", "water"]
+    pushed = []
+    tuned.args.push_to_hub = True
+    monkeypatch.setattr(tuned, "push_to_hub", lambda: pushed.append(True))
+    monkeypatch.setattr(tuning, "print", lambda text: ClosedPipe().write(text), raising=False)
+    with pytest.raises(BrokenPipeError):
+        tune_and_measure(tuned, text_rows(3))
+    assert len(read_run(tmp_path).evaluation["measurements"]) == 2 and pushed == [True]
 
 
 def test_a_measured_run_leaves_before_and_after_of_each_clip(tmp_path, capsys):

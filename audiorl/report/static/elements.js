@@ -1,10 +1,19 @@
 "use strict";
 // Elements are made of tags, attributes and text nodes; no text ever becomes markup.
 
+const SCHEMES = /^(https?|data|blob):/i; // blob: is what this page makes of embedded clips
+
+function safeAddress(address) {
+  // relative, or of a scheme that runs nothing; browsers read a scheme without spaces and control characters
+  const colon = address.search(/[:/?#]/);
+  return address[colon] !== ":" || SCHEMES.test(address);
+}
+
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
+    if ((name === "href" || name === "src") && !safeAddress(value)) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : value);
   }

@@ -22,10 +22,14 @@ function sign(name) {
 
 function player(audio, name, place) {
   // place: where the controls appear
+  if (audio && audio.place !== undefined) {
+    // a storage address, or one that is no address of the web: shown, never followed
+    return make("span", { class: "no-sound", title: audio.place }, "not linked");
+  }
   if (!audio || (audio.link === undefined && audio.embedded === undefined)) {
     return make("span", { class: "no-sound", title: "The run did not keep this clip's audio" }, "no audio");
   }
-  if (audio.link && audio.link.includes("://") && !audio.link.startsWith("file:")) {
+  if (audio.link && /^https?:/i.test(audio.link)) {
     // nothing is fetched by the page itself
     return make("a", { class: "sound", href: audio.link, rel: "noreferrer", title: audio.link }, "open");
   }
