@@ -20,7 +20,7 @@ from audiorl.losses.divergences import f_divergence_scores
 from audiorl.losses.pair_scores import PairScores
 from audiorl.losses.preference import LOSS_PRESETS, PREFERENCE_LOSSES, PreferenceObjective, Reduction
 from audiorl.losses.reductions import pair_mean, token_mean
-from audiorl.losses.settings import LossSettingError, finite_number, known_name, positive_number
+from audiorl.losses.settings import LossSettingError, check_settings, finite_number, known_name, positive_number
 
 Count = Tensor | int
 
@@ -125,6 +125,8 @@ class CombinedObjective:
             "discopop_tau": positive_number("discopop_tau", discopop_tau),
         }
         _check_f_divergence(f_divergence_type, self._losses)
+        for name, loss in self._losses.items():
+            check_settings("loss_type", name, loss.function, settings.keys())
         self._functions = [
             partial(loss.function, **{name: settings[name] for name in loss.settings & settings.keys()})
             for loss in self._losses.values()

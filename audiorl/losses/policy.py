@@ -29,7 +29,7 @@ from audiorl.losses.policy_batch import PolicyBatch, PolicyCounts, PolicyLoss, c
 from audiorl.losses.policy_checks import check_batch, check_length, checked_clipping, checked_level, checked_switch
 from audiorl.losses.policy_losses import POLICY_LOSSES, PolicyMethod, PolicyTerms, bounded_exp, k3_divergence
 from audiorl.losses.reductions import HALF_PRECISION, counted_mean, policy_reduction, sequence_mean, sequence_sum
-from audiorl.losses.settings import known_name, number_not_below
+from audiorl.losses.settings import check_settings, known_name, number_not_below
 
 __all__ = [
     "POLICY_LOSSES",
@@ -97,6 +97,7 @@ class PolicyObjective:
         self.level = checked_level(importance_sampling_level, loss_type, self.beta > 0 and use_bias_correction_kl)
         check_length(max_completion_length, loss_type)
         settings = checked_clipping(loss_type, epsilon, epsilon_high, delta)
+        check_settings("loss_type", loss_type, method.function, settings.keys())
         self._function = partial(
             method.function, **{name: settings[name] for name in method.settings & settings.keys()}
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
 from numbers import Real
+from typing import Any
 
 
 class LossSettingError(ValueError):
@@ -49,6 +51,26 @@ def number_not_below(name: str, value: object, least: float) -> float:
     if number < least:
         raise LossSettingError(f"{name} has to be {least:g} or more; got {value!r}. Set {name} to {least:g} or above.")
     return number
+
+
+def check_settings(setting: str, name: str, function: Callable[..., Any], given: Collection[str]) -> None:
+    """Whether a loss gets all that it cannot be called without; its settings are its keyword-only arguments.
+
+    Args:
+        setting, name: how the loss was asked for, "loss_type" and its key.
+        given: names of the settings that the objective binds.
+
+    Raises:
+        LossSettingError: a setting without a default that nobody sets.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    wanted = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in given]
+    if wanted:
+        raise LossSettingError(
+            f"{setting} {name!r} wants {', '.join(wanted)}, which nothing sets: a loss gets "
+            f"{', '.join(sorted(given)) or 'no settings'} from the config. Give it a default, or register "
+            f"functools.partial({getattr(function, '__name__', 'loss')}, {wanted[0]}=...)."
+        )
 
 
 def known_name(setting: str, name: object, known: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ process gets as many, the repeated rows have no weight.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.decoding import DecodedEvaluation
 from audiorl.trainers.loading import (
     add_adapter,
+    check_trained,
     check_untouched_encoder,
     configured_family,
     load_model,
@@ -101,6 +103,7 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
         peft_config: Any = None,
         quantization_config: Any = None,
     ):
+        self._check_overrides()
         model = load_model(model, args, quantization_config)
         processor = load_processor(processing_class, model)
         self.family = configured_family(model, processor, args)
@@ -111,8 +114,11 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
         self._name_data(train_dataset)
         train_rows = self._checked_rows(train_dataset, args, "train_dataset")
         eval_rows = self._checked_rows(eval_dataset, args, "eval_dataset")
+        model = self._tunable(model, planned, args)
+        if train_dataset is not None:
+            check_trained(model, args)
         super().__init__(
-            model=self._tunable(model, planned, args),
+            model=model,
             args=args,
             data_collator=data_collator or self._default_collator(args),
             train_dataset=train_rows,
@@ -129,6 +135,22 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
         self._add_callbacks(args)
         self.follow_adapter()
         self._check_ready()
+
+    def _check_overrides(self) -> None:
+        """A subclass's own loss is called as this version of transformers calls it, at the first step and no sooner.
+
+        Raises:
+            TypeError: `compute_loss` lacks an argument that it is called with.
+        """
+        taken = inspect.signature(type(self).compute_loss).parameters
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+            return
+        if missing := [name for name in ("return_outputs", "num_items_in_batch") if name not in taken]:
+            raise TypeError(
+                f"{type(self).__name__}.compute_loss is called with return_outputs and num_items_in_batch, and does "
+                f"not take {' and '.join(missing)}: ({', '.join(taken)}). Write def compute_loss(self, model, inputs, "
+                "return_outputs=False, num_items_in_batch=None)."
+            )
 
     def _check_ready(self) -> None:
         """What only shows once accelerate and the model are ready."""

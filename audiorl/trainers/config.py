@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -21,6 +23,8 @@ from audiorl.trainers.parallel import check_joined, falls_back_to_cpus
 from audiorl.trainers.precision import check_device
 
 OnBadRows = Literal["error", "skip"]
+# What other libraries call the task "transcribe".
+TRANSCRIBING = ("asr", "automatic-speech-recognition", "speech-recognition", "speech-to-text", "stt", "transcription")
 # Keys under which keywords of `from_pretrained` hold access tokens.
 TOKEN_KEYS = ("token", "use_auth_token", "hub_token")
 # Loggers of transformers, by their names in report_to, that take more than numbers.
@@ -204,6 +208,7 @@ class SpeechConfig(TrainingArguments):
             )
         if self.hub_merge_adapter and not self.push_to_hub:
             raise ValueError("hub_merge_adapter says what is pushed, and nothing is. Add push_to_hub, or leave it out.")
+        self._check_task()
         check_bounds(self.min_audio_seconds, self.max_audio_seconds)
         self._check_logs()
         normalizer(self.wer_normaliser)
@@ -211,6 +216,19 @@ class SpeechConfig(TrainingArguments):
             load_augmentation(self.augmentation)
         # Rows of one clip differ in length from process to process, so each process reads its own share of a stream.
         self.accelerator_config.dispatch_batches = False
+
+    def _check_task(self) -> None:
+        """Whether a family of models could have the task; which one has it, the family says."""
+        if self.task is None or re.fullmatch(r"transcribe|translate(:.+)?", self.task):
+            return
+        near = get_close_matches(self.task, ("transcribe", "translate"), n=1)
+        meant = "transcribe" if self.task.lower() in TRANSCRIBING else near[0] if near else None
+        raise ValueError(
+            f"{type(self).__name__}.task {self.task!r} is no task of a model. "
+            + (f"Did you mean {meant!r}? " if meant else "")
+            + "Use transcribe, translate (into English) or, for Canary, for example translate:de; leave it out for "
+            "classifiers."
+        )
 
     def _check_amounts(self) -> None:
         """How much is trained; transformers finds out at the first step, or never."""

@@ -232,6 +232,27 @@ def check_untouched_encoder(model: nn.Module, planned: PeftConfig | None, family
         )
 
 
+def check_trained(model: nn.Module, args: SpeechConfig) -> None:
+    """Refuse to train a model none of whose parameters is trained.
+
+    Raises:
+        ValueError: with what froze them.
+    """
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        return
+    count = sum(parameter.numel() for parameter in model.parameters())
+    if isinstance(model, PeftModel):
+        remedy = (
+            "The adapter was loaded to be used, not trained: PeftModel.from_pretrained(base, folder, "
+            "is_trainable=True) trains it further, and so does the folder's name in place of the model."
+        )
+    elif args.freeze_encoder:
+        remedy = "freeze_encoder leaves nothing of it to train. Leave it off, or train an adapter (peft_config)."
+    else:
+        remedy = "Call model.requires_grad_(True), or train an adapter on it (peft_config=LoraConfig(...))."
+    raise ValueError(f"0 of the model's {count:,} parameters are trained: requires_grad is False for all. {remedy}")
+
+
 def _load(name: str | os.PathLike, options: dict[str, Any]) -> PreTrainedModel:
     """A model by the class that its config names, quantised but for what its family keeps in full precision."""
     hub_options = {key: options[key] for key in ("revision", "token", "cache_dir") if key in options}

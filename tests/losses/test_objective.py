@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 
@@ -154,6 +155,26 @@ def test_a_fault_is_refused_when_built_with_what_where_and_what_instead(argument
         CombinedObjective(**arguments)
     assert isinstance(caught.value, ValueError)
     assert str(caught.value).count(". ") >= 1
+
+
+@pytest.mark.parametrize("default", [False, True])
+def test_a_setting_of_a_loss_of_ones_own_has_to_come_from_somewhere(monkeypatch, default):
+    def without(pairs, *, beta, gamma):
+        return -beta * gamma * pairs.margin
+
+    def with_default(pairs, *, beta, gamma=0.5):
+        return without(pairs, beta=beta, gamma=gamma)
+
+    monkeypatch.setitem(PREFERENCE_LOSSES, "mine", PreferenceObjective(with_default if default else without))
+    if default:
+        pairs = random_pairs()
+        torch.testing.assert_close(CombinedObjective("mine")(pairs).total(), -0.05 * pairs.margin.mean())
+        return
+    with pytest.raises(LossSettingError, match=r"loss_type 'mine' wants gamma, which nothing sets: .*beta.*partial"):
+        CombinedObjective(["sigmoid", "mine"])
+    bound = functools.partial(without, gamma=2.0)
+    monkeypatch.setitem(PREFERENCE_LOSSES, "mine", PreferenceObjective(bound))
+    CombinedObjective("mine")(random_pairs())
 
 
 def test_label_smoothing_acts_on_the_losses_that_read_it_and_leaves_the_others_alone():

@@ -139,6 +139,16 @@ def test_a_loss_of_ones_own_joins_by_its_name(monkeypatch):
     torch.testing.assert_close(PolicyObjective("hinge", epsilon=0.1)(batch, policy_counts(batch.keep)).loss, expected)
 
 
+@pytest.mark.parametrize("settings", ["epsilon, margin", "margin", "delta"])
+def test_a_setting_of_a_loss_of_ones_own_has_to_come_from_somewhere(monkeypatch, settings):
+    scope = {}
+    exec(f"def mine(terms, *, {settings}): return None", scope)
+    monkeypatch.setitem(POLICY_LOSSES, "mine", PolicyMethod(scope["mine"], "tokens"))
+    missing = settings.split(", ")[-1]
+    with pytest.raises(LossSettingError, match=rf"loss_type 'mine' wants {missing}, which nothing sets: .*partial"):
+        PolicyObjective("mine")
+
+
 def test_each_loss_has_a_function_and_a_source_of_its_own():
     functions = [method.function for method in POLICY_LOSSES.values()]
     assert len(set(functions)) == len(POLICY_LOSSES)

@@ -76,6 +76,20 @@ def base(tmp_path):
 # ---- every kind ----
 
 
+def test_an_adapter_loaded_for_use_alone_is_refused_with_the_way_to_train_it(tmp_path):
+    base, processor = tiny_whisper()
+    saved((base, processor), tmp_path / "base")
+    get_peft_model(base, LoraConfig(**SMALL)).save_pretrained(tmp_path / "adapter")
+
+    def fresh(**loading):
+        base = WhisperForConditionalGeneration.from_pretrained(tmp_path / "base")
+        return PeftModel.from_pretrained(base, tmp_path / "adapter", **loading)
+
+    with pytest.raises(ValueError, match=r"0 of the model's [\d,]+ parameters are trained.*is_trainable=True"):
+        trainer(tmp_path, trainer_model=fresh())
+    trainer(tmp_path, trainer_model=fresh(is_trainable=True)).train()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_trains_and_switched_off_it_is_the_reference(tmp_path, kind):
     before, _ = tiny_whisper()

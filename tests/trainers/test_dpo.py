@@ -14,6 +14,7 @@ from transformers import BitsAndBytesConfig, TrainerCallback, WhisperForConditio
 from audiorl.batch import GroupBatch
 from audiorl.datasets import BadRowsError
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
+from audiorl.trainers.raft import RAFTConfig
 from tests.tiny_models import saved, tiny_whisper
 from tests.trainers.pair_rows import CHECKPOINTING, PLAIN_STEPS, config, largest_difference, pair_rows, trainer, weights
 
@@ -275,6 +276,47 @@ def test_subclass_that_overrides_one_method_makes_a_new_objective(tmp_path):
     dpo = OnlyRejected(model, args=config(tmp_path), train_dataset=pair_rows(4), processing_class=processor)
     dpo.train()
     assert dpo.state.global_step == 2
+
+
+def test_a_loss_with_an_older_signature_is_refused_when_the_trainer_is_built(tmp_path):
+    class Older(DPOTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False):
+            return super().compute_loss(model, inputs, return_outputs)
+
+    model, processor = tiny_whisper()
+    rest = {"args": config(tmp_path), "train_dataset": pair_rows(4), "processing_class": processor}
+    with pytest.raises(TypeError, match=r"Older.compute_loss .* not take num_items_in_batch: .*_batch=None\)"):
+        Older(model, **rest)
+
+    class TakesAll(DPOTrainer):
+        def compute_loss(self, model, inputs, **others):
+            return super().compute_loss(model, inputs, **others)
+
+    TakesAll(model, **rest).train()
+
+
+@pytest.mark.parametrize(
+    ("task", "meant"),
+    [("asr", "transcribe"), ("automatic-speech-recognition", "transcribe"), ("translte", "translate"), ("tts", None)],
+)
+def test_tasks_that_no_model_has_are_refused_when_the_config_is_built(tmp_path, task, meant):
+    hint = f"Did you mean '{meant}'" if meant else "Use transcribe, translate"
+    for made in (DPOConfig, RAFTConfig):
+        with pytest.raises(ValueError, match=rf"{made.__name__}.task '{task}' is no task of a model. {hint}"):
+            made(output_dir=str(tmp_path), task=task, use_cpu=True)
+    for known in ("transcribe", "translate", "translate:de"):
+        assert DPOConfig(output_dir=str(tmp_path), task=known, use_cpu=True).task == known
+
+
+def test_a_model_of_which_nothing_is_trained_is_refused_when_the_trainer_is_built(tmp_path):
+    model, processor = tiny_whisper()
+    model.requires_grad_(False)
+    rest = {"args": config(tmp_path), "train_dataset": pair_rows(4), "processing_class": processor}
+    with pytest.raises(ValueError, match=r"0 of the model's [\d,]+ parameters are trained.*requires_grad_\(True\), or"):
+        DPOTrainer(model, **rest)
+    DPOTrainer(model, peft_config=LoraConfig(r=4, target_modules=["q_proj"]), **rest)
+    # what is only measured may be frozen
+    DPOTrainer(tiny_whisper()[0].requires_grad_(False), **{**rest, "train_dataset": None}).evaluate(pair_rows(2))
 
 
 def test_one_end_token_stays_a_number(tmp_path):
