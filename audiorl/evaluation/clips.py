@@ -11,6 +11,7 @@ from typing import Any
 from audiorl.evaluation.settings import LABELS, EvaluationSettings
 from audiorl.evaluation.transcription import Row, TranscribedRow
 from audiorl.rewards.answers import accepted_answers, is_answer
+from audiorl.text.error_rates import tagged_transcript
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def clip_of(found: TranscribedRow, place: int, settings: EvaluationSettings) -> 
         id=str(row["id"]) if row.get("id") is not None else f"row {place}",
         where=str(row.get("where") or f"row {place}"),
         audio=audio_path(row.get("audio")),
-        transcript=accepted[0] if accepted else written,
-        hypothesis=found.hypothesis,
+        transcript=accepted[0] if accepted else tagged_transcript(written).text,
+        hypothesis=found.hypothesis if accepted else tagged_transcript(found.hypothesis).text,
         seconds=found.seconds,
         speaker=None if speaker is None else str(speaker),
         language=None if language is None else str(language),

@@ -40,6 +40,7 @@ from urllib3.util.retry import Retry
 
 from audiorl.audio import AudioFault, audio_bytes, audio_seconds
 from audiorl.evaluation.transcription import Check, Row, TranscribedRow, read_rows, where
+from audiorl.text.error_rates import tagged_transcript
 from audiorl.text.languages import DETECT, language_code, language_names, nearest_language
 
 PATH = "/v1/audio/transcriptions"
@@ -271,7 +272,7 @@ def _transcript(body: bytes) -> str:
         raise ValueError('the answer is no JSON object with "text"')
     if half := re.search("[\ud800-\udfff]", text):
         raise ValueError(f"the text holds half of a surrogate pair, \\u{ord(half.group()):04x}, which is no character")
-    return text
+    return tagged_transcript(text).text
 
 
 def _code(language: Any, place: str) -> str | None:

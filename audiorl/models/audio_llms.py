@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from audiorl.batch import GroupBatch
 from audiorl.models.audio_llm import AudioLLMFamily, request_with_hotwords
+from audiorl.text.error_rates import tagged_transcript
 from audiorl.text.languages import own_code
 
 # Ours: the processor of Qwen2-Audio has no request of its own.
@@ -24,7 +25,8 @@ TRANSCRIBE = "Transcribe the speech."
 class Qwen3ASRFamily(AudioLLMFamily):
     """Qwen3-ASR. The row's `prompt` is its context: names, terms, hot words, in the system turn.
 
-    The language stands in the prompt, so that the answer is the transcript alone; rows or the trainer's config name it.
+    The language stands in the prompt, so that the answer is the transcript alone; rows, their texts ("language
+    English<asr_text>...", as its own fine-tuning files have them) or the trainer's config name it.
     """
 
     def prompt_text(self, language: str | None, prompt: str | None) -> str:
@@ -34,6 +36,10 @@ class Qwen3ASRFamily(AudioLLMFamily):
                 "a language, or set language in the trainer's config"
             )
         return self._request(language=_as_named(language), prompt=prompt)
+
+    def _decode(self, ids: list[int]) -> str:
+        """The transcript, also where the model has written the language in front of it once more."""
+        return tagged_transcript(super()._decode(ids)).text
 
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
         """A line of the context, which is where this model's processor wants them."""

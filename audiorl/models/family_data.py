@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers import AutoProcessor
 
 from audiorl.models.hotwords import read_prompt
+from audiorl.text.error_rates import tagged_transcript
+from audiorl.text.languages import language_code
 
 
 class TokenizedText(NamedTuple):
@@ -87,8 +89,22 @@ class FamilyData(ABC):
         """
 
     def tokenize_row(self, text: str, row: Mapping[str, Any]) -> TokenizedText:
-        """`tokenize` with what the row says of language, task, prompt and hot words."""
-        return self.tokenize(text, language=row.get("language"), task=row.get("task"), prompt=self.row_prompt(row))
+        """`tokenize` with what the row says of language, task, prompt and hot words.
+
+        A text in Qwen3-ASR's own format, "language English<asr_text>...", is the transcript in it; it names the
+        language of a row that has none.
+
+        Raises:
+            ValueError: as `tokenize`, or the text's language is not the row's.
+        """
+        language, transcript = tagged_transcript(text)
+        named = row.get("language") or language
+        if language is not None and language_code(named) != language_code(language):
+            raise ValueError(
+                f"the row's language is {named!r}, and its text begins with 'language {language}<asr_text>'. Correct "
+                "one of them, or leave the text's beginning out"
+            )
+        return self.tokenize(transcript, language=named, task=row.get("task"), prompt=self.row_prompt(row))
 
     def row_prompt(self, row: Mapping[str, Any]) -> str | None:
         """The row's `prompt` with its `hotwords` written into it; what every reader of rows asks for.
@@ -111,7 +127,7 @@ class FamilyData(ABC):
 
     def words(self, text: str) -> str:
         """A transcript without marks that are not spoken, such as timestamps: what error rates compare."""
-        return text
+        return tagged_transcript(text).text
 
     def last_time(self, text: str) -> float | None:
         """The latest time that a transcript mentions, in seconds from the start of its clip; None if it has none."""

@@ -72,7 +72,7 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
         return self.whisper_text.prompt_with_hotwords(prompt, hotwords)
 
     def words(self, text: str) -> str:
-        return self.whisper_text.words(text)
+        return self.whisper_text.words(super().words(text))
 
     def last_time(self, text: str) -> float | None:
         return self.whisper_text.last_time(text)

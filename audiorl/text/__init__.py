@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from audiorl.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from audiorl.text.error_rates import ErrorCounts, Errors, count_errors, split_units
+    from audiorl.text.error_rates import ErrorCounts, Errors, count_errors, split_units, tagged_transcript
     from audiorl.text.hotwords import read_hotwords
     from audiorl.text.keywords import KeywordCounts, count_keywords, read_keywords
     from audiorl.text.normalizers import NORMALIZERS, Normalizer, normalizer
@@ -31,6 +31,7 @@ _HOMES = {
     "read_hotwords": "hotwords",
     "read_keywords": "keywords",
     "split_units": "error_rates",
+    "tagged_transcript": "error_rates",
     "text_pairs": "pairs",
 }
 
@@ -48,6 +49,7 @@ __all__ = [
     "read_hotwords",
     "read_keywords",
     "split_units",
+    "tagged_transcript",
     "text_pairs",
 ]
 

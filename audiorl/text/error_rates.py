@@ -126,6 +126,31 @@ class Errors:
         }
 
 
+class TaggedTranscript(NamedTuple):
+    """A transcript and the language that was written in front of it."""
+
+    language: str | None  # as it was written; None where none is, or "None"
+    text: str
+
+
+# Qwen3-ASR writes "language English<asr_text>the transcript", of a clip without speech "language None<asr_text>".
+_TAG = re.compile(r"\s*language\s+([^<>\n]{1,40}?)\s*<asr_text>\s*", re.IGNORECASE)
+
+
+def tagged_transcript(text: str) -> TaggedTranscript:
+    """The transcript in a text of Qwen3-ASR's own format, as its fine-tuning files and its servers have it.
+
+    Nothing but a text that begins with this mark is touched: no other one means `<asr_text>` to be spoken.
+
+    Source: the prompt and `parse_output` of transformers' `Qwen3ASRProcessor`.
+    """
+    found = _TAG.match(text)
+    if found is None:
+        return TaggedTranscript(None, text)
+    language = found.group(1).strip()
+    return TaggedTranscript(None if language.lower() == "none" else language, text[found.end() :])
+
+
 def count_errors(
     transcripts: Sequence[str],
     hypotheses: Sequence[str],
@@ -136,7 +161,8 @@ def count_errors(
     """Align each hypothesis with its transcript by the fewest substitutions, deletions and insertions.
 
     An empty transcript with n words in the hypothesis has n insertions and no words of its own; an empty
-    hypothesis for n words has n deletions. Both texts are normalised alike.
+    hypothesis for n words has n deletions. Both texts are normalised alike; of Qwen3-ASR's own format they are what
+    stands behind the language, see `tagged_transcript`.
 
     Args:
         transcripts: N true texts.
@@ -160,7 +186,7 @@ def count_errors(
     """
     _check_texts(transcripts, hypotheses)
     function = normalizer(normalise)
-    true, said = [function(text) for text in transcripts], [function(text) for text in hypotheses]
+    true, said = ([function(tagged_transcript(text).text) for text in texts] for texts in (transcripts, hypotheses))
     unit = resolve_unit(unit, true)
     rows = [_count(chunks) for chunks in align_units(true, said, unit)]
     counts = np.array(rows, dtype=np.int64).reshape(len(rows), len(ErrorCounts._fields))

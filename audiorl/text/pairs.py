@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 
 from rapidfuzz.distance import Levenshtein
 
-from audiorl.text.error_rates import UNSPACED_CHARACTER, split_units
+from audiorl.text.error_rates import UNSPACED_CHARACTER, split_units, tagged_transcript
 from audiorl.text.normalizers import Normalizer
 
 # (equal | replace | insert | delete, transcript start, end, hypothesis start, end) of each stretch of an alignment
@@ -30,13 +30,15 @@ class TextPair(NamedTuple):
 def completion_text(completion: Any) -> str:
     """The transcript that a model wrote: a string, or TRL's conversational form, a list of messages.
 
+    Of Qwen3-ASR's own format it is what stands behind the language, see `tagged_transcript`.
+
     Raises:
         ValueError: neither of the two.
     """
     if isinstance(completion, str):
-        return completion
+        return tagged_transcript(completion).text
     try:
-        return " ".join(_content_text(message["content"]) for message in completion)
+        return tagged_transcript(" ".join(_content_text(message["content"]) for message in completion)).text
     except (TypeError, KeyError) as error:
         raise ValueError(
             f"A completion is a string or a list of messages with 'content'; got {completion!r:.80}. "
@@ -74,7 +76,7 @@ def text_pairs(
             pairs.append(None)
             continue
         if transcript not in transcripts:
-            normalised = function(transcript)
+            normalised = function(tagged_transcript(transcript).text)
             own = unit_of_row(unit, normalised)
             transcripts[transcript] = split_units(normalised, own), own
         units, own = transcripts[transcript]

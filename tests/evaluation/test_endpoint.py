@@ -171,6 +171,12 @@ def test_an_answer_that_is_hostile_fails_its_row_alone(body, message):
     str(failure.value).encode()
 
 
+def test_qwen3_asrs_own_format_is_read_in_answers():
+    with serving(lambda heard, before: (200, '{"text": "language English<asr_text>the dog"}', {})) as server:
+        found, _ = ask(server, make_rows(1))
+    assert found[0].hypothesis == "the dog"
+
+
 def test_whole_characters_beyond_the_basic_plane_are_text():
     with serving(lambda heard, before: (200, '{"text": "a\\ud83d\\ude00b"}', {})) as server:
         found, _ = ask(server, make_rows(1))

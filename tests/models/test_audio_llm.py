@@ -20,7 +20,7 @@ from audiorl.models import speech_family
 from audiorl.models.audio_llm import group_mask, group_positions
 from audiorl.testing.case import group_batch
 from tests.tiny_audio_llms import KINDS, stock_answer_logps, stock_inputs, tiny_audio_llm
-from tests.tiny_models import tiny_clips
+from tests.tiny_models import tiny_clips, tiny_whisper
 from tests.trainers.grpo_rows import check_that_it_learns_two_words
 
 TEXTS = ["the quick brown fox", "dog", "the lazy dog jumps", "so", "a fox", "dogs", "jumps over", "the dog"]
@@ -88,6 +88,31 @@ def test_qwen3_asr_is_asked_in_the_row_s_language_with_its_context():
         family.tokenize("a fox", language="klingon")
     family.set_defaults(language="english")
     assert family.tokenize("a fox") == family.tokenize("a fox", language="en")
+
+
+def test_qwen3_asr_reads_its_own_format_in_rows_and_answers():
+    model, processor = tiny_audio_llm("qwen3_asr")
+    family = speech_family(model, processor)
+    plain = family.tokenize_row("a fox", {"language": "english"})
+    tagged = "language English<asr_text>a fox"
+    # the language of the text is that of a row without one, and no contradiction to its code
+    for row in ({}, {"language": "english"}, {"language": "en"}):
+        assert family.tokenize_row(tagged, row) == plain
+    with pytest.raises(ValueError, match=r"row's language is 'german', and its text begins with 'language English<asr"):
+        family.tokenize_row(tagged, {"language": "german"})
+    assert family.words(tagged) == "a fox"
+    ids, first = family.tokenize("a fox", language="english")
+    again = processor.tokenizer("language English<asr_text>a fox", add_special_tokens=False).input_ids
+    for answer in (ids[first:-1], again):
+        tokens = torch.tensor([[[0, *answer, family.end_token]]])
+        assert family.text(tokens, torch.ones_like(tokens[..., 1:], dtype=torch.bool)) == [["a fox"]]
+
+
+def test_rows_of_qwen3_asrs_format_train_every_family():
+    model, processor = tiny_whisper("multilingual")
+    family = speech_family(model, processor)
+    assert family.tokenize_row("language German<asr_text>ein Hund", {}) == family.tokenize("ein Hund", language="de")
+    assert family.words("language German<asr_text>ein Hund") == "ein Hund"
 
 
 def test_a_prompt_is_rendered_once_for_each_language_and_question(monkeypatch):

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audiorl.evaluation import ErrorCounts, Errors, count_errors
-from audiorl.text.error_rates import resolve_unit
+from audiorl.rewards import RewardSet
+from audiorl.text.error_rates import resolve_unit, tagged_transcript
 
 WORDS = ["a", "b", "c", "d", "e"]
 sentences = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join)
@@ -209,3 +210,32 @@ def test_importing_evaluation_does_not_load_trainer_or_models():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "transcript"),
+    [
+        ("language English<asr_text>Hello world.", "English", "Hello world."),
+        ("language Chinese<asr_text>你好", "Chinese", "你好"),
+        (" Language  Haitian Creole <asr_text> bon", "Haitian Creole", "bon"),
+        ("language None<asr_text>", None, ""),
+        ("language English", None, "language English"),
+        ("the language English<asr_text>is", None, "the language English<asr_text>is"),
+        ("<asr_text>hello", None, "<asr_text>hello"),
+        ("language English<asr_text>language German<asr_text>a", "English", "language German<asr_text>a"),
+        ("", None, ""),
+    ],
+)
+def test_a_transcript_in_qwen3_asrs_own_format_is_what_stands_behind_the_language(text, language, transcript):
+    assert tagged_transcript(text) == (language, transcript)
+
+
+def test_a_right_answer_in_that_format_has_no_errors_and_scores_one():
+    said = ["language English<asr_text>Hello world.", "hello world", "language English<asr_text>hello word"]
+    true = ["hello world", "language English<asr_text>Hello, world", "language English<asr_text>hello world"]
+    assert count_errors(true, said, normalise="basic").errors.tolist() == [0, 0, 1]
+    columns = {"text": true, "language": ["en"] * 3}
+    table = RewardSet(["one_minus_wer", "negative_wer", "language", "keywords"])(
+        said, [[1]] * 3, {**columns, "keywords": [["hello"]] * 3}, ["row"] * 3
+    )
+    assert table.parts["one_minus_wer"] == [1, 1, 0.5] and table.parts["keywords"] == [1, 1, 1]
