@@ -99,7 +99,7 @@ class FamilyData(ABC):
         """
         language, transcript = tagged_transcript(text)
         named = row.get("language") or language
-        if language is not None and language_code(named) != language_code(language):
+        if language is not None and language_code(str(named)) != language_code(language):
             raise ValueError(
                 f"the row's language is {named!r}, and its text begins with 'language {language}<asr_text>'. Correct "
                 "one of them, or leave the text's beginning out"
