@@ -1,4 +1,12 @@
-"""Canary (Sekoyan et al. 2025, arXiv:2509.14128): a fast conformer, and a decoder that is asked for a language."""
+"""Canary (Sekoyan et al. 2025, arXiv:2509.14128): a fast conformer, and a decoder that is asked for a language.
+
+    <|startofcontext|><|startoftranscript|><|emo:undefined|><|source|><|target|><|pnc|><|noitn|><|notimestamp|>
+    <|nodiarize|> transcript <|endoftext|>
+
+is the request of canary-1b-v2, which the checkpoint's own chat template writes, and what follows it. Source and target
+language are the same for transcription, and differ for translation. The template is asked for punctuation and capitals,
+as the processor asks unless told otherwise.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +16,126 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
+from transformers.models.canary.processing_canary import LANGUAGE_CODE_TO_NAME
 from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderModelOutput
 
 from audiorl.batch import GroupBatch, audio_alone, kept_texts
-from audiorl.models.canary_text import CanaryText
 from audiorl.models.encoder_decoder import EncoderDecoderFamily
 from audiorl.models.family import TokenizedText
 from audiorl.models.fast_conformer import FastConformerAudio
 from audiorl.models.forward import base_model
+from audiorl.models.plain_text import PlainText
+from audiorl.text.languages import nearest_language, own_code
+
+
+class CanaryText(PlainText):
+    """Tokenizes transcripts and translations for one Canary checkpoint.
+
+    Attributes:
+        default_language, default_task: used for rows that name none.
+    """
+
+    def __init__(self, processor: Any, config: Any):
+        tokenizer = processor.tokenizer
+        vocabulary: dict[str, int] = tokenizer.get_vocab()
+        if max(vocabulary.values()) >= config.vocab_size:
+            raise ValueError(
+                f"The tokenizer does not fit the model: its ids go up to {max(vocabulary.values())}, the model's to "
+                f"{config.vocab_size - 1}. Load the processor from the model's own checkpoint."
+            )
+        super().__init__(
+            tokenizer,
+            start=config.decoder_start_token_id,
+            end=config.eos_token_id,
+            max_tokens=config.decoder_config.max_position_embeddings,
+        )
+        self._special |= {i for mark, i in vocabulary.items() if mark.startswith("<|") and mark.endswith("|>")}
+        self.processor = processor
+        self.default_language: str | None = None
+        self.default_task = "transcribe"
+        self._requests: dict[tuple[str, str], list[int]] = {}
+
+    def set_defaults(self, *, language: str | None, task: str | None) -> None:
+        """See `SpeechFamily.set_defaults`."""
+        if language:
+            self.request(language, "transcribe")
+        if target := target_language(task or self.default_task):
+            self.request(target, "transcribe")
+        self.default_language = language or self.default_language
+        self.default_task = task or self.default_task
+
+    def tokenize(
+        self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
+    ) -> TokenizedText:
+        """See `SpeechFamily.tokenize`."""
+        if prompt:
+            raise ValueError("this model's request has no place for a prompt. Remove the row's prompt")
+        return self.behind(self.request(language, task), text)
+
+    def request(self, language: str | None, task: str | None) -> list[int]:
+        """What stands before a transcript.
+
+        Args:
+            language: name or code of the speech's; None for the default.
+            task: "transcribe", "translate" (into English) or "translate:" and a language; None for the default.
+
+        Raises:
+            ValueError: a language or task that this checkpoint does not know, or no language at all.
+        """
+        language, task = language or self.default_language, task or self.default_task
+        if not language:
+            raise ValueError("no language is named for a model of several. Add a language column or set language")
+        source = canary_code(language)
+        target = target_language(task) or source
+        if task != "transcribe" and source == target:
+            raise ValueError(
+                f"the task {task!r} asks for the language that is spoken, {language!r}. Use the task 'transcribe', or "
+                "name another language to translate into, for example 'translate:de'"
+            )
+        if (source, target) not in self._requests:
+            self._requests[source, target] = self._rendered(source, target)
+        return self._requests[source, target]
+
+    def _rendered(self, source: str, target: str) -> list[int]:
+        asked = {"type": "text", "source_language": source, "target_language": target, "punctuation": True}
+        turns = [{"role": "user", "content": [{"type": "audio", "path": ""}, asked]}]
+        written = self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        ids = self.tokenizer(written, add_special_tokens=False).input_ids
+        if unknown := [i for i in ids if i not in self._special]:
+            raise ValueError(
+                f"this checkpoint lacks a mark of its request {written!r}: it reads {self.tokenizer.decode(unknown)!r} "
+                "as text. Use languages that it knows, or the processor of the model's own checkpoint"
+            )
+        return ids
+
+
+def target_language(task: str) -> str | None:
+    """Code of the language that a task translates into; None for "transcribe".
+
+    Raises:
+        ValueError: an unknown task or language.
+    """
+    if task == "transcribe":
+        return None
+    verb, _, language = task.partition(":")
+    if verb != "translate":
+        raise ValueError(
+            f"unknown task {task!r}. Use 'transcribe', 'translate' (into English) or, for example, 'translate:de'"
+        )
+    return canary_code(language.strip() or "en")
+
+
+def canary_code(language: str) -> str:
+    """The code of a language in Canary's requests; ValueError for one that Canary does not know."""
+    code = own_code(language, LANGUAGE_CODE_TO_NAME)
+    if code is None:
+        near = nearest_language(language, LANGUAGE_CODE_TO_NAME)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise ValueError(
+            f"unknown language {language!r} for Canary{hint}. Use a name or code that it knows: "
+            f"{', '.join(LANGUAGE_CODE_TO_NAME)}; it does not detect languages"
+        )
+    return code
 
 
 class CanaryFamily(FastConformerAudio, EncoderDecoderFamily):

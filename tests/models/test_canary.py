@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from audiorl.models import speech_family
-from audiorl.models.canary_text import CanaryText
+from audiorl.models.canary import CanaryText
 from tests.tiny_seq2seq import tiny_seq2seq
 
 SILENCE = np.zeros(1600, dtype=np.float32)
