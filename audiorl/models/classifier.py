@@ -32,7 +32,7 @@ from audiorl.models.forward import base_model, run_inside
 from audiorl.models.head import at_least_float32
 from audiorl.models.padding import WAVLM_UNADAPTABLE, mean_of_frames, read_waveforms, shortest_clip, waveform_features
 from audiorl.models.sampling import Sampler, draw
-from audiorl.models.whisper_audio import WhisperAudio
+from audiorl.models.whisper import WhisperAudio
 
 # Labels that an error message lists.
 _LISTED = 12

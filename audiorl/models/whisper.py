@@ -1,4 +1,11 @@
-"""Whisper, stock, at any size and window."""
+"""Whisper, stock, at any size and window.
+
+`shorten_window` crops the window, since most speech is shorter than 30 s and a stock encoder pays for all 30. The
+checkpoint stays a stock one: plain transformers loads what is saved, with its processor. The encoder's states change,
+because it no longer sees the silence behind a clip, so accuracy must be regained by tuning. An adapter is loaded on the
+base that it names, whose window is the whole one: trainers refuse an adapter on a model that was shortened and not
+saved (`differs_from_checkpoint`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +14,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
@@ -14,9 +22,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from audiorl.batch import GroupBatch, kept_texts
 from audiorl.models.encoder_decoder import EncoderDecoderFamily
-from audiorl.models.family import TokenizedText
+from audiorl.models.family import SpeechFamily, TokenizedText
 from audiorl.models.forward import base_model
-from audiorl.models.whisper_audio import WhisperAudio
 from audiorl.models.whisper_text import NO_TIMESTAMPS, PROMPT_START, START, WhisperText
 
 # Settings that `WhisperForConditionalGeneration.generate` knows beside those of every model, and that make it go over a
@@ -35,6 +42,43 @@ WHISPERS_OWN = (
 DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 # Language, task and prompt of a clip.
 Asked = tuple[str | None, str | None, str | None]
+SHORTEST_WINDOW = 1  # seconds
+
+
+class WhisperAudio(SpeechFamily):
+    """A window of fixed length as a log-mel spectrogram, whatever the head; `__init__` calls `init_audio`."""
+
+    def init_audio(self, extractor: Any, config: Any) -> None:
+        """Take rate, window and mel bins from the feature extractor.
+
+        Raises:
+            ValueError: it does not fit the model's config.
+        """
+        frames = 2 * config.max_source_positions
+        if (extractor.feature_size, extractor.nb_max_frames) != (config.num_mel_bins, frames):
+            raise ValueError(
+                f"The processor makes {extractor.feature_size} mel bins x {extractor.nb_max_frames} frames, the model "
+                f"hears {config.num_mel_bins} x {frames}. Load the processor from the model's own checkpoint."
+            )
+        self.extractor = extractor
+        self.sampling_rate = extractor.sampling_rate
+        self.max_seconds = float(extractor.chunk_length)
+        self.mel_bins = extractor.feature_size
+
+    def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """(B, M, L) log-mel features; L is the model's whole window."""
+        made = self.extractor(
+            list(clips),
+            sampling_rate=self.sampling_rate,
+            return_tensors="pt",
+            truncation=False,
+            padding="max_length",
+        )
+        return {"input_features": made.input_features}
+
+    def spectrograms(self, features: Mapping[str, Tensor], samples: Sequence[int]) -> list[Tensor]:
+        hop = self.extractor.hop_length
+        return [mel[:, : max(1, n // hop)] for mel, n in zip(features["input_features"], samples, strict=True)]
 
 
 class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
@@ -320,3 +364,62 @@ def _room(asked_for: int | None, max_length: int | None, prefix: int, positions:
     if max_length is None:
         return positions - prefix
     return min(max_length + min(positions // 2 - 1, prefix), positions) - prefix
+
+
+# ---- a shorter window ----
+
+
+def shorten_window(model: nn.Module, processor: Any, seconds: int) -> None:
+    """Let a Whisper hear at most `seconds`, in place; call it before a trainer or a family sees the model.
+
+    Encoder positions, `max_source_positions` and the feature extractor's chunk are cropped. An encoder position is two
+    mel frames, 20 ms: 30 s are 1500 positions, 12 s are 600.
+
+    Args:
+        model: a Whisper for transcription, wrapped by PEFT or not.
+        processor: its processor; from here on it cuts or pads features to the new window.
+        seconds: whole seconds, at least 1 and at most the present window.
+
+    Raises:
+        ValueError: another kind of model, whose encoder has no fixed window; seconds out of range; a processor whose
+            window is not the model's.
+    """
+    base = base_model(model)
+    extractor = getattr(processor, "feature_extractor", processor)
+    if getattr(base.config, "model_type", None) != "whisper":
+        raise ValueError(
+            f"{type(base).__name__} has no fixed window that could be shortened: only Whisper pads every clip to one. "
+            "Leave audio_window_seconds out; the length of its clips decides what they cost."
+        )
+    window = int(extractor.chunk_length)
+    frames = extractor.nb_max_frames
+    if frames != 2 * base.config.max_source_positions:
+        raise ValueError(
+            f"The processor's window has {frames} frames, the model's {2 * base.config.max_source_positions}. "
+            "Load the processor from the model's own checkpoint."
+        )
+    if isinstance(seconds, bool) or int(seconds) != seconds or not SHORTEST_WINDOW <= seconds <= window:
+        raise ValueError(
+            f"A window of {seconds} s is not possible: this model hears {window} s. Choose whole seconds from "
+            f"{SHORTEST_WINDOW} to {window}."
+        )
+    positions = base.config.max_source_positions * int(seconds) // window
+    _crop_positions(base, positions)
+    extractor.chunk_length = int(seconds)
+    extractor.n_samples = int(seconds) * extractor.sampling_rate
+    extractor.nb_max_frames = 2 * positions
+    if seconds < window:
+        base.differs_from_checkpoint = f"hears {int(seconds)} s, shortened from {window} s"
+
+
+def _crop_positions(base: Any, positions: int) -> None:
+    encoder = base.get_encoder()
+    weight = encoder.embed_positions.weight
+    cropped = nn.Embedding(positions, weight.shape[1], device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        cropped.weight.copy_(weight[:positions])
+    cropped.weight.requires_grad_(weight.requires_grad)
+    encoder.embed_positions = cropped
+    encoder.max_source_positions = positions
+    for config in (base.config, encoder.config):
+        config.max_source_positions = positions
