@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 
 from audiorl.datasets import speech_rows
@@ -25,6 +26,7 @@ from tests.tiny_seq2seq import tiny_seq2seq
 from tests.trainers.pair_rows import CHOSEN, REJECTED
 
 CLIPS = 4
+CALL_SAMPLES = 9600
 SPEAKERS = ("ana", "ana", "ben", "ben")
 LABELS = ("one", "two", "one", "two")
 # how a Hub name begins -> what stands there; the first that fits
@@ -60,8 +62,11 @@ COPIES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
 
 
 def write_rows(folder: Path) -> None:
-    """`clips/`, `train.jsonl`, `pairs.jsonl`, `held_out.jsonl` and `labels.jsonl`, four short clips each."""
+    """`clips/`, `train.jsonl`, `pairs.jsonl`, `held_out.jsonl` and `labels.jsonl`, four short clips each; a call."""
     (folder / "clips").mkdir()
+    (folder / "calls").mkdir()
+    agent, customer = (clip[:CALL_SAMPLES] for clip in tiny_clips(2))
+    soundfile.write(folder / "calls/0001.wav", np.stack([agent, customer], axis=1), SAMPLING_RATE, subtype="ULAW")
     rows: dict[str, list[dict[str, Any]]] = {"train": [], "pairs": [], "held_out": [], "labels": []}
     for i, clip in enumerate(tiny_clips(CLIPS)):
         audio = {"audio": f"clips/{i + 1:04}.wav"}

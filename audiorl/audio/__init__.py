@@ -1,8 +1,9 @@
 """Clips in, mono float32 at the model's rate out.
 
-    load        one clip decoded, or its length; what makes a clip unusable
+    load        one clip decoded, or its length; what makes a clip unusable; its channel
     sources     the shapes in which a row may give its clip
-    containers  what a file's bytes say of themselves: kind, length, a missing end
+    containers  what a file's bytes say of themselves: kind, length, a missing end; mp3 counts frames
+    libsndfile, ffmpeg   the two readers; the second is the extra `audiorl[av]`
     features    what is made of a clip besides a model's own input
 
 Names are loaded on first use, so that a fault can be raised without decoders.
@@ -25,13 +26,22 @@ if TYPE_CHECKING:
         mfcc,
         normalise_peak,
     )
-    from audiorl.audio.load import SILENCE_PEAK, audio_bytes, audio_seconds, load_audio
+    from audiorl.audio.load import (
+        LOUDEST_SAMPLE,
+        SILENCE_PEAK,
+        audio_bytes,
+        audio_seconds,
+        load_audio,
+        load_row_audio,
+        row_audio_seconds,
+    )
     from audiorl.audio.sources import AudioFault
 
 # public name -> module
 _HOMES = {
     "AudioFault": "sources",
     "ClipProcessor": "features",
+    "LOUDEST_SAMPLE": "load",
     "ProcessedClip": "features",
     "SILENCE_PEAK": "load",
     "audio_bytes": "load",
@@ -39,13 +49,16 @@ _HOMES = {
     "cut_clip": "features",
     "fit_clip": "features",
     "load_audio": "load",
+    "load_row_audio": "load",
     "log_mel_spectrogram": "features",
     "mel_spectrogram": "features",
     "mfcc": "features",
     "normalise_peak": "features",
+    "row_audio_seconds": "load",
 }
 
 __all__ = [
+    "LOUDEST_SAMPLE",
     "SILENCE_PEAK",
     "AudioFault",
     "ClipProcessor",
@@ -55,10 +68,12 @@ __all__ = [
     "cut_clip",
     "fit_clip",
     "load_audio",
+    "load_row_audio",
     "log_mel_spectrogram",
     "mel_spectrogram",
     "mfcc",
     "normalise_peak",
+    "row_audio_seconds",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

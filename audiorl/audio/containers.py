@@ -1,178 +1,502 @@
-"""What libsndfile does not tell about WAV, Ogg and MP3 files: whether they are cut off, how long an MP3 is.
+"""What a file's first bytes and its own structure say: its kind, where its samples are, whether any are missing.
 
-libsndfile shortens a cut WAV or Opus file without a word. It estimates the length of an MP3 without a length
-header from the bitrate of the first frame and reads no further: a clip of variable bitrate that starts loud
-is cut to less than half. So the containers are checked here by their own structure, without decoding.
+Decoders do not tell. libsndfile shortens a cut file without a word, takes an ID3 tag in front of a WAV off its end, and
+reads the first of two joined Ogg streams; FFmpeg decodes what there is. So containers are checked here before
+anything is decoded, and mended where it is plain what was meant:
 
-Not seen: up to one frame (at most 72 ms) missing from the end of an MP3, and any cut of an MP3 without a
-length header.
+1. an ID3v2 tag in front is taken off;
+2. a size that a writer left open (0, or near 2^31 or 2^32: it wrote to a pipe) means "to the end of the file";
+3. a size that exceeds the file by no more bytes than its header has, and 128 (a pad byte, the header counted in), is
+   taken for a slip if what is there is whole frames, and told once;
+4. any other size beyond the end is a cut file, and bytes behind the stated end that are no chunk, no tag and not zero
+   are sound that the header leaves out: both are faults.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
-from typing import BinaryIO, NamedTuple
+from collections.abc import Iterator
+from typing import BinaryIO, Literal, NamedTuple
 
-# Sizes that a writer leaves when it cannot seek back to the header: the length is open, not wrong.
-_OPEN_WAV_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)
+from audiorl.audio.mp3 import id3_bytes, inspect_mp3
+from audiorl.audio.sources import AudioFault, say_once
+
 _LONGEST_OGG_PAGE = 27 + 255 + 255 * 255
 _OGG_END_OF_STREAM = 4
+# MP3 in a WAV, by the format tag of its header.
+_MP3_IN_WAV = 0x55
+# Longest header that a writer counts into the size of the samples.
+_SLIP_BYTES = 128
+# Bytes behind the stated end that are too few to be sound: tags, padding of a download.
+_TRAILING_BYTES = 128
+_TRAILING_MARKS = (b"TAG", b"ID3", b"3DI", b"APETAGEX", b"LYRICS", b"LIST", b"id3 ", b"bext", b"iXML", b"_PMX", b"FLLR")
+_CUT_REMEDY = "Copy the file again, or remove the row."
 
-_KBITS_MPEG1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
-_KBITS_MPEG2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-_MPEG1_RATES = (44100, 48000, 32000)
-_RATE_HALVINGS = {3: 0, 2: 1, 0: 2}  # by the version bits of MPEG 1, 2 and 2.5
-_ID3V1_BYTES = 128
-# Version, layer and sampling rate: what all frames of one clip share.
-_SHARED_BITS = 0xFFFE0C00
+
+class Kind(NamedTuple):
+    """A kind of audio file.
+
+    Args:
+        name: for messages.
+        demuxer: FFmpeg's name of it, None where FFmpeg has none.
+        libsndfile: whether libsndfile reads files of this kind, if it knows their codec.
+    """
+
+    name: str
+    demuxer: str | None
+    libsndfile: bool
+
+
+WAV = Kind("WAV", "wav", True)
+_W64 = Kind("Wave64", "w64", True)
+_AIFF = Kind("AIFF", "aiff", True)
+_SVX = Kind("IFF", "iff", True)
+_AU = Kind("AU", "au", True)
+_CAF = Kind("CAF", "caf", True)
+_NIST = Kind("NIST Sphere", "nistsphere", True)
+_FLAC = Kind("FLAC", "flac", True)
+_OGG = Kind("Ogg", "ogg", True)
+MP3 = Kind("MP3", None, True)
+_MP4 = Kind("MP4, M4A, MOV or 3GP", "mov", False)
+_MATROSKA = Kind("WebM or Matroska", "matroska", False)
+_AAC = Kind("AAC", "aac", False)
+_JOINED_OGG = Kind("Ogg with several streams, one behind the other", "ogg", False)
+
+# offset, first bytes, kind; the first that fits
+_KINDS: tuple[tuple[int, bytes, Kind], ...] = (
+    (0, b"RF64", WAV),
+    (0, b"RIFX", WAV),
+    (0, b"BW64", Kind("BW64", "wav", False)),
+    (0, b"riff\x2e\x91\xcf\x11", _W64),
+    (0, b".snd", _AU),
+    (0, b"caff", _CAF),
+    (0, b"NIST_1A", _NIST),
+    (0, b"fLaC", _FLAC),
+    (0, b"OggS", _OGG),
+    *((4, box, _MP4) for box in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")),
+    (0, b"\x1a\x45\xdf\xa3", _MATROSKA),
+    (0, b"#!AMR", Kind("AMR", "amr", False)),
+    (0, b"FLV\x01", Kind("FLV", "flv", False)),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", Kind("WMA", "asf", False)),
+    (0, b"wvpk", Kind("WavPack", "wv", False)),
+    (0, b"MAC ", Kind("Monkey's Audio", "ape", False)),
+    (0, b"TTA1", Kind("True Audio", "tta", False)),
+    (0, b"\x00\x00\x01\xba", Kind("MPEG program stream", "mpeg", False)),
+)
+
+# Format tags of WAV codecs that write sample by sample: integers, floats, A-law, mu-law, and what says so further down.
+_SAMPLE_CODECS = (1, 3, 6, 7, 0xFFFE)
+
+_DOWNLOAD = "Download it again from an address that gives the file itself, or remove the row."
+# offset, first bytes, what it is, what to do
+_NO_AUDIO: tuple[tuple[int, bytes, str, str], ...] = (
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the clip itself", "Run: git lfs pull."),
+    (0, b"\x1f\x8b", "a gzip archive", "Unpack it with gunzip or tar, and name the clip inside."),
+    (0, b"PK\x03\x04", "a ZIP archive", "Unpack it, and name the clip inside."),
+    (0, b"BZh", "a bzip2 archive", "Unpack it with bunzip2 or tar, and name the clip inside."),
+    (0, b"\xfd7zXZ\x00", "an xz archive", "Unpack it with unxz or tar, and name the clip inside."),
+    (0, b"\x28\xb5\x2f\xfd", "a Zstandard archive", "Unpack it with unzstd, and name the clip inside."),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "Unpack it, and name the clip inside."),
+    (0, b"Rar!", "a RAR archive", "Unpack it, and name the clip inside."),
+    (257, b"ustar", "a tar archive", "Unpack it, and name the clip inside."),
+    (0, b"PAR1", "a Parquet file", "Load it with datasets.load_dataset, and pass the rows."),
+    (0, b"\x93NUMPY", "a NumPy file", 'Load it with numpy.load, and give {"array", "sampling_rate"}.'),
+    (0, b"MThd", "a MIDI file, which holds notes and no sound", "Render it to WAV, or remove the row."),
+    (0, b"%PDF", "a PDF document", "Give the path of the clip."),
+    (0, b"\x89PNG", "a PNG image", "Give the path of the clip."),
+    (0, b"\xff\xd8\xff", "a JPEG image", "Give the path of the clip."),
+    (0, b"GIF8", "a GIF image", "Give the path of the clip."),
+    (0, b"\xff\xfe", "a text in UTF-16", "Give the path of the clip."),
+)
+# how a text starts, in lower case, what it is
+_TEXTS = (
+    (b"<!doctype html", "an HTML page, as servers send in place of a file"),
+    (b"<html", "an HTML page, as servers send in place of a file"),
+    (b"<?xml", "an XML document, as servers send in place of a file"),
+    (b"<error", "an XML document, as servers send in place of a file"),
+    (b"{", "a JSON text, as servers send in place of a file"),
+    (b"#extm3u", "a playlist, which names clips and holds none"),
+)
+
+
+_Order = Literal["little", "big"]
 
 
 class Container(NamedTuple):
-    """A file to decode, and whether its own structure says that its end is missing."""
-
-    file: BinaryIO
-    cut_off: bool
-
-
-def inspect_container(file: BinaryIO) -> Container:
-    """Check the structure of an audio file; an MP3 whose stated length is absent or wrong gets the right one.
+    """A file to decode.
 
     Args:
-        file: seekable; WAV, Ogg and MP3 are looked into, anything else is passed on.
+        file: at its start.
+        kind: None where nothing is known of it.
+        samples: how many there are of each channel, where blocks of a codec hold more than were recorded.
+    """
+
+    file: BinaryIO
+    kind: Kind | None
+    samples: int | None = None
+
+
+def inspect_container(file: BinaryIO, name: str) -> Container:
+    """Find out what a file is, and check that it holds all that its structure promises.
+
+    Args:
+        file: seekable.
+        name: how messages call it.
 
     Returns:
-        The file at its start, or for a mended MP3 a stream of the same frames behind a correct length header.
+        The file, or a mended copy of it in memory.
+
+    Raises:
+        AudioFault: the file is empty, no audio, cut off, or holds more than its header says.
     """
+    if not file.seek(0, os.SEEK_END):
+        raise AudioFault(f"{name} is empty (0 bytes)", "Download, copy or record it again.")
+    file = _without_tag(file, name)
+    head = _read_at(file, 0, 512)
+    kind = _kind_of(head)
+    if kind is None:
+        _refuse_other_files(file, head, name)
+    elif kind is MP3:
+        file = checked_mp3(file, name)
+    elif kind is WAV and _payload_is_mp3(file):
+        return _mp3_in_wav(file, name)
+    elif kind is _OGG:
+        kind = _checked_ogg(file, name)
+    elif kind in _EXTENTS:
+        file = _checked_extent(file, kind, name)
+    samples = _recorded(file, kind) if kind in (WAV, _W64) else None
     file.seek(0)
-    head = file.read(12)
-    container = Container(file, cut_off=False)
-    if head.startswith(b"RIFF") and head[8:] == b"WAVE":
-        container = Container(file, _wav_is_cut(file))
-    elif head.startswith(b"OggS"):
-        container = Container(file, _ogg_is_cut(file))
-    elif head.startswith(b"ID3") or head[:1] == b"\xff":
-        file.seek(0)
-        container = _inspect_mp3(file)
-    container.file.seek(0)
-    return container
+    return Container(file, kind, samples)
 
 
-def _wav_is_cut(file: BinaryIO) -> bool:
+def cut_off(name: str, detail: str = "") -> AudioFault:
+    """The fault of a file whose end is missing."""
+    return AudioFault(f"{name} is cut off: its header promises more than the file holds{detail}", _CUT_REMEDY)
+
+
+# ---- what it is ----
+
+
+def _read_at(file: BinaryIO, position: int, count: int) -> bytes:
+    file.seek(position)
+    return file.read(count)
+
+
+def _without_tag(file: BinaryIO, name: str) -> BinaryIO:
+    """The file behind its ID3v2 tags: libsndfile skips a tag, and loses as many bytes at the end."""
+    position, end = 0, file.seek(0, os.SEEK_END)
+    while size := id3_bytes(_read_at(file, position, 10)):
+        position += size
+    if not position:
+        return file
+    if position >= end:
+        raise AudioFault(f"{name} is cut off within the ID3 tag at its start", _CUT_REMEDY)
+    file.seek(position)
+    return io.BytesIO(file.read())
+
+
+def _kind_of(head: bytes) -> Kind | None:
+    if head.startswith(b"RIFF"):
+        return WAV if head[8:12] == b"WAVE" else Kind("AVI", "avi", False) if head[8:12] == b"AVI " else None
+    if head.startswith(b"FORM"):
+        return {b"AIFF": _AIFF, b"AIFC": _AIFF, b"8SVX": _SVX, b"16SV": _SVX}.get(head[8:12])
+    for offset, mark, kind in _KINDS:
+        if head.startswith(mark, offset):
+            return kind
+    if head.startswith(b"\x0b\x77") and len(head) > 5:  # ATSC A/52, 5.4.2.1: the syntax's version
+        return Kind("E-AC-3", "eac3", False) if head[5] >> 3 > 10 else Kind("AC-3", "ac3", False)
+    if len(head) > 188 and head[0] == head[188] == 0x47:
+        return Kind("MPEG transport stream", "mpegts", False)
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] != 0xFE:  # not a text in UTF-16
+        return _AAC if head[1] & 0xF6 == 0xF0 else MP3 if head[1] & 0x06 else None
+    return None
+
+
+def _refuse_other_files(file: BinaryIO, head: bytes, name: str) -> None:
+    """Call a file what it is, where its first bytes tell."""
+    for offset, mark, what, remedy in _NO_AUDIO:
+        if head.startswith(mark, offset):
+            raise AudioFault(f"{name} is {what}", remedy)
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = not any(byte < 32 and byte not in b"\t\n\r\f" for byte in start)
+    for mark, what in _TEXTS:
+        if text and start.lower().startswith(mark):
+            raise AudioFault(f"{name} is {what}", _DOWNLOAD)
+    file.seek(0)
+    if not head.strip(b"\0") and not any(piece.strip(b"\0") for piece in iter(lambda: file.read(1 << 20), b"")):
+        raise AudioFault(f"{name} holds only zero bytes", "Its copy was not finished: copy or download it again.")
+
+
+# ---- MP3 and Ogg ----
+
+
+def checked_mp3(file: BinaryIO, name: str) -> BinaryIO:
+    """An MP3 that states its right length; raises AudioFault where its end is missing."""
+    found = inspect_mp3(file)
+    if found.cut_off:
+        raise cut_off(name)
+    return found.file
+
+
+def _payload_is_mp3(file: BinaryIO) -> bool:
+    chunk = next((chunk for chunk in _chunks(file, _RIFF) if chunk.name == b"fmt "), None)
+    return chunk is not None and int.from_bytes(_read_at(file, chunk.start, 2), "little") == _MP3_IN_WAV
+
+
+def _mp3_in_wav(file: BinaryIO, name: str) -> Container:
+    """The MP3 alone: libsndfile guesses its length inside a WAV."""
+    extent = _chunked_extent(file, WAV)
+    if extent is not None:
+        _checked_extent(file, WAV, name)
+        file.seek(extent.start)
+        file = io.BytesIO(file.read() if _is_open(extent.stated) else file.read(extent.stated))
+    return Container(checked_mp3(file, name), MP3)
+
+
+def _checked_ogg(file: BinaryIO, name: str) -> Kind:
+    """The kind of an Ogg file: several streams one behind the other are not libsndfile's, which reads the first."""
     end = file.seek(0, os.SEEK_END)
-    position = 12
-    while position + 8 <= end:
-        file.seek(position)
-        chunk = file.read(8)
-        size = int.from_bytes(chunk[4:], "little")
-        if chunk[:4] == b"data":
-            return size not in _OPEN_WAV_SIZES and position + 8 + size > end
-        position += 8 + size + size % 2
+    tail = _read_at(file, max(0, end - _LONGEST_OGG_PAGE), _LONGEST_OGG_PAGE)
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27 or len(page) < 27 + page[26]:
+        raise cut_off(name)
+    complete = len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+    if not (complete and page[5] & _OGG_END_OF_STREAM):
+        raise cut_off(name)
+    return _JOINED_OGG if _ogg_starts_again(file) else _OGG
+
+
+def _ogg_starts_again(file: BinaryIO) -> bool:
+    """Whether a stream starts behind pages of another one; streams side by side all start in front (RFC 3533, 4)."""
+    data = _read_at(file, 0, file.seek(0, os.SEEK_END))
+    before, position = 0, data.find(b"OggS\0", 1)
+    while position > 0:
+        flags, number = data[position + 5 : position + 6], data[position + 18 : position + 22]
+        if flags and flags[0] & 2 and number == bytes(4) and not data[before + 5] & 2:
+            return True
+        before, position = position, data.find(b"OggS\0", position + 1)
     return False
 
 
-def _ogg_is_cut(file: BinaryIO) -> bool:
+# ---- chunks: RIFF and its relatives ----
+
+
+class _Layout(NamedTuple):
+    """How a family of containers writes its chunks."""
+
+    first: int  # where the first chunk starts
+    name_bytes: int
+    size_bytes: int
+    order: _Order  # of the bytes in a size
+    align: int
+    inclusive: bool  # whether a size counts the chunk's header
+    sound: bytes  # how the name of the chunk with the samples starts
+
+
+_RIFF = _Layout(12, 4, 4, "little", 2, False, b"data")
+_LAYOUTS = {
+    WAV: _RIFF,
+    _W64: _Layout(40, 16, 8, "little", 8, True, b"data"),
+    _AIFF: _Layout(12, 4, 4, "big", 2, False, b"SSND"),
+    _SVX: _Layout(12, 4, 4, "big", 2, False, b"BODY"),
+    _CAF: _Layout(8, 4, 8, "big", 1, False, b"data"),
+}
+
+
+class _Chunk(NamedTuple):
+    name: bytes
+    size: int  # of its content, as stated
+    start: int  # of its content
+    size_at: int
+
+
+def _chunks(file: BinaryIO, layout: _Layout, position: int | None = None) -> Iterator[_Chunk]:
     end = file.seek(0, os.SEEK_END)
-    file.seek(max(0, end - _LONGEST_OGG_PAGE))
-    tail = file.read()
-    page = tail[tail.rfind(b"OggS") :]
-    if len(page) < 27 or len(page) < 27 + page[26]:
-        return True
-    complete = len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
-    return not (complete and page[5] & _OGG_END_OF_STREAM)
+    position = layout.first if position is None else position
+    header = layout.name_bytes + layout.size_bytes
+    while position + header <= end:
+        found = _read_at(file, position, header)
+        size = int.from_bytes(found[layout.name_bytes :], layout.order) - header * layout.inclusive
+        yield _Chunk(found[:4], size, position + header, position + layout.name_bytes)
+        if size < 0:
+            return
+        position += header + size
+        position += -position % layout.align
 
 
-class _Mp3Frame(NamedTuple):
-    header: int
-    bytes: int
-    samples: int
-    xing_offset: int  # where a length header lies in the first frame: behind the side information
+class _Extent(NamedTuple):
+    """Where a container's samples are, as its header says."""
+
+    start: int
+    stated: int  # bytes
+    step: int  # bytes of a frame, or of a block of frames; 1 where it is not known
+    size_at: int | None  # where the size stands, None where it need not be mended
+    size_bytes: int = 4
+    order: _Order = "little"
+    extra: int = 0  # what the size counts besides the samples
+    layout: _Layout | None = None  # how chunks behind the samples are written
 
 
-def _mp3_frame(data: bytes, position: int) -> _Mp3Frame | None:
-    """Parse a layer III frame header; source: ISO/IEC 11172-3, 2.4.1.3, and 13818-3, 2.4.2.3."""
-    header = int.from_bytes(data[position : position + 4], "big")
-    version, layer = header >> 19 & 3, header >> 17 & 3
-    kbits, rate = header >> 12 & 15, header >> 10 & 3
-    if header >> 21 != 0x7FF or version == 1 or layer != 1 or kbits in (0, 15) or rate == 3:
+def _chunked_extent(file: BinaryIO, kind: Kind) -> _Extent | None:
+    layout = _LAYOUTS[kind]
+    if kind is WAV and _read_at(file, 0, 4) == b"RIFX":
+        layout = layout._replace(order="big")
+    found: dict[bytes, _Chunk] = {}
+    for chunk in _chunks(file, layout):
+        found.setdefault(chunk.name, chunk)
+        if chunk.name == layout.sound:
+            break
+    sound = found.get(layout.sound)
+    if sound is None:
         return None
-    mpeg1, mono = version == 3, header >> 6 & 3 == 3
-    samples = 1152 if mpeg1 else 576
-    hertz = _MPEG1_RATES[rate] >> _RATE_HALVINGS[version]
-    bits = 1000 * (_KBITS_MPEG1 if mpeg1 else _KBITS_MPEG2)[kbits]
-    side = (17 if mono else 32) if mpeg1 else (9 if mono else 17)
-    return _Mp3Frame(header, samples // 8 * bits // hertz + (header >> 9 & 1), samples, 4 + side)
+    extent = _Extent(
+        sound.start, sound.size, _step(file, kind, found, layout), sound.size_at, layout.size_bytes, layout.order
+    )._replace(layout=layout)
+    if kind is _W64:
+        extent = extent._replace(extra=24)
+    elif kind is _AIFF:
+        skipped = 8 + int.from_bytes(_read_at(file, sound.start, 4), "big")
+        stated = max(0, sound.size - skipped)
+        if extent.step > 1 and (frames := _number(file, found[b"COMM"].start + 2, 4, "big")):
+            stated = min(stated, frames * extent.step)
+        extent = extent._replace(start=sound.start + skipped, stated=stated, extra=skipped)
+    elif kind is _CAF:  # a size of -1: to the end of the file
+        extent = extent._replace(
+            start=sound.start + 4, stated=sound.size - 4 if sound.size != 2**64 - 1 else 0, extra=4
+        )
+    elif kind is WAV and sound.size == 0xFFFFFFFF and b"ds64" in found:  # EBU Tech 3306: the size stands elsewhere
+        at = found[b"ds64"].start + 8
+        size = int.from_bytes(_read_at(file, at, 8), "little")
+        extent = extent._replace(stated=size, size_at=at, size_bytes=8)
+    return extent
 
 
-def _behind_id3(data: bytes, position: int) -> int:
-    while data.startswith(b"ID3", position) and position + 10 <= len(data):
-        high, upper, lower, low = data[position + 6 : position + 10]
-        position += 10 + (high << 21 | upper << 14 | lower << 7 | low)
-    return position
+def _step(file: BinaryIO, kind: Kind, found: dict[bytes, _Chunk], layout: _Layout) -> int:
+    """Bytes of one frame or block."""
+    order = layout.order
+    if kind in (WAV, _W64) and b"fmt " in found:
+        return _number(file, found[b"fmt "].start + 12, 2, order) or 1
+    if kind is _AIFF and b"COMM" in found:
+        comm = found[b"COMM"]
+        plain = comm.size <= 18 or _read_at(file, comm.start + 18, 4) in (b"NONE", b"twos", b"sowt", b"fl32", b"fl64")
+        bits = _number(file, comm.start + 6, 2, order)
+        return (_number(file, comm.start, 2, order) * math.ceil(bits / 8) or 1) if plain else 1
+    if kind is _CAF and b"desc" in found:
+        return _number(file, found[b"desc"].start + 16, 4, order) or 1
+    return 1
 
 
-def _mp3_frames(data: bytes) -> tuple[_Mp3Frame | None, list[int]]:
-    """The first frame and where all whole frames start, tags and damage between them left out."""
-    first: _Mp3Frame | None = None
-    starts: list[int] = []
-    position, in_step = 0, False
-    while 0 <= position <= len(data) - 4:
-        position = _behind_id3(data, position)
-        frame = _mp3_frame(data, position)
-        if first and frame and (frame.header ^ first.header) & _SHARED_BITS:
-            frame = None
-        end = position + frame.bytes if frame else 0
-        # Bytes that look like a header occur anywhere; outside the chain the next frame has to confirm it.
-        if frame and end <= len(data) and (in_step or end == len(data) or _mp3_frame(data, end)):
-            first = first or frame
-            starts.append(position)
-            position, in_step = end, True
-        else:
-            position, in_step = data.find(b"\xff", position + 1), False
-    return first, starts
+def _recorded(file: BinaryIO, kind: Kind) -> int | None:
+    """The number of samples in the fact chunk of a codec that writes blocks."""
+    found = {chunk.name: chunk for chunk in _chunks(file, _LAYOUTS[kind])}
+    if b"fmt " not in found or b"fact" not in found:
+        return None
+    codec = _number(file, found[b"fmt "].start, 2, "little")
+    return None if codec in _SAMPLE_CODECS else _number(file, found[b"fact"].start, 4, "little") or None
 
 
-class _LengthTag(NamedTuple):
-    present: bool
-    frames: int  # 0: not stated
-    bytes: int  # 0: not stated
+def _number(file: BinaryIO, position: int, count: int, order: _Order) -> int:
+    return int.from_bytes(_read_at(file, position, count), order)
 
 
-def _length_tag(data: bytes, start: int, first: _Mp3Frame) -> _LengthTag:
-    tag = data[start + first.xing_offset :][:16]
-    if len(tag) < 16 or tag[:4] not in (b"Xing", b"Info"):
-        return _LengthTag(False, 0, 0)
-    frames, size = (int.from_bytes(tag[at : at + 4], "big") for at in (8, 12))
-    return _LengthTag(True, frames if tag[7] & 1 else 0, size if tag[7] & 3 == 3 else 0)
+# ---- other headers ----
+
+# Bytes of one sample, by the encoding of an AU header.
+_AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
 
 
-def _inspect_mp3(file: BinaryIO) -> Container:
-    data = file.read()
-    start = _behind_id3(data, 0)
-    first = _mp3_frame(data, start)
-    # The usual file says its size in bytes, and has it: no need to walk through its frames.
-    size = _length_tag(data, start, first).bytes if first else 0
-    if size and len(data) - start - size in (0, _ID3V1_BYTES):
-        return Container(file, cut_off=False)
-    first, starts = _mp3_frames(data)
-    if first is None:
-        return Container(file, cut_off=False)
-    tag = _length_tag(data, starts[0], first)
-    counted = len(starts) - tag.present  # the frame of the tag holds no audio
-    if tag.frames in (counted, counted + 1):  # some encoders count the tag's frame
-        return Container(file, cut_off=False)
-    if tag.frames > counted:
-        return Container(file, cut_off=True)
-    audio = data[starts[1] if tag.present else starts[0] :]
-    return Container(io.BytesIO(_length_frame(first, counted) + audio), cut_off=False)
+def _au_extent(file: BinaryIO, kind: Kind) -> _Extent:
+    start, size, encoding, _, channels = (_number(file, 4 * i, 4, "big") for i in range(1, 6))
+    return _Extent(start, size, _AU_BYTES.get(encoding, 0) * channels or 1, 8, 4, "big")
 
 
-def _length_frame(first: _Mp3Frame, count: int) -> bytes:
-    """A frame without audio that states how many frames follow, as encoders write it (the Xing tag)."""
-    roomy, no_padding, no_checksum = 9 << 12, ~(1 << 9), 1 << 16
-    header = first.header & ~(15 << 12) & no_padding | roomy | no_checksum
-    start = header.to_bytes(4, "big")
-    empty = _mp3_frame(start, 0)
-    assert empty is not None  # the first frame was valid, and so is its header at another bitrate
-    content = start.ljust(first.xing_offset, b"\0") + b"Xing" + (1).to_bytes(4, "big") + count.to_bytes(4, "big")
-    return content.ljust(empty.bytes, b"\0")
+def _nist_extent(file: BinaryIO, kind: Kind) -> _Extent | None:
+    """Source: the header's lines are `name -type value`; the second line of the file is the header's length."""
+    head = _read_at(file, 0, 1024).split(b"\n")
+    fields = {}
+    for line in head:
+        words = line.split()
+        if len(words) >= 3 and words[1] == b"-i" and words[2].isdigit():
+            fields[words[0]] = int(words[2])
+    if len(head) < 2 or not head[1].strip().isdigit() or b"sample_count" not in fields:
+        return None
+    step = fields.get(b"channel_count", 1) * fields.get(b"sample_n_bytes", 1)
+    return _Extent(int(head[1]), fields[b"sample_count"] * step, step or 1, None)
+
+
+_EXTENTS = {**dict.fromkeys(_LAYOUTS, _chunked_extent), _AU: _au_extent, _NIST: _nist_extent}
+
+
+# ---- what is stated against what is there ----
+
+
+def _is_open(size: int) -> bool:
+    """Whether a size is one that writers to a pipe leave: 0, or one near 2^31, 2^32 or 2^64."""
+    return size == 0 or 0x7FFF0000 <= size <= 0x80000000 or 0xFFFF0000 <= size <= 0xFFFFFFFF or size >= 2**62
+
+
+def _checked_extent(file: BinaryIO, kind: Kind, name: str) -> BinaryIO:
+    """The file, its size mended where it was left open."""
+    extent = _EXTENTS[kind](file, kind)
+    if extent is None:
+        return file
+    held = file.seek(0, os.SEEK_END) - extent.start
+    if held > 0 and extent.stated != held and _is_open(extent.stated):
+        if extent.stated == 0 and not _sound_behind(file, extent):
+            return file
+        # libsndfile reads a plain WAV with such a size to the end of the file
+        return file if kind is WAV and extent.size_bytes == 4 and extent.stated else _mended(file, extent, held)
+    if extent.stated > held:
+        lacking = extent.stated - held
+        if lacking > min(extent.start, _SLIP_BYTES) or held <= 0 or held % extent.step:
+            raise cut_off(name)
+        say_once(
+            "sizes beyond the file",
+            f"{name}: its header states {lacking} bytes more than the file holds, as some writers do that count the "
+            "header or a pad byte; all whole frames that are there are read.",
+        )
+    elif extent.stated < held and (behind := _sound_behind(file, extent)):
+        raise AudioFault(
+            f"{name} holds {behind} bytes behind the end that its header states, which look like sound",
+            "Write its header anew, for example: ffmpeg -ignore_length 1 -i clip.wav whole.wav; or remove the row.",
+        )
+    return file
+
+
+def _sound_behind(file: BinaryIO, extent: _Extent) -> int:
+    """Bytes behind the stated end that may be sound: no chunks, no tag, not zero."""
+    end = file.seek(0, os.SEEK_END)
+    position = extent.start + extent.stated
+    starts = [position]
+    if extent.layout is not None and position % extent.layout.align:
+        starts.insert(0, position + -position % extent.layout.align)
+    if any(_only_chunks(file, extent.layout, start, end) for start in starts):
+        return 0
+    rest = _read_at(file, position, end - position)
+    if len(rest) <= _TRAILING_BYTES * bool(extent.stated) or not rest.strip(b"\0"):
+        return 0
+    return 0 if rest.lstrip(b"\0").startswith(_TRAILING_MARKS) else len(rest)
+
+
+def _only_chunks(file: BinaryIO, layout: _Layout | None, start: int, end: int) -> bool:
+    """Whether from here on chunks follow one another up to the end of the file."""
+    if layout is None or start >= end:
+        return start >= end
+    position = start
+    for chunk in _chunks(file, layout, start):
+        if not all(32 <= byte < 127 for byte in chunk.name) or chunk.size < 0 or chunk.start + chunk.size > end:
+            return False
+        position = chunk.start + chunk.size
+    return position > start and end - position <= layout.align
+
+
+def _mended(file: BinaryIO, extent: _Extent, held: int) -> BinaryIO:
+    if extent.size_at is None:
+        return file
+    file.seek(0)
+    data = bytearray(file.read())
+    size = (held - held % extent.step + extent.extra).to_bytes(extent.size_bytes, extent.order)
+    data[extent.size_at : extent.size_at + extent.size_bytes] = size
+    return io.BytesIO(bytes(data))

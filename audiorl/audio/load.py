@@ -6,38 +6,50 @@ A source is one of: a path or fsspec address; the bytes of an audio file; `{"pat
 An array is (samples,), or two-dimensional with the shorter axis as the channels: librosa returns
 (channels, samples), soundfile (samples, channels), and a clip is longer than it has channels. A square array
 is read as librosa's. Integers are divided by their full scale. A clip is silent when no sample of its mono
-mix reaches `SILENCE_PEAK`. Floats may go beyond full scale, but not beyond `LOUDEST_SAMPLE`: such a sample is a damaged
-exponent, or an integer that was stored as a float.
+mix reaches `SILENCE_PEAK`.
+
+Of several channels the clip is one, by its number from 0, or "mix": their mean, also of 5.1 sound. Floats beyond full
+scale are scaled down to it, which is told once, up to `LOUDEST_SAMPLE`: a sample beyond that is a damaged exponent, or
+an integer that was stored as a float, and a fault. Lossy codecs overshoot full scale a little, and their samples stay as they are.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import soundfile
 
+from audiorl.audio import ffmpeg, libsndfile
 from audiorl.audio.containers import inspect_container
-from audiorl.audio.sources import AudioFault, Clip, array_clip, entry_file, entry_name, holds_array
+from audiorl.audio.sources import (
+    AudioFault,
+    Clip,
+    ClipShape,
+    array_clip,
+    entry_file,
+    entry_name,
+    holds_array,
+    say_once,
+    short_repr,
+)
 
-__all__ = ["LOUDEST_SAMPLE", "SILENCE_PEAK", "AudioFault", "audio_bytes", "audio_seconds", "load_audio"]
+Channel = int | Literal["mix"]
 
 # -80 dBFS, three steps of 16-bit PCM: dithered silence stays below, the faintest usable speech is far above.
 SILENCE_PEAK = 1e-4
-# 40 dB above full scale: what recordings, resampling and gains reach stays far below. 16-bit integers as floats lie
-# above, and so does a float whose exponent has its highest bit flipped.
+# 40 dB above full scale: what recordings, resampling and gains reach stays far below. 16-bit integers as floats lie above,
+# and a flipped high bit of a float's exponent makes 1e30 of the faintest sample.
 LOUDEST_SAMPLE = 100.0
-# libsndfile's length of a FLAC stream whose header leaves the length open.
-_LENGTH_UNKNOWN = 2**62
-# A damaged MP3 frame costs a decoder its neighbours too; encoders disagree by one frame on what they count.
-_MP3_SLACK = 2 * 1152
 
 
-def load_audio(source: Any, sampling_rate: int, *, allow_silence: bool = False) -> np.ndarray:
+def load_audio(
+    source: Any, sampling_rate: int, *, allow_silence: bool = False, channel: Channel | None = None
+) -> np.ndarray:
     """Decode one clip to mono at the given rate.
 
     Args:
@@ -45,13 +57,14 @@ def load_audio(source: Any, sampling_rate: int, *, allow_silence: bool = False) 
         sampling_rate: Hz, > 0; the model's rate.
         allow_silence: take a silent clip, which to learn from is a fault, for example to measure what a model makes
             of it.
+        channel: which of several channels, from 0, or "mix" (also None) for their mean.
 
     Returns:
         (samples,) float32, nominally within [-1, 1].
 
     Raises:
-        AudioFault: the clip is missing, empty, not audio, cut off, damaged, silent, not finite, beyond all loudness, or
-            misshapen.
+        AudioFault: the clip is missing, empty, not audio, cut off, damaged, silent, not finite, beyond all loudness or
+            misshapen, or has no such channel.
         ValueError: `sampling_rate` is not above zero.
     """
     if sampling_rate <= 0:
@@ -60,53 +73,172 @@ def load_audio(source: Any, sampling_rate: int, *, allow_silence: bool = False) 
             "Pass the feature extractor's sampling_rate, 16000 for most speech models."
         )
     name = entry_name(source)
-    clip = array_clip(source) if holds_array(source) else _decode(source)
-    _require_samples(clip, name)
-    mono = clip.samples if clip.samples.ndim == 1 else clip.samples.mean(axis=1, dtype=np.float32)
-    if not len(mono):
-        raise AudioFault(f"{name} has no samples", "Remove the row, or record the clip again.")
-    peak = float(np.abs(mono).max())
+    clip = _mono(_decode(source, name), channel, name)
+    peak = float(np.abs(clip.samples).max(initial=0.0))
     if peak < SILENCE_PEAK and not allow_silence:
         raise AudioFault(
             f"{name} is silent (peak {peak:.1e}, below {SILENCE_PEAK:g})",
-            "Remove the row; if a stereo file's channels cancel each other, store one of them.",
+            "Remove the row; if a stereo file's channels cancel each other, name one of them in a column channel.",
         )
-    return _resample(mono, clip.sampling_rate, sampling_rate)
+    return _resample(clip.samples, clip.sampling_rate, sampling_rate)
 
 
-def audio_seconds(source: Any) -> float:
-    """Length of one clip in seconds, from its header or shape alone.
+def load_row_audio(row: Mapping[str, Any], sampling_rate: int, *, allow_silence: bool = False) -> np.ndarray:
+    """`load_audio` of a row's `audio`, of the channel that its `channel` column names."""
+    return load_audio(row.get("audio"), sampling_rate, allow_silence=allow_silence, channel=row.get("channel"))
 
-    An MP3 whose length header is absent or wrong has its frames counted, not decoded.
+
+def audio_seconds(source: Any, *, channel: Channel | None = None) -> float:
+    """Length of one clip in seconds, from its header or shape where that tells it to the sample.
+
+    An MP3 whose length header is absent or wrong has its frames counted; what FFmpeg reads is decoded, and so is a FLAC
+    stream of unknown length.
 
     Args:
-        source: whatever `load_audio` accepts.
+        source, channel: whatever `load_audio` accepts.
 
     Raises:
-        AudioFault: the clip is missing, empty, not audio, visibly cut off, or misshapen.
+        AudioFault: the clip is missing, empty, not audio, of a codec that is not read, visibly cut off or misshapen, or
+            has no such channel.
     """
+    name = entry_name(source)
+    shape = array_clip(source).shape if holds_array(source) else _file_shape(source, name)
+    if not shape.samples:
+        raise AudioFault(f"{name} has no samples", "Remove the row, or record the clip again.")
+    _channel_number(channel, shape.channels, name)
+    return shape.samples / shape.sampling_rate
+
+
+def row_audio_seconds(row: Mapping[str, Any]) -> float:
+    """`audio_seconds` of a row's `audio`, which has to have the channel that its `channel` column names."""
+    return audio_seconds(row.get("audio"), channel=row.get("channel"))
+
+
+def audio_bytes(source: Any, *, channel: Channel | None = None) -> bytes:
+    """A clip's file as it is, not decoded; of one channel a WAV with its samples, 16 bits each, at the file's rate.
+
+    Args:
+        source, channel: whatever `load_audio` accepts, arrays excepted.
+
+    Raises:
+        AudioFault: the clip is missing, or no file; of one channel also whatever `load_audio` refuses but silence.
+    """
+    number = channel_of(channel)
+    if number == "mix":
+        with _opened(source) as file:
+            return file.read()
+    name = entry_name(source)
+    clip = _mono(_decode(source, name), number, name)
+    wav = io.BytesIO()
+    soundfile.write(wav, clip.samples, clip.sampling_rate, format="WAV", subtype="PCM_16")
+    return wav.getvalue()
+
+
+# ---- channels and level ----
+
+
+def channel_of(value: Any) -> Channel:
+    """What a `channel` column says: a number from 0, also as text or as a float, or "mix", also by None.
+
+    Raises:
+        AudioFault: anything else.
+    """
+    if value is None or value == "mix":
+        return "mix"
+    number = value.strip() if isinstance(value, str) else value
+    if isinstance(number, str) and number.isascii() and number.isdigit():
+        return int(number)
+    numeric = isinstance(number, int | float | np.number) and not isinstance(number, bool)
+    if numeric and number >= 0 and number % 1 == 0:
+        return int(number)
+    raise AudioFault(
+        f"channel is {short_repr(value)}",
+        'Give a channel\'s number from 0, or "mix" for the mean of all; rename the column if it means something else.',
+    )
+
+
+def _channel_number(channel: Any, channels: int, name: str) -> Channel:
+    number = channel_of(channel)
+    if number != "mix" and number >= channels:
+        has = "one channel, 0" if channels == 1 else f"{channels} channels, 0 to {channels - 1}"
+        raise AudioFault(f"{name} has {has}; the row asks for channel {number}", 'Correct the column, or write "mix".')
+    return number
+
+
+def _mono(clip: Clip, channel: Any, name: str) -> Clip:
+    """One channel or the mean of all: every sample that counts is finite, at most `LOUDEST_SAMPLE`, and then at most 1."""
+    number = _channel_number(channel, clip.shape.channels, name)
+    if not len(clip.samples):
+        raise AudioFault(f"{name} has no samples", "Remove the row, or record the clip again.")
+    if number != "mix" and clip.samples.ndim == 2:
+        clip = clip._replace(samples=np.ascontiguousarray(clip.samples[:, number]))
+    _require_samples(clip, name)
+    mono = clip.samples if clip.samples.ndim == 1 else clip.samples.mean(axis=1, dtype=np.float32)
+    peak = float(np.abs(mono).max())
+    if peak > 1 and not clip.lossy:
+        say_once("floats beyond full scale", f"{name} peaks at {peak:.3g}, beyond full scale, and is scaled down to 1.")
+        mono = mono / np.float32(peak)
+    return clip._replace(samples=mono)
+
+
+def _require_samples(clip: Clip, name: str) -> None:
+    """Refuse numbers that are no samples, before the channels are mixed and the rate is changed: both spread them."""
+    low, high = float(clip.samples.min()), float(clip.samples.max())  # NaN where one is
+    if -LOUDEST_SAMPLE <= low and high <= LOUDEST_SAMPLE:
+        return
+    finite = np.isfinite(clip.samples)
+    if not finite.all():
+        raise AudioFault(
+            f"{name} holds NaN or infinite samples: {_places(~finite, clip.sampling_rate)}",
+            "Repair what wrote it, or remove the row.",
+        )
+    loud = np.abs(clip.samples) > LOUDEST_SAMPLE
+    raise AudioFault(
+        f"{name} holds samples of up to {max(-low, high):.3g} where full scale is 1: "
+        f"{_places(loud, clip.sampling_rate)}",
+        "Divide integers by their full scale (32768 for 16 bits) before they become floats; a few such samples are "
+        "damage: copy the file again, or remove the row.",
+    )
+
+
+def _places(bad: np.ndarray, rate: int) -> str:
+    moments = bad if bad.ndim == 1 else bad.any(axis=1)
+    return f"{int(moments.sum())} of {len(moments)}, the first at {int(moments.argmax()) / rate:.3f} s"
+
+
+def _resample(mono: np.ndarray, original: int, target: int) -> np.ndarray:
+    if original == target:
+        return np.ascontiguousarray(mono)
+    import librosa  # its first call loads numba, seconds that clips at the model's rate need not spend
+
+    return librosa.resample(mono, orig_sr=original, target_sr=target, res_type="soxr_hq")
+
+
+# ---- files ----
+
+
+def _decode(source: Any, name: str) -> Clip:
     if holds_array(source):
-        clip = array_clip(source)
-        samples, rate = len(clip.samples), clip.sampling_rate
-    else:
-        with _opened(source) as file, _sound(file, entry_name(source)) as sound:
-            samples, rate = sound.frames, sound.samplerate
-    if not samples:
-        raise AudioFault(f"{entry_name(source)} has no samples", "Remove the row, or record the clip again.")
-    return samples / rate
-
-
-def audio_bytes(source: Any) -> bytes:
-    """A clip's file as it is, not decoded.
-
-    Args:
-        source: whatever `load_audio` accepts, arrays excepted.
-
-    Raises:
-        AudioFault: the clip is missing, or no file.
-    """
+        return array_clip(source)
     with _opened(source) as file:
-        return file.read()
+        container = inspect_container(file, name)
+        if container.kind is None or container.kind.libsndfile:
+            try:
+                return libsndfile.decode(container, name)
+            except libsndfile.CannotOpenError:
+                pass  # a codec that only FFmpeg knows
+        return ffmpeg.decode(container, name)
+
+
+def _file_shape(source: Any, name: str) -> ClipShape:
+    with _opened(source) as file:
+        container = inspect_container(file, name)
+        if container.kind is None or container.kind.libsndfile:
+            try:
+                return libsndfile.clip_shape(container, name)
+            except libsndfile.CannotOpenError:
+                pass
+        return ffmpeg.clip_shape(container, name)
 
 
 @contextmanager
@@ -139,80 +271,3 @@ def _open_path(path: str) -> BinaryIO:
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise OSError("not a regular file")  # opening a pipe would wait for ever
     return open(path, "rb")
-
-
-@contextmanager
-def _sound(file: BinaryIO, name: str) -> Iterator[soundfile.SoundFile]:
-    if not file.seek(0, os.SEEK_END):
-        raise AudioFault(f"{name} is empty (0 bytes)", "Copy or record the file again.")
-    container = inspect_container(file)
-    if container.cut_off:
-        raise AudioFault(f"{name} is cut off: its header promises more than the file holds", "Copy the file again.")
-    try:
-        sound = soundfile.SoundFile(container.file)
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name that ends in .raw
-        raise AudioFault(
-            f"{name} is not audio that can be read, or its start is damaged",
-            "Convert it to WAV, FLAC, MP3 or OGG, for example: ffmpeg -i clip.m4a clip.flac.",
-        ) from error
-    with sound:
-        if sound.frames >= _LENGTH_UNKNOWN:
-            raise AudioFault(
-                f"{name} does not state its length (it was written to a pipe)",
-                "Convert it once more, from file to file: ffmpeg -i clip.flac clip.wav.",
-            )
-        yield sound
-
-
-def _decode(source: Any) -> Clip:
-    name = entry_name(source)
-    with _opened(source) as file, _sound(file, name) as sound:
-        try:
-            samples = sound.read(dtype="float32")
-        except soundfile.LibsndfileError as error:
-            raise AudioFault(
-                f"{name} is cut off or damaged: decoding fails ({error.error_string.rstrip('.')})",
-                "Copy the file again, or remove the row.",
-            ) from error
-        slack = _MP3_SLACK if sound.format == "MP3" else 0
-        if len(samples) + slack < sound.frames:
-            raise AudioFault(
-                f"{name} is cut off or damaged: {len(samples)} of {sound.frames} promised samples decode",
-                "Copy the file again, or remove the row.",
-            )
-        return Clip(samples, sound.samplerate)
-
-
-def _require_samples(clip: Clip, name: str) -> None:
-    """Refuse numbers that are no samples, before the channels are mixed and the rate is changed: both spread them."""
-    if not clip.samples.size:
-        return
-    low, high = float(clip.samples.min()), float(clip.samples.max())  # NaN where one is
-    if -LOUDEST_SAMPLE <= low and high <= LOUDEST_SAMPLE:
-        return
-    finite = np.isfinite(clip.samples)
-    if not finite.all():
-        raise AudioFault(
-            f"{name} holds NaN or infinite samples: {_places(~finite, clip.sampling_rate)}",
-            "Repair what wrote it, or remove the row.",
-        )
-    loud = np.abs(clip.samples) > LOUDEST_SAMPLE
-    raise AudioFault(
-        f"{name} holds samples of up to {max(-low, high):.3g} where full scale is 1: "
-        f"{_places(loud, clip.sampling_rate)}",
-        "Divide integers by their full scale (32768 for 16 bits) before they become floats; a few such samples are "
-        "damage: copy the file again, or remove the row.",
-    )
-
-
-def _places(bad: np.ndarray, rate: int) -> str:
-    moments = bad.reshape(len(bad), -1).max(axis=1)
-    return f"{int(moments.sum())} of {len(moments)}, the first at {int(moments.argmax()) / rate:.3f} s"
-
-
-def _resample(mono: np.ndarray, original: int, target: int) -> np.ndarray:
-    if original == target:
-        return np.ascontiguousarray(mono)
-    import librosa  # its first call loads numba, seconds that clips at the model's rate need not spend
-
-    return librosa.resample(mono, orig_sr=original, target_sr=target, res_type="soxr_hq")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+
+logger = logging.getLogger(__name__)
 
 # More than this is a spectrogram or a batch given by mistake, which averaging would turn into noise.
 MOST_CHANNELS = 32
@@ -37,10 +40,41 @@ class AudioFault(ValueError):
 
 
 class Clip(NamedTuple):
-    """Samples in [-1, 1], (samples,) or (samples, channels) float32, and their rate in Hz."""
+    """Decoded sound.
+
+    Args:
+        samples: (samples,) or (samples, channels) float32, nominally in [-1, 1].
+        sampling_rate: Hz.
+        lossy: whether a lossy codec made them, whose decoders overshoot full scale a little.
+    """
 
     samples: np.ndarray
     sampling_rate: int
+    lossy: bool = False
+
+    @property
+    def shape(self) -> ClipShape:
+        """Its length, rate and channels."""
+        channels = 1 if self.samples.ndim == 1 else self.samples.shape[1]
+        return ClipShape(len(self.samples), self.sampling_rate, channels)
+
+
+class ClipShape(NamedTuple):
+    """What is known of a clip without its samples."""
+
+    samples: int  # of each channel
+    sampling_rate: int  # Hz
+    channels: int
+
+
+_said: set[str] = set()
+
+
+def say_once(kind: str, message: str) -> None:
+    """Warn of the first clip of a kind that is read in another way than its file says; once in each process."""
+    if kind not in _said:
+        _said.add(kind)
+        logger.warning(f"{message} Further clips of this kind are read the same way without a message.")
 
 
 def holds_array(source: Any) -> bool:

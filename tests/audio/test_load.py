@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiorl.audio import SILENCE_PEAK, AudioFault, audio_seconds, load_audio
-from audiorl.audio.containers import inspect_container
+from audiorl.audio import SILENCE_PEAK, AudioFault, audio_bytes, audio_seconds, load_audio
 
 RATE = 16000
 LOSSY = {"mp3", "ogg", "opus"}
@@ -181,21 +180,6 @@ def test_tags_around_an_mp3_change_nothing(decorate):
     assert load_audio(decorate(mp3), RATE) == pytest.approx(load_audio(mp3, RATE))
 
 
-@pytest.mark.parametrize("kind", ["mp3", "wav", "ogg", "flac"])
-def test_a_whole_file_passes_the_container_check_untouched(kind):
-    file = io.BytesIO(encoded(sine(), kind))
-    container = inspect_container(file)
-    assert container.file is file
-    assert file.tell() == 0
-    assert not container.cut_off
-
-
-def test_a_wav_of_open_length_is_no_cut_one():
-    wav = bytearray(encoded(sine()))
-    wav[4:8] = wav[40:44] = b"\xff" * 4
-    assert len(load_audio(bytes(wav), RATE)) == RATE
-
-
 # ---- what is refused ----
 
 
@@ -221,13 +205,32 @@ def test_a_flac_damaged_in_the_middle_is_refused():
         load_audio(bytes(flac), RATE)
 
 
-def test_a_flac_of_unknown_length_is_refused():
-    flac = bytearray(encoded(sine(), "flac"))
+def flac_that_states(samples: int, clip: np.ndarray) -> bytes:
+    flac = bytearray(encoded(clip, "flac"))
     flac[21] &= 0xF0
-    flac[22:26] = bytes(4)
-    for read in (audio_seconds, lambda source: load_audio(source, RATE)):
-        with pytest.raises(AudioFault, match="does not state its length"):
-            read(bytes(flac))
+    flac[22:26] = samples.to_bytes(4, "big")
+    return bytes(flac)
+
+
+def test_a_flac_of_unknown_length_is_read_to_its_end():
+    flac = flac_that_states(0, sine(seconds=5.3))
+    assert audio_seconds(flac) == 5.3
+    assert load_audio(flac, RATE) == pytest.approx(sine(seconds=5.3), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("states", "problem"), [(RATE // 2, "holds sound behind the 8000 samples"), (2 * RATE, "cut off")]
+)
+def test_a_flac_that_states_another_length_than_it_has_is_refused(states, problem):
+    with pytest.raises(AudioFault, match=problem):
+        load_audio(flac_that_states(states, sine()), RATE)
+
+
+def test_a_flac_with_another_one_behind_it_is_refused_and_with_a_tag_is_read():
+    flac = encoded(sine(), "flac")
+    with pytest.raises(AudioFault, match="holds sound behind"):
+        load_audio(flac + flac, RATE)
+    assert len(load_audio(flac + b"TAG" + b" " * 125, RATE)) == RATE
 
 
 @pytest.mark.parametrize(
@@ -237,7 +240,8 @@ def test_a_flac_of_unknown_length_is_refused():
         (lambda folder: folder, "is a directory"),
         (lambda folder: written(folder, b"", "empty.wav"), "is empty"),
         (lambda folder: written(folder, b"these are words, no sound\n" * 50, "words.wav"), "not audio"),
-        (lambda folder: written(folder, bytes(4000), "clip.raw"), "not audio"),
+        (lambda folder: written(folder, bytes(4000), "clip.raw"), "only zero bytes"),
+        (lambda folder: written(folder, bytes(range(256)) * 9, "clip.raw"), "not audio"),
         (lambda folder: written(folder, os.urandom(64), "x") / "y.wav", "cannot be opened"),
         (lambda folder: folder / ("long" * 2000), "cannot be opened"),
         (lambda folder: str(folder / "zero\0byte.wav"), "cannot be opened"),
@@ -349,9 +353,96 @@ def test_samples_beyond_all_loudness_are_refused_before_mixing_and_resampling(cl
             load_audio(source, target)
 
 
-def test_floats_beyond_full_scale_are_samples():
-    loud = 20 * sine()
-    np.testing.assert_array_equal(load_audio({"array": loud, "sampling_rate": RATE}, RATE), loud)
+def test_floats_beyond_full_scale_are_scaled_down_which_is_told_once(caplog, monkeypatch):
+    monkeypatch.setattr("audiorl.audio.sources._said", set())
+    loud = 6 * sine()
+    for source in (
+        {"array": loud, "sampling_rate": RATE},
+        encoded(loud, subtype="FLOAT"),
+        encoded(loud, subtype="DOUBLE"),
+    ):
+        assert load_audio(source, RATE) == pytest.approx(2 * sine(), abs=1e-6)
+    assert [record.message for record in caplog.records] == [
+        "the audio array peaks at 3, beyond full scale, and is scaled down to 1. Further clips of this kind are read "
+        "the same way without a message."
+    ]
+
+
+def test_what_a_lossy_codec_overshoots_stays_as_it_is(caplog):
+    square = 0.99 * np.sign(sine(200))
+    loaded = load_audio(encoded(square.astype(np.float32), "mp3"), RATE)
+    assert 1 < np.abs(loaded).max() < 2
+    assert not caplog.records
+
+
+# ---- channels ----
+
+
+@pytest.mark.parametrize("subtype", ["ULAW", "ALAW"])
+def test_a_call_gives_one_speaker_or_both(subtype):
+    agent, customer = sine(440, rate=8000), sine(880, rate=8000)
+    call = encoded(np.stack([agent, customer], axis=1), rate=8000, subtype=subtype)
+    for channel, speaker in ((0, agent), (1, customer), ("1", customer), (1.0, customer), (np.int64(0), agent)):
+        assert load_audio(call, 8000, channel=channel) == pytest.approx(speaker, abs=0.02)
+        assert audio_seconds(call, channel=channel) == 1.0
+    for channel in ("mix", None):
+        assert load_audio(call, 8000, channel=channel) == pytest.approx((agent + customer) / 2, abs=0.02)
+    assert peak_hertz(load_audio(call, RATE, channel=1), RATE) == pytest.approx(880, abs=2)
+
+
+def test_every_channel_of_5_1_sound_has_its_number_and_the_mix_is_their_mean():
+    speakers = np.stack([sine(200 * (i + 1)) for i in range(6)], axis=1)
+    for source in (encoded(speakers), {"array": speakers.T, "sampling_rate": RATE}):
+        for i in range(6):
+            assert load_audio(source, RATE, channel=i) == pytest.approx(speakers[:, i], abs=1e-4)
+        assert load_audio(source, RATE) == pytest.approx(speakers.mean(axis=1), abs=1e-4)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_24", "PCM_32", "FLOAT"])
+@pytest.mark.parametrize("rate", [8000, 44_100, 96_000, 192_000])
+def test_studio_files_come_at_the_models_rate(subtype, rate):
+    wav = encoded(np.stack([sine(440, rate=rate)] * 2, axis=1), rate=rate, subtype=subtype)
+    assert audio_seconds(wav) == 1.0
+    loaded = load_audio(wav, RATE)
+    assert len(loaded) == RATE
+    assert loaded[2000:-2000] == pytest.approx(sine()[2000:-2000], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("channel", "problem"),
+    [
+        (2, "has 2 channels, 0 to 1; the row asks for channel 2"),
+        (-1, "channel is -1"),
+        (0.5, "channel is 0.5"),
+        (True, "channel is True"),
+        ("left", "channel is 'left'"),
+        (float("nan"), "channel is nan"),
+        ([0], r"channel is \[0\]"),
+    ],
+)
+def test_a_channel_that_is_not_there_is_refused_before_decoding_and_when_loaded(channel, problem):
+    call = encoded(np.stack([sine(), sine(880)], axis=1))
+    for read in (audio_seconds, audio_bytes, lambda source, channel: load_audio(source, RATE, channel=channel)):
+        with pytest.raises(AudioFault, match=problem) as caught:
+            read(call, channel=channel)
+        assert "mix" in caught.value.remedy
+    with pytest.raises(AudioFault, match="has one channel, 0; the row asks for channel 1"):
+        audio_seconds(encoded(sine()), channel=1)
+
+
+def test_damage_in_a_channel_that_nobody_asked_for_is_no_fault():
+    clip = np.stack([sine(), np.full(RATE, np.nan, np.float32)], axis=1)
+    assert load_audio(encoded(clip, subtype="FLOAT"), RATE, channel=0) == pytest.approx(sine())
+    with pytest.raises(AudioFault, match="NaN"):
+        load_audio(encoded(clip, subtype="FLOAT"), RATE)
+
+
+def test_the_bytes_of_one_channel_are_a_wav_of_it_at_the_files_rate():
+    call = encoded(np.stack([sine(440, rate=8000), sine(880, rate=8000)], axis=1), rate=8000, subtype="ULAW")
+    assert audio_bytes(call) == audio_bytes(call, channel="mix") == call
+    samples, rate = soundfile.read(io.BytesIO(audio_bytes(call, channel=1)))
+    assert rate == 8000 and samples.ndim == 1
+    assert samples == pytest.approx(sine(880, rate=8000), abs=0.02)
 
 
 def test_a_wrong_rate_of_the_model_is_no_fault_of_the_clip():

@@ -1,0 +1,171 @@
+"""Files of phones, browsers and meetings, read by FFmpeg's decoders."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import numpy as np
+import pytest
+
+from audiorl.audio import AudioFault, audio_seconds, load_audio
+from tests.audio.test_load import RATE, encoded, sine
+
+av = pytest.importorskip("av")
+
+from audio_formats import SAMPLES, by_ffmpeg, clip  # noqa: E402
+
+M4A = ("ipod", "aac", RATE)
+FORMS = [M4A, ("webm", "libopus", 48_000), ("matroska", "aac", RATE), ("adts", "aac", RATE), ("ac3", "ac3", 48_000)]
+BOTH = (audio_seconds, lambda source: load_audio(source, RATE))
+
+
+def decoded_by_ffmpeg(content: bytes) -> np.ndarray:
+    """The oracle: PyAV's own loop over one file, FFmpeg choosing demuxer and stream."""
+    with av.open(io.BytesIO(content)) as container:
+        return np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_samples_are_those_of_ffmpeg(form):
+    content = by_ffmpeg(clip(), *form)
+    assert (load_audio(content, form[2]) == decoded_by_ffmpeg(content)[0]).all()
+    assert audio_seconds(content) == decoded_by_ffmpeg(content).shape[1] / form[2]
+
+
+def test_priming_samples_of_an_m4a_are_gone():
+    loaded = load_audio(by_ffmpeg(clip(), *M4A), RATE)
+    assert SAMPLES <= len(loaded) < SAMPLES + 1024
+    lags = [float(loaded[lag : SAMPLES - 100 + lag] @ clip()[100:SAMPLES]) for lag in range(200)]
+    assert np.argmax(lags) == 100
+
+
+def with_video(audio_first: bool, starts_at: float = 0.0) -> bytes:
+    """An MP4 with a picture, and sound that starts later."""
+    content = io.BytesIO()
+    with av.open(content, "w", format="mp4") as container:
+        add = [lambda: container.add_stream("aac", rate=RATE), lambda: container.add_stream("mpeg4", rate=25)]
+        streams = [make() for make in (add if audio_first else add[::-1])]
+        sound, video = streams if audio_first else streams[::-1]
+        video.width, video.height, video.pix_fmt, sound.layout = 64, 64, "yuv420p", "mono"
+        for i in range(50):
+            picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 5 * i, np.uint8), format="rgb24")
+            container.mux(video.encode(picture))
+        samples = clip()
+        for start in range(0, SAMPLES, 1024):
+            part = av.AudioFrame.from_ndarray(samples[None, start : start + 1024], format="fltp", layout="mono")
+            part.sample_rate, part.pts = RATE, start + round(starts_at * RATE)
+            container.mux(sound.encode(part))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("audio_first", [True, False])
+@pytest.mark.parametrize("starts_at", [0.0, 0.5])
+def test_the_sound_of_a_video_is_found_and_no_silence_put_before_a_late_start(audio_first, starts_at):
+    content = with_video(audio_first, starts_at)
+    loaded = load_audio(content, RATE)
+    assert SAMPLES <= len(loaded) < SAMPLES + 2048
+    assert (loaded == decoded_by_ffmpeg(content)[0]).all()
+    assert audio_seconds(content) == len(loaded) / RATE
+
+
+def test_a_video_without_sound_is_refused():
+    content = io.BytesIO()
+    with av.open(content, "w", format="mp4") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
+        container.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
+        container.mux(video.encode(None))
+    for read in BOTH:
+        with pytest.raises(AudioFault, match="without sound"):
+            read(content.getvalue())
+
+
+def test_a_file_with_several_streams_gives_ffmpegs_best_and_says_so_once(caplog, monkeypatch):
+    monkeypatch.setattr("audiorl.audio.sources._said", set())
+    content = io.BytesIO()
+    with av.open(content, "w", format="matroska") as container:
+        streams = [container.add_stream("pcm_s16le", rate=RATE) for _ in range(2)]
+        for stream in streams:
+            stream.layout = "mono"
+        for stream, hertz in zip(streams, (440, 880), strict=True):
+            samples = (sine(hertz) * 32767).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+            frame.sample_rate, frame.pts = RATE, 0
+            container.mux(stream.encode(frame))
+    for read in BOTH:
+        read(content.getvalue())
+    best = av.open(io.BytesIO(content.getvalue())).streams.best("audio").index
+    expected = sine((440, 880)[best])
+    assert load_audio(content.getvalue(), RATE) == pytest.approx(expected, abs=1e-3)
+    assert len(caplog.records) == 1 and "holds 2 audio streams" in caplog.text
+
+
+@pytest.mark.parametrize("form", [M4A, ("webm", "libopus", 48_000), ("matroska", "aac", RATE), ("wv", "wavpack", RATE)])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_cut_file_is_refused(form, share):
+    content = by_ffmpeg(clip(), *form)
+    for read in BOTH:
+        with pytest.raises(AudioFault, match="cut off"):
+            read(content[: int(share * len(content))])
+
+
+def test_channels_are_kept_apart():
+    two = by_ffmpeg(clip(), *M4A, channels=2)
+    one = load_audio(two, RATE, channel=1)
+    assert one == pytest.approx(load_audio(two, RATE, channel=0), abs=1e-2)
+    with pytest.raises(AudioFault, match="2 channels"):
+        audio_seconds(two, channel=2)
+
+
+def test_joined_ogg_streams_are_heard_whole():
+    """libsndfile reads the first."""
+    for kind in ("ogg", "opus"):
+        one = encoded(clip(), kind)
+        assert audio_seconds(one + one) == pytest.approx(2 * SAMPLES / RATE, abs=0.1)
+        loaded = load_audio(one + one, RATE)
+        assert loaded[200:SAMPLES] == pytest.approx(load_audio(one, RATE)[200:], abs=5e-3)
+
+
+def test_without_the_extra_the_message_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    heads = {
+        "MP4, M4A": b"\0\0\0\x1cftypM4A \0\0\2\0",
+        "WebM": b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81",
+        "AMR": b"#!AMR\n\x04",
+        "AC-3": b"\x0b\x77\xcc\xd4\x0c\x40",
+        "AAC": b"\xff\xf1\x60\x40\x37\xbf\xfc",
+        "Ogg with several streams": encoded(sine(), "ogg") * 2,
+    }
+    for name, content in heads.items():
+        for read in BOTH:
+            with pytest.raises(AudioFault, match=f"is {name}") as caught:
+                read(content)
+            assert 'pip install "audiorl[av]"' in caught.value.remedy and "ffmpeg" in caught.value.remedy
+
+
+def test_a_wav_codec_that_libsndfile_does_not_know_is_ffmpegs(monkeypatch):
+    g726 = by_ffmpeg(clip(), "wav", "g726", 8000)
+    assert audio_seconds(g726) == pytest.approx(2.66, abs=1e-3)
+    monkeypatch.setitem(sys.modules, "av", None)
+    for read in BOTH:
+        with pytest.raises(AudioFault, match="a codec that libsndfile does not read") as caught:
+            read(g726)
+        assert "audiorl[av]" in caught.value.remedy
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_damaged_bytes_give_a_clip_or_a_fault(form):
+    rng = np.random.default_rng(3)
+    content = by_ffmpeg(clip()[:8000], *form)
+    for _ in range(30):
+        damaged = bytearray(content)
+        for at in rng.integers(0, len(damaged), rng.integers(1, 6)):
+            damaged[at] = rng.integers(0, 256)
+        for read in BOTH:
+            try:
+                read(bytes(damaged))
+            except AudioFault as fault:
+                assert fault.remedy
