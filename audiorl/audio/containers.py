@@ -92,7 +92,7 @@ _SAMPLE_CODECS = (1, 3, 6, 7, 0xFFFE)
 _DOWNLOAD = "Download it again from an address that gives the file itself, or remove the row."
 # offset, first bytes, what it is, what to do
 _NO_AUDIO: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"version https://git-lfs", "a Git LFS pointer, not the clip itself", "Run: git lfs pull."),
+    (0, b"version https://git-lfs", "a Git LFS pointer", "Run: git lfs pull."),
     (0, b"\x1f\x8b", "a gzip archive", "Unpack it with gunzip or tar, and name the clip inside."),
     (0, b"PK\x03\x04", "a ZIP archive", "Unpack it, and name the clip inside."),
     (0, b"BZh", "a bzip2 archive", "Unpack it with bunzip2 or tar, and name the clip inside."),
@@ -103,7 +103,7 @@ _NO_AUDIO: tuple[tuple[int, bytes, str, str], ...] = (
     (257, b"ustar", "a tar archive", "Unpack it, and name the clip inside."),
     (0, b"PAR1", "a Parquet file", "Load it with datasets.load_dataset, and pass the rows."),
     (0, b"\x93NUMPY", "a NumPy file", 'Load it with numpy.load, and give {"array", "sampling_rate"}.'),
-    (0, b"MThd", "a MIDI file, which holds notes and no sound", "Render it to WAV, or remove the row."),
+    (0, b"MThd", "a MIDI file, which holds notes", "Render it to WAV, or remove the row."),
     (0, b"%PDF", "a PDF document", "Give the path of the clip."),
     (0, b"\x89PNG", "a PNG image", "Give the path of the clip."),
     (0, b"\xff\xd8\xff", "a JPEG image", "Give the path of the clip."),
@@ -218,12 +218,12 @@ def _refuse_other_files(file: BinaryIO, head: bytes, name: str) -> None:
     """Call a file what it is, where its first bytes tell."""
     for offset, mark, what, remedy in _NO_AUDIO:
         if head.startswith(mark, offset):
-            raise AudioFault(f"{name} is {what}", remedy)
+            raise AudioFault(f"{name} is not audio but {what}", remedy)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     text = not any(byte < 32 and byte not in b"\t\n\r\f" for byte in start)
     for mark, what in _TEXTS:
         if text and start.lower().startswith(mark):
-            raise AudioFault(f"{name} is {what}", _DOWNLOAD)
+            raise AudioFault(f"{name} is not audio but {what}", _DOWNLOAD)
     file.seek(0)
     if not head.strip(b"\0") and not any(piece.strip(b"\0") for piece in iter(lambda: file.read(1 << 20), b"")):
         raise AudioFault(f"{name} holds only zero bytes", "Its copy was not finished: copy or download it again.")

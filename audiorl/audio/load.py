@@ -10,7 +10,8 @@ mix reaches `SILENCE_PEAK`.
 
 Of several channels the clip is one, by its number from 0, or "mix": their mean, also of 5.1 sound. Floats beyond full
 scale are scaled down to it, which is told once, up to `LOUDEST_SAMPLE`: a sample beyond that is a damaged exponent, or
-an integer that was stored as a float, and a fault. Lossy codecs overshoot full scale a little, and their samples stay as they are.
+an integer that was stored as a float, and a fault. Lossy codecs overshoot full scale a little, and their samples stay
+as they are.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ Channel = int | Literal["mix"]
 
 # -80 dBFS, three steps of 16-bit PCM: dithered silence stays below, the faintest usable speech is far above.
 SILENCE_PEAK = 1e-4
-# 40 dB above full scale: what recordings, resampling and gains reach stays far below. 16-bit integers as floats lie above,
-# and a flipped high bit of a float's exponent makes 1e30 of the faintest sample.
+# 40 dB above full scale: what recordings, resampling and gains reach stays far below. 16-bit integers as floats lie
+# above, and a flipped high bit of a float's exponent makes 1e30 of the faintest sample.
 LOUDEST_SAMPLE = 100.0
 
 
@@ -143,14 +144,13 @@ def channel_of(value: Any) -> Channel:
     Raises:
         AudioFault: anything else.
     """
-    if value is None or value == "mix":
+    if value is None or isinstance(value, str) and value == "mix":
         return "mix"
-    number = value.strip() if isinstance(value, str) else value
-    if isinstance(number, str) and number.isascii() and number.isdigit():
-        return int(number)
-    numeric = isinstance(number, int | float | np.number) and not isinstance(number, bool)
-    if numeric and number >= 0 and number % 1 == 0:
-        return int(number)
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value)
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+        if value >= 0 and value % 1 == 0:
+            return int(value)
     raise AudioFault(
         f"channel is {short_repr(value)}",
         'Give a channel\'s number from 0, or "mix" for the mean of all; rename the column if it means something else.',
@@ -166,7 +166,7 @@ def _channel_number(channel: Any, channels: int, name: str) -> Channel:
 
 
 def _mono(clip: Clip, channel: Any, name: str) -> Clip:
-    """One channel or the mean of all: every sample that counts is finite, at most `LOUDEST_SAMPLE`, and then at most 1."""
+    """One channel or the mean of all, at most 1 unless a lossy codec made it; what is no sound is an AudioFault."""
     number = _channel_number(channel, clip.shape.channels, name)
     if not len(clip.samples):
         raise AudioFault(f"{name} has no samples", "Remove the row, or record the clip again.")
@@ -201,8 +201,8 @@ def _require_samples(clip: Clip, name: str) -> None:
     )
 
 
-def _places(bad: np.ndarray, rate: int) -> str:
-    moments = bad if bad.ndim == 1 else bad.any(axis=1)
+def _places(bad: Any, rate: int) -> str:
+    moments = bad if bad.ndim == 1 else np.any(bad, axis=1)
     return f"{int(moments.sum())} of {len(moments)}, the first at {int(moments.argmax()) / rate:.3f} s"
 
 

@@ -234,7 +234,7 @@ def test_other_files_are_called_what_they_are(tmp_path, content, problem, remedy
     for read in BOTH:
         with pytest.raises(AudioFault, match=problem) as caught:
             read(path)
-        assert "clip.wav" in caught.value.problem and remedy in caught.value.remedy
+        assert "clip.wav" in str(caught.value) and remedy in caught.value.remedy
 
 
 def test_containers_whose_missing_end_nobody_would_see_are_refused_with_the_reason():
