@@ -144,7 +144,7 @@ def channel_of(value: Any) -> Channel:
     Raises:
         AudioFault: anything else.
     """
-    if value is None or isinstance(value, str) and value == "mix":
+    if value is None or (isinstance(value, str) and value == "mix"):
         return "mix"
     if isinstance(value, str) and value.isascii() and value.isdigit():
         return int(value)
