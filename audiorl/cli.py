@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+from audiorl import elsewhere
 from audiorl._version import __version__
 from audiorl.exits import MISTYPED, run, stop
 
@@ -44,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if name not in COMMANDS:
         near = get_close_matches(name, COMMANDS, n=1)
-        told = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
-        stop(f"unknown command {name}; {told}", MISTYPED)
+        guess = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        stop(f"unknown command {name}; {elsewhere.COMMANDS.get(name, guess)}", MISTYPED)
     sys.argv[0] = f"audiorl {name}"  # how --help names the program
     if {"--help", "-h"} & set(rest):
         # peft imports it where it is there, which takes two seconds, and help needs nothing of it

@@ -8,6 +8,7 @@ from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any, cast
 
+from audiorl.elsewhere import answer_to_flag
 from audiorl.exits import MISTYPED, stop
 
 WITHOUT_VALUE = {"--help", "-h"}
@@ -67,9 +68,8 @@ def _check_names(flags: Iterable[str], names: set[str], refused: Mapping[str, st
         with_underscores = "--" + flag[2:].replace("-", "_")
         if not {flag, with_underscores, with_underscores.replace("--no_", "--", 1)} & known:
             near = get_close_matches(with_underscores, known, n=1)
-            stop(
-                f"unknown flag {flag}{where}; " + (f"did you mean {near[0]}?" if near else "--help lists all"), MISTYPED
-            )
+            guess = f"did you mean {near[0]}?" if near else "--help lists all"
+            stop(f"unknown flag {flag}{where}; {answer_to_flag(flag, names) or guess}", MISTYPED)
 
 
 def _settings_of(argv: Sequence[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from trl import ModelConfig, ScriptArguments, get_quantization_config
 from audiorl import flags
 from audiorl.adapters import SpeechModelConfig, adapter_config, require_bitsandbytes
 from audiorl.datasets import SkippedRows, speech_rows
+from audiorl.datasets.columns import ColumnNames, column_names
 from audiorl.datasets.corpora import first_rows, load_named
 from audiorl.datasets.corpus import Corpus, named_corpus
 from audiorl.exits import MISTYPED, stop
@@ -95,13 +96,21 @@ def parse(
     return parsed
 
 
-def train_rows(script: RowScriptArguments, args: SpeechConfig | None = None) -> Any:
-    """The rows to train on, by file, folder or Hub name, or the demo's; with `args`, those of the length it wants."""
-    rows = _rows(script, script.dataset_name, script.dataset_train_split, args)
+def train_rows(
+    script: RowScriptArguments, args: SpeechConfig | None = None, *, columns: ColumnNames | None = None
+) -> Any:
+    """The rows to train on, by file, folder or Hub name, or the demo's; with `args`, those of the length it wants.
+
+    Args:
+        columns: see `speech_rows`; default those of `args`.
+    """
+    rows = _rows(script, script.dataset_name, script.dataset_train_split, args, columns)
     return rows if args is None else rows_within_bounds(rows, args, "training rows")
 
 
-def test_rows(script: RowScriptArguments, args: SpeechConfig | None = None) -> Any:
+def test_rows(
+    script: RowScriptArguments, args: SpeechConfig | None = None, *, columns: ColumnNames | None = None
+) -> Any:
     """The rows to measure on, likewise; None where a file was given to train on and no other to measure."""
     on_disk = script.dataset_name != DEMO and os.path.exists(script.dataset_name or "")
     if script.eval_dataset_name is None and on_disk:
@@ -109,7 +118,7 @@ def test_rows(script: RowScriptArguments, args: SpeechConfig | None = None) -> A
     own = script.dataset_name
     if own is not None and named_corpus(own) is not None:
         own = own.partition(":")[0]  # a split that its name gives is the one trained on
-    rows = _rows(script, script.eval_dataset_name or own, script.dataset_test_split, args)
+    rows = _rows(script, script.eval_dataset_name or own, script.dataset_test_split, args, columns)
     return rows if args is None else rows_within_bounds(rows, args, "test rows")
 
 
@@ -145,7 +154,14 @@ def _corpus_source(corpus: Any, split: str, language: str | None) -> DataSource:
     return DataSource(part.hub_id or corpus.hub_id, on_hub=True, config=config, split=part.split)
 
 
-def _rows(script: RowScriptArguments, name: str | None, split: str, args: SpeechConfig | None) -> Any:
+def _rows(
+    script: RowScriptArguments,
+    name: str | None,
+    split: str,
+    args: SpeechConfig | None,
+    columns: ColumnNames | None,
+) -> Any:
+    columns = column_names(args.columns if columns is None and args is not None else columns)
     if name is None:
         raise ValueError("No rows to train on. Pass --dataset_name with a JSON lines file, a folder, or a Hub name.")
     limit, streaming = script.limit, script.dataset_streaming
@@ -153,13 +169,14 @@ def _rows(script: RowScriptArguments, name: str | None, split: str, args: Speech
         raise ValueError(f"--limit is how many rows to take, 1 or more; got {limit}. Leave it out to take all.")
     if name != DEMO and (named := named_corpus(name)) is not None:
         language = script.dataset_config or (args and args.language)
-        return load_named(named, split, language, limit=limit, streaming=streaming)
+        return load_named(named, split, language, limit=limit, streaming=streaming, columns=columns)
     if name == DEMO:
         rows = speech_rows(_demo_rows("tune" if split == script.dataset_train_split else "held_out"))
     elif os.path.exists(name) or name.endswith((".json", ".jsonl")):
-        rows = speech_rows(name)
+        rows = speech_rows(name, columns=columns)
     else:
-        rows = speech_rows(load_dataset(name, script.dataset_config, split=split, streaming=streaming))
+        found = load_dataset(name, script.dataset_config, split=split, streaming=streaming)
+        rows = speech_rows(found, columns=columns)
     return first_rows(rows, limit)
 
 

@@ -14,6 +14,11 @@ import numpy as np
 
 logger = logging.getLogger(__name__)
 
+# Files of a folder that are taken for audio
+SOUND_SUFFIXES = (
+    *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff"),
+    *(".w64", ".au", ".caf", ".m4a", ".aac", ".amr", ".wma", ".webm", ".mka"),
+)
 # More than this is a spectrogram or a batch given by mistake, which averaging would turn into noise.
 MOST_CHANNELS = 32
 # `{"path": UNUSABLE + ...}` carries the fault of an entry that could not be stored, so its row can report it.

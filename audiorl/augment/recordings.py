@@ -9,8 +9,8 @@ from functools import lru_cache
 import numpy as np
 
 from audiorl.audio import AudioFault, audio_seconds, load_audio
+from audiorl.audio.sources import SOUND_SUFFIXES
 
-SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff")
 # Decoded recordings that a process keeps; a minute at 16 kHz is 4 MB.
 _KEPT = 16
 

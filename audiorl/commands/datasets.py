@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="train", help="of the rows to write (default: train)")
     parser.add_argument("--language", help="of the rows to write, where the corpus has several")
     parser.add_argument("--limit", type=int, help="write at most so many rows")
+    parser.add_argument("--columns", nargs="+", metavar="OURS=THEIRS", help="columns to take under our names")
     parser.add_argument("--path", help="a folder with a copy of the corpus, instead of the Hub")
     return parser
 
@@ -112,12 +113,14 @@ def _shown(value: Any) -> str:
 
 
 def _export(args: argparse.Namespace) -> None:
+    from audiorl.datasets.columns import column_names
     from audiorl.datasets.corpora import load_corpus
     from audiorl.datasets.export import export_rows
 
     corpus = find_corpus(args.name)
     own = {} if args.path is None else {"path": args.path}
-    rows = load_corpus(corpus, args.split, args.language, args.limit, streaming=True, **own)
+    columns = column_names(args.columns)
+    rows = load_corpus(corpus, args.split, args.language, args.limit, streaming=True, columns=columns, **own)
     task = corpus.task if isinstance(corpus, Corpus) else "asr"
     count = export_rows(rows, args.export, task=task, metadata={"dataset": corpus.name})
     print(f"{count:,} rows of {corpus.name} lie in {args.export}")

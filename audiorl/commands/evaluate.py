@@ -203,7 +203,7 @@ def named_rows(name: str, data: DataArguments, settings: EvaluationSettings) -> 
     )
     return chosen_rows(
         name,
-        test_rows(script),
+        test_rows(script, columns=data.columns),
         settings,
         min_seconds=data.min_audio_seconds,
         max_seconds=data.max_audio_seconds,

@@ -41,6 +41,10 @@ class PairsArguments:
     dataset_streaming: bool = field(
         default=False, metadata={"help": "Read a Hub data set as a stream; every process reads all of it."}
     )
+    columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Columns with other names than ours, as ours=theirs: audio=audio_filepath text=sentence."},
+    )
     limit: int | None = field(default=None, metadata={"help": "Only the first so many rows, at least 1."})
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "The checkpoint to be tuned, folder or Hub name; an adapter's folder too."}
@@ -100,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model, processor = None, None
         rows: Any = None
         if folder.summary is None:
-            rows = train_rows(cast(Any, arguments))
+            rows = train_rows(cast(Any, arguments), columns=arguments.columns)
             if config.source != "synthetic":
                 model, processor = _load(arguments)
         with interruptible("the same command goes on from here"):
@@ -137,7 +141,8 @@ def _check(arguments: PairsArguments, config: MiningConfig) -> None:
 def _settings(arguments: PairsArguments, config: MiningConfig) -> dict[str, Any]:
     """What the rows depend on."""
     names = ("dataset_name", "dataset_config", "dataset_train_split", "limit", "model_name_or_path", "model_revision")
-    return {**{name: getattr(arguments, name) for name in names}, "dtype": arguments.dtype, **asdict(config)}
+    columns = {} if arguments.columns is None else {"columns": arguments.columns}
+    return {**{name: getattr(arguments, name) for name in names}, "dtype": arguments.dtype, **columns, **asdict(config)}
 
 
 def _load(arguments: PairsArguments) -> tuple[nn.Module, Any]:

@@ -13,8 +13,10 @@ from datasets import Dataset
 
 from audiorl.audio import AudioFault, audio_seconds
 from audiorl.audio.sources import short_repr
+from audiorl.datasets.columns import told_columns
 from audiorl.datasets.faults import WHOLE_DATASET, BadRowsError, RowFault, SkippedRows
 from audiorl.datasets.rows import OURS, iterate_batches
+from audiorl.elsewhere import column_of
 
 Tokenize = Callable[[str, Mapping[str, Any]], object]
 LastTime = Callable[[str], float | None]
@@ -109,12 +111,29 @@ def missing_columns(found: Sequence[str], needed: Sequence[str]) -> list[RowFaul
     """A fault for each needed column that is not there, with the nearest name that is."""
     own = [name for name in found if name not in OURS]
     spare = [name for name in own if name not in needed]
+    meant = {name: theirs for name in needed if name not in own and (theirs := column_of(name, spare))}
+
+    def remedy(name: str) -> str:
+        if name in meant:
+            return f"Rename {meant[name]!r} to {name!r}, or pass {told_columns(meant)}."
+        if own == ["audio"]:
+            return (
+                "A folder of clips says nothing of their texts. Write metadata.csv into it, with the columns file_name "
+                f"and {name}, or name a JSON lines file instead."
+            )
+        transcripts = None if name == "text" else "text" if "text" in own else column_of("text", spare)
+        if name not in ("chosen", "rejected") or transcripts is None:
+            return f"Add it; the columns are {own}."
+        named = "" if transcripts == "text" else f", with {told_columns({**meant, 'text': transcripts})}"
+        return (
+            f"Add it; the columns are {own}. From transcripts in {transcripts!r} pairs are mined: audiorl pairs, in "
+            f"Python mine_pairs{named}."
+        )
+
     faults = []
     for name in needed:
         if name not in own:
-            near = get_close_matches(name, spare, n=1)
-            remedy = f"Rename {near[0]!r} to {name!r}." if near else f"Add it; the columns are {own}."
-            faults.append(RowFault("all rows", WHOLE_DATASET, f"the column {name!r} is missing", remedy))
+            faults.append(RowFault("all rows", WHOLE_DATASET, f"the column {name!r} is missing", remedy(name)))
     return faults
 
 

@@ -9,6 +9,39 @@ from typing import Any, TypeVar
 from datasets import Dataset, IterableDataset
 
 Rows = TypeVar("Rows", Dataset, IterableDataset)
+# How a user says which columns are meant: {"audio": "path"}, or as on the command line ["audio=path"], "audio=path"
+ColumnNames = Mapping[str, str] | Sequence[str] | str
+
+
+def column_names(given: ColumnNames | None) -> dict[str, str] | None:
+    """ours -> theirs, from a mapping or from texts of the form `ours=theirs`; None for none.
+
+    Raises:
+        ValueError: something else, or one of ours twice.
+    """
+    if given is None or isinstance(given, Mapping):
+        return None if given is None else dict(given)
+    found: dict[str, str] = {}
+    for text in [given] if isinstance(given, str) else given:
+        ours, is_one, theirs = str(text).partition("=")
+        if not (ours and is_one and theirs) or ours in found:
+            raise ValueError(
+                f"columns says which columns of the rows are ours, each once, as ours=theirs; got {text!r}. Write "
+                "--columns audio=audio_filepath text=sentence, in Python columns={'audio': 'audio_filepath'}."
+            )
+        found[ours] = theirs
+    return found
+
+
+def told_columns(columns: Mapping[str, str]) -> str:
+    """Columns as a person passes them, on the command line and in Python."""
+    flag = " ".join(f"{ours}={theirs}" for ours, theirs in columns.items())
+    return f"--columns {flag} (in Python columns={dict(columns)})"
+
+
+def still_to_rename(columns: Mapping[str, str] | None, found: Sequence[str]) -> dict[str, str]:
+    """What is left of `columns` for rows that have the library's form, so renamed ones pass a second time."""
+    return {ours: theirs for ours, theirs in (columns or {}).items() if theirs in found or ours not in found}
 
 
 def renamed_columns(rows: Rows, columns: Mapping[str, str] | None) -> Rows:

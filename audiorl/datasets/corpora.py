@@ -22,6 +22,7 @@ from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 from datasets.fingerprint import Hasher
 
+from audiorl.datasets.columns import ColumnNames, column_names
 from audiorl.datasets.corpus import Corpus, NamedCorpus, RowSource, Source, find_corpus, named_corpus
 from audiorl.datasets.corpus_rows import RowPlan
 from audiorl.datasets.hub import is_about_loading, loading_problem
@@ -127,10 +128,14 @@ def load_named(
     return load_corpus(corpus, named.split or split, language if heeds else None, **options)
 
 
-def rows_for(source: Any, role: str, language: str | None = None) -> Dataset | IterableDataset:
+def rows_for(
+    source: Any, role: str, language: str | None = None, columns: ColumnNames | None = None
+) -> Dataset | IterableDataset:
     """What a trainer is given: the name of a corpus, of which `role` is the split, or anything `speech_rows` takes."""
     named = named_corpus(source) if isinstance(source, str) else None
-    return speech_rows(source) if named is None else load_named(named, role, language)
+    if named is None:
+        return speech_rows(source, columns=columns)
+    return load_named(named, role, language, columns=column_names(columns))
 
 
 def first_rows(rows: Dataset | IterableDataset, limit: int | None) -> Dataset | IterableDataset:

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from audiorl.audio import AudioFault, audio_seconds
 from audiorl.datasets.checks import missing_columns
+from audiorl.datasets.columns import ColumnNames
 from audiorl.datasets.faults import BadRowsError, RowFault
 from audiorl.datasets.rows import OURS, speech_rows
 from audiorl.files import whole_file
@@ -36,6 +37,7 @@ def export_rows(
     task: str = "asr",
     metadata: Mapping[str, Any] | None = None,
     progress: bool = True,
+    columns: ColumnNames | None = None,
 ) -> int:
     """Write rows as JSON lines; the file appears when it is whole.
 
@@ -46,6 +48,7 @@ def export_rows(
         task: what every line says of itself.
         metadata: added to every line's `metadata`, which holds a row's other columns, those that are None left out.
         progress: show a progress bar.
+        columns: see `speech_rows`.
 
     Returns:
         How many lines.
@@ -58,7 +61,7 @@ def export_rows(
     path = os.path.abspath(path)
     if os.path.exists(path):
         raise ValueError(f"{path} is there already, and lines would mix. Choose another name, or remove it.")
-    known = speech_rows(rows)
+    known = speech_rows(rows, columns=columns)
     names = known.column_names
     if names is not None and (faults := missing_columns(names, ("audio", "text"))):
         raise BadRowsError(faults)

@@ -29,7 +29,8 @@ from datasets import (
 )
 from datasets.exceptions import DatasetsError
 
-from audiorl.datasets.columns import renamed_columns, renamed_rows
+from audiorl.datasets.audio_folder import is_audio_folder, read_audio_folder
+from audiorl.datasets.columns import ColumnNames, column_names, renamed_columns, renamed_rows, still_to_rename
 from audiorl.datasets.corpus import named_corpus
 from audiorl.datasets.faults import BadRowsError, RowFault
 from audiorl.datasets.hub import is_about_loading, loading_problem
@@ -43,16 +44,18 @@ SAVED_FILES = ("state.json", "dataset_dict.json")
 
 
 def speech_rows(
-    source: Any, *, split: str | None = None, columns: Mapping[str, str] | None = None
+    source: Any, *, split: str | None = None, columns: ColumnNames | None = None
 ) -> Dataset | IterableDataset:
     """Bring rows of any form into the library's one form; rows that have it already come back as they are.
 
     Args:
         source: path of a JSON lines file or of a JSON file with an array, folder written by `Dataset.save_to_disk`,
-            sequence of dicts, `Dataset`, `IterableDataset`, a dict of these by split, the name of a corpus ("name" or
-            "name:split"; see `load_corpus`), or a name for `datasets.load_dataset`.
+            folder of audio files with their texts in its metadata.csv or metadata.jsonl, sequence of dicts,
+            `Dataset`, `IterableDataset`, a dict of these by split, the name of a corpus ("name" or "name:split"; see
+            `load_corpus`), or a name for `datasets.load_dataset`.
         split: which one of several splits; for a name, whatever `load_dataset` takes, for a corpus default "train".
-        columns: ours -> theirs, for example `{"audio": "audio_path"}`: columns to rename. Others keep their names.
+        columns: ours -> theirs, for example `{"audio": "audio_path"}`, or texts, `["audio=audio_path"]`: columns to
+            rename. Others keep their names; rows that were renamed already pass.
 
     Returns:
         A `Dataset`; for a stream an `IterableDataset`, of which nothing is read yet. A stream that several workers or
@@ -62,8 +65,12 @@ def speech_rows(
         BadRowsError: JSON lines or elements that are no objects, all of them.
         ValueError: no rows, no such file, split, corpus or column, or a column that is called `where` or `row_id`.
     """
+    columns = column_names(columns)
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
+        if is_audio_folder(name):
+            _require_split("train", split, name)
+            return _from_folder(name, columns)
         if os.path.isfile(name) or name.endswith(JSON_SUFFIXES):
             return _from_json(name, split, columns)
         source, split = _load(name, split)
@@ -71,6 +78,8 @@ def speech_rows(
         source = _one_split(source, split)
     else:
         _require_split(getattr(source, "split", None) or "train", split, "the source")
+    if isinstance(source, Dataset | IterableDataset) and _has_our_form(source.features or {}):
+        columns = still_to_rename(columns, source.column_names or ())
     if isinstance(source, Dataset):
         return _from_dataset(renamed_columns(source, columns))
     if isinstance(source, IterableDataset):
@@ -115,6 +124,13 @@ def _from_json(name: str, split: str | None, columns: Mapping[str, str] | None) 
     return _table(rows, places, range(len(rows)), folder=os.path.dirname(name))
 
 
+def _from_folder(name: str, columns: Mapping[str, str] | None) -> Dataset:
+    rows, places = read_audio_folder(name)
+    rows = renamed_rows(rows, columns, name)
+    _require_free_names({column for row in rows for column in row}, name)
+    return _table(rows, places, range(len(rows)), folder=name)
+
+
 def _from_list(rows: Sequence[Any], columns: Mapping[str, str] | None) -> Dataset:
     remedy = "Make every row a dict with an audio entry and texts."
     faults = [
@@ -126,6 +142,8 @@ def _from_list(rows: Sequence[Any], columns: Mapping[str, str] | None) -> Datase
         raise BadRowsError(faults)
     if not rows:
         raise ValueError("The list has no rows. Pass at least one.")
+    if all(_is_ours(row) for row in rows):
+        columns = still_to_rename(columns, [name for row in rows for name in row])
     rows = renamed_rows(rows, columns, "the list")
     if all(_is_ours(row) for row in rows):
         return _table(rows, [row["where"] for row in rows], [row["row_id"] for row in rows])
@@ -260,7 +278,7 @@ def _placed_row(row: dict[str, Any], index: int, integers: str | None = None) ->
     return {**row, "where": f"row {index}{share}", "row_id": index}
 
 
-def _has_our_form(features: Features) -> bool:
+def _has_our_form(features: Mapping[str, Any]) -> bool:
     kinds = (features.get("where"), features.get("row_id"), features.get("audio", AUDIO))
     return kinds == (Value("string"), Value("int64"), AUDIO)
 

@@ -72,6 +72,10 @@ class DataArguments:
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of data sets by name."})
     dataset_split: str = field(default="test", metadata={"help": "Split of data sets by name."})
     dataset_streaming: bool = field(default=False, metadata={"help": "Read data sets by name as streams."})
+    columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Columns with other names than ours, as ours=theirs: audio=audio_filepath text=sentence."},
+    )
     limit: int | None = field(default=None, metadata={"help": "The first so many rows of each data set; default all."})
     min_audio_seconds: float | None = field(
         default=None, metadata={"help": "Leave out clips shorter than this, and count them."}

@@ -6,16 +6,19 @@ import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from audiorl.evaluation.clips import Clip, check_row, clip_of
 from audiorl.evaluation.measurement import Measurement, measure
 from audiorl.evaluation.settings import EvaluationSettings
-from audiorl.evaluation.transcription import family_of, generation_settings, transcribed_rows
+from audiorl.evaluation.transcription import family_of, generation_settings, read_rows, transcribed_rows
 from audiorl.text.error_rates import Errors
 from audiorl.text.normalizers import normalizer
+
+if TYPE_CHECKING:
+    from audiorl.datasets.columns import ColumnNames
 
 # What of a generation config decides how a transcript is searched for.
 DECODING_SETTINGS = (
@@ -118,11 +121,12 @@ def evaluate_model(
     num_beams: int | None = None,
     progress: bool = True,
     family: Any = None,
+    columns: ColumnNames | None = None,
 ) -> EvaluationResult:
     """Transcribe all rows as `transcribe` does and measure the hypotheses against the transcripts.
 
     Args:
-        model, processor, rows, batch_size, max_new_tokens, num_beams, progress, family: see `transcribe`.
+        model, processor, rows, batch_size, max_new_tokens, num_beams, progress, family, columns: see `transcribe`.
         text_column: column of the true transcript; "" is a transcript: nothing was said.
         normalise: a name or function that `normaliser` takes; "english" uses the processor's spelling table.
         unit: "word", "character" or "auto", see `count_errors`.
@@ -146,6 +150,7 @@ def evaluate_model(
     )
     generation = generation_settings(max_new_tokens, num_beams)
     start = time.perf_counter()
+    rows = read_rows(rows, columns)
     clips = _decoded_clips(model, family, rows, settings, generation, batch_size=batch_size, progress=progress)
     wall_seconds = time.perf_counter() - start
     return _result(measure(clips, settings), wall_seconds, decoding_in_force(model, generation, batch_size))

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch import nn
 from tqdm import tqdm
 
 from audiorl.audio import AudioFault, load_audio
+
+if TYPE_CHECKING:
+    from audiorl.datasets.columns import ColumnNames
 
 Row = Mapping[str, Any]
 # called with a row and its place; raises to refuse it
@@ -42,6 +45,7 @@ def transcribe(
     num_beams: int | None = None,
     progress: bool = True,
     family: Any = None,
+    columns: ColumnNames | None = None,
 ) -> list[str]:
     """What the model says of each clip, decoded as its generation config says.
 
@@ -58,6 +62,7 @@ def transcribe(
         num_beams: beams of the search; None leaves it to the generation config.
         progress: show a progress bar.
         family: the model's family; None asks `audiorl.models.speech_family`.
+        columns: see `speech_rows`.
 
     Returns:
         One hypothesis for each row, in the order of the rows.
@@ -68,6 +73,7 @@ def transcribe(
     """
     family = family or family_of(model, processor)
     generation = generation_settings(max_new_tokens, num_beams)
+    rows = read_rows(rows, columns)
     done = transcribed_rows(model, family, rows, generation, batch_size=batch_size, progress=progress)
     return [found.hypothesis for found in done]
 
@@ -125,10 +131,10 @@ def transcribed_rows(
             yield from (found[place] for place, _ in window)
 
 
-def read_rows(rows: Any) -> Iterable[Row]:
+def read_rows(rows: Any, columns: ColumnNames | None = None) -> Iterable[Row]:
     from audiorl.datasets import speech_rows
 
-    return speech_rows(rows)
+    return speech_rows(rows, columns=columns)
 
 
 def where(place: int, row: Row) -> str:

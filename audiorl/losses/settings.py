@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
 from numbers import Real
 from typing import Any
+
+from audiorl.elsewhere import LOSSES
 
 
 class LossSettingError(ValueError):
@@ -84,4 +87,6 @@ def known_name(setting: str, name: object, known: Iterable[str]) -> str:
         return name
     nearest = get_close_matches(str(name), names, n=1, cutoff=0.5)
     guess = f"Did you mean {nearest[0]!r}? " if nearest else ""
+    if setting == "loss_type" and set(re.findall("'(.+?)'", elsewhere := LOSSES.get(str(name), ""))) <= set(names):
+        guess = elsewhere or guess
     raise LossSettingError(f"{setting} {name!r} does not exist. {guess}Choose from: {', '.join(names)}.")

@@ -10,8 +10,10 @@ from transformers import (
     MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
     MODEL_FOR_CTC_MAPPING,
     MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
+    FeatureExtractionMixin,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from audiorl.models.family import SpeechFamily
@@ -59,7 +61,7 @@ def family_class(model: nn.Module) -> type[SpeechFamily]:
     """The family that answers for a model: by its class, then those it derives from, then by its model_type.
 
     Raises:
-        ValueError: no family knows this kind of model.
+        ValueError: no family knows this kind of model, or the processor is a tokenizer or feature extractor alone.
     """
     base = base_model(model)
     model_type = getattr(getattr(base, "config", None), "model_type", type(base).__name__)
@@ -93,7 +95,17 @@ def speech_family(model: nn.Module, processor: Any) -> SpeechFamily:
         ValueError: no family knows this kind of model.
     """
     base = base_model(model)
-    family = family_class(base)(base, processor)
+    whole = "processing_class=AutoProcessor.from_pretrained(...), which holds both"
+    if isinstance(processor, PreTrainedTokenizerBase):
+        raise ValueError(f"{type(processor).__name__} is a tokenizer, which makes nothing of audio. Pass {whole}.")
+    try:
+        family = family_class(base)(base, processor)
+    except AttributeError as error:
+        if not isinstance(processor, FeatureExtractionMixin):
+            raise
+        raise ValueError(
+            f"{type(processor).__name__} is a feature extractor, which makes nothing of texts. Pass {whole}."
+        ) from error
     family.install(base)
     return family
 

@@ -15,8 +15,9 @@ from datasets import Dataset
 from torch import nn
 from tqdm.auto import tqdm
 
-from audiorl.datasets import BadRowsError, SkippedRows, check_rows
+from audiorl.datasets import BadRowsError, SkippedRows, check_rows, speech_rows
 from audiorl.datasets.checks import any_length
+from audiorl.datasets.columns import ColumnNames
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.models import SpeechFamily, speech_family
 from audiorl.pairs.batches import NumberedBatches
@@ -69,6 +70,7 @@ def mine_pairs(
     progress: bool = True,
     family: SpeechFamily | None = None,
     skipped: SkippedRows | None = None,
+    columns: ColumnNames | None = None,
     **settings: Any,
 ) -> MinedPairs:
     """Pair texts for each clip: by default its transcript with the worst of K hypotheses sampled from the model.
@@ -82,6 +84,7 @@ def mine_pairs(
         family: the model's family; None asks `speech_family`.
         skipped: where rows that cannot be used are written and left out; None refuses them. What shows only when a
             clip is decoded, and every row of a stream, is refused when it comes.
+        columns: see `speech_rows`.
         settings: fields of `MiningConfig`, in place of `config`: num_generations=8, temperature=1.0, strategy=...
 
     Returns:
@@ -93,6 +96,7 @@ def mine_pairs(
     """
     config = _config(config, settings)
     mined, summary = MinedPairs(), MiningSummary()
+    rows = speech_rows(rows, columns=columns)
     for batch in _batches(model, processor, rows, config, progress, family, skipped, None):
         summary.add(batch)
         mined.rows += [row for clip in batch.clips for row in clip.pair_rows()]
@@ -111,6 +115,7 @@ def mine_into(
     progress: bool = True,
     family: SpeechFamily | None = None,
     skipped: SkippedRows | None = None,
+    columns: ColumnNames | None = None,
     **settings: Any,
 ) -> MiningSummary | None:
     """Mine this process's share of the batches that the folder does not have yet; the last process merges them.
@@ -119,8 +124,8 @@ def mine_into(
 
     Args:
         folder: open (`with MiningFolder(...) as folder`).
-        model, processor, rows, config, progress, family, skipped, settings: see `mine_pairs`. A stream is read as a
-            whole by every process, which passes over the others' batches.
+        model, processor, rows, config, progress, family, skipped, columns, settings: see `mine_pairs`. A stream is read
+            as a whole by every process, which passes over the others' batches.
 
     Returns:
         The sums over all rows; None in the processes that end before others of the run do.
@@ -131,7 +136,7 @@ def mine_into(
     if folder.summary is not None:
         return folder.summary
     config = _config(config, settings)
-    source = NumberedBatches(rows, config)
+    source = NumberedBatches(speech_rows(rows, columns=columns), config)
     for _ in _batches(model, processor, source, config, progress, family, skipped, folder):
         pass
     return folder.finish(source.count or 0, source.left_out)

@@ -30,6 +30,7 @@ from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch
 from audiorl.collator import SpeechCollator
 from audiorl.datasets import BadRowsError, RowFault, SkippedRows, check_rows, drop_bad_rows
 from audiorl.datasets.corpora import rows_for
+from audiorl.elsewhere import AnswersWrongArguments
 from audiorl.model_card import DataSource
 from audiorl.models import disable_dropout
 from audiorl.trainers.adapters import AdapterTrainer
@@ -66,7 +67,9 @@ class StepCounts(NamedTuple):
     tokens: Tensor  # scalar: kept tokens of the first hypothesis of each
 
 
-class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, DecodedEvaluation):
+class SpeechTrainer(
+    PublishingTrainer, AdapterTrainer, AugmentedTraining, DecodedEvaluation, metaclass=AnswersWrongArguments
+):
     """Base of the trainers; a subclass says which text columns its rows need and computes the loss.
 
     Args:
@@ -202,7 +205,7 @@ class SpeechTrainer(PublishingTrainer, AdapterTrainer, AugmentedTraining, Decode
         if isinstance(source, dict):
             return {split: self._checked_rows(rows, args, f"{name}[{split!r}]") for split, rows in source.items()}
         role = "train" if name.startswith("train_dataset") else "validation"
-        rows = rows_within_bounds(rows_for(source, role, args.language), args, name)
+        rows = rows_within_bounds(rows_for(source, role, args.language, args.columns), args, name)
         if not isinstance(rows, Dataset):
             return rows
         # one process looks at every file, all of them hear what it found

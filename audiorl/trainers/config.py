@@ -12,10 +12,13 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import integration_utils
 from transformers.utils import is_in_notebook
 
 from audiorl.augment import load_augmentation
+from audiorl.datasets.columns import column_names
 from audiorl.datasets.length_filter import check_bounds
+from audiorl.elsewhere import AnswersWrongArguments
 from audiorl.losses.settings import number_not_below
 from audiorl.models import SpeechFamily
 from audiorl.text.normalizers import normalizer
@@ -32,7 +35,7 @@ HOLD_AUDIO = ("tensorboard", "wandb", "trackio")
 
 
 @dataclass
-class SpeechConfig(TrainingArguments):
+class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
     """Arguments that all trainers share. Defaults that differ from `TrainingArguments` are the first fields."""
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
@@ -86,6 +89,14 @@ class SpeechConfig(TrainingArguments):
     )
 
     # Data
+    # the parser of flags takes the first type where None is the second
+    columns: list[str] | None | dict[str, str] | str = field(  # noqa: RUF036
+        default=None,
+        metadata={
+            "help": "Columns of the rows that have other names than ours, as ours=theirs: --columns "
+            "audio=audio_filepath text=sentence; in Python also a dict."
+        },
+    )
     language: str | None = field(
         default=None,
         metadata={"help": "Language of rows without a `language` of their own, for multilingual checkpoints."},
@@ -209,6 +220,7 @@ class SpeechConfig(TrainingArguments):
         if self.hub_merge_adapter and not self.push_to_hub:
             raise ValueError("hub_merge_adapter says what is pushed, and nothing is. Add push_to_hub, or leave it out.")
         self._check_task()
+        self.columns = column_names(self.columns)
         check_bounds(self.min_audio_seconds, self.max_audio_seconds)
         self._check_logs()
         normalizer(self.wer_normaliser)
@@ -250,6 +262,14 @@ class SpeechConfig(TrainingArguments):
     def _check_logs(self) -> None:
         if self.quiet:
             self.disable_tqdm = True
+        for name in self.report_to or ():
+            installed = getattr(integration_utils, f"is_{name}_available", None)
+            if installed is not None and not installed():
+                extra = f"pip install 'audiorl[{name}]'" if name in HOLD_AUDIO else f"pip install {name}"
+                raise ImportError(
+                    f"report_to names {name}, whose package is not installed. Install it ({extra}), or take it out: "
+                    "report_to='none' (--report_to none) logs to files alone."
+                )
         number_not_below("log_audio_every", self.log_audio_every, 0)
         if self.log_audio_every and not set(self.report_to or ()) & set(HOLD_AUDIO):
             raise ValueError(

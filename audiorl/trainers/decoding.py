@@ -64,7 +64,7 @@ class DecodedEvaluation(WholeCheckpoints):
             ValueError: training shards the weights.
         """
         check_whole_weights(self.accelerator, "decode() transcribes")
-        known = speech_rows(rows)
+        known = speech_rows(rows, columns=self.args.columns)
         rank, world = self.args.process_index, self.args.world_size
         mine = known.select(range(rank, len(known), world))
         written = mine["text" if "text" in known.column_names else self.text_columns[0]]

@@ -120,7 +120,7 @@ def test_a_misspelt_column_is_one_fault_that_names_the_near_one(tmp_path, clips)
     assert len(faults) == 1
     assert faults[0].row_id < 0
     assert "'rejected' is missing" in faults[0].problem
-    assert faults[0].remedy == "Rename 'rejcted' to 'rejected'."
+    assert faults[0].remedy.startswith("Rename 'rejcted' to 'rejected', or pass --columns rejected=rejcted ")
 
 
 def test_a_missing_column_hides_no_other_fault(tmp_path):
@@ -129,7 +129,7 @@ def test_a_missing_column_hides_no_other_fault(tmp_path):
     assert faults[0].remedy == "Add it; the columns are ['chosen', 'id', 'audio']."
     assert "gone.wav' is missing" in faults[1].problem
     without_audio = check(rows_of(tmp_path, [{"audoi": "gone.wav", "chosen": "a", "rejected": ""}]))
-    assert without_audio[0].remedy == "Rename 'audoi' to 'audio'."
+    assert without_audio[0].remedy.startswith("Rename 'audoi' to 'audio', or pass --columns audio=audoi ")
     assert [fault.row_id for fault in without_audio] == [-1, 0]
 
 
@@ -144,7 +144,7 @@ def test_a_row_of_a_stream_without_a_column_is_judged_under_its_own_number(clips
     row = {"audio": str(clips[0]), "chosen": "a", "rejcted": "b", "where": "row 7", "row_id": 7}
     (fault,) = judge(row)
     assert (fault.where, fault.row_id) == ("row 7", 7)
-    assert fault.remedy == "Rename 'rejcted' to 'rejected'."
+    assert fault.remedy.startswith("Rename 'rejcted' to 'rejected', or pass --columns rejected=rejcted ")
 
 
 def test_the_tokenizer_is_called_from_one_thread_since_fast_ones_are_not_safe(tmp_path, clips):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -292,8 +293,11 @@ def test_another_folder_and_its_splits_are_left_to_datasets(tmp_path, clips):
 
 def test_a_folder_that_datasets_cannot_load_says_why(clips, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec", None)  # `datasets` wants it to list a folder of audio files
+    folder = clips[0].parent.parent / "by_split"
+    shutil.copytree(clips[0].parent, folder / "train")
+    (folder / "train" / "metadata.csv").write_text("file_name,text\n0.wav,one\n")
     with pytest.raises(ValueError, match=r"could not be loaded as a data set: .*torchcodec.*JSON lines file"):
-        speech_rows(clips[0].parent, split="train")
+        speech_rows(folder, split="train")
 
 
 def test_a_name_that_cannot_be_loaded_is_told_without_the_loaders_traceback(monkeypatch):
