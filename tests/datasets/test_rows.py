@@ -294,8 +294,7 @@ def test_another_folder_and_its_splits_are_left_to_datasets(tmp_path, clips):
 def test_a_folder_that_datasets_cannot_load_says_why(clips, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec", None)  # `datasets` wants it to list a folder of audio files
     folder = clips[0].parent.parent / "by_split"
-    shutil.copytree(clips[0].parent, folder / "train")
-    (folder / "train" / "metadata.csv").write_text("file_name,text\n0.wav,one\n")
+    shutil.copytree(clips[0].parent, folder / "train" / "spoken")
     with pytest.raises(ValueError, match=r"could not be loaded as a data set: .*torchcodec.*JSON lines file"):
         speech_rows(folder, split="train")
 
