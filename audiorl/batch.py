@@ -10,11 +10,12 @@ Axis letters, the same everywhere in the library:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # How the audio of a clip reaches a model; a batch has exactly one of the two.
 AUDIO_KEYS = ("input_features", "input_values")
@@ -24,7 +25,23 @@ AUDIO_COMPANIONS = ("audio_mask", "audio_tokens")
 PLACEHOLDER_ROW_ID = -1
 
 
-class GroupBatch(Mapping[str, Tensor]):
+@dataclass(frozen=True)
+class BatchRows:
+    """The rows behind a batch, in the batch under the key `rows`.
+
+    It is neither a tensor nor a list nor a mapping, so accelerate, `Trainer` and the data loader pass it on unchanged.
+
+    Attributes:
+        rows: B rows with all their columns; an empty one for a placeholder.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+
+    def __repr__(self) -> str:
+        return f"BatchRows({len(self.rows)})"
+
+
+class GroupBatch(Mapping[str, Tensor | BatchRows]):
     """B clips with K hypotheses each, the audio held once per clip.
 
     It is a `Mapping`, because `Trainer`, accelerate and the data loader move, pin, split and rebuild mappings.
@@ -39,15 +56,17 @@ class GroupBatch(Mapping[str, Tensor]):
         keep: (B, K, T) bool, True where the predicted token counts: transcript and end token, never the prefix,
             a prompt or padding. Never derived from token ids: Whisper's padding and end token share one id.
         row_ids: (B,) long, the row of the data set; negative for a placeholder.
-        Anything else a method needs, one value for each clip, for example `ref_logps` (B, K). What is no tensor, list
-            or mapping is handed on as it is by all that move, pin or rebuild batches (`rows` of `RolloutCollator`).
+        rows: optional `BatchRows`, the rows themselves; for rewards that read columns.
+        Any other tensor that a method needs, one row for each clip, for example `ref_logps` (B, K).
 
     Raises:
         ValueError: the shapes of `tokens`, `keep`, `row_ids` and the audio do not belong together.
     """
 
-    def __init__(self, data: Mapping[str, Tensor] | None = None, /, **tensors: Tensor):
-        self._tensors: dict[str, Tensor] = {**(data or {}), **tensors}
+    def __init__(self, data: Mapping[str, Tensor | BatchRows] | None = None, /, **values: Tensor | BatchRows):
+        given = {**(data or {}), **values}
+        self._rows = {key: value for key, value in given.items() if isinstance(value, BatchRows)}
+        self._tensors = {key: value for key, value in given.items() if not isinstance(value, BatchRows)}
         self._check_shapes()
 
     def _check_shapes(self) -> None:
@@ -70,18 +89,32 @@ class GroupBatch(Mapping[str, Tensor]):
                 f"ids for {clips} groups of tokens. Do not repeat the audio for each hypothesis."
             )
 
-    def __getitem__(self, key: str) -> Tensor:
-        return self._tensors[key]
+    def __getitem__(self, key: str) -> Tensor | BatchRows:
+        return self._rows[key] if key in self._rows else self._tensors[key]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
+        yield from self._tensors
+        yield from self._rows
 
     def __len__(self) -> int:
-        return len(self._tensors)
+        return len(self._tensors) + len(self._rows)
 
     def __repr__(self) -> str:
-        shapes = (tuple(getattr(value, "shape", ())) for value in self._tensors.values())
-        return f"GroupBatch({', '.join(f'{key}={shape}' for key, shape in zip(self, shapes, strict=True))})"
+        return f"GroupBatch({shapes_in_words(self.items())})"
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Everything but the rows."""
+        return self._tensors
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """B rows with all their columns.
+
+        Raises:
+            KeyError: the collator put none into the batch; `RolloutCollator` does.
+        """
+        return self._rows["rows"].rows
 
     @property
     def audio_key(self) -> str:
@@ -121,9 +154,21 @@ class GroupBatch(Mapping[str, Tensor]):
         """(B,) bool, False for placeholders of dropped rows."""
         return self.row_ids >= 0
 
-    def replace(self, **tensors: Tensor) -> GroupBatch:
-        """The same batch with some tensors exchanged or added."""
-        return GroupBatch({**self._tensors, **tensors})
+    def replace(self, **values: Tensor | BatchRows) -> GroupBatch:
+        """The same batch with some values exchanged or added."""
+        return GroupBatch({**self, **values})
+
+    def without(self, clips: Tensor) -> GroupBatch:
+        """The same batch with some clips turned into placeholders: they keep their place, and nothing of them counts.
+
+        Args:
+            clips: (B,) bool, True for those to drop.
+        """
+        dropped = clips.to(self.row_ids.device)
+        return self.replace(
+            keep=self.keep & ~dropped[:, None, None],
+            row_ids=self.row_ids.masked_fill(dropped, PLACEHOLDER_ROW_ID),
+        )
 
 
 def audio_alone(audio: Mapping[str, Tensor]) -> GroupBatch:
@@ -146,6 +191,9 @@ class GroupScores(NamedTuple):
     keep: Tensor  # bool, which entries count; the batch's own `keep` unless T = 1
     states: Tensor  # what `encode` returned, to be shared with another model
 
+    def __repr__(self) -> str:
+        return f"GroupScores({shapes_in_words(self._asdict().items())})"
+
 
 class GroupSamples(NamedTuple):
     """K sampled hypotheses for each clip."""
@@ -156,6 +204,14 @@ class GroupSamples(NamedTuple):
     # hypothesis from a family that scores it as one
     finished: Tensor  # (B, K) bool, False where the length limit cut the hypothesis
 
+    def __repr__(self) -> str:
+        return f"GroupSamples({shapes_in_words(self._asdict().items())})"
+
+
+def shapes_in_words(values: Iterable[tuple[str, Any]]) -> str:
+    """`tokens=(2, 3, 5), keep=(2, 3, 4)`: names with shapes, without the numbers."""
+    return ", ".join(f"{name}={tuple(v.shape) if isinstance(v, Tensor) else v!r}" for name, v in values)
+
 
 def kept_texts(tokens: Tensor, keep: Tensor, decode: Callable[[list[int]], str]) -> list[list[str]]:
     """`tokens` (B, K, T + 1) and `keep` (B, K, T) -> B lists of K texts, of the ids that count."""
@@ -163,6 +219,11 @@ def kept_texts(tokens: Tensor, keep: Tensor, decode: Callable[[list[int]], str])
         [decode(ids[counts].tolist()) for ids, counts in zip(group, kept, strict=True)]
         for group, kept in zip(tokens[..., 1:], keep, strict=True)
     ]
+
+
+def pad_to(values: Tensor, size: int, fill: float = 0) -> Tensor:
+    """`values` (..., n) made (..., size) by `fill` on the right; n <= size."""
+    return nn.functional.pad(values, (0, size - values.shape[-1]), value=fill)
 
 
 def pad_tokens(sequences: list[list[list[int]]], first_kept: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,15 @@ import torch
 from accelerate.utils import concatenate, find_batch_size, send_to_device, slice_tensors
 from torch.utils.data import DataLoader
 
-from audiorl.batch import GroupBatch, pad_tokens
+from audiorl.batch import (
+    PLACEHOLDER_ROW_ID,
+    BatchRows,
+    GroupBatch,
+    GroupSamples,
+    GroupScores,
+    pad_to,
+    pad_tokens,
+)
 
 
 def tensors(clips: int = 2, hypotheses: int = 3, length: int = 4) -> dict[str, torch.Tensor]:
@@ -39,6 +47,41 @@ def test_waveforms_with_a_mask():
     batch = GroupBatch(given, input_values=wave, audio_mask=torch.ones_like(wave))
     assert batch.audio_key == "input_values" and batch.audio is wave
     assert batch.audio_mask is not None and batch.audio_mask.shape == wave.shape
+
+
+def test_a_repr_shows_shapes_and_no_numbers():
+    values = torch.zeros(2, 3, 4)
+    samples = GroupSamples(torch.zeros(2, 3, 5), values.bool(), values, values[..., 0].bool())
+    assert repr(samples) == "GroupSamples(tokens=(2, 3, 5), keep=(2, 3, 4), logps=(2, 3, 4), finished=(2, 3))"
+    scores = GroupScores(values, values, values, values.bool(), values.bool(), torch.zeros(2, 7, 8))
+    assert repr(scores).endswith("keep=(2, 3, 4), states=(2, 7, 8))") and len(repr(scores)) < 150
+    assert repr(GroupBatch(tensors(), rows=BatchRows([{"text": "a"}, {}]))).endswith("row_ids=(2,), rows=BatchRows(2))")
+
+
+def test_rows_travel_beside_the_tensors():
+    batch = GroupBatch(tensors(), rows=BatchRows([{"text": "a"}, {"text": "b"}]))
+    moved = send_to_device(batch, torch.device("cpu"))
+    (loaded,) = DataLoader([batch], batch_size=None, num_workers=1)
+    for other in (moved, loaded, batch.replace(extra=torch.zeros(2)), GroupBatch(batch)):
+        assert [row["text"] for row in other.rows] == ["a", "b"] and "rows" in other and "rows" not in other.tensors
+    assert len(batch) == 5 and set(batch.tensors) == set(tensors())
+    with pytest.raises(KeyError, match="rows"):
+        GroupBatch(tensors()).rows  # noqa: B018
+
+
+def test_without_some_clips_they_are_placeholders_in_their_place():
+    batch = GroupBatch(tensors(clips=3), rows=BatchRows([{"text": "a"}, {"text": "b"}, {"text": "c"}]))
+    left = batch.without(torch.tensor([False, True, False]))
+    assert left.row_ids.tolist() == [0, PLACEHOLDER_ROW_ID, 2] and left.valid.tolist() == [True, False, True]
+    assert left.keep.any(-1).any(-1).tolist() == [True, False, True]
+    assert left.tokens is batch.tokens and left.audio is batch.audio and left.rows is batch.rows
+    assert batch.row_ids.tolist() == [0, 1, 2] and batch.keep.all()
+
+
+def test_padding_to_a_size_fills_on_the_right():
+    assert pad_to(torch.tensor([[1, 2]]), 4, 9).tolist() == [[1, 2, 9, 9]]
+    assert pad_to(torch.tensor([[True]]), 2, False).tolist() == [[True, False]]
+    assert pad_to(torch.ones(2, 3), 3).tolist() == torch.ones(2, 3).tolist()
 
 
 def test_rows_below_zero_are_placeholders():

@@ -222,7 +222,7 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
     def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
         """(B, S, D) audio embeddings, zero behind each clip's own."""
         embeddings = self._audio_embeddings(base, batch)
-        return pad_sequence(list(embeddings.split(batch["audio_tokens"].tolist())), batch_first=True)
+        return pad_sequence(list(embeddings.split(batch.tensors["audio_tokens"].tolist())), batch_first=True)
 
     def _audio_embeddings(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
         """(sum of `audio_tokens`, D), clip after clip."""
@@ -240,7 +240,11 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
         """
         rows = []
         for ids, length, audio, count in zip(
-            batch.tokens[:, 0], prefix_lengths(batch).tolist(), states, batch["audio_tokens"].tolist(), strict=True
+            batch.tokens[:, 0],
+            prefix_lengths(batch).tolist(),
+            states,
+            batch.tensors["audio_tokens"].tolist(),
+            strict=True,
         ):
             written = self._embed(base, ids[:length])
             found = (ids[:length] == self.audio_token_id).nonzero().flatten().tolist()

@@ -84,7 +84,7 @@ class Qwen2AudioFamily(AudioLLMFamily):
         places = torch.arange((batch.audio.shape[-1] - 2) // 2 + 1, device=frames.device)
         heard = (places < frames[:, None])[:, None, None]
         states = tower(batch.audio.to(base.dtype), attention_mask=heard).last_hidden_state
-        own = torch.arange(states.shape[1], device=frames.device) < batch["audio_tokens"][:, None]
+        own = torch.arange(states.shape[1], device=frames.device) < batch.tensors["audio_tokens"][:, None]
         return base.model.multi_modal_projector(states)[own]
 
 

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from audiorl.batch import GroupBatch
+from audiorl.batch import GroupBatch, shapes_in_words
 from audiorl.models.sampling import NextLogits, prefix_lengths, started
 
 
@@ -90,6 +90,9 @@ class GroupBeams(NamedTuple):
     logps: Tensor  # (B, K, T) log-probability of each of them, zero where keep is False
     scores: Tensor  # (B, K) what they are ranked by: sum of log-probabilities less penalties, over n ** length_penalty
     finished: Tensor  # (B, K) bool, False where the length limit cut the hypothesis
+
+    def __repr__(self) -> str:
+        return f"GroupBeams({shapes_in_words(self._asdict().items())})"
 
 
 class Hypotheses(NamedTuple):

@@ -59,6 +59,10 @@ class SpeechFamily(FamilyData):
         self.engine = self.engines[0]
         self.backbone = Backbone()
 
+    def __repr__(self) -> str:
+        names = ("sampling_rate", "min_seconds", "max_seconds", "mel_bins", "engine")
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
     def set_engine(self, engine: str) -> None:
         """How steps of sampling and beam search run from here on; the samples are the same.
 

@@ -96,7 +96,7 @@ class GenerateFamily(SpeechFamily):
                 f"{type(self).__name__} samples by generate(), whose calls end at another step in each process, and "
                 "sharded weights need all of them. Use DDP."
             )
-        repeated = GroupBatch({key: value[rows] for key, value in batch.items() if isinstance(value, Tensor)})
+        repeated = GroupBatch({key: value[rows] for key, value in batch.tensors.items()})
         ids = batch.tokens[rows, 0, :prefix]
         name = "decoder_input_ids" if base.config.is_encoder_decoder else "input_ids"
         config = GenerationConfig(

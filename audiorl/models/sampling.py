@@ -131,9 +131,15 @@ class NextLogits(Protocol):
 
 
 def prefix_lengths(batch: GroupBatch) -> Tensor:
-    """(B,) tokens before the first that counts, of each clip's first hypothesis; 1 for a placeholder."""
+    """(B,) tokens before the first that counts, of each clip's first hypothesis.
+
+    A placeholder gets the fewest of the others, so that no step is run for it; 1 if there are only placeholders.
+    """
     keep = batch.keep[:, 0]
-    return torch.where(keep.any(-1), keep.int().argmax(-1) + 1, 1)
+    counts = keep.any(-1)
+    lengths = keep.int().argmax(-1) + 1
+    shortest = lengths.masked_fill(~counts, keep.shape[-1]).amin()
+    return torch.where(counts, lengths, torch.where(counts.any(), shortest, 1))
 
 
 def sample_from(

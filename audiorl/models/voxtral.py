@@ -169,6 +169,6 @@ class VoxtralFamily(AudioLLMFamily):
 
     def _audio_embeddings(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
         chunks = batch.audio.unflatten(-1, (-1, self.chunk_frames)).transpose(1, 2)  # (B, chunks, M, frames)
-        counts = batch["audio_tokens"] // self.chunk_tokens
+        counts = batch.tensors["audio_tokens"] // self.chunk_tokens
         own = torch.arange(chunks.shape[1], device=counts.device) < counts[:, None]
         return base.get_audio_features(chunks[own], return_dict=True).pooler_output

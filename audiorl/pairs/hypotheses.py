@@ -94,5 +94,5 @@ def corrupted_hypotheses(row: Row, config: MiningConfig) -> list[Hypothesis]:
 @torch.no_grad()
 def decoded_texts(family: SpeechFamily, model: nn.Module, batch: GroupBatch, rows: Sequence[Row]) -> list[str]:
     """What the model says of B clips as its generation config tells it to."""
-    audio = {name: batch[name] for name in (*AUDIO_KEYS, *AUDIO_COMPANIONS) if name in batch}
+    audio = {name: batch.tensors[name] for name in (*AUDIO_KEYS, *AUDIO_COMPANIONS) if name in batch}
     return family.transcribe(model, audio, **row_settings(rows, family))

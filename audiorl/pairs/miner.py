@@ -144,7 +144,7 @@ class Miner:
         if not rows:
             return [], [], []
         device = next(model.parameters()).device
-        batch = GroupBatch({name: tensor.to(device) for name, tensor in batch.items()})
+        batch = GroupBatch({name: tensor.to(device) for name, tensor in batch.tensors.items()})
         decoded: list[str | None] = [None] * len(rows)
         if self.config.measure_wer or self.config.other_transcripts:
             said = decoded_texts(family, model, batch, rows)
@@ -160,7 +160,9 @@ class Miner:
             if not kept:
                 return [], [], []
             rows, decoded = [rows[i] for i in kept], [decoded[i] for i in kept]
-            batch = GroupBatch({name: tensor[torch.tensor(kept, device=device)] for name, tensor in batch.items()})
+            batch = GroupBatch(
+                {name: tensor[torch.tensor(kept, device=device)] for name, tensor in batch.tensors.items()}
+            )
         with torch.no_grad():
             states = family.encode(model, batch)
             return rows, decoded, model_hypotheses(family, model, batch, states, self.config)

@@ -147,7 +147,7 @@ def perturb(model: nn.Module) -> None:
 
 
 def audio_tensors(batch: GroupBatch) -> dict[str, Tensor]:
-    return {name: batch[name] for name in (batch.audio_key, *AUDIO_COMPANIONS) if name in batch}
+    return {name: batch.tensors[name] for name in (batch.audio_key, *AUDIO_COMPANIONS) if name in batch}
 
 
 def assert_encoded_once(case: FamilyCase, seen: Mapping[str, list[int]]) -> None:

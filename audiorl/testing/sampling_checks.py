@@ -137,11 +137,7 @@ def nothing_is_sampled_for_placeholders(case: FamilyCase) -> None:
     family, model, batch = ready = get_ready(case)
     noise = noise_for(ready)
     drop = torch.arange(len(case.clips)) == 0
-    mixed = batch.replace(
-        tokens=batch.tokens.masked_fill(drop[:, None, None], family.end_token),
-        keep=batch.keep & ~drop[:, None, None],
-        row_ids=batch.row_ids.masked_fill(drop, PLACEHOLDER_ROW_ID),
-    )
+    mixed = batch.without(drop).replace(tokens=batch.tokens.masked_fill(drop[:, None, None], family.end_token))
     samples = family.sample_groups(model, mixed, noise)
     whole = family.sample_groups(model, batch, noise)
     assert not samples.keep[drop].any() and not samples.logps[drop].any() and samples.finished[drop].all()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch
+from audiorl.batch import GroupBatch
 from audiorl.testing.case import (
     FamilyCase,
     assert_encoded_once,
@@ -57,7 +57,7 @@ def the_scores_depend_on_audio_and_text(case: FamilyCase) -> None:
     """Otherwise the other checks would compare nothing with nothing."""
     family, model, batch = get_ready(case)
     logps = family.score_groups(model, batch).logps.sum(-1)
-    audio = {name: batch[name].roll(1, 0) for name in (batch.audio_key, "audio_mask") if name in batch}
+    audio = {name: batch.tensors[name].roll(1, 0) for name in (batch.audio_key, "audio_mask") if name in batch}
     assert (family.score_groups(model, batch.replace(**audio)).logps.sum(-1) - logps).abs().min() > 1e-3
     hypotheses = logps[0].unique()
     assert len(hypotheses) == batch.num_hypotheses and torch.isfinite(hypotheses).all()
@@ -181,11 +181,7 @@ def placeholders_score_zero_without_gradient(case: FamilyCase) -> None:
     family, model, batch = get_ready(case)
     weights = loss_weights(batch)
     drop = torch.arange(len(case.clips)) == 1
-    mixed = batch.replace(
-        tokens=batch.tokens.masked_fill(drop[:, None, None], family.end_token),
-        keep=batch.keep & ~drop[:, None, None],
-        row_ids=batch.row_ids.masked_fill(drop, PLACEHOLDER_ROW_ID),
-    )
+    mixed = batch.without(drop).replace(tokens=batch.tokens.masked_fill(drop[:, None, None], family.end_token))
     scores = family.score_groups(model, mixed)
     whole = family.score_groups(model, batch)
     assert not scores.logps[drop].any() and not scores.keep[drop].any() and not scores.entropy[drop].any()

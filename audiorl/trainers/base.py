@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction
 from transformers.utils import logging
 
-from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch
+from audiorl.batch import GroupBatch
 from audiorl.collator import SpeechCollator
 from audiorl.datasets import BadRowsError, RowFault, SkippedRows, check_rows, drop_bad_rows
 from audiorl.datasets.corpora import rows_for
@@ -253,10 +253,7 @@ class SpeechTrainer(
             return batch
         new = state.remainder - self.accelerator.process_index * len(batch.row_ids)
         repeated = torch.arange(len(batch.row_ids), device=batch.row_ids.device) >= new
-        return batch.replace(
-            keep=batch.keep & ~repeated[:, None, None],
-            row_ids=batch.row_ids.masked_fill(repeated, PLACEHOLDER_ROW_ID),
-        )
+        return batch.without(repeated)
 
     def _count(self, batches: Sequence[GroupBatch], device: torch.device) -> StepCounts:
         counts = sum(torch.stack([batch.valid.sum(), batch.keep[:, 0].sum()]) for batch in batches)

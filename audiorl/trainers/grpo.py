@@ -181,12 +181,12 @@ class GRPOTrainer(RolloutTrainer):
     def rollout_loss(self, batch: GroupBatch, scores: GroupScores, counts: Tensor) -> Tensor:
         policy = PolicyBatch(
             scores.logps,
-            batch.get("old_logps", scores.logps.detach()),
+            batch.tensors.get("old_logps", scores.logps.detach()),
             scores.keep,
-            batch["advantages"],
-            batch.get("ref_logps"),
+            batch.tensors["advantages"],
+            batch.tensors.get("ref_logps"),
             scores.entropy if self.objective.uses_entropy else None,
-            batch.get("copies"),
+            batch.tensors.get("copies"),
         )
         out = self.objective(policy, PolicyCounts(*counts))
         self._log_policy(out, scores.keep)

@@ -199,7 +199,7 @@ class RolloutTrainer(RewardedTrainer, ReferenceTrainer, ABC):
     ) -> Tensor | tuple[Tensor, GroupScores]:
         batch = GroupBatch(inputs)
         assert self.step_counts is not None
-        scores = self.family.score_groups(model, batch, batch.get("states"), temperature=self.args.temperature)
+        scores = self.family.score_groups(model, batch, batch.tensors.get("states"), temperature=self.args.temperature)
         sampled = batch.num_hypotheses - (self.args.sft_weight > 0)
         own = scores._replace(**{name: getattr(scores, name)[:, :sampled] for name in scores._fields[:-1]})
         loss = self.rollout_loss(batch, own, self._data().counts)

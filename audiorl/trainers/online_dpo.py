@@ -98,11 +98,11 @@ class OnlineDPOTrainer(RolloutTrainer):
         return [best_and_worst(rollout) for rollout in rollouts]
 
     def rollout_loss(self, batch: GroupBatch, scores: GroupScores, counts: Tensor) -> Tensor:
-        ref_logps = batch.get("ref_logps", torch.zeros_like(scores.logps))
+        ref_logps = batch.tensors.get("ref_logps", torch.zeros_like(scores.logps))
         # lengths of the hypotheses themselves, also where a family scores them as a whole
         lengths = batch.keep[:, :2].sum(-1)
         pairs = pair_scores(scores.logps, scores.keep, sequence_sum(ref_logps, scores.keep), lengths=lengths)
-        pairs = pairs.select(batch["paired"])
+        pairs = pairs.select(batch.tensors["paired"])
         terms = self.objective(pairs)
         rewards = self.args.beta * pairs.log_ratios
         if self.objective.uses_reference:

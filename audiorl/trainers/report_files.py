@@ -26,7 +26,6 @@ from audiorl.report.leaving import (
     place_of,
     start_run,
 )
-from audiorl.trainers.rollout_collator import rows_of
 from audiorl.trainers.rollouts import Rollout
 
 logger = logging.get_logger(__name__)
@@ -121,7 +120,7 @@ def group_records(rollouts: Sequence[Rollout], names: Sequence[str], most: int) 
     places = [(rollout, b) for rollout in rollouts for b in rollout.batch.valid.nonzero().flatten().tolist()]
     return [
         {
-            "row": rows_of(rollout.batch)[b],
+            "row": rollout.batch.rows[b],
             "hypotheses": [
                 {"text": text, "reward": _known(reward), "rewards": dict(zip(names, map(_known, parts), strict=True))}
                 for text, reward, parts in zip(

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from audiorl.batch import GroupBatch
+from audiorl.batch import BatchRows, GroupBatch
 from audiorl.collator import SpeechCollator
 from audiorl.datasets import RowFault
 from audiorl.models import SpeechFamily
-
-ROWS = "rows"
-
-
-@dataclass(frozen=True)
-class BatchRows:
-    """The rows behind a batch, in the batch under the key `rows`.
-
-    It is no tensor, list or mapping, so that accelerate, `Trainer` and the loader hand it on as it is.
-
-    Attributes:
-        rows: B rows with all their columns; an empty one where the batch holds a placeholder.
-    """
-
-    rows: Sequence[Mapping[str, Any]]
 
 
 class RolloutCollator(SpeechCollator):
@@ -48,15 +32,10 @@ class RolloutCollator(SpeechCollator):
         return faults if too_long is None else [too_long]
 
     def _batch(self, usable: list[tuple[Mapping[str, Any], np.ndarray]]) -> GroupBatch:
-        return _with_rows(super()._batch(usable), [row for row, _ in usable])
+        return super()._batch(usable).replace(rows=BatchRows([row for row, _ in usable]))
 
     def _placeholder(self) -> GroupBatch:
-        return _with_rows(super()._placeholder(), [{}])
-
-
-def _with_rows(batch: GroupBatch, rows: Sequence[Mapping[str, Any]]) -> GroupBatch:
-    carried: dict[str, Any] = {ROWS: BatchRows(rows)}
-    return batch.replace(**carried)
+        return super()._placeholder().replace(rows=BatchRows([{}]))
 
 
 def length_fault(family: SpeechFamily, row: Mapping[str, Any], max_tokens: int) -> RowFault | None:
@@ -69,12 +48,6 @@ def length_fault(family: SpeechFamily, row: Mapping[str, Any], max_tokens: int) 
         return None
     problem = f"text has {length} tokens, rollouts stop after {max_tokens}"
     return RowFault(row["where"], row["row_id"], problem, "Raise max_completion_length, or cut the clip.")
-
-
-def rows_of(batch: GroupBatch) -> Sequence[Mapping[str, Any]]:
-    """The B rows that `RolloutCollator` put beside a batch."""
-    carried: Any = batch[ROWS]
-    return carried.rows
 
 
 def require_rows(collator: Any) -> None:

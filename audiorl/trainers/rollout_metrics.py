@@ -18,7 +18,6 @@ from audiorl.models import SpeechFamily
 from audiorl.report.run_folder import strict_json
 from audiorl.trainers.gathering import gathered_rows
 from audiorl.trainers.metrics import Metrics
-from audiorl.trainers.rollout_collator import rows_of
 from audiorl.trainers.rollout_config import SamplingConfig
 from audiorl.trainers.rollouts import Rollout
 
@@ -68,7 +67,7 @@ def gather_numbers(table: Tensor, accelerator: Accelerator, *, labels: bool) -> 
 
 def numbers(rollout: Rollout, family: SpeechFamily, normalise: str | Callable[[str], str]) -> Tensor:
     """What `StepRollouts` says of the clips of one rollout, (B, K, 7 + R) float64."""
-    transcripts = [family.words(row.get("text", "")) for row in rows_of(rollout.batch)]
+    transcripts = [family.words(row.get("text", "")) for row in rollout.batch.rows]
     if family.labels is None:
         errors, words = sampled_errors(rollout, transcripts, normalise).unbind(-1)
     else:
@@ -169,7 +168,7 @@ def completion_records(rollouts: Sequence[Rollout], names: Sequence[str]) -> lis
     records = []
     for rollout in rollouts:
         for b in rollout.batch.valid.nonzero().flatten().tolist():
-            row, rewards = rows_of(rollout.batch)[b], rollout.rewards[b]
+            row, rewards = rollout.batch.rows[b], rollout.rewards[b]
             if rewards.isnan().all():
                 continue
             best = int(rewards.nan_to_num(nan=-torch.inf).argmax())

@@ -19,13 +19,12 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import TrainerState
 
-from audiorl.batch import GroupBatch, GroupSamples
+from audiorl.batch import GroupBatch, GroupSamples, pad_to
 from audiorl.datasets.rows import OURS
 from audiorl.losses import zero_variance
 from audiorl.models import SpeechFamily
 from audiorl.rewards import RewardSet
 from audiorl.rollout import rollout_noise
-from audiorl.trainers.rollout_collator import rows_of
 
 
 @dataclass
@@ -100,7 +99,7 @@ class RolloutMaker:
 
         def roll_out(states: Sequence[Tensor], attempt: int, wanted: Sequence[Tensor]) -> list[Rollout]:
             drawn = [
-                self._sample(model, _only(batch, clips), s, step, attempt)
+                self._sample(model, batch.without(~clips), s, step, attempt)
                 for batch, s, clips in zip(batches, states, wanted, strict=True)
             ]
             return self._reward(batches, drawn, states, wanted, reward_arguments)
@@ -150,7 +149,7 @@ class RolloutMaker:
         total, parts = reward_completions(
             self.rewards,
             self.family,
-            [rows_of(batches[i])[b] for i, b in places],
+            [batches[i].rows[b] for i, b in places],
             [texts[i][b] for i, b in places],
             [kept_tokens(drawn[i], b) for i, b in places],
             reward_arguments,
@@ -237,19 +236,11 @@ def merge_samples(ours: GroupSamples, theirs: GroupSamples, clips: Tensor, pad: 
     def choose(first: Tensor, second: Tensor) -> Tensor:
         return torch.where(chosen[..., None], second, first)
 
-    def longer(values: Tensor, size: int, fill: float) -> Tensor:
-        return nn.functional.pad(values, (0, size - values.shape[-1]), value=fill)
-
     whole = ours.logps.shape != ours.keep.shape  # a family that scores a hypothesis as one has T = 1
     size = 1 if whole else length - 1
     return GroupSamples(
-        choose(longer(ours.tokens, length, pad), longer(theirs.tokens, length, pad)),
-        choose(longer(ours.keep, length - 1, False), longer(theirs.keep, length - 1, False)),
-        choose(longer(ours.logps, size, 0.0), longer(theirs.logps, size, 0.0)),
+        choose(pad_to(ours.tokens, length, pad), pad_to(theirs.tokens, length, pad)),
+        choose(pad_to(ours.keep, length - 1, False), pad_to(theirs.keep, length - 1, False)),
+        choose(pad_to(ours.logps, size, 0.0), pad_to(theirs.logps, size, 0.0)),
         torch.where(chosen, theirs.finished, ours.finished),
     )
-
-
-def _only(batch: GroupBatch, clips: Tensor) -> GroupBatch:
-    """The same batch with all but some clips, (B,) bool, turned into placeholders."""
-    return batch.replace(row_ids=batch.row_ids.masked_fill(~clips.to(batch.row_ids.device), -1))

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
-from audiorl.batch import AUDIO_COMPANIONS, PLACEHOLDER_ROW_ID, GroupBatch
+from audiorl.batch import AUDIO_COMPANIONS, GroupBatch, pad_to
 from audiorl.trainers.gathering import gathered_rows
 
 
@@ -70,7 +70,7 @@ def load_step_data(path: str, device: torch.device, num_iterations: int) -> Step
 
 def audio_of(batch: GroupBatch) -> dict[str, Tensor]:
     """The audio tensors of a batch."""
-    return {key: batch[key] for key in (batch.audio_key, *AUDIO_COMPANIONS) if key in batch}
+    return {key: batch.tensors[key] for key in (batch.audio_key, *AUDIO_COMPANIONS) if key in batch}
 
 
 def with_transcript(tensors: dict[str, Tensor], batch: GroupBatch, pad: int) -> dict[str, Tensor]:
@@ -84,19 +84,16 @@ def with_transcript(tensors: dict[str, Tensor], batch: GroupBatch, pad: int) -> 
     tokens, keep = tensors["tokens"], tensors["keep"]
     length = max(tokens.shape[-1], batch.tokens.shape[-1])
 
-    def longer(values: Tensor, size: int, fill: float = 0) -> Tensor:
-        return nn.functional.pad(values, (0, size - values.shape[-1]), value=fill)
-
     beside = {
-        name: longer(values, length - 1)
+        name: pad_to(values, length - 1)
         for name, values in tensors.items()
         if name not in ("tokens", "keep") and values.shape == keep.shape
     }
     return {
         **tensors,
         **beside,
-        "tokens": torch.cat([longer(tokens, length, pad), longer(batch.tokens, length, pad)], 1),
-        "keep": torch.cat([longer(keep, length - 1), longer(batch.keep, length - 1)], 1),
+        "tokens": torch.cat([pad_to(tokens, length, pad), pad_to(batch.tokens, length, pad)], 1),
+        "keep": torch.cat([pad_to(keep, length - 1), pad_to(batch.keep, length - 1)], 1),
     }
 
 
@@ -107,9 +104,4 @@ def each_row_once(batches: Sequence[GroupBatch], accelerator: Accelerator) -> li
     ids = everywhere.tolist()
     repeated = torch.tensor([row in ids[:i] for i, row in enumerate(ids)], device=everywhere.device)
     parts = repeated[start : start + sum(sizes)].split(sizes)
-    return [
-        batch.replace(
-            keep=batch.keep & ~part[:, None, None], row_ids=batch.row_ids.masked_fill(part, PLACEHOLDER_ROW_ID)
-        )
-        for batch, part in zip(batches, parts, strict=True)
-    ]
+    return [batch.without(part) for batch, part in zip(batches, parts, strict=True)]

@@ -60,7 +60,7 @@ class ReferenceTrainer(SpeechTrainer):
             scores: what the policy said of the batch; where its encoder is frozen the reference reads its states.
         """
         if self.precomputed:
-            return batch[REF_LOGPS]
+            return batch.tensors[REF_LOGPS]
         # what no gradient reaches is the same for policy and reference: one encoder pass serves both
         reference = self._required_reference()
         share = reference.same_encoder and self.family.encoder_is_frozen(model)

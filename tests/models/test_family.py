@@ -60,6 +60,12 @@ def test_the_family_follows_from_the_type_in_the_config():
     assert type(speech_family(*build_toy(ToyCTC))) is ToyCTCFamily
 
 
+def test_a_family_shows_what_it_hears_and_how_it_samples():
+    shown = repr(speech_family(*tiny_whisper("english")))
+    assert shown.startswith("WhisperFamily(sampling_rate=16000, min_seconds=0.0, max_seconds=")
+    assert shown.endswith("engine='dynamic')") and len(shown) < 110
+
+
 def test_a_model_of_no_family_is_refused_with_the_known_ones():
     model = BertModel(
         BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from audiorl.batch import GroupBatch
 from audiorl.models import grouped_attention, speech_family
-from audiorl.models.sampling import BLOCK, Sampler, draw
+from audiorl.models.sampling import BLOCK, Sampler, draw, prefix_lengths
 from audiorl.testing.case import group_batch
 from tests.oracles_decoding import sampler_logits
 from tests.tiny_models import tiny_clips, tiny_whisper
@@ -144,3 +145,13 @@ def test_engines_agree_on_cuda(engine):
     family.set_engine(engine)
     assert torch.equal(family.sample_groups(model, batch, noise).tokens, expected.tokens)
     assert torch.equal(family.beam_groups(model, batch, 3, max_tokens=9).tokens, beams.tokens)
+
+
+def test_a_placeholder_has_the_shortest_prefix_of_the_others():
+    keep = torch.zeros(3, 1, 6, dtype=torch.bool)
+    keep[1, 0, 3:], keep[2, 0, 4:] = True, True
+    batch = GroupBatch(
+        input_values=torch.zeros(3, 1), tokens=torch.zeros(3, 1, 7), keep=keep, row_ids=torch.tensor([-1, 0, 1])
+    )
+    assert prefix_lengths(batch).tolist() == [4, 4, 5]
+    assert prefix_lengths(batch.without(torch.tensor([True, True, True]))).tolist() == [1, 1, 1]
