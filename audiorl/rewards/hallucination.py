@@ -9,6 +9,7 @@ compared: no more units count than the alignment leaves unmatched, and a hypothe
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
@@ -54,10 +55,10 @@ def repeated_units(case: Case) -> set[int]:
     places: dict[tuple[str, ...], list[int]] = {}
     for place, ngram in enumerate(said):
         places.setdefault(ngram, []).append(place)
-    true = _ngrams(case.transcript)
+    true = Counter(_ngrams(case.transcript))
     marked: set[int] = set()
     for ngram, found in places.items():
-        if len(found) > 1 and len(found) > (granted := max(1, true.count(ngram))):
+        if len(found) > 1 and len(found) > (granted := max(1, true[ngram])):
             within = found[granted - 1] + NGRAM  # end of the last granted one
             marked.update(unit for place in found[granted:] for unit in range(max(place, within), place + NGRAM))
     return marked
@@ -202,10 +203,12 @@ class Hallucination(TextReward):
         for pattern in self._compiled:
             if pattern.search(said):
                 found = list(pattern.finditer(said))
-                spans = [match.span() for match in found[len(pattern.findall(transcript)) :]]
-                for start, end in reversed(spans):
-                    units += max(1, len(split_units(said[start:end], unit)))
-                    said = f"{said[:start]} {said[end:]}"
+                kept, place = [], 0
+                for match in found[len(pattern.findall(transcript)) :]:
+                    units += max(1, len(split_units(match[0], unit)))
+                    kept.append(said[place : match.start()])
+                    place = match.end()
+                said = " ".join([*kept, said[place:]])
         return said, units
 
 

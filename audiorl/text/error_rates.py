@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,6 @@ _UNSPACED = (
     "\u0e01-\u0e3a\u0e40-\u0e5b\u0e81-\u0edf\u1780-\u17f9\u19e0-\u19ff\u1000-\u109f\ua9e0-\ua9fe\uaa60-\uaa7f"
 )
 UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
-_SPACE_BESIDE_UNSPACED = re.compile(rf"(?<=[{_UNSPACED}])\s+|\s+(?=[{_UNSPACED}])")
 
 
 class ErrorCounts(NamedTuple):
@@ -219,7 +219,11 @@ def split_units(text: str, unit: str) -> list[str]:
     """
     if unit == "character":
         words = text.split()
-        return list(" ".join(_SPACE_BESIDE_UNSPACED.sub("", text).split()) if len(words) > 1 else "".join(words))
+        units = list(words[0]) if words else []
+        for before, word in pairwise(words):
+            beside_unspaced = UNSPACED_CHARACTER.match(before[-1]) or UNSPACED_CHARACTER.match(word[0])
+            units.extend(word if beside_unspaced else " " + word)
+        return units
     if unit == "mixed" and not text.isascii():
         text = UNSPACED_CHARACTER.sub(r" \g<0> ", text)
     return text.split()

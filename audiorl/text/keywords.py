@@ -14,6 +14,7 @@ precision (or recall) is 1: a keyword left out where there was none is right.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,10 +81,9 @@ def keyword_places(units: Sequence[str], index: KeywordIndex) -> list[tuple[int,
 
 def count_keywords(pair: TextPair, index: KeywordIndex) -> KeywordCounts:
     """Hits, true and said occurrences in one pair."""
-    true = [keyword for _, keyword in keyword_places(pair.transcript, index)]
-    said = [keyword for _, keyword in keyword_places(pair.hypothesis, index)]
-    hits = sum(min(true.count(keyword), said.count(keyword)) for keyword in set(true))
-    return KeywordCounts(hits, len(true), len(said))
+    true = Counter(keyword for _, keyword in keyword_places(pair.transcript, index))
+    said = Counter(keyword for _, keyword in keyword_places(pair.hypothesis, index))
+    return KeywordCounts((true & said).total(), true.total(), said.total())
 
 
 class KeywordFinder:

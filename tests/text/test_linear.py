@@ -1,0 +1,133 @@
+"""Texts and rewards take time in proportion to the text: no pattern may look at it again for each of its characters."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import audiorl.rewards
+import audiorl.text
+from audiorl.rewards import Hallucination
+from audiorl.text.error_rates import split_units
+from audiorl.text.normalizers import NORMALIZERS, normalizer
+from tests.text.regex_work import Matcher, adversaries, alphabet, found_by_re, worst_growth
+
+# Whisper's two are asked only up to the last closing bracket, see `without_brackets`; normalizers are timed below.
+GUARDED = {r"[<\[][^>\]]*[>\]]", r"\([^)]+\)"}
+PACKAGES = (audiorl.rewards, audiorl.text)
+QUADRATIC = [r"[<\[][^>\]]*[>\]]", r"\(([^)]+?)\)", r"\s+'", r"a+b"]
+
+
+def modules():
+    return [
+        importlib.import_module(f"{package.__name__}.{found.name}")
+        for package in PACKAGES
+        for found in pkgutil.iter_modules(package.__path__)
+    ]
+
+
+def patterns_in(value: object) -> Iterator[str]:
+    if isinstance(value, re.Pattern):
+        yield value.pattern
+    elif isinstance(value, tuple | list | set | frozenset):
+        for part in value:
+            yield from patterns_in(part)
+    elif isinstance(value, dict):
+        yield from patterns_in(list(value.values()))
+
+
+PATTERNS = sorted({*patterns_in([vars(module) for module in modules()]), *patterns_in(Hallucination()._compiled)})
+
+
+@pytest.mark.parametrize("pattern", [*PATTERNS, *QUADRATIC])
+def test_the_counting_matcher_finds_what_re_finds(pattern):
+    for text in adversaries(alphabet(pattern, most=3), 13):
+        assert Matcher(pattern, text).spans() == found_by_re(pattern, text), text
+
+
+@pytest.mark.parametrize("pattern", QUADRATIC)
+def test_a_quadratic_pattern_is_told(pattern):
+    assert worst_growth(pattern, 40)[0] > 3.5
+
+
+@pytest.mark.parametrize("pattern", [pattern for pattern in PATTERNS if pattern not in GUARDED])
+def test_patterns_of_rewards_and_texts_look_at_each_character_a_bounded_number_of_times(pattern):
+    growth, text = worst_growth(pattern)
+    assert growth < 3, f"{pattern!r} looks {growth:.1f} times as often at a text twice as long, {text!r}..."
+
+
+def test_patterns_are_compiled_at_the_top_of_a_module_where_the_tests_above_find_them():
+    strays = []
+    for module in modules():
+        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+        for function in ast.walk(tree):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                strays += [
+                    f"{module.__name__}:{call.lineno}"
+                    for call in ast.walk(function)
+                    if isinstance(call, ast.Call)
+                    and isinstance(call.func, ast.Attribute)
+                    and ast.unparse(call.func.value) in ("re", "regex")
+                    and call.func.attr != "escape"
+                    # a pattern that the user gives
+                    and function.name != "_compile"
+                ]
+    assert not strays
+
+
+# What the patterns of the normalizers, ours and transformers', begin and end with; what Unicode sorts and composes.
+HOSTILE = [
+    *"([<)>' a1.\u0301\u0f73\uff9e\u2019",
+    *("()", "[)", "<(", "(a", "[ ", "[]", "' ", " a", "1 ", "1.", "1,", ". ", "$1"),
+    *("\u0301\u0327", "\uff9e\u0301", "\u0f73\u0301", "e\u0301", "\u200c\u200d", "\u06cc\u200c", "\u200c\u0301"),
+    *("one ", "nine one million ", "and a ", "and a half ", "point ", "\u0130", "\u03a3'"),
+]
+
+
+def seconds(function, text: str, tries: int = 2) -> float:
+    """CPU seconds of this thread, the least of several tries."""
+    found = []
+    for _ in range(tries):
+        begun = time.thread_time()
+        function(text)
+        found.append(time.thread_time() - begun)
+    return min(found)
+
+
+def growth(function, pump: str, length: int = 1_000) -> float:
+    """How many times as long the function takes for sixteen times the text."""
+    short, long = ("a" + pump * (size // len(pump)) for size in (length, 16 * length))
+    return seconds(function, long) / seconds(function, short)
+
+
+def grow_faster_than_the_text(function, pumps) -> dict[str, float]:
+    """Linear is 16, quadratic 256; between them is room for a busy machine, and suspects are tried a second time."""
+    found = {pump: growth(function, pump) for pump in pumps}
+    found = {pump: growth(function, pump) for pump, times in found.items() if times > 48}
+    return {pump: times for pump, times in found.items() if times > 48}
+
+
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_the_time_of_a_normalizer_grows_with_the_text(name):
+    function = normalizer(name)
+    function("warm\u0301 up")
+    assert not grow_faster_than_the_text(function, HOSTILE)
+
+
+@pytest.mark.parametrize("unit", ["word", "character", "mixed"])
+def test_the_time_of_splitting_grows_with_the_text(unit):
+    pumps = [" ", "a ", "\u4f60 ", "\u4f60", "a"]
+    assert not grow_faster_than_the_text(lambda text: split_units(text + " b", unit), pumps)
+
+
+def test_the_time_of_looking_for_patterns_grows_with_the_text():
+    reward = Hallucination(detect=("patterns",))
+    pumps = ["(", "(a)", "\u266a", "\u266aa", "a", "www.", "http://"]
+    assert not grow_faster_than_the_text(lambda text: reward._without_patterns(text, "", "word"), pumps)
