@@ -134,7 +134,7 @@ class TaggedTranscript(NamedTuple):
 
 
 # Qwen3-ASR writes "language English<asr_text>the transcript", of a clip without speech "language None<asr_text>".
-_TAG = re.compile(r"\s*language\s+([^<>\n]{1,40}?)\s*<asr_text>\s*", re.IGNORECASE)
+_TAG = re.compile(r"\A\s*language\s+([^<>\s][^<>\n]{0,39}?)\s*<asr_text>\s*", re.IGNORECASE)
 
 
 def tagged_transcript(text: str) -> TaggedTranscript:

@@ -14,8 +14,9 @@ from difflib import get_close_matches
 DETECT = "auto"
 # Codes that ISO 639 or a data set (FLEURS, Common Voice) uses where Whisper's vocabulary has another one.
 _ALIASES = {"cmn": "zh", "fil": "tl", "in": "id", "iw": "he", "ji": "yi", "jv": "jw", "nb": "no"}
-_SPECIAL_TOKEN = re.compile(r"<\|(.*)\|>")
-_IN_PARENTHESES = re.compile(r"\s*\([^()]*\)$")
+_SPECIAL_TOKEN = re.compile(r"\A<\|(.*)\|>\Z")
+_IN_PARENTHESES = re.compile(r"\([^()]*\)$")
+_BETWEEN_SUBTAGS = re.compile("[-_]")
 _TAG = re.compile(r"[a-z]{2,3}")
 
 
@@ -34,7 +35,7 @@ def _code(language: str) -> str:
     written = language.strip().lower()
     if token := _SPECIAL_TOKEN.fullmatch(written):
         written = token.group(1).strip()
-    first, *more = re.split(r"[-_]", written)
+    first, *more = _BETWEEN_SUBTAGS.split(written)
     if _TAG.fullmatch(first) and first != "lao":  # the one English name that is as short as a code
         # Cantonese may stand behind Chinese, as "zh-yue"
         return "yue" if first == "zh" and "yue" in more else _ALIASES.get(first, first)
@@ -51,7 +52,7 @@ def own_code(language: str, names: Mapping[str, str]) -> str | None:
     codes = {code.lower(): code for code in names} | {name.lower(): code for code, name in names.items()}
     written = language.strip().lower()
     # a model may tell apart what Whisper does not, as Filipino from Tagalog
-    spellings = (written, re.split(r"[-_]", written)[0], language_code(language))
+    spellings = (written, _BETWEEN_SUBTAGS.split(written)[0], language_code(language))
     return next((codes[spelling] for spelling in spellings if spelling in codes), None)
 
 
