@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audiorl.audio import AudioFault, load_audio
+from audiorl.audio import AudioFault, load_row_audio
 from audiorl.augment import Augmentation
 from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch, pad_tokens
 from audiorl.datasets import BadRowsError, RowFault, SkippedRows, judge_row
@@ -107,7 +107,7 @@ class SpeechCollator:
     def _hear(self, row: Mapping[str, Any]) -> np.ndarray:
         """The row's clip, decoded and augmented; raises AudioFault."""
         limit, rate = self.family.max_seconds, self.family.sampling_rate
-        clip = load_audio(row["audio"], rate)
+        clip = load_row_audio(row, rate)
         seconds = len(clip) / rate
         if limit is not None and seconds > limit:  # a header may promise less than there is
             raise AudioFault(f"the clip decodes to {seconds:.2f} s, the model hears {limit:g} s", "Cut it.")

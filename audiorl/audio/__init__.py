@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from audiorl.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from audiorl.audio.containers import audio_suffix
     from audiorl.audio.features import (
         ClipProcessor,
         ProcessedClip,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         SILENCE_PEAK,
         audio_bytes,
         audio_seconds,
+        channel_of,
         load_audio,
         load_row_audio,
         row_audio_seconds,
@@ -46,6 +48,8 @@ _HOMES = {
     "SILENCE_PEAK": "load",
     "audio_bytes": "load",
     "audio_seconds": "load",
+    "audio_suffix": "containers",
+    "channel_of": "load",
     "cut_clip": "features",
     "fit_clip": "features",
     "load_audio": "load",
@@ -65,6 +69,8 @@ __all__ = [
     "ProcessedClip",
     "audio_bytes",
     "audio_seconds",
+    "audio_suffix",
+    "channel_of",
     "cut_clip",
     "fit_clip",
     "load_audio",

@@ -42,33 +42,35 @@ class Kind(NamedTuple):
         name: for messages.
         demuxer: FFmpeg's name of it, None where FFmpeg has none.
         libsndfile: whether libsndfile reads files of this kind, if it knows their codec.
+        suffix: how their names end.
     """
 
     name: str
     demuxer: str | None
     libsndfile: bool
+    suffix: str
 
 
-WAV = Kind("WAV", "wav", True)
-_W64 = Kind("Wave64", "w64", True)
-_AIFF = Kind("AIFF", "aiff", True)
-_SVX = Kind("IFF", "iff", True)
-_AU = Kind("AU", "au", True)
-_CAF = Kind("CAF", "caf", True)
-_NIST = Kind("NIST Sphere", "nistsphere", True)
-_FLAC = Kind("FLAC", "flac", True)
-_OGG = Kind("Ogg", "ogg", True)
-MP3 = Kind("MP3", None, True)
-_MP4 = Kind("MP4, M4A, MOV or 3GP", "mov", False)
-_MATROSKA = Kind("WebM or Matroska", "matroska", False)
-_AAC = Kind("AAC", "aac", False)
-_JOINED_OGG = Kind("Ogg with several streams, one behind the other", "ogg", False)
+WAV = Kind("WAV", "wav", True, ".wav")
+_W64 = Kind("Wave64", "w64", True, ".w64")
+_AIFF = Kind("AIFF", "aiff", True, ".aiff")
+_SVX = Kind("IFF", "iff", True, ".iff")
+_AU = Kind("AU", "au", True, ".au")
+_CAF = Kind("CAF", "caf", True, ".caf")
+_NIST = Kind("NIST Sphere", "nistsphere", True, ".sph")
+_FLAC = Kind("FLAC", "flac", True, ".flac")
+_OGG = Kind("Ogg", "ogg", True, ".ogg")
+MP3 = Kind("MP3", None, True, ".mp3")
+_MP4 = Kind("MP4, M4A, MOV or 3GP", "mov", False, ".m4a")
+_MATROSKA = Kind("WebM or Matroska", "matroska", False, ".webm")
+_AAC = Kind("AAC", "aac", False, ".aac")
+_JOINED_OGG = Kind("Ogg with several streams, one behind the other", "ogg", False, ".ogg")
 
 # offset, first bytes, kind; the first that fits
 _KINDS: tuple[tuple[int, bytes, Kind], ...] = (
     (0, b"RF64", WAV),
     (0, b"RIFX", WAV),
-    (0, b"BW64", Kind("BW64", "wav", False)),
+    (0, b"BW64", Kind("BW64", "wav", False, ".wav")),
     (0, b"riff\x2e\x91\xcf\x11", _W64),
     (0, b".snd", _AU),
     (0, b"caff", _CAF),
@@ -77,13 +79,13 @@ _KINDS: tuple[tuple[int, bytes, Kind], ...] = (
     (0, b"OggS", _OGG),
     *((4, box, _MP4) for box in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")),
     (0, b"\x1a\x45\xdf\xa3", _MATROSKA),
-    (0, b"#!AMR", Kind("AMR", "amr", False)),
-    (0, b"FLV\x01", Kind("FLV", "flv", False)),
-    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", Kind("WMA", "asf", False)),
-    (0, b"wvpk", Kind("WavPack", "wv", False)),
-    (0, b"MAC ", Kind("Monkey's Audio", "ape", False)),
-    (0, b"TTA1", Kind("True Audio", "tta", False)),
-    (0, b"\x00\x00\x01\xba", Kind("MPEG program stream", "mpeg", False)),
+    (0, b"#!AMR", Kind("AMR", "amr", False, ".amr")),
+    (0, b"FLV\x01", Kind("FLV", "flv", False, ".flv")),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", Kind("WMA", "asf", False, ".wma")),
+    (0, b"wvpk", Kind("WavPack", "wv", False, ".wv")),
+    (0, b"MAC ", Kind("Monkey's Audio", "ape", False, ".ape")),
+    (0, b"TTA1", Kind("True Audio", "tta", False, ".tta")),
+    (0, b"\x00\x00\x01\xba", Kind("MPEG program stream", "mpeg", False, ".mpg")),
 )
 
 # Format tags of WAV codecs that write sample by sample: integers, floats, A-law, mu-law, and what says so further down.
@@ -171,6 +173,15 @@ def inspect_container(file: BinaryIO, name: str) -> Container:
     return Container(file, kind, samples)
 
 
+def audio_suffix(content: bytes) -> str:
+    """How the name of a file with these bytes ends, `.wav` for example; "" where they do not tell."""
+    start = 0
+    while size := id3_bytes(content[start : start + 10]):
+        start += size
+    kind = _kind_of(content[start : start + 512])
+    return "" if kind is None else kind.suffix
+
+
 def cut_off(name: str, detail: str = "") -> AudioFault:
     """The fault of a file whose end is missing."""
     return AudioFault(f"{name} is cut off: its header promises more than the file holds{detail}", _CUT_REMEDY)
@@ -199,16 +210,16 @@ def _without_tag(file: BinaryIO, name: str) -> BinaryIO:
 
 def _kind_of(head: bytes) -> Kind | None:
     if head.startswith(b"RIFF"):
-        return WAV if head[8:12] == b"WAVE" else Kind("AVI", "avi", False) if head[8:12] == b"AVI " else None
+        return WAV if head[8:12] == b"WAVE" else Kind("AVI", "avi", False, ".avi") if head[8:12] == b"AVI " else None
     if head.startswith(b"FORM"):
         return {b"AIFF": _AIFF, b"AIFC": _AIFF, b"8SVX": _SVX, b"16SV": _SVX}.get(head[8:12])
     for offset, mark, kind in _KINDS:
         if head.startswith(mark, offset):
             return kind
     if head.startswith(b"\x0b\x77") and len(head) > 5:  # ATSC A/52, 5.4.2.1: the syntax's version
-        return Kind("E-AC-3", "eac3", False) if head[5] >> 3 > 10 else Kind("AC-3", "ac3", False)
+        return Kind("E-AC-3", "eac3", False, ".eac3") if head[5] >> 3 > 10 else Kind("AC-3", "ac3", False, ".ac3")
     if len(head) > 188 and head[0] == head[188] == 0x47:
-        return Kind("MPEG transport stream", "mpegts", False)
+        return Kind("MPEG transport stream", "mpegts", False, ".ts")
     if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] != 0xFE:  # not a text in UTF-16
         return _AAC if head[1] & 0xF6 == 0xF0 else MP3 if head[1] & 0x06 else None
     return None

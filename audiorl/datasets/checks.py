@@ -11,7 +11,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from audiorl.audio import AudioFault, audio_seconds
+from audiorl.audio import AudioFault, row_audio_seconds
 from audiorl.audio.sources import short_repr
 from audiorl.datasets.columns import told_columns
 from audiorl.datasets.faults import WHOLE_DATASET, BadRowsError, RowFault, SkippedRows
@@ -210,7 +210,7 @@ def _audio_problems(
     if "audio" not in row:
         return []
     try:
-        seconds = audio_seconds(row["audio"])
+        seconds = row_audio_seconds(row)
     except AudioFault as fault:
         return [(fault.problem, fault.remedy)]
     problems = [found for name in text_columns if (found := _time_problem(name, row[name], seconds, last_time))]

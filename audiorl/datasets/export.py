@@ -8,17 +8,15 @@ Audio that rows carry as bytes is written as it is, into a folder beside the fil
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-import soundfile
 from tqdm.auto import tqdm
 
-from audiorl.audio import AudioFault, audio_seconds
+from audiorl.audio import AudioFault, audio_suffix, row_audio_seconds
 from audiorl.datasets.checks import missing_columns
 from audiorl.datasets.columns import ColumnNames
 from audiorl.datasets.faults import BadRowsError, RowFault
@@ -27,7 +25,6 @@ from audiorl.files import whole_file
 
 # For `speech_rows`: a row's `task` would say transcribe or translate, which "asr" is not.
 EXPORTED_COLUMNS: Mapping[str, str] = MappingProxyType({"audio": "audio_path", "exported_task": "task"})
-_SUFFIXES = {"WAVEX": "wav"}  # of libsndfile's formats that are not called like their files
 
 
 def export_rows(
@@ -77,20 +74,21 @@ def export_rows(
 def _line(row: Mapping[str, Any], number: int, path: str, task: str, metadata: Mapping[str, Any]) -> str:
     duration = row.get("duration")
     try:
-        seconds = audio_seconds(row["audio"]) if duration is None else duration
+        seconds = row_audio_seconds(row) if duration is None else duration
         audio_path = _audio_path(row["audio"], number, path)
     except AudioFault as fault:
         raise BadRowsError([RowFault(row["where"], row["row_id"], fault.problem, fault.remedy)]) from fault
     if not isinstance(row["text"], str):
         remedy = "Give the transcript or label, or remove the row."
         raise BadRowsError([RowFault(row["where"], row["row_id"], "text is missing or no text", remedy)])
-    own = ("audio", "text", "duration", *OURS)
+    own = ("audio", "text", "duration", "channel", *OURS)
     others = {name: value for name, value in row.items() if name not in own and value is not None}
     line = {
         "audio_path": audio_path,
         "text": row["text"],
         "duration": seconds,
         "task": task,
+        **({} if row.get("channel") is None else {"channel": row["channel"]}),
         "metadata": {**others, **metadata},
     }
     try:
@@ -106,13 +104,12 @@ def _audio_path(entry: Mapping[str, Any], number: int, path: str) -> str:
     if content is None:
         found = entry["path"]
         return found if "://" in found else os.path.abspath(found)
-    try:
-        kind = soundfile.info(io.BytesIO(content)).format
-    except soundfile.LibsndfileError as error:
-        raise AudioFault("the audio is not audio that can be read", "Remove the row.") from error
+    suffix = audio_suffix(content)
+    if not suffix:
+        raise AudioFault("the audio is not audio that can be read", "Remove the row.")
     folder = os.path.splitext(path)[0] + "_audio"
     os.makedirs(folder, exist_ok=True)
-    name = os.path.join(folder, f"{number:06d}.{_SUFFIXES.get(kind, kind.lower())}")
+    name = os.path.join(folder, f"{number:06d}{suffix}")
     with open(name, "wb") as file:
         file.write(content)
     return os.path.relpath(name, os.path.dirname(path))

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from audiorl.audio import AudioFault, audio_seconds
+from audiorl.audio import AudioFault, row_audio_seconds
 from audiorl.datasets.faults import RowFault
 from audiorl.datasets.rows import iterate_batches
 
@@ -58,7 +58,7 @@ def _row_faults(
             remedy = "Leave speed out of the augmentation, or timestamps out of the texts."
             faults.append(RowFault(row["where"], row["row_id"], problem, remedy))
     try:
-        seconds = audio_seconds(row.get("audio"))
+        seconds = row_audio_seconds(row)
     except AudioFault:
         return faults
     # what fills the window exactly when slowed fits; the product may be off in its last digit

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from audiorl.audio import channel_of
 from audiorl.evaluation.settings import LABELS, EvaluationSettings
 from audiorl.evaluation.transcription import Row, TranscribedRow
 from audiorl.rewards.answers import accepted_answers, is_answer
@@ -22,6 +23,7 @@ class Clip:
         id: the row's `id` as text, or its place.
         where: its place for a person to find.
         audio: absolute path or address; None where the audio is no file of its own.
+        channel: which of the file's channels was heard; None for the mean of all.
         transcript: as in the row; of label tasks the label, or the first of several right answers.
         hypothesis: as the model said it.
         seconds: of audio.
@@ -42,6 +44,7 @@ class Clip:
     group: Any = None
     keywords: Sequence[str] | None = None
     accepted: Sequence[str] = ()
+    channel: int | None = None
 
 
 def clip_of(found: TranscribedRow, place: int, settings: EvaluationSettings) -> Clip:
@@ -67,6 +70,7 @@ def clip_of(found: TranscribedRow, place: int, settings: EvaluationSettings) -> 
         group=None if settings.group_column is None else row[settings.group_column],
         keywords=row.get("keywords"),
         accepted=accepted,
+        channel=row_channel(row),
     )
 
 
@@ -113,6 +117,12 @@ def check_row(row: Row, place: str, settings: EvaluationSettings) -> None:
     if problem := row_problem(row, settings):
         what, remedy = problem
         raise ValueError(f"{place}: {what}. {remedy}")
+
+
+def row_channel(row: Row) -> int | None:
+    """Which channel of its clip a row names; None for the mean of all."""
+    channel = channel_of(row.get("channel"))
+    return None if channel == "mix" else channel
 
 
 def audio_path(entry: Any) -> str | None:

@@ -36,6 +36,7 @@ finite, and what does not apply is null.
             id              the row's `id` as text, or its place where it has none
             where           the row's place for a person: "validation.jsonl:12", "row 3"
             audio           absolute path or address; null where the audio exists only inside the data set
+            channel         which of the file's channels was heard; null: the mean of all
             transcript      as in the row, "" for silence (for labels: the label, or the first of several right answers)
             hypothesis      as the model said it, neither normalised
             substitutions, deletions, insertions, hits    in the summary's unit (for labels: 1 substitution or 1 hit)
@@ -262,6 +263,7 @@ def _clip(found: Measurement, place: int) -> dict[str, Any]:
         "id": clip.id,
         "where": clip.where,
         "audio": clip.audio,
+        "channel": clip.channel,
         "transcript": clip.transcript,
         "hypothesis": clip.hypothesis,
         **found.errors[place]._asdict(),

@@ -38,7 +38,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import InvalidHeader
 from urllib3.util.retry import Retry
 
-from audiorl.audio import AudioFault, audio_bytes, audio_seconds
+from audiorl.audio import AudioFault, audio_bytes, audio_suffix, channel_of, row_audio_seconds
 from audiorl.evaluation.transcription import Check, Row, TranscribedRow, read_rows, where
 from audiorl.text.error_rates import tagged_transcript
 from audiorl.text.languages import DETECT, language_code, language_names, nearest_language
@@ -166,11 +166,10 @@ class Endpoint:
 
     def _ask(self, session: requests.Session, row: Row, place: str) -> TranscribedRow:
         try:
-            entry = row.get("audio")
-            seconds, content = audio_seconds(entry), audio_bytes(entry)
+            seconds, content = row_audio_seconds(row), audio_bytes(row.get("audio"), channel=row.get("channel"))
         except AudioFault as fault:
             raise AudioFault(f"{place}: {fault.problem}", fault.remedy) from fault
-        name = _file_name(entry, content)
+        name = _file_name(row, content)
         language = self._language(row, place)
         form = {"model": self.name, **({"language": language} if language else {})}
         files = {"file": (name, content, mimetypes.guess_type(name)[0] or "application/octet-stream")}
@@ -410,13 +409,13 @@ def _address(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, base + PATH, parts.query, ""))
 
 
-def _file_name(entry: Any, content: bytes) -> str:
+def _file_name(row: Row, content: bytes) -> str:
     """A name whose ending tells servers the format; bytes without one have what their first bytes say."""
+    entry = row.get("audio")
     path = entry.get("path") if isinstance(entry, dict) else None
-    if path and os.path.splitext(path)[1]:
+    if path and os.path.splitext(path)[1] and channel_of(row.get("channel")) == "mix":
         return os.path.basename(path)
-    endings = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg"}
-    return "audio" + endings.get(content[:4], ".mp3")
+    return "audio" + (audio_suffix(content) or ".mp3")
 
 
 def _remedy(answer: requests.Response) -> str:

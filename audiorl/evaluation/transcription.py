@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from audiorl.audio import AudioFault, load_audio
+from audiorl.audio import AudioFault, load_row_audio
 
 if TYPE_CHECKING:
     from audiorl.datasets.columns import ColumnNames
@@ -234,7 +234,7 @@ def load_clip(row: Row, place: str, family: Any, *, allow_silence: bool = False)
         AudioFault: naming the row; the clip cannot be read, is longer than the family's window, or too short for it.
     """
     try:
-        clip = load_audio(row.get("audio"), family.sampling_rate, allow_silence=allow_silence)
+        clip = load_row_audio(row, family.sampling_rate, allow_silence=allow_silence)
     except AudioFault as fault:
         raise AudioFault(f"{place}: {fault.problem}", fault.remedy) from fault
     limit = family.max_seconds

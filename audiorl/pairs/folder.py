@@ -28,13 +28,13 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
+from audiorl.audio import audio_suffix
 from audiorl.pairs.records import MinedBatch, MinedClip, MiningSummary, json_text, own_columns
 
 PAIRS, HYPOTHESES, SUMMARY = "pairs.jsonl", "hypotheses.jsonl", "summary.json"
 _PARTS, _SETTINGS = "parts", "settings.json"
 _BATCH = re.compile(rb'\{"batch": (\d+),')
 _CLIPS_OF_A_FOLDER = 1000
-_SUFFIXES = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff": ".mp3"}
 
 
 class _Place(NamedTuple):
@@ -173,9 +173,7 @@ class MiningFolder:
         content, path = entry["bytes"], entry["path"] or ""
         if content is None:
             return path if "://" in path else os.path.abspath(path)
-        suffix = os.path.splitext(path)[1] or next(
-            (suffix for start, suffix in _SUFFIXES.items() if content.startswith(start)), ".audio"
-        )
+        suffix = os.path.splitext(path)[1] or audio_suffix(content) or ".audio"
         name = f"audio/{clip.row_id // _CLIPS_OF_A_FOLDER:06d}/{clip.row_id}{suffix}"
         file = os.path.join(self.path, name)
         os.makedirs(os.path.dirname(file), exist_ok=True)

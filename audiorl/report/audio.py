@@ -34,16 +34,16 @@ class Embedded(NamedTuple):
     content: str  # base64
 
 
-def compressed(source: Any) -> bytes:
+def compressed(source: Any, channel: int | None = None) -> bytes:
     """A clip as mono MP3 at 16 kHz.
 
     Args:
-        source: whatever `audiorl.audio.load_audio` takes.
+        source, channel: whatever `audiorl.audio.load_audio` takes.
 
     Raises:
         AudioFault: the clip cannot be read.
     """
-    samples = load_audio(source, RATE)
+    samples = load_audio(source, RATE, channel=channel)
     file = io.BytesIO()
     soundfile.write(
         file,
@@ -73,10 +73,11 @@ class PageAudio:
         self.linked = 0
         self.addresses = 0
         self.missing = 0
+        self.whole_files = 0
         self.faults: list[str] = []
-        self._known: dict[str, dict[str, Any]] = {}
+        self._known: dict[tuple[str, int | None], dict[str, Any]] = {}
 
-    def add(self, source: str | None, seconds: float | None) -> dict[str, Any]:
+    def add(self, source: str | None, seconds: float | None, channel: int | None = None) -> dict[str, Any]:
         """How a row of the page names its audio.
 
         It is `{"embedded": place}`, `{"link": address}`, `{"place": address}` where a browser is not to follow the
@@ -85,21 +86,22 @@ class PageAudio:
         Args:
             source: a file or an address; None where the clip was not kept.
             seconds: its length, if known; a file of unknown length is compressed anew.
+            channel: which of the file's channels is the clip; None for the mean of all.
         """
         if source is None:
             self.missing += 1
             return {}
-        if source not in self._known:
-            self._known[source] = self._placed(source, seconds)
-        return self._known[source]
+        if (source, channel) not in self._known:
+            self._known[source, channel] = self._placed(source, seconds, channel)
+        return self._known[source, channel]
 
-    def _placed(self, source: str, seconds: float | None) -> dict[str, Any]:
+    def _placed(self, source: str, seconds: float | None, channel: int | None) -> dict[str, Any]:
         if "://" in source:  # an address is fetched by no one but a reader who follows the link
             self.addresses += 1
             return {"link": source} if safe_link(source) else {"place": source}
         if self.size < self.limit:
             try:
-                clip = _embedded(source, seconds)
+                clip = _embedded(source, seconds, channel)
             except AudioFault as fault:
                 self.faults.append(fault.problem)
                 return {}
@@ -112,6 +114,7 @@ class PageAudio:
             self.faults.append("a data: address is beyond what the page may hold")
             return {}
         self.linked += 1
+        self.whole_files += channel is not None
         address = self._address(source)
         return {"link": address} if safe_link(address) else {"place": address}
 
@@ -127,6 +130,8 @@ class PageAudio:
         parts = [f"{len(self.embedded)} clips are embedded ({sum(len(c.content) for c in self.embedded) / 1e6:.2f} MB)"]
         if self.linked:
             parts.append(f"{self.linked} are linked and play while their files stay where they are")
+        if self.whole_files:
+            parts.append(f"{self.whole_files} of these play all channels of a file of which the row is one")
         if self.addresses:
             parts.append(f"{self.addresses} are addresses, and those of the web are opened by a click")
         if self.missing:
@@ -146,10 +151,10 @@ def safe_link(address: str) -> bool:
     return relative or scheme.lower() in ("http", "https", "data")
 
 
-def _embedded(source: str, seconds: float | None) -> Embedded:
+def _embedded(source: str, seconds: float | None, channel: int | None) -> Embedded:
     kind = PLAYABLE.get(Path(source).suffix.lower())
-    if kind and seconds and os.path.isfile(source) and os.path.getsize(source) <= SMALL * seconds:
+    if channel is None and kind and seconds and os.path.isfile(source) and os.path.getsize(source) <= SMALL * seconds:
         content = Path(source).read_bytes()
     else:
-        content, kind = compressed(source), "audio/mpeg"
+        content, kind = compressed(source, channel), "audio/mpeg"
     return Embedded(kind, base64.b64encode(content).decode("ascii"))

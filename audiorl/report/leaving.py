@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from audiorl.audio import audio_seconds
+from audiorl.audio import row_audio_seconds
 from audiorl.evaluation.changes import changes
-from audiorl.evaluation.clips import audio_path, clip_of
+from audiorl.evaluation.clips import audio_path, clip_of, row_channel
 from audiorl.evaluation.comparison import Decoded
 from audiorl.evaluation.document import Compared, Evaluated, document, write_document
 from audiorl.evaluation.measurement import Measurement, measure
@@ -55,11 +55,12 @@ class KeptAudio:
         self.run = Path(run)
         self.room = limit
 
-    def keep(self, name: str, entry: Any) -> str | None:
+    def keep(self, name: str, entry: Any, channel: int | None = None) -> str | None:
         """The absolute path or address of a row's clip; None where it has none, and is written under `name` instead.
 
         Args:
             entry: `audio` of a row in the library's form, see `audiorl.datasets.speech_rows`.
+            channel: which of its channels is written; None for the mean of all.
 
         Raises:
             AudioFault: the clip cannot be read.
@@ -71,7 +72,7 @@ class KeptAudio:
             self.room -= file.stat().st_size
         elif self.room > 0:
             file.parent.mkdir(parents=True, exist_ok=True)
-            content = compressed(entry)
+            content = compressed(entry, channel)
             self.room -= len(content)
             file.write_bytes(content)
         return None
@@ -80,7 +81,7 @@ class KeptAudio:
 def row_seconds(row: Mapping[str, Any]) -> float:
     """The length of a row's clip, by its `duration` column or by the audio's header."""
     duration = row.get("duration")
-    return audio_seconds(row["audio"]) if duration is None else float(duration)
+    return row_audio_seconds(row) if duration is None else float(duration)
 
 
 def place_of(row: Mapping[str, Any], kept: KeptAudio) -> dict[str, Any]:
@@ -89,7 +90,8 @@ def place_of(row: Mapping[str, Any], kept: KeptAudio) -> dict[str, Any]:
         "row_id": row["row_id"],
         "where": row["where"],
         "seconds": row_seconds(row),
-        "audio": kept.keep(f"row-{row['row_id']}", row["audio"]),
+        "audio": kept.keep(f"row-{row['row_id']}", row["audio"], row_channel(row)),
+        "channel": row_channel(row),
     }
 
 
@@ -153,7 +155,7 @@ def leave_evaluation(
     seconds = [row_seconds(row) for row in rows]
     measured = [_measured(rows, seconds, decoded, settings) for decoded in (before, after)]
     for place in _most_changed(*measured):
-        kept.keep(f"clip-{place}", rows[place]["audio"])
+        kept.keep(f"clip-{place}", rows[place]["audio"], row_channel(rows[place]))
     names = (systems.before, systems.after)
     evaluated = [
         Evaluated(name, systems.dataset, 0, dict(systems.decoding), found)
