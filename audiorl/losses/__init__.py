@@ -18,15 +18,6 @@ from audiorl.losses.anchored_losses import (
 )
 from audiorl.losses.ctc import ctc_logps, frames_needed
 from audiorl.losses.divergences import F_DIVERGENCES, f_divergence_scores
-from audiorl.losses.margin_losses import (
-    discopop_loss,
-    exo_pair_loss,
-    hinge_loss,
-    ipo_loss,
-    robust_loss,
-    sigmoid_loss,
-    sigmoid_norm_loss,
-)
 from audiorl.losses.objective import CombinedObjective, LossTerm, ObjectiveTerms, resolve_losses
 from audiorl.losses.odds_ratio import OddsRatioObjective, log1mexp, log_odds, log_odds_ratio, odds_ratio_loss
 from audiorl.losses.pair_scores import PairScores, pair_scores
@@ -45,6 +36,15 @@ from audiorl.losses.policy_losses import (
     mwer_loss,
 )
 from audiorl.losses.preference import LOSS_PRESETS, PREFERENCE_LOSSES, PreferenceObjective
+from audiorl.losses.preference_losses import (
+    discopop_loss,
+    exo_pair_loss,
+    hinge_loss,
+    ipo_loss,
+    robust_loss,
+    sigmoid_loss,
+    sigmoid_norm_loss,
+)
 from audiorl.losses.reductions import (
     length_desensitized_sum,
     length_mean,

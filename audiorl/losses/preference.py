@@ -16,7 +16,7 @@ from audiorl.losses.anchored_losses import (
     sft_loss,
     sppo_hard_loss,
 )
-from audiorl.losses.margin_losses import (
+from audiorl.losses.preference_losses import (
     discopop_loss,
     exo_pair_loss,
     hinge_loss,
