@@ -8,14 +8,6 @@ from audiorl.losses.advantages import (
     rloo_advantages,
     zero_variance,
 )
-from audiorl.losses.anchored_losses import (
-    apo_down_loss,
-    apo_zero_loss,
-    bco_pair_loss,
-    nca_pair_loss,
-    sft_loss,
-    sppo_hard_loss,
-)
 from audiorl.losses.ctc import ctc_logps, frames_needed
 from audiorl.losses.divergences import F_DIVERGENCES, f_divergence_scores
 from audiorl.losses.objective import CombinedObjective, LossTerm, ObjectiveTerms, resolve_losses
@@ -37,13 +29,21 @@ from audiorl.losses.policy_losses import (
 )
 from audiorl.losses.preference import LOSS_PRESETS, PREFERENCE_LOSSES, PreferenceObjective
 from audiorl.losses.preference_losses import (
+    aot_loss,
+    aot_unpaired_loss,
+    apo_down_loss,
+    apo_zero_loss,
+    bco_pair_loss,
     discopop_loss,
     exo_pair_loss,
     hinge_loss,
     ipo_loss,
+    nca_pair_loss,
     robust_loss,
+    sft_loss,
     sigmoid_loss,
     sigmoid_norm_loss,
+    sppo_hard_loss,
 )
 from audiorl.losses.reductions import (
     length_desensitized_sum,
@@ -55,7 +55,6 @@ from audiorl.losses.reductions import (
 )
 from audiorl.losses.settings import LossSettingError
 from audiorl.losses.supervised import supervised_loss
-from audiorl.losses.transport_losses import aot_loss, aot_unpaired_loss
 
 __all__ = [
     "ADVANTAGES",

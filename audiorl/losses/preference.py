@@ -8,24 +8,23 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from audiorl.losses.anchored_losses import (
+from audiorl.losses.preference_losses import (
+    aot_loss,
+    aot_unpaired_loss,
     apo_down_loss,
     apo_zero_loss,
     bco_pair_loss,
-    nca_pair_loss,
-    sft_loss,
-    sppo_hard_loss,
-)
-from audiorl.losses.preference_losses import (
     discopop_loss,
     exo_pair_loss,
     hinge_loss,
     ipo_loss,
+    nca_pair_loss,
     robust_loss,
+    sft_loss,
     sigmoid_loss,
     sigmoid_norm_loss,
+    sppo_hard_loss,
 )
-from audiorl.losses.transport_losses import aot_loss, aot_unpaired_loss
 
 Reduction = Literal["pairs", "tokens"]
 

@@ -1,11 +1,18 @@
-"""Losses of the difference between the two transcripts' scores; they take any f-divergence.
+"""The preference losses, each a function of the log-probabilities of pairs.
 
-Every function returns (B,), one value for each pair, never reduced. With `divergence` at its default the
-scores are the log-ratios, and
+Every function returns (B,), one value for each pair, never reduced. There are three kinds:
 
-    delta[b] = divergence(logps - ref_logps)[b, 0] - divergence(logps - ref_logps)[b, 1]
+1. Losses of the difference between the two transcripts' scores. They take any f-divergence; with `divergence` at its
+   default the scores are the log-ratios, and the margin in nats is
 
-is the margin in nats.
+       delta[b] = divergence(logps - ref_logps)[b, 0] - divergence(logps - ref_logps)[b, 1]
+
+2. Losses that hold each transcript against the frozen policy by itself, and plain supervised training. Below,
+   u = logps - ref_logps (B, 2) is the log-ratio in nats, column 0 chosen, column 1 rejected.
+3. Alignment via optimal transport (aot), which compares distributions quantile by quantile, not pair by pair. It ranks
+   what it gets, so its value belongs to the batch: with several processes, pass the gathered batch. Element b of its
+   (B,) is the part of the pair that holds the rank on the policy's (the chosen) side, so permuting pairs permutes
+   losses, and the mean is that of the sorted lists.
 """
 
 from __future__ import annotations
@@ -22,6 +29,9 @@ from audiorl.losses.reductions import length_mean
 
 # The square of a larger error, times the slope of a clamped exponential, would leave float32.
 MAX_SQUARED_ERROR_ROOT = 1e18
+
+
+# ---- the difference of the two ----
 
 
 def _difference(scores: Tensor) -> Tensor:
@@ -204,3 +214,182 @@ def sigmoid_norm_loss(pairs: PairScores, *, beta: float, divergence: ScoreFuncti
     Source: Lambert et al. 2024 (Tulu 3), arXiv:2411.15124, its length-normalised DPO.
     """
     return -F.logsigmoid(beta * _delta_per_token(pairs, divergence))
+
+
+# ---- each transcript by itself ----
+
+
+def _chosen_and_rejected(pairs: PairScores) -> tuple[Tensor, Tensor]:
+    log_ratios = pairs.log_ratios
+    return log_ratios[:, 0], log_ratios[:, 1]
+
+
+def nca_pair_loss(pairs: PairScores, *, beta: float) -> Tensor:
+    """Raise the chosen transcript while holding both near the frozen policy: noise contrastive alignment.
+
+        loss[b] = -log sigmoid(beta u[b, 0]) - 1/2 sum over k of log sigmoid(-beta u[b, k])
+
+    Args:
+        pairs: (B, 2) log-probabilities under both policies.
+        beta: > 0; the paper's alpha.
+
+    Returns:
+        (B,) >= 0; 2 log 2 where the policies agree.
+
+    Source: Chen et al. 2024 (NCA), arXiv:2402.05369, section 4.1.
+    """
+    chosen, rejected = _chosen_and_rejected(pairs)
+    pull = -F.logsigmoid(beta * chosen)
+    hold = -F.logsigmoid(-beta * chosen) - F.logsigmoid(-beta * rejected)
+    return pull + 0.5 * hold
+
+
+def bco_pair_loss(pairs: PairScores, *, beta: float) -> Tensor:
+    """Train the log-ratio as a classifier: chosen is 1, rejected is 0.
+
+        loss[b] = -log sigmoid(beta u[b, 0]) - log sigmoid(-beta u[b, 1])
+
+    The reward shift of the paper, a running mean of beta u, is left out as in TRL's paired version.
+
+    Args:
+        pairs: (B, 2) log-probabilities under both policies.
+        beta: > 0.
+
+    Returns:
+        (B,) >= 0.
+
+    Source: Jung et al. 2024 (BCO), arXiv:2404.04656, section 4.
+    """
+    chosen, rejected = _chosen_and_rejected(pairs)
+    return -F.logsigmoid(beta * chosen) - F.logsigmoid(-beta * rejected)
+
+
+def sppo_hard_loss(pairs: PairScores, *, beta: float) -> Tensor:
+    """Regress the chosen log-ratio onto 1/(2 beta) and the rejected one onto -1/(2 beta).
+
+        loss[b] = (u[b, 0] - 1/(2 beta))^2 + (u[b, 1] + 1/(2 beta))^2
+
+    Args:
+        pairs: (B, 2) log-probabilities under both policies.
+        beta: > 0; 1 / beta is the paper's eta.
+
+    Returns:
+        (B,) >= 0, in square nats.
+
+    Source: Wu et al. 2024 (SPPO), arXiv:2405.00675, eq. 4.7 with win rates 1 and 0.
+    """
+    chosen, rejected = _chosen_and_rejected(pairs)
+    target = 1 / (2 * beta)
+    return (chosen - target).square() + (rejected + target).square()
+
+
+def apo_zero_loss(pairs: PairScores, *, beta: float) -> Tensor:
+    """Raise chosen and lower rejected: for chosen transcripts better than the model's own.
+
+        loss[b] = (1 - sigmoid(beta u[b, 0])) + sigmoid(beta u[b, 1])
+
+    Args:
+        pairs: (B, 2) log-probabilities under both policies.
+        beta: > 0.
+
+    Returns:
+        (B,) in 0 ... 2.
+
+    Source: D'Oosterlinck et al. 2024 (APO), arXiv:2408.06266, eq. 7.
+    """
+    chosen, rejected = _chosen_and_rejected(pairs)
+    return torch.sigmoid(-beta * chosen) + torch.sigmoid(beta * rejected)
+
+
+def apo_down_loss(pairs: PairScores, *, beta: float) -> Tensor:
+    """Lower both, rejected the more: for chosen transcripts worse than the model's own.
+
+        loss[b] = sigmoid(beta u[b, 0]) + (1 - sigmoid(beta (u[b, 0] - u[b, 1])))
+
+    Args:
+        pairs: (B, 2) log-probabilities under both policies.
+        beta: > 0.
+
+    Returns:
+        (B,) in 0 ... 2.
+
+    Source: D'Oosterlinck et al. 2024 (APO), arXiv:2408.06266, eq. 8.
+    """
+    chosen, rejected = _chosen_and_rejected(pairs)
+    return torch.sigmoid(beta * chosen) + torch.sigmoid(-beta * (chosen - rejected))
+
+
+def sft_loss(pairs: PairScores) -> Tensor:
+    """Negative log-likelihood of the chosen transcript, summed over its tokens.
+
+        loss[b] = -logps[b, 0]
+
+    It is to be divided by a number of tokens (`token_mean`), not of pairs. LD-DPO's weighting does not apply
+    to it, and the frozen policy plays no part.
+
+    Args:
+        pairs: (B, 2) log-probabilities; column 0 is read.
+
+    Returns:
+        (B,) >= 0, nats.
+
+    Source: maximum likelihood; as the third term of Wang et al. 2024 (MPO), arXiv:2411.10442.
+    """
+    logps = pairs.logps if pairs.unweighted_logps is None else pairs.unweighted_logps
+    return -logps[:, 0]
+
+
+# ---- quantile by quantile ----
+
+
+def _of_the_same_rank(others: Tensor, values: Tensor) -> Tensor:
+    """(B,): for each of `values` (B,) the one of `others` (B,) with the same rank."""
+    ranks = values.argsort(stable=True).argsort(stable=True)
+    return others.sort(stable=True).values[ranks]
+
+
+def _smoothed_logistic(x: Tensor, label_smoothing: float) -> Tensor:
+    return -(1 - label_smoothing) * F.logsigmoid(x) - label_smoothing * F.logsigmoid(-x)
+
+
+def aot_loss(pairs: PairScores, *, beta: float, label_smoothing: float = 0.0) -> Tensor:
+    """Make the policy prefer chosen transcripts more than the frozen policy does, quantile by quantile.
+
+        g[b]    = logps[b, 0] - logps[b, 1],   g_ref[b] = ref_logps[b, 0] - ref_logps[b, 1]
+        x[b]    = beta * (g[b] - the g_ref of the same rank)
+        loss[b] = -(1 - e) log sigmoid(x[b]) - e log sigmoid(-x[b]),  e = label_smoothing
+
+    Args:
+        pairs: (B, 2) log-probabilities under both policies.
+        beta: > 0.
+        label_smoothing: 0 <= e < 0.5.
+
+    Returns:
+        (B,) >= 0.
+
+    Source: Melnyk et al. 2024 (AOT), arXiv:2406.05882, section 3, the paired variant.
+    """
+    preference = pairs.logps[:, 0] - pairs.logps[:, 1]
+    ref_logps = pairs.ref_logps.detach()
+    ref_preference = ref_logps[:, 0] - ref_logps[:, 1]
+    return _smoothed_logistic(beta * (preference - _of_the_same_rank(ref_preference, preference)), label_smoothing)
+
+
+def aot_unpaired_loss(pairs: PairScores, *, beta: float, label_smoothing: float = 0.0) -> Tensor:
+    """Raise the log-ratios of all chosen transcripts above those of all rejected ones, by quantiles.
+
+        x[b]    = beta * (u[b, 0] - the u[., 1] of the same rank),   u = logps - ref_logps
+        loss[b] = -(1 - e) log sigmoid(x[b]) - e log sigmoid(-x[b]),  e = label_smoothing
+
+    Args:
+        pairs: (B, 2) log-probabilities under both policies; who is paired with whom does not matter.
+        beta: > 0.
+        label_smoothing: 0 <= e < 0.5.
+
+    Returns:
+        (B,) >= 0.
+
+    Source: Melnyk et al. 2024 (AOT), arXiv:2406.05882, section 3, the unpaired variant.
+    """
+    chosen, rejected = _chosen_and_rejected(pairs)
+    return _smoothed_logistic(beta * (chosen - _of_the_same_rank(rejected, chosen)), label_smoothing)
