@@ -1,5 +1,6 @@
 """Losses as pure functions of tensors; importing them loads torch and nothing of transformers."""
 
+from audiorl.losses.added_terms import supervised_loss
 from audiorl.losses.advantages import (
     ADVANTAGES,
     batch_advantages,
@@ -10,7 +11,6 @@ from audiorl.losses.advantages import (
 )
 from audiorl.losses.ctc import ctc_logps, frames_needed
 from audiorl.losses.divergences import F_DIVERGENCES, f_divergence_scores
-from audiorl.losses.objective import CombinedObjective, LossTerm, ObjectiveTerms, resolve_losses
 from audiorl.losses.odds_ratio import OddsRatioObjective, log1mexp, log_odds, log_odds_ratio, odds_ratio_loss
 from audiorl.losses.pair_scores import PairScores, pair_scores
 from audiorl.losses.policy import POLICY_LOSSES, PolicyMethod, PolicyObjective
@@ -27,7 +27,15 @@ from audiorl.losses.policy_losses import (
     k3_divergence,
     mwer_loss,
 )
-from audiorl.losses.preference import LOSS_PRESETS, PREFERENCE_LOSSES, PreferenceObjective
+from audiorl.losses.preference import (
+    LOSS_PRESETS,
+    PREFERENCE_LOSSES,
+    CombinedObjective,
+    LossTerm,
+    ObjectiveTerms,
+    PreferenceObjective,
+    resolve_losses,
+)
 from audiorl.losses.preference_losses import (
     aot_loss,
     aot_unpaired_loss,
@@ -54,7 +62,6 @@ from audiorl.losses.reductions import (
     token_mean,
 )
 from audiorl.losses.settings import LossSettingError
-from audiorl.losses.supervised import supervised_loss
 
 __all__ = [
     "ADVANTAGES",

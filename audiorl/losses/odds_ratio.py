@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiorl.losses.objective import LossTerm, ObjectiveTerms
 from audiorl.losses.pair_scores import PairScores
+from audiorl.losses.preference import LossTerm, ObjectiveTerms
 from audiorl.losses.preference_losses import sft_loss
 from audiorl.losses.reductions import length_mean
 from audiorl.losses.settings import LossSettingError, finite_number

@@ -3,7 +3,7 @@
 1. The schedule is told how many optimizer steps there are.
 2. After each optimizer step, while its gradients are still there, the importance of every rank is updated; every
    `deltaT` steps the least important ranks of all layers together are set to zero, down to the schedule's budget.
-3. Each loss gets `orth_reg_weight` times the orthogonality of the factors (`audiorl.losses.orthogonality`).
+3. Each loss gets `orth_reg_weight` times the orthogonality of the factors (`audiorl.losses.added_terms`).
 4. After step total_step - tfinal the ranks are fixed, `target_r` for each layer on average.
 
 Deviations from the paper: those of PEFT, whose allocator this drives (norms instead of squared norms, ranks that were
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from audiorl.adapters import TOLD_BY_TRAINER
-from audiorl.losses.orthogonality import orthogonality
+from audiorl.losses.added_terms import orthogonality
 from audiorl.reference import REFERENCE_ADAPTER
 
 IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import AdaLoraConfig, get_peft_model
 
-from audiorl.losses.orthogonality import orthogonality
+from audiorl.losses.added_terms import orthogonality
 from tests.oracles_adapters import orthogonality_by_loops
 from tests.tiny_models import tiny_whisper
 

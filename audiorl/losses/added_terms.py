@@ -1,4 +1,4 @@
-"""The term that keeps the factors of an adaptive low-rank adapter orthogonal."""
+"""Terms that stand beside a loss: the likelihood of true transcripts, and the orthogonality of an adapter's factors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,27 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from audiorl.losses.reductions import counted_mean, sequence_sum
+
+
+def supervised_loss(logps: Tensor, keep: Tensor, num_tokens: Tensor | int) -> Tensor:
+    """Negative log-likelihood of transcripts, a mean over tokens.
+
+        out = -sum over kept tokens of logps / max(num_tokens, 1)
+
+    Args:
+        logps: (B, K, T) nats, with graph; entries outside `keep` may hold anything, NaN included. K = 1 for the true
+            transcript of each clip.
+        keep: (B, K, T) bool, True where a token counts.
+        num_tokens: kept tokens of the whole optimizer step, over accumulation steps and processes: parts then add up.
+
+    Returns:
+        Scalar >= 0, nats for a token; multiply it by `sft_weight`.
+
+    Source: the token-level cross-entropy of supervised training.
+    """
+    return counted_mean(-sequence_sum(logps, keep), num_tokens)
 
 
 def orthogonality(factors: Sequence[Tensor]) -> Tensor:
