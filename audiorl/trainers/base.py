@@ -48,7 +48,7 @@ from audiorl.trainers.loading import (
     load_processor,
     plan_adapter,
 )
-from audiorl.trainers.logs import write_logs
+from audiorl.trainers.logs import without_other_bars, write_logs
 from audiorl.trainers.media import AudioSamples
 from audiorl.trainers.metrics import Metrics
 from audiorl.trainers.parallel import check_parallelism
@@ -319,7 +319,7 @@ class SpeechTrainer(
             SystemExit: SIGTERM came, a checkpoint is written.
         """
         checkpoint = self.begin(resume_from_checkpoint)
-        with self.stop_on_sigterm.listening(), self.checkpoints.with_room():
+        with self.stop_on_sigterm.listening(), self.checkpoints.with_room(), without_other_bars():
             output = super().train(checkpoint, *args, **kwargs)
         if self.args.on_bad_rows == "skip" and (count := self.skipped.count()):
             output.metrics["skipped_rows"] = count

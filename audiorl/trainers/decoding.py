@@ -16,6 +16,7 @@ from audiorl.datasets import speech_rows
 from audiorl.evaluation import Decoded, count_errors, transcribe
 from audiorl.models import SpeechFamily
 from audiorl.trainers.checkpoints import WholeCheckpoints
+from audiorl.trainers.logs import console_of
 from audiorl.trainers.metrics import Metrics
 from audiorl.trainers.parallel import check_whole_weights
 
@@ -46,13 +47,18 @@ class DecodedEvaluation(WholeCheckpoints):
         check_whole_weights(self.accelerator, "eval_wer and compute_metrics decode")
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
-        prefix = kwargs.get("metric_key_prefix", "eval")
+        console = console_of(self)
+        with console.paused():
+            output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+            console.end_prediction()
+            self._add_measured(output, dataloader.dataset, kwargs.get("metric_key_prefix", "eval"))
+        return output
+
+    def _add_measured(self, output: EvalLoopOutput, rows: Any, prefix: str) -> None:
         output.metrics.update({f"{prefix}_{name}": value for name, value in self.metrics.drain("eval").items()})
         if self.args.eval_wer or self.compute_metrics is not None:
-            measured = self._decoded_metrics(self.decode(dataloader.dataset))
+            measured = self._decoded_metrics(self.decode(rows))
             output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
-        return output
 
     def decode(self, rows: Any) -> Decoded:
         """Transcribe rows with the model as it is, spread over the processes; every process gets all of it.
@@ -69,14 +75,15 @@ class DecodedEvaluation(WholeCheckpoints):
         mine = known.select(range(rank, len(known), world))
         written = mine["text" if "text" in known.column_names else self.text_columns[0]]
         transcripts = [self.family.words(text) for text in written]
-        hypotheses = transcribe(
-            self.model,
-            self.processing_class,
-            mine,
-            batch_size=self.args.per_device_eval_batch_size,
-            family=self.family,
-            progress=rank == 0 and not self.args.disable_tqdm,
-        )
+        with console_of(self).paused():
+            hypotheses = transcribe(
+                self.model,
+                self.processing_class,
+                mine,
+                batch_size=self.args.per_device_eval_batch_size,
+                family=self.family,
+                progress=rank == 0 and not self.args.disable_tqdm,
+            )
         parts = [list(zip(transcripts, hypotheses, strict=True))]
         if world > 1:
             parts = gather_object(parts)

@@ -12,12 +12,15 @@ import dataclasses
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils import logging as hf_logging
 
 from audiorl.report.run_folder import METRICS_FILE, STATE_FILE, strict_json
 
@@ -92,7 +95,13 @@ class MetricsFiles(TrainerCallback):
 
 
 class Console(ProgressCallback):
-    """Progress, time left, loss, reward and the current WER: a bar on a terminal, a line for each log everywhere."""
+    """Progress, time left, loss, reward and the current WER: a bar on a terminal, a line for each log everywhere.
+
+    There is one bar at a time: the bar of training makes room for those of sampling and of evaluation (`paused`).
+    """
+
+    training_bar: tqdm | None
+    prediction_bar: tqdm | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,9 +112,32 @@ class Console(ProgressCallback):
         self.begun = time.monotonic()
         if state.is_world_process_zero:
             shown = sys.stderr.isatty() and not args.disable_tqdm
-            self.training_bar = tqdm(
-                total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True, disable=not shown
-            )
+            self.training_bar = self._bar(state.max_steps, state.global_step, disable=not shown)
+
+    @staticmethod
+    def _bar(total: int, done: int, *, disable: bool = False) -> tqdm:
+        # miniters: else a thread of tqdm may draw it while it is paused
+        return tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, miniters=1, disable=disable)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the bar of training off the terminal while another one is shown."""
+        bar = self.training_bar
+        if bar is None or bar.disable:
+            yield
+            return
+        bar.leave = False
+        bar.close()
+        yield
+        self.training_bar = self._bar(bar.total, bar.n)
+        self.training_bar.start_t = bar.start_t
+        self._show_wer()
+
+    def end_prediction(self) -> None:
+        """Close the bar of an evaluation; transformers does so when everything else of the evaluation is done, too."""
+        if self.prediction_bar is not None:
+            self.prediction_bar.close()
+        self.prediction_bar = None
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not args.disable_tqdm:
@@ -117,6 +149,9 @@ class Console(ProgressCallback):
         self.wer = next((logs[name] for name in CURRENT_WER if name in logs), self.wer)
         if line := log_line(logs):
             tqdm.write(f"{self._progress(state)}{line}")
+        self._show_wer()
+
+    def _show_wer(self) -> None:
         if self.training_bar is not None:
             self.training_bar.set_postfix_str("" if self.wer is None else f"WER {100 * self.wer:.1f} %")
 
@@ -149,3 +184,21 @@ def write_logs(trainer: Any) -> None:
     trainer.add_callback(MetricsFiles())
     if not trainer.args.quiet:
         trainer.add_callback(Console())
+
+
+def console_of(trainer: Any) -> Console:
+    """The trainer's console; one that shows nothing where it has none."""
+    return next((one for one in trainer.callback_handler.callbacks if isinstance(one, Console)), Console())
+
+
+@contextmanager
+def without_other_bars() -> Iterator[None]:
+    """Turn off the bars of transformers and the Hub, of writing weights for example, beside that of training."""
+    shown = hf_logging.is_progress_bar_enabled()
+    if shown:
+        hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()

@@ -41,6 +41,7 @@ from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
 from audiorl.trainers.bad_numbers import sampling_guarded
 from audiorl.trainers.loading import default_output_dir
+from audiorl.trainers.logs import console_of
 from audiorl.trainers.raft_config import RAFTConfig
 from audiorl.trainers.raft_report import cycle_metrics, nothing_kept
 from audiorl.trainers.raft_samples import (
@@ -199,17 +200,18 @@ class RAFTTrainer(RewardedTrainer):
             generator=torch.Generator(),
         )
         missing = math.ceil(math.ceil(len(order) / world) / size) - len(batches)
-        bar = tqdm(
+        bar = partial(
+            tqdm,
             desc=f"Cycle {cycle + 1} of {self.args.num_cycles}: sampling",
             total=len(own),
             unit="clip",
             leave=False,
             disable=self.args.disable_tqdm or not self.is_local_process_zero(),
         )
-        with bar:
+        with console_of(self).paused(), bar() as shown:
             for batch in chain(loader, (collate([]) for _ in repeat(None, missing))):
                 yield batch
-                bar.update(int(batch.valid.sum()))
+                shown.update(int(batch.valid.sum()))
 
     # ---- one optimizer step ----
 

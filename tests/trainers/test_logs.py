@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import math
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from transformers import TrainerCallback
+from transformers.utils import logging as hf_logging
 
 from audiorl import tuning
 from audiorl.report import read_run, write_report
@@ -19,7 +28,7 @@ from audiorl.trainers.logs import log_line
 from audiorl.trainers.media import markdown_table
 from audiorl.tuning import tune_and_measure
 from tests.closed_pipe import ClosedPipe
-from tests.tiny_models import SAMPLING_RATE
+from tests.tiny_models import SAMPLING_RATE, saved, tiny_clips, tiny_whisper
 from tests.trainers import grpo_rows, pair_rows, raft_rows
 
 
@@ -284,3 +293,52 @@ def test_a_failing_report_loses_nothing(tmp_path, monkeypatch):
     tuned = pair_rows.trainer(tmp_path, report_html=True)
     tuned.train()
     assert tuned.state.global_step == 4
+
+
+# ---- bars ----
+
+
+def in_a_terminal(command: list[str], folder) -> str:
+    """What a program writes to a terminal of 80 columns."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "xterm"}
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=theirs, stderr=theirs, stdin=theirs)
+    os.close(theirs)
+    said = b""
+    while True:
+        try:
+            part = os.read(ours, 65_536)
+        except OSError:  # the program has ended
+            break
+        if not part:
+            break
+        said += part
+    os.close(ours)
+    assert process.wait(timeout=60) == 0, said[-3000:].decode()
+    return said.decode()
+
+
+def test_a_command_shows_one_bar_at_a_time_on_a_terminal(tmp_path):
+    """A second bar would be drawn in the line below, which tqdm reaches by "\\n" and leaves by the code for up."""
+    saved(tiny_whisper(), tmp_path / "base")
+    rows = []
+    for i, clip in enumerate(tiny_clips(4)):
+        soundfile.write(tmp_path / f"{i}.wav", clip, 16_000)
+        rows.append({"audio": f"{i}.wav", "text": "the lazy dog"})
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    flags = ["--model_name_or_path", "base", "--dataset_name", "rows.jsonl", "--eval_dataset_name", "rows.jsonl"]
+    flags += ["--output_dir", "out", "--num_cycles", "1", "--max_completion_length", "30", "--save_steps", "1"]
+    flags += ["--eval_strategy", "steps", "--eval_steps", "1", "--eval_wer", "--report_to", "none", "--use_cpu"]
+    said = in_a_terminal([sys.executable, "-m", "audiorl", "raft", *flags], tmp_path)
+    assert "step/s]" in said and "sampling" in said and "transcribing" in said
+    assert "\x1b[A" not in said
+    assert max(len(line) for part in said.split("\n") for line in part.rstrip("\r").split("\r") if "it/s" in line) <= 80
+
+
+def test_bars_depend_on_the_terminal_and_not_on_how_much_transformers_says(tmp_path, monkeypatch):
+    hf_logging.set_verbosity_error()
+    for terminal in (True, False):
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
+        assert pair_rows.config(tmp_path, disable_tqdm=None).disable_tqdm is not terminal
+    assert pair_rows.config(tmp_path, disable_tqdm=False).disable_tqdm is False
