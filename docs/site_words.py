@@ -72,8 +72,7 @@ def _hotwords(family: Any) -> str:
 def _kind(family: type) -> type:
     """The class below the seam that a family is built on; itself, where it stands on the seam."""
     from audiorl.models.audio_llm import PromptedAnswers
-    from audiorl.models.autoregressive import AutoregressiveFamily
-    from audiorl.models.family import SpeechFamily
+    from audiorl.models.family import AutoregressiveFamily, SpeechFamily
 
     seam = (SpeechFamily, AutoregressiveFamily, PromptedAnswers)
     return [base for base in family.__mro__ if issubclass(base, SpeechFamily) and base not in seam][-1]

@@ -11,11 +11,10 @@ from audiorl.lazy import lazy_names
 
 if TYPE_CHECKING:
     from audiorl.models.audio_llm import AudioLLMFamily
-    from audiorl.models.autoregressive import AutoregressiveFamily
     from audiorl.models.classifier import ClassifierFamily
     from audiorl.models.ctc import CTCFamily
     from audiorl.models.encoder_decoder import EncoderDecoderFamily
-    from audiorl.models.family import SpeechFamily, TokenizedText
+    from audiorl.models.family import AutoregressiveFamily, SpeechFamily, TokenizedText
     from audiorl.models.forward import base_model, disable_dropout, run_inside
     from audiorl.models.generate import GenerateFamily
     from audiorl.models.padding import encode_by_length, waveform_features
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 # public name -> module
 _HOMES = {
     "AudioLLMFamily": "audio_llm",
-    "AutoregressiveFamily": "autoregressive",
+    "AutoregressiveFamily": "family",
     "CTCFamily": "ctc",
     "ClassifierFamily": "classifier",
     "EncoderDecoderFamily": "encoder_decoder",

@@ -24,8 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 
 from audiorl.batch import GroupBatch, GroupScores, kept_texts
-from audiorl.models.autoregressive import AutoregressiveFamily
-from audiorl.models.family import SpeechFamily, TokenizedText
+from audiorl.models.family import AutoregressiveFamily, SpeechFamily, TokenizedText
 from audiorl.models.forward import base_model
 from audiorl.models.grouped_attention import cache_argument
 from audiorl.models.head import at_least_float32, score_tokens

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from audiorl.batch import GroupBatch, GroupScores
-from audiorl.models.autoregressive import AutoregressiveFamily
+from audiorl.models.family import AutoregressiveFamily
 from audiorl.models.forward import base_model, call_module
 from audiorl.models.grouped_attention import (
     ENGINES,

@@ -1,6 +1,8 @@
 """The seam between trainers and models: what a family of speech models has to answer.
 
-Trainers never name a model class. They ask `speech_family(model, processor)` for a family and talk to that.
+Trainers never name a model class. They ask `speech_family(model, processor)` for a family and talk to that. What a
+family does without weights (features, tokens, texts, rows) is `FamilyData`; `SpeechFamily` adds what touches weights.
+`AutoregressiveFamily` is the base of those that write a hypothesis token by token.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from audiorl.batch import GroupBatch, GroupSamples, GroupScores
-from audiorl.models.beam_search import BeamSettings, GroupBeams
+from audiorl.models.beam_search import BeamDecoder, BeamSettings, GroupBeams, beam_search
 from audiorl.models.family_data import FamilyData, TokenizedText
-from audiorl.models.forward import Backbone, base_model, install_speech_call, run_inside
-from audiorl.models.sampling import Sampler, check_finite
+from audiorl.models.forward import Backbone, base_model, calls_in_step, evaluating, install_speech_call, run_inside
+from audiorl.models.sampling import Sampler, check_finite, prefix_lengths, sample_from
 
-__all__ = ["SpeechFamily", "TokenizedText"]
+__all__ = ["AutoregressiveFamily", "SpeechFamily", "TokenizedText"]
 
 
 class SpeechFamily(FamilyData):
@@ -252,3 +254,45 @@ class SpeechFamily(FamilyData):
         beams = run_inside(model, search)
         check_finite(beams.logps, batch)
         return beams
+
+
+class AutoregressiveFamily(SpeechFamily):
+    """A family whose decoder predicts the next token of K hypotheses for each clip.
+
+    It samples and searches by one decoder, which a subclass builds.
+    """
+
+    @abstractmethod
+    def _positions(self, base: PreTrainedModel, states: Tensor) -> int:
+        """Tokens that the decoder can read, prefix included."""
+
+    @abstractmethod
+    def _decoder(
+        self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, hypotheses: int, room: int, temperature: float
+    ) -> BeamDecoder:
+        """A decoder that has read nothing yet, for at most `room` tokens of each hypothesis of the batch's clips."""
+
+    def _sample(
+        self,
+        base: PreTrainedModel,
+        batch: GroupBatch,
+        states: Tensor,
+        noise: Tensor,
+        temperature: float,
+        sampler: Sampler | None,
+    ) -> GroupSamples:
+        _, hypotheses, limit = noise.shape
+        decoder = self._decoder(base, batch, states, hypotheses, self._room(base, batch, states, limit), temperature)
+        room = self._positions(base, states)
+        with evaluating(base), calls_in_step(base, decoder) as call:
+            return sample_from(call, batch, noise, end_token=self.end_token, max_tokens=room, sampler=sampler)
+
+    def _beam(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, settings: BeamSettings) -> GroupBeams:
+        room = self._room(base, batch, states, settings.max_tokens)
+        decoder = self._decoder(base, batch, states, settings.num_beams, room, settings.temperature)
+        positions = self._positions(base, states)
+        with evaluating(base), calls_in_step(base, decoder) as call:
+            return beam_search(call, batch, settings, end_token=self.end_token, max_tokens=positions)
+
+    def _room(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, limit: int) -> int:
+        return min(int(prefix_lengths(batch).max()) + limit, self._positions(base, states))

@@ -22,7 +22,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaModel, PreTrainedConfig
 
 from audiorl.batch import GroupBatch, GroupSamples, GroupScores, pad_tokens
 from audiorl.models import SpeechFamily, TokenizedText, base_model, register_family
-from audiorl.models.autoregressive import AutoregressiveFamily
+from audiorl.models.family import AutoregressiveFamily
 from audiorl.models.grouped_attention import cache_argument
 from audiorl.models.head import score_tokens
 from audiorl.models.sampling import Sampler, draw
