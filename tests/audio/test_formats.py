@@ -28,3 +28,15 @@ def test_no_codec_is_refused_in_a_container_that_is_read(verdicts):
     refused = {found.container for found in verdicts if found.reason not in ("", audio_formats.NOT_WRITTEN)}
     assert not read & refused
     assert {"WAV", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3", "NIST", "M4A", "WebM", "AMR", "3GP", "AC-3"} <= read
+
+
+def test_the_benchmark_of_reading_compares_the_same_samples():
+    import audio_reading
+
+    for file in audio_reading.files():
+        audio_reading.require_same(file)
+    measured = audio_reading.measure(audio_reading.files()[0], repeats=1)
+    assert min(measured[way] for way in ("check", "load", "decoder")) > 0
+    wrong = audio_reading.files()[0]._replace(decode=lambda content: 0.9 * audio_reading.with_librosa(content))
+    with pytest.raises(RuntimeError, match="or other values"):
+        audio_reading.require_same(wrong)
