@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import AutoProcessor, WhisperConfig, WhisperForConditionalGeneration
 
 LAYOUTS = ("tiny.en", "tiny", "large-v3")
@@ -33,5 +34,7 @@ def saved_layout(root: Path, name: str, folder: Path) -> str:
     model, _ = layout(root, name)
     weights = model.state_dict()
     weights.pop("proj_out.weight")  # which is the embedding's
-    torch.save(weights, folder / "pytorch_model.bin")
+    save_file(
+        {name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
     return str(folder)

@@ -32,6 +32,11 @@ DECODING_SETTINGS = (
     "temperature",
     "language",
     "task",
+    "return_timestamps",
+    "condition_on_prev_tokens",
+    "compression_ratio_threshold",
+    "logprob_threshold",
+    "no_speech_threshold",
 )
 
 

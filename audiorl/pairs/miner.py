@@ -87,7 +87,7 @@ class Miner:
         self.rewards = None if config.reward_funcs is None else RewardSet(config.reward_funcs, config.reward_weights)
         if self.rewards is not None and self.family is None:
             _require_no_tokens(self.rewards)
-        self.plain = normalizer(config.normalise)
+        self.plain = normalizer(config.normalise, processor=getattr(family, "processor", None))
         self.right_script = RightScript()
 
     def __call__(self, rows: Sequence[Row]) -> MinedBatch:

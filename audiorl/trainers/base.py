@@ -32,7 +32,8 @@ from audiorl.datasets import BadRowsError, RowFault, SkippedRows, check_rows, dr
 from audiorl.datasets.corpora import rows_for
 from audiorl.elsewhere import AnswersWrongArguments
 from audiorl.model_card import DataSource
-from audiorl.models import disable_dropout
+from audiorl.models import base_model, disable_dropout
+from audiorl.text.normalizers import normalizer
 from audiorl.trainers.adapters import AdapterTrainer
 from audiorl.trainers.audio_bounds import LEFT_OUT_FILE, count_left_out_of_streams, rows_within_bounds
 from audiorl.trainers.augmenting import AugmentedTraining
@@ -55,7 +56,7 @@ from audiorl.trainers.parallel import check_parallelism
 from audiorl.trainers.preemption import StopOnSigterm
 from audiorl.trainers.publishing import PublishingTrainer
 from audiorl.trainers.report_files import RunReport
-from audiorl.trainers.special_tokens import OneEndToken
+from audiorl.trainers.special_tokens import OwnConfigs
 
 logger = logging.get_logger(__name__)
 
@@ -110,6 +111,8 @@ class SpeechTrainer(
         model = load_model(model, args, quantization_config)
         processor = load_processor(processing_class, model)
         self.family = configured_family(model, processor, args)
+        self.normalizer = normalizer(args.wer_normaliser, processor=processor)
+        self.own_configs = OwnConfigs(base_model(model))
         planned = plan_adapter(model, peft_config)
         self._allow_silence = args.allow_silence
         self.skipped = SkippedRows(os.path.join(args.output_dir, "skipped_rows.jsonl"))
@@ -131,6 +134,7 @@ class SpeechTrainer(
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        self.own_configs.restore_use_cache()
         # Losses are divided by the counts of the whole step; Trainer must not guess from a forward's signature.
         self.model_accepts_loss_kwargs = False
         self.metrics = Metrics(self.accelerator)
@@ -180,7 +184,7 @@ class SpeechTrainer(
         self.add_callback(StopOnBadNumbers(self))
         self.stop_on_sigterm = StopOnSigterm(self)
         self.add_callback(self.stop_on_sigterm)
-        self.add_callback(OneEndToken())
+        self.add_callback(self.own_configs)
         write_logs(self)
         if args.log_audio_every:
             self.add_callback(AudioSamples(self))
@@ -319,7 +323,8 @@ class SpeechTrainer(
             SystemExit: SIGTERM came, a checkpoint is written.
         """
         checkpoint = self.begin(resume_from_checkpoint)
-        with self.stop_on_sigterm.listening(), self.checkpoints.with_room(), without_other_bars():
+        alike = self.own_configs.agreeing_with(self.processing_class)
+        with self.stop_on_sigterm.listening(), self.checkpoints.with_room(), without_other_bars(), alike:
             output = super().train(checkpoint, *args, **kwargs)
         if self.args.on_bad_rows == "skip" and (count := self.skipped.count()):
             output.metrics["skipped_rows"] = count

@@ -206,6 +206,7 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
             self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
         if self.dataloader_pin_memory is None:
             self.dataloader_pin_memory = torch.accelerator.is_available() and not self.use_cpu
+        self._name_checkpointing()
         super().__post_init__()
         check_joined(self.world_size)
         check_device(self)
@@ -283,6 +284,14 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
         Raises:
             ValueError: for example, a term made of tokens, and a family that scores a hypothesis as a whole.
         """
+
+    def _name_checkpointing(self) -> None:
+        """`gradient_checkpointing` goes on to work under the name that transformers gave it in 5.23."""
+        for rest in ("checkpointing", "checkpointing_kwargs"):
+            old, new = f"gradient_{rest}", f"activation_{rest}"
+            if hasattr(self, new) and getattr(self, new) is None:
+                setattr(self, new, getattr(self, old))
+                setattr(self, old, None)
 
     def _checkpoint_without_reentry(self) -> None:
         """Reentrant checkpointing loses the gradients of an adapter below which nothing trains."""

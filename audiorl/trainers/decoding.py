@@ -15,6 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from audiorl.datasets import speech_rows
 from audiorl.evaluation import Decoded, count_errors, transcribe
 from audiorl.models import SpeechFamily
+from audiorl.text.normalizers import Normalizer
 from audiorl.trainers.checkpoints import WholeCheckpoints
 from audiorl.trainers.logs import console_of
 from audiorl.trainers.metrics import Metrics
@@ -26,6 +27,7 @@ class DecodedEvaluation(WholeCheckpoints):
 
     family: SpeechFamily
     metrics: Metrics
+    normalizer: Normalizer
     text_columns: tuple[str, ...]
     eval_dataset: Any
 
@@ -97,7 +99,7 @@ class DecodedEvaluation(WholeCheckpoints):
             found["accuracy"] = decoded.accuracy
         elif self.args.eval_wer:
             for name, unit in (("wer", "auto"), ("cer", "character")):
-                found[name] = count_errors(*decoded, unit=unit, normalise=self.args.wer_normaliser).wer
+                found[name] = count_errors(*decoded, unit=unit, normalise=self.normalizer).wer
         if self.compute_metrics is not None:
             found.update(
                 self.compute_metrics(EvalPrediction(predictions=decoded.hypotheses, label_ids=decoded.transcripts))

@@ -23,6 +23,7 @@ from audiorl.model_card import write_card as write_card_files
 from audiorl.model_card.methods import method_of, papers
 from audiorl.models import SpeechFamily, base_model
 from audiorl.models.footprint import parameter_counts
+from audiorl.text.normalizers import Normalizer
 from audiorl.trainers import run_facts
 from audiorl.trainers.checkpoints import WholeCheckpoints, publish_files, staging_dir
 
@@ -36,6 +37,7 @@ class DescribedTrainer(WholeCheckpoints):
     """
 
     family: SpeechFamily
+    normalizer: Normalizer
     data_source: DataSource | None = None
     measurement: BeforeAndAfter | None = None
     card_tags: tuple[str, ...] = ()
@@ -75,7 +77,7 @@ class DescribedTrainer(WholeCheckpoints):
             ValueError: the two are not of the same clips, or there are fewer than two.
         """
         if self.family.labels is None:
-            rates = compared_texts(before, after, self.args.wer_normaliser)
+            rates = compared_texts(before, after, self.normalizer)
         else:
             rates = {WRONG_LABELS: compared_labels(before, after)}
         decoding = decoding_in_force(self.model, {}, self.args.per_device_eval_batch_size)
@@ -195,7 +197,7 @@ class DescribedTrainer(WholeCheckpoints):
         )
 
 
-def compared_texts(before: Decoded, after: Decoded, normalise: str) -> dict[str, Comparison]:
+def compared_texts(before: Decoded, after: Decoded, normalise: str | Normalizer) -> dict[str, Comparison]:
     """WER and CER; CER alone where a script without spaces makes characters the unit of both."""
     words, characters = (compare(before, after, unit=unit, normalise=normalise) for unit in ("auto", "character"))
     return {"CER": characters} if words.after.unit == "character" else {"WER": words, "CER": characters}

@@ -3,9 +3,12 @@ from an adapter to a model that needs none."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import json
 import os
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -22,6 +25,9 @@ from audiorl.models import (
     speech_family,
 )
 from audiorl.trainers.config import SpeechConfig
+
+# Where a Whisper checkpoint keeps its table of spellings.
+SPELLING_FILE = "normalizer.json"
 
 
 def load_model(model: str | os.PathLike | nn.Module, args: SpeechConfig, quantization_config: Any = None) -> nn.Module:
@@ -97,9 +103,7 @@ def load_adapted(adapter: str | os.PathLike, options: dict[str, Any], *, trainab
             "base_model_name_or_path in adapter_config.json, or load the base and pass a PeftModel."
         )
     base = _load(base_name, options)
-    with warnings.catch_warnings():
-        # PEFT takes AdaLoRA's rank_pattern for LoRA's, whose keys are other names
-        warnings.filterwarnings("ignore", "(?s).*rank_pattern keys did not match", RuntimeWarning)
+    with _without_pefts_warnings():
         return PeftModel.from_pretrained(base, adapter, is_trainable=trainable)
 
 
@@ -123,6 +127,20 @@ def export_merged(adapter: str | os.PathLike, output_dir: str | os.PathLike, pro
     merge_and_unload(adapter).save_pretrained(output_dir)
     if processor is not None:
         processor.save_pretrained(output_dir)
+        save_spelling(processor, output_dir)
+
+
+def save_spelling(processor: Any, folder: str | os.PathLike) -> None:
+    """Write the table of British and American spellings of Whisper's tokenizer, which `save_pretrained` leaves out.
+
+    It lies in normalizer.json, as in the released checkpoints; without it `tokenizer.normalize` fails and the
+    normalizer "english" changes no spelling. Other processors have none.
+    """
+    table = getattr(getattr(processor, "tokenizer", processor), "english_spelling_normalizer", None)
+    if table:
+        path = os.path.join(folder, SPELLING_FILE)
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(table, file, indent=2, ensure_ascii=False)
 
 
 def default_output_dir(model: str | os.PathLike | nn.Module, method: str) -> str:
@@ -219,7 +237,19 @@ def add_adapter(model: nn.Module, planned: PeftConfig | None, seed: int) -> nn.M
     if planned is None:
         return model
     set_seed(seed)
-    return get_peft_model(model, planned)
+    with _without_pefts_warnings():
+        return get_peft_model(model, planned)
+
+
+@contextlib.contextmanager
+def _without_pefts_warnings() -> Iterator[None]:
+    """PEFT (0.21) warns of what it does itself, which no user of it can mend."""
+    with warnings.catch_warnings():
+        # it takes AdaLoRA's rank_pattern for LoRA's, whose keys are other names
+        warnings.filterwarnings("ignore", "(?s).*rank_pattern keys did not match", RuntimeWarning)
+        # it asks transformers for the name of before 5.23
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def check_untouched_encoder(model: nn.Module, planned: PeftConfig | None, family: SpeechFamily) -> None:

@@ -151,7 +151,7 @@ class RolloutTrainer(RewardedTrainer, ReferenceTrainer, ABC):
         keeps_states = self.family.encoder_is_frozen(model)
         with sampling_guarded(self), evaluation_mode(model), self.compute_loss_context_manager():
             rollouts = self.roll_out(model, batches, self.state.global_step, trainer_state=self.state)
-            step = gather_step(rollouts, self.family, self.accelerator, self.args.wer_normaliser)
+            step = gather_step(rollouts, self.family, self.accelerator, self.normalizer)
             log_step(self.metrics, step, self.rewards.names, resampling=self.args.dynamic_sampling_tries > 0)
             self.sampled.start()
             self.sampled.add(rollouts)

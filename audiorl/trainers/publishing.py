@@ -31,7 +31,7 @@ from transformers.utils import logging
 from audiorl._version import __version__
 from audiorl.trainers.config import without_tokens
 from audiorl.trainers.describing import DescribedTrainer
-from audiorl.trainers.loading import export_merged
+from audiorl.trainers.loading import export_merged, save_spelling
 from audiorl.trainers.parcels import Parcel, PushError, advice, link, model_files, push_line, reason
 
 logger = logging.get_logger(__name__)
@@ -260,3 +260,5 @@ class PublishingTrainer(DescribedTrainer):
             super()._save(output_dir, state_dict)
         finally:
             self.args.hub_token, self.args.model_init_kwargs = kept
+        if self.args.should_save:
+            save_spelling(self.processing_class, output_dir or self.args.output_dir)

@@ -179,7 +179,7 @@ class RAFTTrainer(RewardedTrainer):
         with sampling_guarded(self):
             (rollout,) = self.roll_out(self.model_wrapped, [batch], cycle, trainer_state=self.state)
         self.sampled.add([rollout])
-        return drawn_from(rollout, numbers(rollout, self.family, self.args.wer_normaliser))
+        return drawn_from(rollout, numbers(rollout, self.family, self.normalizer))
 
     def _rollout_batches(self, rows: Dataset, order: Sequence[int], cycle: int) -> Iterator[GroupBatch]:
         """This process's clips of a cycle; every process gets as many batches, for a sharded forward is collective."""

@@ -57,7 +57,7 @@ class RunReport(TrainerCallback):
             "epochs": args.num_train_epochs,
             "steps": state.max_steps,
             "learning_rate": args.learning_rate,
-            "wer_normaliser": args.wer_normaliser,
+            "wer_normaliser": self.trainer.normalizer.name,
         }
         leave_facts(args.output_dir, facts if pairs is None else {**facts, "pairs": len(pairs)})
         if pairs is not None:
@@ -156,7 +156,7 @@ def leave_comparison(trainer: Any, held_out: Any, before: Decoded, after: Decode
         before,
         after,
         systems,
-        normalise=args.wer_normaliser,
+        normalise=trainer.normalizer,
         labels=trainer.family.labels,
     )
     if args.report_html:
