@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from peft import LoraConfig
 from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
 
-from audiorl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RAFTConfig, RAFTTrainer, mine_pairs
+from audiorl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, mine_pairs
 from audiorl.evaluation import evaluate_model
 from tests.tiny_models import SAMPLING_RATE, tiny_clips
 
@@ -61,18 +61,16 @@ def main(checkpoint: str, output: str, language: str | None = None) -> None:
         trainer.save_model()
         if adapter is not None:
             model = trainer.model.unload()
-    for trainer_class, config in ((GRPOTrainer, GRPOConfig), (RAFTTrainer, RAFTConfig)):
-        named = "num_generations" if config is GRPOConfig else "samples_per_prompt"
-        args = config(output_dir=f"{output}/{named}", max_completion_length=8, **{named: 2}, **shared)
-        trainer = trainer_class(
-            model,
-            reward_funcs="one_minus_wer",
-            args=args,
-            train_dataset=rows,
-            eval_dataset=rows,
-            processing_class=processor,
-        )
-        trainer.train()
+    args = GRPOConfig(output_dir=f"{output}/grpo", max_completion_length=8, num_generations=2, **shared)
+    trainer = GRPOTrainer(
+        model,
+        reward_funcs="one_minus_wer",
+        args=args,
+        train_dataset=rows,
+        eval_dataset=rows,
+        processing_class=processor,
+    )
+    trainer.train()
     again = AutoModelForSpeechSeq2Seq.from_pretrained(f"{output}/dpo", dtype="float32")
     evaluate_model(again, AutoProcessor.from_pretrained(f"{output}/dpo"), rows[:2], max_new_tokens=4, progress=False)
 

@@ -67,9 +67,8 @@ def test_a_users_run_says_no_warning(name, test_data, tmp_path):
         checkpoint = saved_layout(test_data, name, tmp_path / "checkpoint")
     language = ["en"] if name in ("tiny", "large-v3") else []
     script = Path(__file__).with_name("run_released.py")
-    silent = {
-        key: value for key, value in os.environ.items() if key not in ("TRANSFORMERS_VERBOSITY", "PYTHONWARNINGS")
-    }
+    quiet = ("TRANSFORMERS_VERBOSITY", "PYTHONWARNINGS")
+    environment = {key: value for key, value in os.environ.items() if key not in quiet}
     done = subprocess.run(
         [sys.executable, str(script), checkpoint, str(tmp_path / "out"), *language],
         capture_output=True,
