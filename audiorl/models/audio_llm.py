@@ -105,8 +105,8 @@ class PromptedAnswers(SpeechFamily):
     ) -> TokenizedText:
         if task not in (None, "transcribe"):
             raise ValueError(
-                f"this model's only task is 'transcribe', not {task!r}: its prompt says what else to do. Write it as "
-                "the row's prompt, and leave the task out"
+                f"this model's only task is 'transcribe', not {task!r}; anything else is asked in the prompt. Write it "
+                "as the row's prompt, and leave the task out"
             )
         prefix = self._prefix(language or self.default_language, prompt)
         if prefix.count(self.audio_token_id) != 1:
@@ -138,7 +138,7 @@ class PromptedAnswers(SpeechFamily):
     def set_defaults(self, *, language: str | None = None, task: str | None = None) -> None:
         if task not in (None, "transcribe"):
             raise ValueError(
-                f"{type(self).__name__} has one task, 'transcribe', and not {task!r}. Leave it out, and write prompts "
+                f"{type(self).__name__} has only the task 'transcribe', not {task!r}. Leave it out, and write prompts "
                 "into the rows."
             )
         if language:

@@ -1,7 +1,7 @@
-"""The audio language models that share `AudioLLMFamily`: how each is asked, and how long a clip it takes.
+"""Qwen3-ASR, Qwen2-Audio and GLM-ASR: how each is asked, and how long a clip it takes.
 
-Modules of their own have Voxtral, whose prompts are tokens (`voxtral.py`), Fun-ASR-Nano (`fun_asr.py`) and Granite
-Speech (`granite_speech.py`). Step-Audio is not in transformers.
+Voxtral, whose prompts are tokens (`voxtral.py`), Fun-ASR-Nano (`fun_asr.py`) and Granite Speech (`granite_speech.py`)
+have modules of their own. Step-Audio is not in transformers.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Qwen3ASRFamily(AudioLLMFamily):
     def prompt_text(self, language: str | None, prompt: str | None) -> str:
         if language is None:
             raise ValueError(
-                "the language is not known: without one this model writes it in front of the transcript. Give the row "
-                "a language, or set language in the trainer's config"
+                "no language is named, and without one this model writes it in front of the transcript. Give the row a "
+                "language, or set language in the trainer's config"
             )
         return self._request(language=_as_named(language), prompt=prompt)
 
@@ -47,7 +47,7 @@ class Qwen3ASRFamily(AudioLLMFamily):
 
 
 class GlmASRFamily(AudioLLMFamily):
-    """GLM-ASR. The row's `prompt` takes the place of the request to transcribe; it finds the language by itself."""
+    """GLM-ASR. The row's `prompt` replaces the request to transcribe; the model finds the language by itself."""
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)

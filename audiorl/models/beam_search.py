@@ -6,8 +6,8 @@ and a group pays for a token as often as the groups before it have just chosen i
 
     score(token) = log p(token | past) - diversity_penalty * (times chosen at this position by earlier groups)
 
-What a hypothesis has paid stays in its score. Deviation from transformers' former version of it: the end token counts
-as chosen too where a hypothesis finishes, or every group could return the same short one.
+What a hypothesis has paid stays in its score. Deviation from the version that transformers used to have: the end token
+of a finished hypothesis also counts as chosen, or every group could return the same short one.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class GroupBeams(NamedTuple):
     tokens: Tensor  # (B, K, T + 1) long, prefix and end token included, padded on the right
     keep: Tensor  # (B, K, T) bool, the tokens behind the prefix
     logps: Tensor  # (B, K, T) log-probability of each of them, zero where keep is False
-    scores: Tensor  # (B, K) what they are ranked by: sum of log-probabilities less penalties, over n ** length_penalty
+    scores: Tensor  # (B, K) to rank by: (sum of log-probabilities - penalties) / n ** length_penalty
     finished: Tensor  # (B, K) bool, False where the length limit cut the hypothesis
 
     def __repr__(self) -> str:
@@ -249,7 +249,7 @@ class BeamGroup:
         chosen.scatter_add_(1, tokens, counted.to(chosen.dtype))
 
     def _close(self, step: Tensor, limits: Tensor) -> None:
-        """Which clips are done with: transformers' rule for each value of `early_stopping`."""
+        """Close the clips that are finished, by transformers' rule for each value of `early_stopping`."""
         settings = self.settings
         until = limits if settings.early_stopping == "never" and settings.length_penalty > 0 else step + 1
         best = self.running.scores[:, 0] / until.clamp(min=1).to(self.running.scores.dtype) ** settings.length_penalty

@@ -84,7 +84,9 @@ class CanaryText(PlainText):
         """
         language, task = language or self.default_language, task or self.default_task
         if not language:
-            raise ValueError("no language is named for a model of several. Add a language column or set language")
+            raise ValueError(
+                "no language is named, and this model knows several. Add a language column or set language"
+            )
         source = canary_code(language)
         target = target_language(task) or source
         if task != "transcribe" and source == target:
@@ -141,8 +143,8 @@ def canary_code(language: str) -> str:
 class CanaryFamily(FastConformerAudio, EncoderDecoderFamily):
     """Canary as transformers has it: transcription in 25 languages, and translation.
 
-    A row's `language` is the one that is spoken; its `task` is "transcribe", "translate" (into English, as of Whisper)
-    or "translate:" and a language. Grouped attention is exact here: the K hypotheses of a clip share one encoder pass
+    A row's `language` is the spoken one. Its `task` is "transcribe", "translate" (into English, as with Whisper) or
+    "translate:" and a language. Grouped attention is exact here: the K hypotheses of a clip share one encoder pass
     and one set of keys and values.
     """
 

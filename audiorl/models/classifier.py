@@ -39,11 +39,11 @@ _LISTED = 12
 
 
 class ClassifierFamily(SpeechFamily):
-    """Labels for hypotheses; a subclass says how its model hears a clip.
+    """Hypotheses are labels; a subclass defines features, encoder and head.
 
     Attributes:
         labels: C names, in the order of the classes; `config.id2label`.
-        end_token: C, the token that stands before a label and in place of none.
+        end_token: C, the token before a label, and the one that means no label.
     """
 
     labels: tuple[str, ...]
@@ -56,7 +56,7 @@ class ClassifierFamily(SpeechFamily):
         self.labels = tuple(config.id2label[i] for i in range(config.num_labels))
         if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
             raise ValueError(
-                f"A classifier's labels are two names or more, all different; config.id2label of this checkpoint says "
+                f"A classifier needs two labels or more, all different; config.id2label of this checkpoint has "
                 f"{list(self.labels)[:_LISTED]}. Name its classes in config.id2label and config.label2id."
             )
         self.end_token = len(self.labels)
@@ -148,8 +148,8 @@ class ClassifierFamily(SpeechFamily):
         """The most probable labels. Each is one token, so penalties have no effect."""
         if settings.num_beams > len(self.labels) or settings.num_beam_groups > 1:
             raise ValueError(
-                f"The best labels of a clip are at most all {len(self.labels)} of them, in one group; asked for "
-                f"{settings.num_beams} in {settings.num_beam_groups}. Lower num_beams, and leave num_beam_groups at 1."
+                f"This classifier has {len(self.labels)} labels, in one group; got num_beams={settings.num_beams}, "
+                f"num_beam_groups={settings.num_beam_groups}. Lower num_beams, and leave num_beam_groups at 1."
             )
         label_logps = (at_least_float32(self._logits(base, states)) / settings.temperature).log_softmax(-1)
         tokens, keep, logps = self._hypotheses(batch, label_logps.topk(settings.num_beams).indices, label_logps)

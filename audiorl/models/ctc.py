@@ -176,8 +176,11 @@ class CTCFamily(SpeechFamily):
         return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
 
     def _score(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, temperature: float) -> GroupScores:
-        """Entropy and mean logit are means over the clip's frames, the same for its K hypotheses and without gradient;
-        `is_top1` says whether a hypothesis is what the best path says."""
+        """Score hypotheses as a whole.
+
+        Entropy and mean logit are means over the clip's frames: the same for its K hypotheses, without gradient.
+        `is_top1` tells whether a hypothesis is that of the best path.
+        """
         symbols, lengths = _symbols(batch.tokens, batch.keep)
         frames, keep = self._frames(batch), batch.keep.any(-1, keepdim=True)
         logits = self._head(base, states)
@@ -221,10 +224,10 @@ class CTCFamily(SpeechFamily):
         return GroupSamples(tokens, keep, logps, torch.ones_like(counts, dtype=torch.bool))
 
     def _beam(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, settings: BeamSettings) -> GroupBeams:
-        """Prefix beam search; the prefixes it ends with are scored by their likelihood and ranked by that.
+        """Prefix beam search; the prefixes that are left are ranked by their likelihood.
 
-        Where a clip has too few frames for K different hypotheses, the places of the others have no kept token and a
-        score of -inf.
+        If a clip has too few frames for K different hypotheses, the remaining places have no kept token and a score of
+        -inf.
         """
         if settings.num_beam_groups > 1 or settings.early_stopping is not False:
             raise ValueError(
@@ -261,7 +264,7 @@ class CTCFamily(SpeechFamily):
         num_beams: int = 1,
         **generation: Any,
     ) -> list[str]:
-        """What the best path says, or, with `num_beams` > 1, the best of a prefix beam search.
+        """The transcript of the best path, or, with `num_beams` > 1, the best of a prefix beam search.
 
         Args:
             languages: not read, as in `tokenize`.
@@ -270,7 +273,7 @@ class CTCFamily(SpeechFamily):
             num_beams: of the search, > 0.
 
         Raises:
-            ValueError: another task, or a setting that CTC has not.
+            ValueError: another task, or a setting that CTC does not have.
         """
         for task in tasks or ():
             self._check_task(task)
@@ -306,7 +309,7 @@ def _symbols(tokens: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _only_valid(symbols: Tensor, counts: Tensor, valid: Tensor, blank: int) -> tuple[Tensor, Tensor]:
-    """Nothing said for placeholders."""
+    """Empty the hypotheses of placeholders."""
     return torch.where(valid[:, None, None], symbols, blank), torch.where(valid[:, None], counts, 0)
 
 
@@ -358,8 +361,8 @@ class WaveformCTCFamily(CTCFamily):
         ):
             if getattr(config, name, False):
                 raise ValueError(
-                    f"This checkpoint has {why} ({name}), whose result moves with the padding of a batch, so that its "
-                    "scores would depend on the clips beside it. Use a checkpoint without."
+                    f"This checkpoint has {why} ({name}), whose output moves with the padding of a batch: a clip's "
+                    "scores would depend on the clips beside it. Use a checkpoint without it."
                 )
         super().__init__(model, processor)
         self.convolutions = tuple(zip(config.conv_kernel, config.conv_stride, strict=True))

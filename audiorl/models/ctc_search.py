@@ -1,4 +1,4 @@
-"""Hypotheses from frames of symbols: paths that are drawn and collapsed, and the best prefixes."""
+"""Hypotheses from frames of symbols: drawing and collapsing paths, and a prefix beam search."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def collapse(paths: Tensor, frames: Tensor, blank: int) -> tuple[Tensor, Tensor]
     said = fresh & own & (paths != blank)
     counts = said.sum(-1)
     longest = int(counts.max())
-    # what is not said lands behind the longest, in a place that is cut off
+    # frames that say nothing write behind the longest hypothesis, where they are cut off
     place = torch.where(said, said.cumsum(-1) - 1, longest)
     symbols = paths.new_full((*counts.shape, longest + 1), blank)
     symbols.scatter_(-1, place, torch.where(said, paths, blank))
@@ -68,9 +68,9 @@ def as_hypotheses(symbols: Tensor, counts: Tensor, blank: int) -> tuple[Tensor, 
 def best_prefixes(frame_logps: np.ndarray, width: int, blank: int, longest: int) -> list[Prefix]:
     """The `width` most probable transcripts that a prefix beam search finds, best first.
 
-    A beam is a prefix, its probability that of all its paths that the search has followed, those that end in a blank
-    and those that end in its last symbol apart. A symbol that is neither among the `width + 1` most probable of a frame
-    nor the end of a beam cannot bring a prefix into the `width` best, and is not looked at.
+    A beam is a prefix with two probabilities: that of its paths that end in a blank, and that of its paths that end in
+    its last symbol. A symbol that is neither among the `width + 1` most probable of a frame nor the end of a beam
+    cannot bring a prefix into the `width` best, so it is skipped.
 
     Args:
         frame_logps: (S, V) float nats, of one clip's own frames.

@@ -1,4 +1,4 @@
-"""Encoder-decoder speech models whose decoder takes positions: what Whisper and Moonshine share.
+"""Encoder-decoder speech models whose decoder takes positions: what Whisper, Moonshine and Canary share.
 
 The K hypotheses of a clip lie side by side on the decoder's token axis, (B, K*T); grouped attention keeps them apart
 and cross-attention reads the clip's states once (`grouped_attention.py`).

@@ -34,17 +34,17 @@ class SpeechFamily(FamilyData):
         sampling_rate, max_seconds, min_seconds, mel_bins, end_token: see `FamilyData`.
         token_level: whether hypotheses are drawn and scored token by token; where not (CTC), T = 1 in `GroupScores`,
             samplers do not apply and no number of tokens limits a sample.
-        unadaptable: last parts of the names of linear layers that the model reads by their weight and never calls, so
-            that an adapter in them would do nothing.
-        engines: how this family can run a step of sampling, the default first; `set_engine` chooses.
-        backbone: what scoring runs the model's encoder and decoder with.
-        adapter_targets: where an adapter goes that names no layers; see `audiorl.adapters`.
-        unquantised: what stays in full precision on an 8-bit or 4-bit base, as `BitsAndBytesConfig` names it in
-            `llm_int8_skip_modules`, the head included; used where that is not set. Empty for all but the head.
+        unadaptable: last parts of the names of linear layers whose weight the model reads without calling them: an
+            adapter in them would do nothing.
+        engines: the ways to run a step of sampling, the default first; `set_engine` chooses one.
+        backbone: runs the model's encoder and decoder when hypotheses are scored.
+        adapter_targets: the layers of an adapter that names none; see `audiorl.adapters`.
+        unquantised: modules that keep full precision on an 8-bit or 4-bit base, the head included, as in
+            `llm_int8_skip_modules` of `BitsAndBytesConfig`; used if that is not set. Empty means the head alone.
         decodes_with_prompts: whether `transcribe` takes `prompts`, a question or context for each clip.
-        compiles_backbone: whether `_encode` and `_score` do go through `backbone`.
-        labels: everything the model can say, where it answers with one of a few labels; accuracy is measured then
-            instead of error rates. None where it writes transcripts.
+        compiles_backbone: whether `_encode` and `_score` go through `backbone`.
+        labels: all answers of a model that gives one of a few labels; then accuracy is measured instead of error rates.
+            None for a model that writes transcripts.
     """
 
     token_level: bool = True
@@ -66,7 +66,7 @@ class SpeechFamily(FamilyData):
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     def set_engine(self, engine: str) -> None:
-        """How steps of sampling and beam search run from here on; the samples are the same.
+        """Choose how steps of sampling and beam search run; the samples stay the same.
 
         Raises:
             ValueError: this family does not know the engine.
@@ -80,8 +80,8 @@ class SpeechFamily(FamilyData):
     def noise_length(self, batch: GroupBatch, max_tokens: int) -> int:
         """How many random numbers `sample_groups` takes for a hypothesis of at most `max_tokens` tokens.
 
-        One for each token here; a family that draws something else (CTC: a symbol for each audio frame, so that the
-        audio is the limit) says how many it draws.
+        By default one for each token. A family that draws something else overrides this: CTC draws a symbol for each
+        audio frame, so the audio is the limit.
         """
         return max_tokens
 
@@ -130,7 +130,7 @@ class SpeechFamily(FamilyData):
         """Every parameter that `encode` reads."""
 
     def encoder_is_frozen(self, model: nn.Module) -> bool:
-        """True where nothing trainable sits in the encoder, so that its states are the same for every policy."""
+        """True if nothing in the encoder is trained: then its states are the same for every policy."""
         return not any(parameter.requires_grad for parameter in self.encoder_parameters(model))
 
     def freeze_encoder(self, model: nn.Module) -> None:
@@ -142,17 +142,17 @@ class SpeechFamily(FamilyData):
         install_speech_call(base_model(model))
 
     def compile_backbone(self, **options: Any) -> None:
-        """Score through `torch.compile` from here on, with every model this family is asked about.
+        """Score every model through `torch.compile` from here on.
 
         Args:
             options: of `torch.compile`: `backend`, `mode`, `fullgraph`.
 
         Raises:
-            ValueError: this family does not run its models in a way that can be compiled.
+            ValueError: this family's models cannot be compiled.
         """
         if not self.compiles_backbone:
             raise ValueError(
-                f"{type(self).__name__} has no backbone that is compiled apart from the head. Leave torch_compile off."
+                f"{type(self).__name__} cannot compile its model apart from the head. Leave torch_compile off."
             )
         self.backbone.compile(**options)
 
@@ -190,15 +190,15 @@ class SpeechFamily(FamilyData):
 
         Args:
             batch: the clips; the prefix of the first hypothesis of each is what sampling starts from.
-            noise: (B, K, T) uniform in [0, 1), one number for each token that may be sampled: the only source of
-                randomness, so K and the length limit T are its shape. `noise_length` says T where a family draws
-                something else than tokens.
+            noise: (B, K, T) uniform in [0, 1), one number for each token that may be sampled. It is the only source of
+                randomness; its shape sets K and the length limit T. `noise_length` gives T if a family draws something
+                else than tokens.
             temperature: > 0; logits are divided by it.
             sampler: top-k, top-p, min-p and repetition control; None draws from the policy as it is.
 
         Returns:
-            Samples; those of placeholders (`batch.valid` is False) have no kept token and count as finished. Their
-            log-probabilities are those of the policy at this temperature, untruncated: what `score_groups` gives for
+            Samples; those of placeholders (`batch.valid` is False) have no kept token and count as finished.
+            Log-probabilities are those of the policy at this temperature, untruncated: what `score_groups` gives for
             these tokens, with a sampler and without.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The fast conformer (Rekesh et al. 2023, arXiv:2305.05084) that Parakeet and Canary hear with, whatever follows it.
+"""The fast conformer (Rekesh et al. 2023, arXiv:2305.05084), the encoder of Parakeet and Canary.
 
 A clip's states do not depend on the padding beside it: features are normalised over each clip's own frames, and the
 subsampling, the attention and the convolutions get a mask of them. Batch norm keeps the checkpoint's statistics
@@ -24,7 +24,7 @@ from audiorl.models.padding import keep_statistics
 
 
 class FastConformerAudio(SpeechFamily):
-    """The hearing of a family whose encoder is a `ParakeetEncoder`; its `__init__` calls `init_audio`."""
+    """Features and states of a family whose encoder is a `ParakeetEncoder`; `__init__` calls `init_audio`."""
 
     def init_audio(self, extractor: Any, config: Any) -> None:
         """Take rate, mel bins and lengths from the feature extractor and the encoder's config.
@@ -43,7 +43,7 @@ class FastConformerAudio(SpeechFamily):
         self.hop = extractor.hop_length
         self.halvings = int(math.log2(config.subsampling_factor))
         self.kernel, self.stride = config.subsampling_conv_kernel_size, config.subsampling_conv_stride
-        self.min_samples = 2 * self.hop  # the features are divided by their deviation, which one frame has not
+        self.min_samples = 2 * self.hop  # the features are divided by their deviation, which needs two frames
         self.min_seconds = self.min_samples / self.sampling_rate
         self.max_seconds = self._most_samples(config.max_position_embeddings) / self.sampling_rate
 

@@ -216,7 +216,9 @@ class PacedDecoder:
     def wait_for_others(self) -> None:
         while int(self._callers(0)):
             if self._last is None:
-                raise RuntimeError("This process has no token to draw and others have. Give each of them at least one.")
+                raise RuntimeError(
+                    "This process has no token to draw, but others have. Give every process at least one."
+                )
             self.decoder(*self._last)
 
     def _callers(self, calls: int) -> Tensor:

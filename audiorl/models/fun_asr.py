@@ -25,8 +25,8 @@ from audiorl.text.languages import own_code
 class FunASRFamily(AudioLLMFamily):
     """Fun-ASR-Nano. The row's `prompt` is context that stands before the request; `language` may be left out.
 
-    Clips of 25 ms to 123 s (the encoder has 2048 positions of 60 ms): its padding is masked in attention and memory
-    blocks, so that a clip alone is what it is in a batch.
+    It takes clips of 25 ms to 123 s (the encoder has 2048 positions of 60 ms). Padding is masked in attention and
+    memory blocks, so a clip has the same states alone and in a batch.
     """
 
     def __init__(self, model: nn.Module, processor: Any):
@@ -54,7 +54,7 @@ class FunASRFamily(AudioLLMFamily):
             ) from error
 
     def install(self, model: nn.Module) -> None:
-        # the adaptor is no model of its own: transformers would set this too, and warn that it cannot ask it
+        # the adaptor is no model of its own: transformers would set this too, but with a warning
         base_model(model).config.adaptor_config._attn_implementation = "sdpa"
         super().install(model)
 

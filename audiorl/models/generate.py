@@ -93,8 +93,8 @@ class GenerateFamily(SpeechFamily):
         """`generate` for the clips `rows` (N,), some of them several times, from their first `prefix` tokens."""
         if is_sharded(base):
             raise ValueError(
-                f"{type(self).__name__} samples by generate(), whose calls end at another step in each process, and "
-                "sharded weights need all of them. Use DDP."
+                f"{type(self).__name__} samples by generate(), whose number of calls differs from process to process; "
+                "every call of sharded weights needs all processes. Use DDP."
             )
         repeated = GroupBatch({key: value[rows] for key, value in batch.tensors.items()})
         ids = batch.tokens[rows, 0, :prefix]

@@ -45,9 +45,9 @@ ATTENTION = {"full_attention", "attention"}
 
 
 class GraniteSpeechFamily(AudioLLMFamily):
-    """Granite Speech. The row's `prompt` takes the place of the request to transcribe; the language is not asked for.
+    """Granite Speech. The row's `prompt` replaces the request to transcribe; the request names no language.
 
-    A system turn is what the checkpoint's chat template writes by itself; some write the date of the day into it.
+    The checkpoint's chat template writes the system turn; some write the current date into it.
     """
 
     unquantised = (".*encoder", ".*projector", "lm_head")
@@ -122,9 +122,9 @@ class GraniteSpeechFamily(AudioLLMFamily):
 
 
 def merge_speech_adapter(model: PreTrainedModel) -> PreTrainedModel:
-    """Add the checkpoint's own adapter for speech to its weights, in place, and leave a plain model.
+    """Add the checkpoint's own adapter for speech to its weights, in place; a plain model is left.
 
-    What the model says of audio stays the same up to rounding; without audio it is no longer the bare language model.
+    Its answers to audio stay the same up to rounding. Without audio it is no longer the bare language model.
 
     Args:
         model: Granite Speech as `from_pretrained` loads it, its adapter on top.
@@ -155,16 +155,16 @@ def merge_speech_adapter(model: PreTrainedModel) -> PreTrainedModel:
 def _refuse_own_adapter(base: PreTrainedModel) -> None:
     if base._hf_peft_config_loaded:
         raise ValueError(
-            "This Granite Speech checkpoint brings an adapter of its own for speech, beside which no other one can be "
-            "trained or switched off. Merge it and use the folder, with audiorl.models.granite_speech: "
+            "This Granite Speech checkpoint has its own adapter for speech; no other can be trained or switched off "
+            "beside it. Merge it and use the folder, with audiorl.models.granite_speech: "
             "merge_speech_adapter(GraniteSpeechForConditionalGeneration.from_pretrained(NAME)).save_pretrained(FOLDER),"
             " and GraniteSpeechFamily.load_processor(NAME).save_pretrained(FOLDER)."
         )
     if base.config.has_lora_adapter:
         raise ValueError(
-            "This checkpoint's config says that it has an adapter for speech (has_lora_adapter), and none is loaded, "
-            "so that it would not hear as it was trained to. Download adapter_config.json and "
-            "adapter_model.safetensors too; or, where the weights are whole without, set has_lora_adapter to false."
+            "This checkpoint's config says that it has an adapter for speech (has_lora_adapter), but none is loaded, "
+            "so the model would not hear as it was trained to. Download adapter_config.json and "
+            "adapter_model.safetensors too; or, if the weights are whole without it, set has_lora_adapter to false."
         )
 
 

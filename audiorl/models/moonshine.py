@@ -1,8 +1,8 @@
 """Moonshine (Jeffries et al. 2024, arXiv:2410.15608): the waveform in, rotary positions, no fixed window.
 
 Its group norm reads the whole length of a row, so padding would move every number of a clip. The encoder therefore runs
-without padding, equally long clips together; the decoder reads padded states with a mask. transformers' own mask lets
-it look at up to two states of padding, and is not used.
+without padding, equally long clips together, and the decoder reads padded states with a mask of our own: with
+transformers' it would look at up to two states of padding.
 """
 
 from __future__ import annotations

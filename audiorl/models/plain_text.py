@@ -1,4 +1,4 @@
-"""Text of models that take neither a prompt nor timestamps: what they begin with, the transcript, an end token."""
+"""Text of models that take neither a prompt nor timestamps: a start token, the transcript, an end token."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PlainText:
         return self.behind([self.start], text)
 
     def behind(self, prefix: list[int], text: str) -> TokenizedText:
-        """A prefix, the transcript, the end.
+        """A prefix, the transcript and the end token.
 
         Raises:
             ValueError: the transcript holds marks or is longer than the decoder.
@@ -62,12 +62,12 @@ class PlainText:
 
 
 class PlainTranscripts:
-    """The text side of a family whose model reads such text; a row's `language` changes nothing."""
+    """The text side of a family that uses `PlainText`; a row's `language` changes nothing."""
 
     end_token: int
 
     def init_text(self, tokenizer: Any, config: Any, max_tokens: int) -> None:
-        """Set what the family says of text; see `PlainText`."""
+        """Set `plain_text` and `end_token`; see `PlainText`."""
         start, end = config.decoder_start_token_id, config.eos_token_id
         self.plain_text = PlainText(tokenizer, start=start, end=end, max_tokens=max_tokens)
         self.end_token = end

@@ -27,8 +27,8 @@ from audiorl.models.plain_text import PlainTranscripts
 class Speech2TextFamily(PlainTranscripts, GenerateFamily):
     """Monolingual Speech2Text for recognition; a row's `language` changes nothing.
 
-    Padding, to which the decoder gives no position, has a token of its own. A checkpoint that draws it inside a
-    hypothesis scores what follows it from another position; trained ones give it no probability.
+    Padding has a token of its own, and the decoder gives it no position. A checkpoint that draws this token inside a
+    hypothesis scores the rest from another position; trained checkpoints give it no probability.
     """
 
     def __init__(self, model: nn.Module, processor: Any):
@@ -37,8 +37,8 @@ class Speech2TextFamily(PlainTranscripts, GenerateFamily):
         extractor = processor.feature_extractor
         if getattr(processor.tokenizer, "lang_codes", None):
             raise ValueError(
-                "This Speech2Text writes several languages, which is not supported: its language token would be left "
-                "out. Use a checkpoint for recognition of one language, or Whisper."
+                "This Speech2Text writes several languages, which is not supported: its language token would be "
+                "missing. Use a checkpoint for recognition of one language, or Whisper."
             )
         if extractor.num_mel_bins != config.input_feat_per_channel:
             raise ValueError(

@@ -3,8 +3,8 @@
     to transcribe  <s> [INST] [BEGIN_AUDIO] [AUDIO] ... [/INST] lang:en [TRANSCRIBE] transcript </s>
     a question     <s> [INST] [BEGIN_AUDIO] [AUDIO] ... question [/INST] answer </s>
 
-A clip is padded with silence to whole chunks, the tower hears every chunk by itself, padding included, and the language
-model reads what it made of all of them: clips may be longer than a chunk.
+A clip is padded with silence to whole chunks. The tower hears every chunk by itself, padding included, and the language
+model reads the embeddings of all of them, so clips may be longer than a chunk.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ FRAMES_PER_POSITION = 2
 
 
 class TokenizerWithItsFile(MistralCommonBackend):
-    """mistral-common's tokenizer, which is saved from its file's bytes as they were when `keep_file` read them.
+    """mistral-common's tokenizer; it is saved from the bytes of its file that `keep_file` read.
 
-    transformers copies the file that the tokenizer was loaded from, whenever a checkpoint is saved. That file may be
-    gone by then, for instance with the checkpoint that tuning went on from.
+    transformers copies the file that the tokenizer was loaded from whenever a checkpoint is saved. By then the file may
+    be gone, for instance with the checkpoint that tuning continued from.
     """
 
     _tokenizer_path: Path
@@ -55,10 +55,10 @@ class TokenizerWithItsFile(MistralCommonBackend):
 
 
 def keep_file(tokenizer: MistralCommonBackend) -> None:
-    """Let `tokenizer` itself, which users and trainers save with its processor, be saved without its file.
+    """Make `tokenizer` savable without its file, in place: users and trainers save it with its processor.
 
     Raises:
-        ValueError: the file has gone already.
+        ValueError: the file is already gone.
     """
     if isinstance(tokenizer, TokenizerWithItsFile):
         return
@@ -67,7 +67,7 @@ def keep_file(tokenizer: MistralCommonBackend) -> None:
         file_bytes = path.read_bytes()
     except FileNotFoundError as error:
         raise ValueError(
-            f"the file of Voxtral's tokenizer, {path}, has gone, and no checkpoint can be saved without it. Load the "
+            f"the file of Voxtral's tokenizer, {path}, is gone, and no checkpoint can be saved without it. Load the "
             f"processor with AutoProcessor.from_pretrained from a checkpoint that holds {path.name}."
         ) from error
     tokenizer.__class__ = TokenizerWithItsFile
@@ -75,11 +75,10 @@ def keep_file(tokenizer: MistralCommonBackend) -> None:
 
 
 class VoxtralFamily(AudioLLMFamily):
-    """Voxtral. The row's `prompt` is the user's question or instruction, which takes the place of the request to
-    transcribe.
+    """Voxtral. The row's `prompt` is the user's question or instruction; it replaces the request to transcribe.
 
-    The language stands in the request to transcribe alone; without one the model finds it by itself. mistral-common
-    reads no marks in texts and prompts: "</s>" is four characters there.
+    Only the request to transcribe names a language; without one the model finds it by itself. mistral-common reads no
+    marks in texts and prompts: "</s>" is four characters there.
     """
 
     def __init__(self, model: nn.Module, processor: Any):
@@ -93,7 +92,7 @@ class VoxtralFamily(AudioLLMFamily):
         super().__init__(model, processor)
         tower = base_model(model).config.audio_config
         self.chunk_frames = FRAMES_PER_POSITION * tower.max_source_positions
-        # so many neighbouring states become one embedding that they fill the projector's input
+        # neighbouring states that fill the projector's input become one embedding
         self.chunk_tokens = tower.max_source_positions * tower.hidden_size // tower.intermediate_size
 
     @classmethod
@@ -134,12 +133,12 @@ class VoxtralFamily(AudioLLMFamily):
         return made["input_features"][0]
 
     def prompt_text(self, language: str | None, prompt: str | None) -> str:
-        """What `prefix_ids` reads like; its marks are tokens of their own, which no text gives back."""
+        """`prefix_ids` as text, for reading only: its marks are tokens that no text turns into again."""
         return self.tokenizer.decode(self.prefix_ids(language, prompt))
 
     def prefix_ids(self, language: str | None, prompt: str | None) -> list[int]:
         ids = self._question(prompt) if prompt else self._transcription(language)
-        # what was asked holds silence, with a placeholder for each of its embeddings
+        # the request holds silence, with a placeholder for each of its embeddings; one is left
         return [ids[0], *(i for before, i in pairwise(ids) if (before, i) != (self.audio_token_id,) * 2)]
 
     def _question(self, prompt: str) -> list[int]:

@@ -137,7 +137,10 @@ def test_a_family_without_languages_refuses_to_choose_one(row):
         ),
         (lambda: tiny_seq2seq("moonshine"), "this model's only task is 'transcribe'"),
         (tiny_ctc, "its only task is 'transcribe'"),
-        (lambda: tiny_audio_llm("qwen2_audio"), "this model's only task is 'transcribe', not 'summarise': its prompt"),
+        (
+            lambda: tiny_audio_llm("qwen2_audio"),
+            "this model's only task is 'transcribe', not 'summarise'; anything else is asked in the prompt",
+        ),
     ],
     ids=["whisper", "canary", "moonshine", "ctc", "audio-llm"],
 )

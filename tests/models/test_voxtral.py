@@ -187,7 +187,7 @@ def test_a_processor_whose_file_has_gone_is_refused_before_training(tmp_path):
     model, processor = tiny_audio_llm("voxtral")
     again = AutoProcessor.from_pretrained(saved((model, processor), tmp_path))
     (tmp_path / "tekken.json").unlink()
-    with pytest.raises(ValueError, match=r"tekken\.json, has gone.*no checkpoint can be saved.*Load the processor"):
+    with pytest.raises(ValueError, match=r"tekken\.json, is gone.*no checkpoint can be saved.*Load the processor"):
         speech_family(model, again)
 
 
