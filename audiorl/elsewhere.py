@@ -181,6 +181,12 @@ class AnswersWrongArguments(ABCMeta):
                         raise TypeError(f"{cls.__name__} takes no {name!r}: {_meant(cls, name, list(taken)[1:])}.")
             return super().__call__(*args, **kwargs)
 
+        @property
+        def __signature__(cls) -> inspect.Signature:
+            """What `help` and notebooks show: that of __init__."""
+            own = inspect.signature(cls.__init__)
+            return own.replace(parameters=list(own.parameters.values())[1:])
+
 
 def _meant(cls: type, name: str, taken: Sequence[str]) -> str:
     if is_dataclass(cls):

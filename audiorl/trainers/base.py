@@ -16,14 +16,14 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import PeftConfig
 from torch import Tensor, nn
-from transformers import EvalPrediction
+from transformers import EvalPrediction, TrainerCallback
 from transformers.utils import logging
 
 from audiorl.batch import GroupBatch
@@ -59,6 +59,25 @@ from audiorl.trainers.report_files import RunReport
 from audiorl.trainers.special_tokens import OwnConfigs
 
 logger = logging.get_logger(__name__)
+
+
+Collate = Callable[[list[dict[str, Any]]], GroupBatch]
+ComputeMetrics = Callable[[EvalPrediction], dict[str, float]]
+Optimizers = tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LRScheduler | None]
+
+
+class TrainerArguments(TypedDict, total=False):
+    """What every trainer takes beside model, args and rewards; `SpeechTrainer` says what each is."""
+
+    train_dataset: Any
+    eval_dataset: Any
+    processing_class: Any
+    data_collator: Collate | None
+    compute_metrics: ComputeMetrics | None
+    callbacks: list[TrainerCallback] | None
+    optimizers: Optimizers
+    peft_config: PeftConfig | None
+    quantization_config: Any
 
 
 class StepCounts(NamedTuple):
@@ -100,11 +119,11 @@ class SpeechTrainer(
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
-        data_collator: Callable[[list[dict]], GroupBatch] | None = None,
-        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
-        callbacks: list | None = None,
-        optimizers: tuple = (None, None),
-        peft_config: Any = None,
+        data_collator: Collate | None = None,
+        compute_metrics: ComputeMetrics | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: Optimizers = (None, None),
+        peft_config: PeftConfig | None = None,
         quantization_config: Any = None,
     ):
         self._check_overrides()

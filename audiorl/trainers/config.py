@@ -19,6 +19,7 @@ from audiorl.augment import load_augmentation
 from audiorl.datasets.columns import column_names
 from audiorl.datasets.length_filter import check_bounds
 from audiorl.elsewhere import AnswersWrongArguments
+from audiorl.losses import CombinedObjective
 from audiorl.losses.settings import number_not_below
 from audiorl.models import SpeechFamily
 from audiorl.text.normalizers import normalizer
@@ -300,6 +301,76 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
             if getattr(self, f"{prefix}_checkpointing", False):
                 given = getattr(self, f"{prefix}_checkpointing_kwargs") or {}
                 setattr(self, f"{prefix}_checkpointing_kwargs", {"use_reentrant": False, **given})
+
+
+@dataclass
+class PreferenceLossFields:
+    """Which preference losses are summed and their settings, named as in TRL; `DPOConfig` and `OnlineDPOConfig`."""
+
+    loss_type: list[str] = field(
+        default_factory=lambda: ["sigmoid"],
+        metadata={"help": "One or several of audiorl.losses.PREFERENCE_LOSSES, or a preset: mpo."},
+    )
+    loss_weights: list[float] | None = field(
+        default=None,
+        metadata={"help": "A weight >= 0 for each loss; 1 each where left out. 0 only logs a loss."},
+    )
+    beta: float = field(default=0.1, metadata={"help": "Above 0: the cost of leaving the frozen policy; tau of IPO."})
+    label_smoothing: float = field(
+        default=0.0,
+        metadata={"help": "Share of pairs whose order is wrong, 0 to below 0.5; robust, exo_pair, aot."},
+    )
+    f_divergence_type: str = field(
+        default="reverse_kl",
+        metadata={"help": "reverse_kl, forward_kl, js_divergence or alpha_divergence between policy and reference."},
+    )
+    f_alpha_divergence_coef: float = field(default=0.5, metadata={"help": "Alpha of alpha_divergence."})
+    discopop_tau: float = field(default=0.05, metadata={"help": "Temperature of discopop, above 0."})
+
+    def objective(self) -> CombinedObjective:
+        """The objective these arguments describe.
+
+        Raises:
+            ValueError: an unknown loss, or a value out of its range.
+        """
+        if isinstance(self.loss_type, str):
+            self.loss_type = [self.loss_type]
+        return CombinedObjective(
+            self.loss_type,
+            self.loss_weights,
+            beta=self.beta,
+            label_smoothing=self.label_smoothing,
+            f_divergence_type=self.f_divergence_type,
+            f_alpha_divergence_coef=self.f_alpha_divergence_coef,
+            discopop_tau=self.discopop_tau,
+        )
+
+
+@dataclass
+class SyncedReferenceFields:
+    """TR-DPO (Gorbatovski et al. 2024, arXiv:2404.09656): a frozen policy that follows the trained one."""
+
+    sync_ref_model: bool = field(
+        default=False, metadata={"help": "TR-DPO: move the reference towards the policy now and then."}
+    )
+    ref_model_mixup_alpha: float = field(
+        default=0.6, metadata={"help": "TR-DPO: share of the policy in the new reference, above 0 to 1."}
+    )
+    ref_model_sync_steps: int = field(
+        default=512, metadata={"help": "TR-DPO: optimizer steps between two moves of the reference."}
+    )
+
+    def check_synced_reference(self) -> None:
+        """Refuse settings out of their range.
+
+        Raises:
+            ValueError: with both settings.
+        """
+        if not 0 < self.ref_model_mixup_alpha <= 1 or self.ref_model_sync_steps < 1:
+            raise ValueError(
+                f"TR-DPO takes ref_model_mixup_alpha in (0, 1] and ref_model_sync_steps >= 1; got "
+                f"{self.ref_model_mixup_alpha} and {self.ref_model_sync_steps}. The paper uses 0.6 and 512."
+            )
 
 
 def without_tokens(value: Any) -> Any:

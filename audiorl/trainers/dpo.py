@@ -19,13 +19,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from peft import PeftConfig
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from audiorl.batch import GroupBatch, GroupScores
-from audiorl.losses import CombinedObjective, ObjectiveTerms, PairScores, pair_scores, sequence_reduction
+from audiorl.losses import ObjectiveTerms, PairScores, pair_scores, sequence_reduction
 from audiorl.models import SpeechFamily
-from audiorl.trainers.base import StepCounts
-from audiorl.trainers.config import SpeechConfig
+from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers, StepCounts
+from audiorl.trainers.config import PreferenceLossFields, SpeechConfig, SyncedReferenceFields
 from audiorl.trainers.gathering import gathered_pairs
 from audiorl.trainers.loading import default_output_dir
 from audiorl.trainers.pair_metrics import add_pair_rewards, add_pair_scores
@@ -33,29 +35,10 @@ from audiorl.trainers.with_reference import ReferenceTrainer
 
 
 @dataclass
-class DPOConfig(SpeechConfig):
+class DPOConfig(PreferenceLossFields, SyncedReferenceFields, SpeechConfig):
     """Arguments of `DPOTrainer`, named as in TRL; settings of the losses are checked by `CombinedObjective`."""
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of AdamW."})
-    loss_type: list[str] = field(
-        default_factory=lambda: ["sigmoid"],
-        metadata={"help": "One or several of audiorl.losses.PREFERENCE_LOSSES, or a preset: mpo."},
-    )
-    loss_weights: list[float] | None = field(
-        default=None,
-        metadata={"help": "A weight >= 0 for each loss; 1 each where left out. 0 only logs a loss."},
-    )
-    beta: float = field(default=0.1, metadata={"help": "Above 0: the cost of leaving the frozen policy; tau of IPO."})
-    label_smoothing: float = field(
-        default=0.0,
-        metadata={"help": "Share of pairs whose order is wrong, 0 to below 0.5; robust, exo_pair, aot."},
-    )
-    f_divergence_type: str = field(
-        default="reverse_kl",
-        metadata={"help": "reverse_kl, forward_kl, js_divergence or alpha_divergence between policy and reference."},
-    )
-    f_alpha_divergence_coef: float = field(default=0.5, metadata={"help": "Alpha of alpha_divergence."})
-    discopop_tau: float = field(default=0.05, metadata={"help": "Temperature of discopop, above 0."})
     ld_alpha: float | None = field(
         default=None,
         metadata={"help": "LD-DPO: weight in 0 to 1 of the tokens by which one transcript is longer; unset: 1."},
@@ -67,30 +50,15 @@ class DPOConfig(SpeechConfig):
     precompute_ref_batch_size: int | None = field(
         default=None, metadata={"help": "Clips in a batch of that pass; default the training batch."}
     )
-    sync_ref_model: bool = field(
-        default=False, metadata={"help": "TR-DPO: move the reference towards the policy now and then."}
-    )
-    ref_model_mixup_alpha: float = field(
-        default=0.6, metadata={"help": "TR-DPO: share of the policy in the new reference, above 0 to 1."}
-    )
-    ref_model_sync_steps: int = field(
-        default=512, metadata={"help": "TR-DPO: optimizer steps between two moves of the reference."}
-    )
 
     def __post_init__(self):
         super().__post_init__()
-        if isinstance(self.loss_type, str):
-            self.loss_type = [self.loss_type]
         self.objective()
+        self.check_synced_reference()
         sequence_reduction(self.ld_alpha)
         if self.sync_ref_model and self.precompute_ref_log_probs:
             raise ValueError(
                 "sync_ref_model changes the reference during training, precompute_ref_log_probs fixes it. Choose one."
-            )
-        if not 0 < self.ref_model_mixup_alpha <= 1 or self.ref_model_sync_steps < 1:
-            raise ValueError(
-                f"TR-DPO takes ref_model_mixup_alpha in (0, 1] and ref_model_sync_steps >= 1; got "
-                f"{self.ref_model_mixup_alpha} and {self.ref_model_sync_steps}. The paper uses 0.6 and 512."
             )
 
     def check_family(self, family: SpeechFamily) -> None:
@@ -100,22 +68,6 @@ class DPOConfig(SpeechConfig):
                 f"ld_alpha={self.ld_alpha} weighs the tokens by which one transcript is longer, but "
                 f"{type(family).__name__} scores a transcript as a whole. Leave ld_alpha out."
             )
-
-    def objective(self) -> CombinedObjective:
-        """The objective these arguments describe.
-
-        Raises:
-            ValueError: an unknown loss, or a value out of its range.
-        """
-        return CombinedObjective(
-            self.loss_type,
-            self.loss_weights,
-            beta=self.beta,
-            label_smoothing=self.label_smoothing,
-            f_divergence_type=self.f_divergence_type,
-            f_alpha_divergence_coef=self.f_alpha_divergence_coef,
-            discopop_tau=self.discopop_tau,
-        )
 
 
 class DPOTrainer(ReferenceTrainer):
@@ -137,15 +89,36 @@ class DPOTrainer(ReferenceTrainer):
         model: str | os.PathLike | nn.Module,
         ref_model: str | os.PathLike | nn.Module | None = None,
         args: DPOConfig | None = None,
-        **kwargs: Any,
+        *,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        data_collator: Collate | None = None,
+        compute_metrics: ComputeMetrics | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: Optimizers = (None, None),
+        peft_config: PeftConfig | None = None,
+        quantization_config: Any = None,
     ):
         if args is None:
             args = DPOConfig(output_dir=default_output_dir(model, "DPO"))
-        super().__init__(model, args, **kwargs)
+        super().__init__(
+            model,
+            args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            data_collator=data_collator,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            peft_config=peft_config,
+            quantization_config=quantization_config,
+        )
         self.objective = args.objective()
         self.sum_tokens = sequence_reduction(args.ld_alpha)
         if self.objective.uses_reference:
-            self.set_reference(ref_model, new_adapter=kwargs.get("peft_config") is not None)
+            self.set_reference(ref_model, new_adapter=peft_config is not None)
 
     # ---- the loss ----
 

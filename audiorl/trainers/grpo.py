@@ -22,7 +22,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from peft import PeftConfig
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from audiorl.batch import GroupBatch, GroupSamples, GroupScores
 from audiorl.losses import (
@@ -36,6 +38,7 @@ from audiorl.losses import (
 )
 from audiorl.losses.settings import known_name
 from audiorl.models import SpeechFamily
+from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers
 from audiorl.trainers.loading import default_output_dir
 from audiorl.trainers.online import RolloutTrainer
 from audiorl.trainers.rollout_config import RolloutConfig
@@ -142,12 +145,36 @@ class GRPOTrainer(RolloutTrainer):
         reward_funcs: Any,
         args: GRPOConfig | None = None,
         ref_model: str | os.PathLike | nn.Module | None = None,
-        **kwargs: Any,
+        *,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        data_collator: Collate | None = None,
+        compute_metrics: ComputeMetrics | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: Optimizers = (None, None),
+        peft_config: PeftConfig | None = None,
+        quantization_config: Any = None,
     ):
         args = args or GRPOConfig(output_dir=default_output_dir(model, "GRPO"))
         self.objective = args.objective()
         self.advantages = ADVANTAGES[args.scale_rewards]
-        super().__init__(model, reward_funcs, args, ref_model, uses_reference=self.objective.uses_reference, **kwargs)
+        super().__init__(
+            model,
+            reward_funcs,
+            args,
+            ref_model,
+            uses_reference=self.objective.uses_reference,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            data_collator=data_collator,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            peft_config=peft_config,
+            quantization_config=quantization_config,
+        )
 
     def learn_from(self, rollouts: Sequence[Rollout], step: StepRollouts) -> list[Learnt]:
         """All K hypotheses with their advantages; those that do not count lose their `keep`."""

@@ -115,7 +115,7 @@ class Console(ProgressCallback):
             self.training_bar = self._bar(state.max_steps, state.global_step, disable=not shown)
 
     @staticmethod
-    def _bar(total: int, done: int, *, disable: bool = False) -> tqdm:
+    def _bar(total: float | None, done: float, *, disable: bool = False) -> tqdm:
         # miniters: else a thread of tqdm may draw it while it is paused
         return tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, miniters=1, disable=disable)
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from datasets import Dataset
@@ -32,6 +32,7 @@ from audiorl.batch import GroupBatch, GroupScores
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
 from audiorl.trainers.bad_numbers import sampling_guarded
+from audiorl.trainers.base import TrainerArguments
 from audiorl.trainers.repeated_blocks import RepeatedBlocks
 from audiorl.trainers.rewarded import RewardedTrainer
 from audiorl.trainers.rollout_config import RolloutConfig
@@ -77,7 +78,7 @@ class RolloutTrainer(RewardedTrainer, ReferenceTrainer, ABC):
         ref_model: str | os.PathLike | nn.Module | None = None,
         *,
         uses_reference: bool,
-        **kwargs: Any,
+        **kwargs: Unpack[TrainerArguments],
     ):
         tries = args.dynamic_sampling_tries
         super().__init__(model, reward_funcs, args, num_hypotheses=args.num_generations, tries=tries, **kwargs)

@@ -18,14 +18,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftConfig
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.losses import CombinedObjective, LossSettingError, pair_scores, sequence_sum
+from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers
+from audiorl.trainers.config import PreferenceLossFields
 from audiorl.trainers.loading import default_output_dir
 from audiorl.trainers.online import RolloutTrainer
 from audiorl.trainers.rollout_config import RolloutConfig
@@ -35,22 +39,11 @@ from audiorl.trainers.step_data import Learnt
 
 
 @dataclass
-class OnlineDPOConfig(RolloutConfig):
+class OnlineDPOConfig(PreferenceLossFields, RolloutConfig):
     """Arguments of `OnlineDPOTrainer`, named as in TRL; settings of the losses are checked by `CombinedObjective`."""
-
-    loss_type: list[str] = field(
-        default_factory=lambda: ["sigmoid"],
-        metadata={"help": "One or several of audiorl.losses.PREFERENCE_LOSSES that look at one pair at a time."},
-    )
-    loss_weights: list[float] | None = field(
-        default=None, metadata={"help": "A weight >= 0 for each loss; 1 each where left out."}
-    )
-    beta: float = field(default=0.1, metadata={"help": "Above 0: the cost of leaving the frozen policy; tau of IPO."})
 
     def __post_init__(self):
         super().__post_init__()
-        if isinstance(self.loss_type, str):
-            self.loss_type = [self.loss_type]
         self.objective()
 
     def objective(self) -> CombinedObjective:
@@ -59,7 +52,7 @@ class OnlineDPOConfig(RolloutConfig):
         Raises:
             ValueError: an unknown loss, a value out of its range, or a loss over a whole batch.
         """
-        objective = CombinedObjective(self.loss_type, self.loss_weights, beta=self.beta)
+        objective = super().objective()
         if objective.batch_wide:
             raise LossSettingError(
                 f"loss_type={self.loss_type} has a value of the whole batch, and a rollout decides how many pairs that "
@@ -73,9 +66,9 @@ class OnlineDPOTrainer(RolloutTrainer):
 
     Args:
         model: id or path of a checkpoint, or a model.
+        ref_model: the frozen policy; default the model as it is handed in, or, with an adapter, the model without it.
         reward_funcs: one reward or several: names, dotted paths, callables with TRL's signature.
         args: `OnlineDPOConfig`; default one that writes to `<model name>-OnlineDPO`.
-        ref_model: the frozen policy; default the model as it is handed in, or, with an adapter, the model without it.
 
     The other arguments are those of `SpeechTrainer`.
     """
@@ -85,14 +78,43 @@ class OnlineDPOTrainer(RolloutTrainer):
     def __init__(
         self,
         model: str | os.PathLike | nn.Module,
-        reward_funcs: Any,
-        args: OnlineDPOConfig | None = None,
         ref_model: str | os.PathLike | nn.Module | None = None,
-        **kwargs: Any,
+        reward_funcs: Any = None,
+        args: OnlineDPOConfig | None = None,
+        *,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        data_collator: Collate | None = None,
+        compute_metrics: ComputeMetrics | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: Optimizers = (None, None),
+        peft_config: PeftConfig | None = None,
+        quantization_config: Any = None,
     ):
+        if reward_funcs is None or isinstance(reward_funcs, OnlineDPOConfig):
+            raise ValueError(
+                "OnlineDPOTrainer needs rewards, and takes ref_model before them, as in TRL: (model, ref_model, "
+                "reward_funcs, args). Pass them by name, reward_funcs='one_minus_wer'."
+            )
         args = args or OnlineDPOConfig(output_dir=default_output_dir(model, "OnlineDPO"))
         self.objective = args.objective()
-        super().__init__(model, reward_funcs, args, ref_model, uses_reference=self.objective.uses_reference, **kwargs)
+        super().__init__(
+            model,
+            reward_funcs,
+            args,
+            ref_model,
+            uses_reference=self.objective.uses_reference,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            data_collator=data_collator,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            peft_config=peft_config,
+            quantization_config=quantization_config,
+        )
 
     def learn_from(self, rollouts: Sequence[Rollout], step: StepRollouts) -> list[Learnt]:
         return [best_and_worst(rollout) for rollout in rollouts]

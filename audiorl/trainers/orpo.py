@@ -23,12 +23,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from peft import PeftConfig
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.losses import ObjectiveTerms, OddsRatioObjective, PairScores, pair_scores
 from audiorl.losses.reductions import length_mean
-from audiorl.trainers.base import SpeechTrainer
+from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers, SpeechTrainer
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.loading import default_output_dir
 from audiorl.trainers.pair_metrics import add_pair_rewards, add_pair_scores
@@ -77,9 +79,35 @@ class ORPOTrainer(SpeechTrainer):
     text_columns = ("chosen", "rejected")
     distinct_texts = True
 
-    def __init__(self, model: str | os.PathLike | nn.Module, args: ORPOConfig | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        model: str | os.PathLike | nn.Module,
+        args: ORPOConfig | None = None,
+        *,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        data_collator: Collate | None = None,
+        compute_metrics: ComputeMetrics | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: Optimizers = (None, None),
+        peft_config: PeftConfig | None = None,
+        quantization_config: Any = None,
+    ):
         args = args or ORPOConfig(output_dir=default_output_dir(model, "ORPO"))
-        super().__init__(model, args, **kwargs)
+        super().__init__(
+            model,
+            args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            data_collator=data_collator,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            peft_config=peft_config,
+            quantization_config=quantization_config,
+        )
         self.objective = args.objective()
 
     def compute_loss(

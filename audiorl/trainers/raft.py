@@ -30,16 +30,19 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import PeftConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from torch.utils.data import Sampler as RowSampler
 from tqdm.auto import tqdm
+from transformers import TrainerCallback
 
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
 from audiorl.trainers.bad_numbers import sampling_guarded
+from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers
 from audiorl.trainers.loading import default_output_dir
 from audiorl.trainers.logs import console_of
 from audiorl.trainers.raft_config import RAFTConfig
@@ -88,10 +91,33 @@ class RAFTTrainer(RewardedTrainer):
         model: str | os.PathLike | nn.Module,
         reward_funcs: Any,
         args: RAFTConfig | None = None,
-        **kwargs: Any,
+        *,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        data_collator: Collate | None = None,
+        compute_metrics: ComputeMetrics | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: Optimizers = (None, None),
+        peft_config: PeftConfig | None = None,
+        quantization_config: Any = None,
     ):
         args = args or RAFTConfig(output_dir=default_output_dir(model, "RAFT"))
-        super().__init__(model, reward_funcs, args, num_hypotheses=args.samples_per_prompt, **kwargs)
+        super().__init__(
+            model,
+            reward_funcs,
+            args,
+            num_hypotheses=args.samples_per_prompt,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            data_collator=data_collator,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            peft_config=peft_config,
+            quantization_config=quantization_config,
+        )
         args.check_rows(self.train_dataset)
         if self.train_dataset is not None and args.max_steps > args.num_cycles * self._steps_per_cycle():
             raise ValueError(

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Unpack
 
 from datasets import Dataset
 from torch import nn
@@ -19,7 +19,7 @@ from audiorl.datasets import RowFault, speech_rows
 from audiorl.datasets.rows import OURS
 from audiorl.evaluation import Decoded
 from audiorl.rewards import RewardSet
-from audiorl.trainers.base import SpeechTrainer
+from audiorl.trainers.base import SpeechTrainer, TrainerArguments
 from audiorl.trainers.rollout_collator import RolloutCollator, length_fault, require_rows
 from audiorl.trainers.rollout_config import SamplingConfig
 from audiorl.trainers.rollouts import RolloutMaker, Sampling, reward_texts
@@ -49,7 +49,7 @@ class RewardedTrainer(SpeechTrainer):
         *,
         num_hypotheses: int,
         tries: int = 0,
-        **kwargs: Any,
+        **kwargs: Unpack[TrainerArguments],
     ):
         self.rewards = RewardSet(reward_funcs, args.reward_weights, args.reward_timeout)
         super().__init__(model, args, **kwargs)

@@ -10,7 +10,7 @@ from datasets import IterableDataset
 from audiorl.losses.settings import number_not_below, positive_number
 from audiorl.models import SpeechFamily
 from audiorl.models.sampling import Sampler
-from audiorl.trainers.config import SpeechConfig
+from audiorl.trainers.config import SpeechConfig, SyncedReferenceFields
 
 # Orders of rows that can be repeated in blocks.
 REPEATABLE_ORDERS = ("random", "sequential")
@@ -102,7 +102,7 @@ class SamplingConfig(SpeechConfig):
 
 
 @dataclass
-class RolloutConfig(SamplingConfig):
+class RolloutConfig(SyncedReferenceFields, SamplingConfig):
     """What `GRPOConfig` and `OnlineDPOConfig` share, named as in TRL; a batch is counted in clips, not hypotheses."""
 
     # Rollouts
@@ -119,15 +119,6 @@ class RolloutConfig(SamplingConfig):
     num_iterations: int = field(
         default=1, metadata={"help": "Optimizer steps on the same rollouts, > 0; an epoch has as many times the steps."}
     )
-    sync_ref_model: bool = field(
-        default=False, metadata={"help": "TR-DPO: move the frozen policy towards the trained one now and then."}
-    )
-    ref_model_mixup_alpha: float = field(
-        default=0.6, metadata={"help": "TR-DPO: share of the policy in the new reference, above 0 to 1."}
-    )
-    ref_model_sync_steps: int = field(
-        default=512, metadata={"help": "TR-DPO: optimizer steps between two moves of the reference."}
-    )
 
     # Fresh samples have no scores beforehand; `ReferenceTrainer` asks.
     precompute_ref_log_probs: ClassVar[bool] = False
@@ -142,11 +133,7 @@ class RolloutConfig(SamplingConfig):
                 f"num_iterations > 1 repeats the rows of a step in the orders {', '.join(REPEATABLE_ORDERS)}; got "
                 f"train_sampling_strategy={self.train_sampling_strategy!r}. Leave it out, or set num_iterations=1."
             )
-        if not 0 < self.ref_model_mixup_alpha <= 1 or self.ref_model_sync_steps < 1:
-            raise ValueError(
-                f"TR-DPO takes ref_model_mixup_alpha in (0, 1] and ref_model_sync_steps >= 1; got "
-                f"{self.ref_model_mixup_alpha} and {self.ref_model_sync_steps}. The paper uses 0.6 and 512."
-            )
+        self.check_synced_reference()
 
     def _check_group(self) -> None:
         if self.num_generations < 2:
