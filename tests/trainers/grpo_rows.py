@@ -52,7 +52,7 @@ def trainer(output_dir: Any, train_rows: Any = None, *, online_dpo: bool = False
     made, configured = (OnlineDPOTrainer, OnlineDPOConfig) if online_dpo else (GRPOTrainer, GRPOConfig)
     return made(
         options.pop("model", model),
-        options.pop("reward_funcs", [letters]),
+        reward_funcs=options.pop("reward_funcs", [letters]),
         args=configured(**{**settings(output_dir), **changes}),
         train_dataset=rows() if train_rows is None else train_rows,
         processing_class=options.pop("processing_class", processor),

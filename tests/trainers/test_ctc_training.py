@@ -156,7 +156,9 @@ def test_the_first_update_is_policy_gradient_of_the_ctc_likelihood(tmp_path):
 def test_online_dpo_learns_from_the_best_and_the_worst(tmp_path):
     model, processor = tiny_ctc()
     args = OnlineDPOConfig(**{**grpo_rows.settings(tmp_path), "max_steps": 2, "loss_type": "sigmoid_norm"})
-    trainer = OnlineDPOTrainer(model, [grpo_rows.letters], args=args, train_dataset=texts(), processing_class=processor)
+    trainer = OnlineDPOTrainer(
+        model, reward_funcs=[grpo_rows.letters], args=args, train_dataset=texts(), processing_class=processor
+    )
     trainer.train()
     assert trainer.state.log_history[0]["loss"] == pytest.approx(math.log(2), rel=1e-3)
 
@@ -179,9 +181,9 @@ def test_online_dpo_learns_from_the_best_and_the_worst(tmp_path):
 def test_terms_made_of_tokens_are_refused_when_the_trainer_is_built(tmp_path, made, config, changes, problem):
     """Before the rows are looked at: there are none."""
     model, processor = tiny_ctc()
-    rewards = [] if made is DPOTrainer else [[grpo_rows.letters]]
+    rewards = {} if made is DPOTrainer else {"reward_funcs": [grpo_rows.letters]}
     with pytest.raises(ValueError, match=problem):
-        made(model, *rewards, args=config(**{**settings(tmp_path), **changes}), processing_class=processor)
+        made(model, **rewards, args=config(**{**settings(tmp_path), **changes}), processing_class=processor)
 
 
 @pytest.mark.parametrize("loss_type", POLICY_LOSSES)

@@ -202,8 +202,8 @@ def test_accuracy_chooses_the_best_checkpoint_where_wer_would(tmp_path):
     model, extractor = tiny_classifier("ast")
     online = OnlineDPOTrainer(
         model,
-        LabelMatch(column="text"),
-        OnlineDPOConfig(
+        reward_funcs=LabelMatch(column="text"),
+        args=OnlineDPOConfig(
             **grpo_rows.settings(tmp_path)
             | {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
             | {"load_best_model_at_end": True, "per_device_train_batch_size": 4, "learning_rate": 3e-3}
