@@ -84,13 +84,9 @@ class SpeechCollator:
     def _judge(self, row: Mapping[str, Any]) -> list[RowFault]:
         faults = judge_row(
             row,
+            **self.family.limits._asdict(),
             text_columns=self.text_columns,
-            tokenize=self.family.tokenize_row,
-            max_seconds=self.family.max_seconds,
-            min_seconds=self.family.min_seconds,
             distinct=self.distinct,
-            last_time=self.family.last_time,
-            least_seconds=self.family.least_seconds,
             silence=self.silence,
         )
         if faults or self.augmentation is None:

@@ -28,6 +28,8 @@ import soundfile
 from audiorl.audio import ffmpeg, libsndfile
 from audiorl.audio.containers import inspect_container
 from audiorl.audio.sources import (
+    HIGHEST_RATE,
+    LOWEST_RATE,
     AudioFault,
     Clip,
     ClipShape,
@@ -75,6 +77,7 @@ def load_audio(
         )
     name = entry_name(source)
     clip = _mono(_decode(source, name), channel, name)
+    _require_rate(clip.sampling_rate, name)
     peak = float(np.abs(clip.samples).max(initial=0.0))
     if peak < SILENCE_PEAK and not allow_silence:
         raise AudioFault(
@@ -107,6 +110,7 @@ def audio_seconds(source: Any, *, channel: Channel | None = None) -> float:
     if not shape.samples:
         raise AudioFault(f"{name} has no samples", "Remove the row, or record the clip again.")
     _channel_number(channel, shape.channels, name)
+    _require_rate(shape.sampling_rate, name)
     return shape.samples / shape.sampling_rate
 
 
@@ -201,6 +205,15 @@ def _require_samples(clip: Clip, name: str) -> None:
     )
 
 
+def _require_rate(rate: int, name: str) -> None:
+    """Refuse a header's rate that no recorder has, before a second's samples are resampled to hours."""
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise AudioFault(
+            f"{name} says that it has {rate} samples a second, which no recording has",
+            "Its header is damaged or wrong: copy the file again, or write the right rate into it.",
+        )
+
+
 def _places(bad: Any, rate: int) -> str:
     moments = bad if bad.ndim == 1 else np.any(bad, axis=1)
     return f"{int(moments.sum())} of {len(moments)}, the first at {int(moments.argmax()) / rate:.3f} s"
@@ -264,10 +277,13 @@ def _opened(source: Any) -> Iterator[BinaryIO]:
 
 
 def _open_path(path: str) -> BinaryIO:
+    path = path.removeprefix("file://")
     if "://" in path:
         import fsspec  # only streamed data sets name remote files
 
         return fsspec.open(path, "rb").open()
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise OSError("not a regular file")  # opening a pipe would wait for ever
+    if os.path.realpath(path).startswith(("/proc/", "/sys/")):
+        raise OSError("a file of the system")  # regular by its type; reading some of them never ends
     return open(path, "rb")

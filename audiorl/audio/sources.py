@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -21,10 +20,11 @@ SOUND_SUFFIXES = (
 )
 # More than this is a spectrogram or a batch given by mistake, which averaging would turn into noise.
 MOST_CHANNELS = 32
-# `{"path": UNUSABLE + ...}` carries the fault of an entry that could not be stored, so its row can report it.
-UNUSABLE = "unusable-audio:"
 
 _ARRAY_REMEDY = "Give (samples,), (channels, samples) or (samples, channels): floats in [-1, 1], or int16."
+
+# Recorders' rates lie between; at 1 Hz a second's samples would be hours, and resampling them would take as long.
+LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000
 
 
 class AudioFault(ValueError):
@@ -95,10 +95,10 @@ def array_clip(entry: Mapping[str, Any]) -> Clip:
     """
     rate: Any = entry.get("sampling_rate")
     numeric = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
-    if not numeric or not 0 < rate < 2**31 or rate % 1:
+    if not numeric or not LOWEST_RATE <= rate <= HIGHEST_RATE or rate % 1:
         raise AudioFault(
             f"the audio array's sampling_rate is {short_repr(rate)}",
-            "Give the rate the array was recorded at, a whole number of Hz above zero.",
+            f"Give the rate the array was recorded at, a whole number of Hz from {LOWEST_RATE} to {HIGHEST_RATE}.",
         )
     try:
         samples = np.asarray(entry["array"])
@@ -143,8 +143,6 @@ def entry_file(source: Any) -> bytes | str:
         return bytes(source)
     if isinstance(source, str | os.PathLike):
         path = os.fsdecode(source)
-        if path.startswith(UNUSABLE):
-            raise AudioFault(*json.loads(path.removeprefix(UNUSABLE)))
         return _data_address_bytes(path) if path.startswith("data:") else path
     shape = f"keys {sorted(map(str, source))}" if isinstance(source, Mapping) else type(source).__name__
     raise AudioFault(
@@ -185,11 +183,6 @@ def _data_address_bytes(address: str) -> bytes:
         ) from error
 
 
-def unusable_entry(fault: AudioFault) -> dict[str, Any]:
-    """A storable `{"bytes", "path"}` entry that raises the given fault whenever it is read."""
-    return {"bytes": None, "path": UNUSABLE + json.dumps([fault.problem, fault.remedy])}
-
-
 def entry_name(source: Any) -> str:
     """How a fault names the clip: by its path where it has one."""
     if holds_array(source):
@@ -204,5 +197,20 @@ def entry_name(source: Any) -> str:
 
 def short_repr(value: object) -> str:
     """repr() that a long value, base64 for example, does not turn into a page."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a list nested as deep
+        return f"<{type(value).__name__}>"
     return text if len(text) <= 160 else f"{text[:120]}...{text[-30:]}"
+
+
+def not_unicode(text: str) -> bool:
+    """Whether a text holds half of a surrogate pair, which is no character: JSON and Python allow it, UTF-8 does not.
+
+    Dropping or replacing it would make another text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

@@ -1,12 +1,17 @@
-"""The check before training: columns, texts and audio headers of every row, all faults together."""
+"""The judge of rows: columns, texts, settings and audio headers, before anything is spent.
+
+`RowJudge` says what is wrong with a row, for a data set before training (`check_rows`, all faults of all rows
+together) and for a row of a stream as it comes (`judge_row`). What a family of models can take comes from its
+`limits`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
 from typing import Any
 
 from datasets import Dataset
@@ -16,16 +21,19 @@ from audiorl.audio.sources import short_repr
 from audiorl.datasets.columns import told_columns
 from audiorl.datasets.faults import WHOLE_DATASET, BadRowsError, RowFault, SkippedRows
 from audiorl.datasets.rows import OURS, iterate_batches
+from audiorl.datasets.stored_columns import is_number, text_problem, unkept_values
 from audiorl.elsewhere import column_of
 
 Tokenize = Callable[[str, Mapping[str, Any]], object]
 LastTime = Callable[[str], float | None]
 LeastSeconds = Callable[[str], float]
-_Problem = tuple[str, str]  # what is wrong, and what to do about it
+Problem = tuple[str, str]  # what is wrong, and what to do about it
 # Rows may carry their audio as bytes, so only so many are in memory at once.
 _ROWS_AT_ONCE = 256
 # Times are written in steps of 0.02 s, so the end of a clip may be rounded up.
 _TIME_SLACK = 0.02
+# A `duration` may be rounded, or count an MP3's padding: by so many seconds, or this share, it may be off.
+_DURATION_SLACK, _DURATION_SHARE = 0.1, 0.02
 
 
 def no_time(text: str) -> None:
@@ -37,79 +45,253 @@ def any_length(text: str) -> float:
     return 0.0
 
 
-def check_rows(
-    rows: Dataset,
-    *,
-    text_columns: Sequence[str],
-    tokenize: Tokenize,
-    max_seconds: float | None,
-    distinct: bool,
-    last_time: LastTime = no_time,
-    min_seconds: float = 0.0,
-    least_seconds: LeastSeconds = any_length,
-    silence: bool = False,
-    num_threads: int = 8,
-) -> list[RowFault]:
-    """Every fault of every row that shows without decoding audio.
+def any_text(text: str, row: Mapping[str, Any]) -> None:
+    """The tokens of a text where no model says what it can take."""
+
+
+# What rows are held against where no model is asked.
+UNLIMITED: dict[str, Any] = {"tokenize": any_text, "max_seconds": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowJudge:
+    """What rows have to be.
 
     Args:
-        rows: from `speech_rows`.
         text_columns: columns that have to hold text.
         tokenize: (text, row) -> anything; raises ValueError("what. what to do") for a text the model cannot
-            take. It is called from one thread.
+            take. Where it returns tokens (with `ids`), `distinct` compares them too. It is called from one thread.
         max_seconds: longest clip the model takes; None for no limit.
-        distinct: whether the texts of a row have to differ.
+        distinct: whether the texts of a row have to differ, and still do as the model's tokens.
         last_time: text -> the latest time it mentions, in seconds, or None; called from several threads.
         min_seconds: shortest clip the model takes.
         least_seconds: text -> the shortest clip that can say it, in seconds; called from several threads.
         silence: whether a text may be empty: nothing is said in its clip.
+        setting_columns: columns that hold text or nothing, which the model reads beside the transcript.
+    """
+
+    text_columns: Sequence[str]
+    tokenize: Tokenize
+    max_seconds: float | None
+    distinct: bool
+    last_time: LastTime = no_time
+    min_seconds: float = 0.0
+    least_seconds: LeastSeconds = any_length
+    silence: bool = False
+    setting_columns: Sequence[str] = ("language", "task")
+
+    def __call__(self, row: Mapping[str, Any]) -> list[RowFault]:
+        """The faults of one row, the audio's as far as its header tells."""
+        missing = missing_columns(list(row), ("audio", *self.text_columns))
+        problems = [(fault.problem, fault.remedy) for fault in missing]
+        return _faults(row, problems + self.read(row) + self.listen(row))
+
+    def read(self, row: Mapping[str, Any]) -> list[Problem]:
+        """What is wrong with a row's values; to be called from one thread."""
+        kept_none = {fault.column: (fault.problem, fault.remedy) for fault in unkept_values(row)}
+        named = ("audio", *self.text_columns, *self.setting_columns)
+        problems = [problem for column, problem in kept_none.items() if column not in named]
+        settings = setting_problems(row, self.setting_columns)
+        problems += settings
+        if segment := segment_problem(row):
+            problems.append(segment)
+        tokens: dict[str, Any] = {}
+        for name in self._present(row):
+            if name in kept_none:
+                problems.append(kept_none[name])
+                continue
+            problem = self._text_problem(name, row)
+            if problem is None and row[name] is not None and not settings:
+                problem = self._token_problem(name, row, tokens)
+            if problem is not None:
+                problems.append(problem)
+        return problems + (self._too_similar(row, tokens) if self.distinct else [])
+
+    def listen(self, row: Mapping[str, Any]) -> list[Problem]:
+        """What is wrong with a row's clip, as far as its header tells, and with what the row says of it."""
+        lost = [(fault.problem, fault.remedy) for fault in unkept_values(row) if fault.column == "audio"]
+        if lost or "audio" not in row:
+            return lost
+        try:
+            seconds = row_audio_seconds(row)
+        except AudioFault as fault:
+            wrong = duration_problem(row.get("duration"), None)
+            return [(fault.problem, fault.remedy)] + ([wrong] if wrong else [])
+        texts = [(name, row[name]) for name in self._present(row) if isinstance(row[name], str)]
+        found = [
+            self._length_problem(seconds),
+            duration_problem(row.get("duration"), seconds),
+            *(self._time_problem(name, text, seconds) for name, text in texts),
+            *(self._speed_problem(name, text, seconds) for name, text in texts),
+        ]
+        return [problem for problem in found if problem is not None]
+
+    def _present(self, row: Mapping[str, Any]) -> list[str]:
+        return [name for name in self.text_columns if name in row]
+
+    def _text_problem(self, name: str, row: Mapping[str, Any]) -> Problem | None:
+        text = row[name]
+        if text is None:
+            # where a file misspells a column in some rows only, these rows have None in the right one
+            spare = [key for key, value in row.items() if value is not None and key not in (*OURS, *self.text_columns)]
+            near = get_close_matches(name, spare, n=1)
+            remedy = f"Rename {near[0]!r} to {name!r}." if near else "Add it, or remove the row."
+            return f"{name} is missing", remedy
+        if not isinstance(text, str):
+            return (
+                f"{name} is {short_repr(text)} ({type(text).__name__}), not text",
+                "Give a string, or remove the row.",
+            )
+        if not text.strip() and not (self.silence and text == ""):
+            return (
+                f"{name} is empty",
+                "Give the words that are said, or set allow_silence where none are; or remove the row.",
+            )
+        return text_problem(name, text)
+
+    def _token_problem(self, name: str, row: Mapping[str, Any], tokens: dict[str, Any]) -> Problem | None:
+        try:
+            tokens[name] = self.tokenize(row[name], row)
+        except ValueError as error:
+            problem, _, remedy = str(error).partition(". ")
+            remedy = remedy or "Change the text, or remove the row"
+            return f"{name}: {problem.removesuffix('.')}", remedy.removesuffix(".") + "."
+        return None
+
+    def _too_similar(self, row: Mapping[str, Any], tokens: Mapping[str, Any]) -> list[Problem]:
+        """Texts of a comparison that are one text, or become one: its loss would have no gradient."""
+        together = " and ".join(self.text_columns)
+        texts = [row[name].strip() for name in self._present(row) if isinstance(row[name], str)]
+        words = [text for text in texts if text or self.silence]
+        if len(set(words)) < len(words):
+            remedy = "A comparison needs texts that differ; change one, or remove the row."
+            return [(f"{together} are the same text", remedy)]
+        ids = [tuple(found.ids) for found in tokens.values() if getattr(found, "ids", None) is not None]
+        if len(set(ids)) < len(ids):
+            remedy = (
+                "The model writes both alike (case, spaces or signs it does not know); change one, or remove the row."
+            )
+            return [(f"{together} become the same tokens", remedy)]
+        return []
+
+    def _length_problem(self, seconds: float) -> Problem | None:
+        if seconds < self.min_seconds:
+            problem = f"the clip is {1000 * seconds:.1f} ms long, the model needs {1000 * self.min_seconds:g} ms"
+            return problem, "Pad the clip with silence, or remove the row."
+        if self.max_seconds is None or seconds <= self.max_seconds:
+            return None
+        return f"the clip is {_shown(seconds)} s long, the model hears {self.max_seconds:g} s", TOO_LONG_REMEDY.format(
+            self.max_seconds
+        )
+
+    def _time_problem(self, name: str, text: str, seconds: float) -> Problem | None:
+        """A text that mentions a time at which the clip is over."""
+        last = self.last_time(text)
+        if last is None or last <= seconds + _TIME_SLACK:
+            return None
+        problem = f"{name} has a timestamp at {last:.2f} s, the clip ends at {_shown(seconds)} s"
+        return problem, "Correct the timestamps, which count from the start of the clip, or remove the row."
+
+    def _speed_problem(self, name: str, text: str, seconds: float) -> Problem | None:
+        """A text that is too long for its clip."""
+        least = self.least_seconds(text)
+        return too_short(name, seconds, least) if least > seconds else None
+
+
+TOO_LONG_REMEDY = (
+    "Leave such clips out and count them with max_audio_seconds (--max_audio_seconds {0:g}), skip all bad rows with "
+    'on_bad_rows="skip" (--on_bad_rows skip, where the command trains or mines), or cut the clip and its texts.'
+)
+
+
+def check_rows(rows: Dataset, *, num_threads: int = 8, **settings: Any) -> list[RowFault]:
+    """Every fault of every row that shows without decoding audio.
+
+    Args:
+        rows: from `speech_rows`.
         num_threads: > 0, audio files opened at once.
+        settings: what rows have to be, see `RowJudge`: `text_columns`, `tokenize`, `max_seconds` and `distinct` have no
+            default.
 
     Returns:
         First one fault for each missing column, then the faults of the rows in their order.
     """
-    faults = missing_columns(rows.column_names, ("audio", *text_columns))
-    present = [name for name in text_columns if name in rows.column_names]
-    listen = partial(
-        _audio_problems,
-        window=(min_seconds, max_seconds),
-        text_columns=present,
-        last_time=last_time,
-        least_seconds=least_seconds,
-    )
+    judge = RowJudge(**settings)
+    faults = missing_columns(rows.column_names, ("audio", *judge.text_columns))
     with ThreadPoolExecutor(num_threads) as pool:
         for some in iterate_batches(rows, _ROWS_AT_ONCE):
-            heard = pool.map(listen, some)
-            read = [_text_problems(row, present, tokenize, distinct, silence) for row in some]
+            heard = pool.map(judge.listen, some)
+            read = [judge.read(row) for row in some]
             for row, texts, audio in zip(some, read, heard, strict=True):
                 faults += _faults(row, texts + audio)
     return faults
 
 
-def judge_row(
-    row: Mapping[str, Any],
-    *,
-    text_columns: Sequence[str],
-    tokenize: Tokenize,
-    max_seconds: float | None,
-    distinct: bool,
-    last_time: LastTime = no_time,
-    min_seconds: float = 0.0,
-    least_seconds: LeastSeconds = any_length,
-    silence: bool = False,
-) -> list[RowFault]:
-    """The faults of one row, the audio's as far as its header tells; arguments as in `check_rows`."""
-    missing = missing_columns(list(row), ("audio", *text_columns))
-    problems = [(fault.problem, fault.remedy) for fault in missing]
-    present = [name for name in text_columns if name in row]
-    problems += _text_problems(row, present, tokenize, distinct, silence)
-    window = (min_seconds, max_seconds)
-    return _faults(row, problems + _audio_problems(row, window, present, last_time, least_seconds))
+def judge_row(row: Mapping[str, Any], **settings: Any) -> list[RowFault]:
+    """The faults of one row, the audio's as far as its header tells; settings as in `check_rows`."""
+    return RowJudge(**settings)(row)
+
+
+def setting_problems(row: Mapping[str, Any], columns: Sequence[str] = ("language", "task")) -> list[Problem]:
+    """What is wrong with the columns that tell the model something beside the transcript: each is text or nothing."""
+    lost = {fault.column: (fault.problem, fault.remedy) for fault in unkept_values(row)}
+    problems = []
+    for name in columns:
+        value = row.get(name)
+        if name in lost:
+            problems.append(lost[name])
+        elif value is not None and not isinstance(value, str):
+            remedy = "Give its name as a string, or null where the setting for all rows holds."
+            problems.append((f"{name} is {short_repr(value)} ({type(value).__name__}), not text", remedy))
+        elif value is not None and (problem := text_problem(name, value)):
+            problems.append(problem)
+    return problems
+
+
+def segment_problem(row: Mapping[str, Any]) -> Problem | None:
+    """A row that is a part of its file, which would be read as all of it."""
+    offset = row.get("offset")
+    if offset is None or (is_number(offset) and offset == 0):
+        return None
+    return (
+        f"the row is a segment of its file, with offset {short_repr(offset)}, and clips are read as whole files",
+        "Cut the segments into files of their own (ffmpeg -ss OFFSET -t DURATION -i IN OUT), or rename the column if "
+        "it means something else.",
+    )
+
+
+def duration_problem(duration: Any, seconds: float | None) -> Problem | None:
+    """A `duration` that is none, or that contradicts the audio.
+
+    Args:
+        duration: the row's.
+        seconds: what the audio's header says; None where it says nothing.
+    """
+    if duration is None:
+        return None
+    remedy = "Give the clip's seconds as a number above 0, or leave the column out."
+    if not is_number(duration):
+        return f"duration is {short_repr(duration)} ({type(duration).__name__}), not seconds", remedy
+    if duration <= 0:
+        return f"duration is {duration:g} s, which no clip lasts", remedy
+    if seconds is None or agrees(duration, seconds):
+        return None
+    return (
+        f"duration says {duration:g} s, the audio is {_shown(seconds)} s long",
+        "Correct the column, or leave it out; rows that are segments of longer files have to be cut into files.",
+    )
+
+
+def agrees(duration: float, seconds: float) -> bool:
+    """Whether a stated length is the audio's, as far as rounding goes: a whole number may be off by less than one."""
+    off = abs(duration - seconds)
+    return off <= max(_DURATION_SLACK, _DURATION_SHARE * seconds) or (duration == round(duration) and off < 1)
 
 
 def missing_columns(found: Sequence[str], needed: Sequence[str]) -> list[RowFault]:
     """A fault for each needed column that is not there, with the nearest name that is."""
     own = [name for name in found if name not in OURS]
+    missing = [name for name in needed if name not in own]
     spare = [name for name in own if name not in needed]
     meant = {name: theirs for name in needed if name not in own and (theirs := column_of(name, spare))}
 
@@ -127,14 +309,24 @@ def missing_columns(found: Sequence[str], needed: Sequence[str]) -> list[RowFaul
         named = "" if transcripts == "text" else f", with {told_columns({**meant, 'text': transcripts})}"
         return (
             f"Add it; the columns are {own}. From transcripts in {transcripts!r} pairs are mined: audiorl pairs, in "
-            f"Python mine_pairs{named}."
+            f"Python audiorl.pairs.mine_pairs(model, processor, rows){named}."
         )
 
-    faults = []
-    for name in needed:
-        if name not in own:
-            faults.append(RowFault("all rows", WHOLE_DATASET, f"the column {name!r} is missing", remedy(name)))
-    return faults
+    if missing and (known := _conversations(own, missing)):
+        return [RowFault("all rows", WHOLE_DATASET, *known)]
+    return [RowFault("all rows", WHOLE_DATASET, f"the column {name!r} is missing", remedy(name)) for name in missing]
+
+
+def _conversations(own: Sequence[str], missing: Sequence[str]) -> Problem | None:
+    """What is wrong with rows that are conversations about clips, and how rows are made of them."""
+    sound = next((name for name in ("audios", "audio") if name in own), None)
+    if "messages" not in own or sound is None:
+        return None
+    problem = f"these are conversations (messages with {sound}), not rows with {' and '.join(map(repr, missing))}"
+    return problem, (
+        'Write each as one row: {"audio": the path, "text": what the assistant says}, without tags such as <audio>; '
+        "what the user asks goes into the column prompt."
+    )
 
 
 def drop_bad_rows(rows: Dataset, faults: Sequence[RowFault], skipped: SkippedRows | None) -> Dataset:
@@ -159,93 +351,11 @@ def drop_bad_rows(rows: Dataset, faults: Sequence[RowFault], skipped: SkippedRow
     return rows.select([i for i, row_id in enumerate(rows["row_id"]) if row_id not in bad])
 
 
-def _faults(row: Mapping[str, Any], problems: Sequence[_Problem]) -> list[RowFault]:
+def _faults(row: Mapping[str, Any], problems: Sequence[Problem]) -> list[RowFault]:
     return [RowFault(row["where"], row["row_id"], problem, remedy) for problem, remedy in problems]
 
 
-def _text_problems(
-    row: Mapping[str, Any], text_columns: Sequence[str], tokenize: Tokenize, distinct: bool, silence: bool
-) -> list[_Problem]:
-    problems = [found for name in text_columns if (found := _text_problem(name, row, text_columns, tokenize, silence))]
-    texts = [row[name].strip() for name in text_columns if isinstance(row[name], str)]
-    words = [text for text in texts if text or silence]
-    if distinct and len(set(words)) < len(words):
-        remedy = "A comparison needs texts that differ; change one, or remove the row."
-        problems.append((f"{' and '.join(text_columns)} are the same text", remedy))
-    return problems
-
-
-def _text_problem(
-    name: str, row: Mapping[str, Any], text_columns: Sequence[str], tokenize: Tokenize, silence: bool
-) -> _Problem | None:
-    text = row[name]
-    if text is None:
-        # where a file misspells a column in some rows only, these rows have None in the right one
-        spare = [key for key, value in row.items() if value is not None and key not in (*OURS, *text_columns)]
-        near = get_close_matches(name, spare, n=1)
-        remedy = f"Rename {near[0]!r} to {name!r}." if near else "Add it, or remove the row."
-        return f"{name} is missing", remedy
-    if not isinstance(text, str):
-        return f"{name} is {short_repr(text)} ({type(text).__name__}), not text", "Give a string, or remove the row."
-    if not text.strip() and not (silence and text == ""):
-        return (
-            f"{name} is empty",
-            "Give the words that are said, or set allow_silence where none are; or remove the row.",
-        )
-    try:
-        tokenize(text, row)
-    except ValueError as error:
-        problem, _, remedy = str(error).partition(". ")
-        return f"{name}: {problem.removesuffix('.')}", remedy or "Change the text, or remove the row."
-    return None
-
-
-def _audio_problems(
-    row: Mapping[str, Any],
-    window: tuple[float, float | None],
-    text_columns: Sequence[str],
-    last_time: LastTime,
-    least_seconds: LeastSeconds,
-) -> list[_Problem]:
-    if "audio" not in row:
-        return []
-    try:
-        seconds = row_audio_seconds(row)
-    except AudioFault as fault:
-        return [(fault.problem, fault.remedy)]
-    problems = [found for name in text_columns if (found := _time_problem(name, row[name], seconds, last_time))]
-    problems += [found for name in text_columns if (found := _speed_problem(name, row[name], seconds, least_seconds))]
-    shortest, longest = window
-    if seconds < shortest:
-        remedy = "Pad the clip with silence, or remove the row."
-        return [
-            (f"the clip is {1000 * seconds:.1f} ms long, the model needs {1000 * shortest:g} ms", remedy),
-            *problems,
-        ]
-    if longest is None or seconds <= longest:
-        return problems
-    remedy = "Cut the clip and its texts into shorter ones, or remove the row."
-    return [(f"the clip is {_shown(seconds)} s long, the model hears {longest:g} s", remedy), *problems]
-
-
-def _time_problem(name: str, text: Any, seconds: float, last_time: LastTime) -> _Problem | None:
-    """A text that mentions a time at which the clip is over."""
-    last = last_time(text) if isinstance(text, str) else None
-    if last is None or last <= seconds + _TIME_SLACK:
-        return None
-    problem = f"{name} has a timestamp at {last:.2f} s, the clip ends at {_shown(seconds)} s"
-    return problem, "Correct the timestamps, which count from the start of the clip, or remove the row."
-
-
-def _speed_problem(name: str, text: Any, seconds: float, least_seconds: LeastSeconds) -> _Problem | None:
-    """A text that is too long for its clip."""
-    least = least_seconds(text) if isinstance(text, str) else 0.0
-    if least <= seconds:
-        return None
-    return too_short(name, seconds, least)
-
-
-def too_short(name: str, seconds: float, least: float) -> _Problem:
+def too_short(name: str, seconds: float, least: float) -> Problem:
     """What is wrong with a clip that cannot say its text, and what to do."""
     problem = f"the clip is {_shown(seconds)} s long, the model needs {_shown(least)} s to write {name}"
     return problem, "Check that audio and text belong together, or remove the row."

@@ -1,12 +1,16 @@
-"""Columns that have other names in a source: renamed on the way in, a name that is not there refused."""
+"""Columns that have other names in a source: renamed on the way in, a name that is not there refused.
+
+What `export_rows` writes is known by its columns and read as what it was made of, without being asked.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any, TypeVar
 
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, Features, IterableDataset
 
 Rows = TypeVar("Rows", Dataset, IterableDataset)
 # How a user says which columns are meant: {"audio": "path"}, or as on the command line ["audio=path"], "audio=path"
@@ -19,8 +23,15 @@ def column_names(given: ColumnNames | None) -> dict[str, str] | None:
     Raises:
         ValueError: something else, or one of ours twice.
     """
-    if given is None or isinstance(given, Mapping):
-        return None if given is None else dict(given)
+    if given is None:
+        return None
+    if isinstance(given, Mapping) and all(isinstance(name, str) for pair in given.items() for name in pair):
+        return dict(given)
+    if isinstance(given, Mapping) or not isinstance(given, str | Sequence):
+        raise ValueError(
+            f"columns maps our names to theirs, for example {{'audio': 'audio_filepath', 'text': 'sentence'}}; got "
+            f"{given!r:.200}. Pass such a dict; columns that keep their names are not listed."
+        )
     found: dict[str, str] = {}
     for text in [given] if isinstance(given, str) else given:
         ours, is_one, theirs = str(text).partition("=")
@@ -42,6 +53,35 @@ def told_columns(columns: Mapping[str, str]) -> str:
 def still_to_rename(columns: Mapping[str, str] | None, found: Sequence[str]) -> dict[str, str]:
     """What is left of `columns` for rows that have the library's form, so renamed ones pass a second time."""
     return {ours: theirs for ours, theirs in (columns or {}).items() if theirs in found or ours not in found}
+
+
+# The columns of an exported file as `speech_rows(columns=...)` takes them. Its `task` says what the file is for ("asr",
+# "tts", ...), a row's would say transcribe or translate.
+EXPORTED_COLUMNS: Mapping[str, str] = MappingProxyType({"audio": "audio_path", "exported_task": "task"})
+EXPORTED_NAMES = frozenset({"audio_path", "text", "duration", "task", "metadata"})
+# Columns that models, rewards and evaluation read by name; an export keeps them in its metadata.
+_IN_METADATA = ("language", "channel", "prompt", "hotwords", "keywords", "speaker", "id")
+
+
+def is_exported(names: Iterable[str] | None) -> bool:
+    """Whether rows with these columns are of the form that `export_rows` writes."""
+    found = set(names or ())
+    return found >= EXPORTED_NAMES and "audio" not in found
+
+
+def exported_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of an exported file under our names, with the columns that the export moved into its metadata."""
+    ours = {theirs: name for name, theirs in EXPORTED_COLUMNS.items()}
+    metadata = row.get("metadata")
+    inside = metadata if isinstance(metadata, Mapping) else {}
+    lifted = {name: inside[name] for name in _IN_METADATA if name in inside and name not in row}
+    return {**{ours.get(name, name): value for name, value in row.items()}, **lifted}
+
+
+def exported_rows(rows: Rows) -> Rows:
+    """The same for all rows of a data set, or of a stream whose columns are known."""
+    features = Features(exported_row(rows.features))  # the types of a struct are laid out as its values are
+    return rows.map(exported_row, features=features, remove_columns=list(EXPORTED_COLUMNS.values()))
 
 
 def renamed_columns(rows: Rows, columns: Mapping[str, str] | None) -> Rows:

@@ -193,7 +193,7 @@ def _code(corpus: Corpus, language: str | None) -> str | None:
         return language
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-    return TO_LANGUAGE_CODE.get(language.lower(), language)
+    return TO_LANGUAGE_CODE.get(language.strip().lower(), language)
 
 
 def _on_disk(path: str) -> tuple[tuple[str, int, int], ...]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -100,6 +100,7 @@ class Corpus:
         files: the Parquet files' address, with {hub_id}, {config} and {split}, where the Hub's own card names none.
         clean: applied to texts and labels; None leaves the row out.
         note: what a user has to know, for example what is left out.
+        other_names: what else the corpus is called -> the splits that are meant by it, none of them for all.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Corpus:
     files: str | None = None
     clean: Clean | None = None
     note: str = ""
+    other_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def speaks(self) -> bool:
@@ -123,19 +125,27 @@ class Corpus:
         return bool(self.languages) or self.any_language
 
     def part(self, split: str) -> Part:
-        """Where a split lies.
+        """Where a split lies, by its name, the Hub's, or either as people write it: "dev-clean", "val", "test_other".
 
         Raises:
             ValueError: there is no such split.
         """
-        if split not in self.splits:
+        if split in self.splits:
+            return self.splits[split]
+        asked = _split_key(split)
+        found = [part for name, part in self.splits.items() if _split_key(name) == asked]
+        found = found or [part for part in self.splits.values() if _split_key(part.split) == asked]
+        if len(found) != 1:
             raise ValueError(
-                f"{self.name} has no split {split!r}{_meant(split, self.splits)} Its splits are {list(self.splits)}."
+                f"{self.name} has no split {split!r}{_meant_split(split, self.splits)} Its splits are "
+                f"{list(self.splits)}."
             )
-        return self.splits[split]
+        return found[0]
 
     def language(self, asked: str | None) -> str | None:
         """The language to load: the one asked for, or the only one there is; None where nobody speaks.
+
+        It may be asked for by its config too, and with the region in which the corpus is spoken: "en_us", "en-US".
 
         Raises:
             ValueError: there is no such language, or several and none is asked for.
@@ -144,6 +154,9 @@ class Corpus:
             return next(iter(self.languages), None)
         if asked is not None and (self.any_language or asked in self.languages):
             return asked
+        spelled = [code for code, config in self.languages.items() if asked and _speaks(code, config, asked)]
+        if spelled:
+            return spelled[0]
         known = "any that its makers list" if self.any_language else ", ".join(self.languages) or "none"
         told = f"{self.name} is in several languages" if asked is None else f"{self.name} has no language {asked!r}"
         near = _meant(asked or "", self.languages)
@@ -209,13 +222,11 @@ def find_corpus(name: str) -> Corpus | RowSource:
     Raises:
         ValueError: there is none, with the nearest name.
     """
-    known = _table()
-    plain = _plain(name)
-    if plain not in known:
-        raise ValueError(
-            f"There is no corpus {name!r}{_meant(plain, known)} `audiorl datasets` lists all; register_corpus adds one."
-        )
-    return known[plain]
+    found = _spelled(name)
+    if found is None:
+        near = _meant(_plain(name), _table())
+        raise ValueError(f"There is no corpus {name!r}{near} `audiorl datasets` lists all; register_corpus adds one.")
+    return found
 
 
 class NamedCorpus(NamedTuple):
@@ -228,9 +239,8 @@ class NamedCorpus(NamedTuple):
 def named_corpus(text: str) -> NamedCorpus | None:
     """The corpus that a name of rows means: "name" or "name:split"; None where it means a file or something else."""
     name, _, split = text.partition(":")
-    if os.path.exists(text) or _plain(name) not in _table():
-        return None
-    return NamedCorpus(_table()[_plain(name)], split or None)
+    found = None if os.path.exists(text) else _spelled(name)
+    return None if found is None else NamedCorpus(found, split or None)
 
 
 def nearest_corpus(name: str) -> str | None:
@@ -240,6 +250,63 @@ def nearest_corpus(name: str) -> str | None:
 
 def _plain(name: str) -> str:
     return re.sub(r"[-\s]", "_", name.strip().lower())
+
+
+def _spelled(name: str) -> Corpus | RowSource | None:
+    """The corpus of a name as people write it: "ESC-50", "TED-LIUM", "librispeech_asr"."""
+    known = _table()
+    if _plain(name) in known:
+        return known[_plain(name)]
+    key = _name_key(name)
+    for corpus in known.values():
+        if _name_key(corpus.name) == key:
+            return corpus
+        if not isinstance(corpus, Corpus):
+            continue
+        for other, splits in corpus.other_names.items():
+            if _name_key(other) == key:
+                kept = {split: corpus.splits[split] for split in splits}
+                return replace(corpus, name=other, splits=kept) if splits else corpus
+    return None
+
+
+def _name_key(name: str) -> str:
+    return re.sub(r"[-_\s]", "", name.lower())
+
+
+# What people call the three roles.
+_ROLE_NAMES = {
+    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "devel", "development"), "validation"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+
+
+def _split_key(split: str) -> str:
+    role, _, rest = re.sub(r"[-_/\s]+", ".", split.strip().lower()).partition(".")
+    return f"{_ROLE_NAMES.get(role, role)}.{rest}".rstrip(".")
+
+
+def _meant_split(split: str, known: Mapping[str, Any]) -> str:
+    """The split that was misspelt: every part of the name has to be near, so that no test set is taken for another."""
+    asked = _split_key(split).split(".")
+    for name in known:
+        parts = _split_key(name).split(".")
+        if len(parts) == len(asked) and all(
+            get_close_matches(part, [own], cutoff=0.7) for part, own in zip(asked, parts, strict=True)
+        ):
+            return f"; did you mean {name!r}?"
+    return "."
+
+
+def _speaks(code: str, config: str | None, asked: str) -> bool:
+    """Whether a language of a corpus is the one asked for: its config, or its code with the region that it has."""
+    own, named = (re.sub(r"[-\s]", "_", text.strip().lower()) for text in (config or code, asked))
+    if named in (own, code.lower().replace("-", "_")):
+        return True
+    language, _, region = named.partition("_")
+    regions = own.split("_")[1:]
+    return language == code.lower() and bool(region) and (not regions or region == regions[-1])
 
 
 def _meant(name: str, known: Mapping[str, Any]) -> str:

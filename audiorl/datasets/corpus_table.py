@@ -83,6 +83,7 @@ def keyword(label: str) -> str | None:
 CORPORA = (
     Corpus(
         name="librispeech",
+        other_names={"librispeech_asr": ()},
         hub_id="openslr/librispeech_asr",
         task="asr",
         licence="CC-BY-4.0",
@@ -104,6 +105,7 @@ CORPORA = (
     ),
     Corpus(
         name="common_voice",
+        other_names={"common_voice_17": (), "common_voice_17_0": ()},
         hub_id="fixie-ai/common_voice_17_0",
         task="asr",
         licence="CC0-1.0",
@@ -117,6 +119,7 @@ CORPORA = (
     ),
     Corpus(
         name="fleurs",
+        other_names={"google_fleurs": ()},
         hub_id="google/fleurs",
         task="asr",
         licence="CC-BY-4.0",
@@ -161,6 +164,7 @@ CORPORA = (
     ),
     Corpus(
         name="tedlium",
+        other_names={"tedlium3": (), "tedlium_release3": ()},
         hub_id="sanchit-gandhi/tedlium-data",
         task="asr",
         licence="CC-BY-NC-ND-3.0",
@@ -180,6 +184,7 @@ CORPORA = (
     ),
     Corpus(
         name="ami",
+        other_names={"ami_ihm": (*_ROLES,), "ami_corpus": ()},
         hub_id="edinburghcstr/ami",
         task="asr",
         licence="CC-BY-4.0",
@@ -196,6 +201,7 @@ CORPORA = (
     ),
     Corpus(
         name="multilingual_librispeech",
+        other_names={"mls": ()},
         hub_id="facebook/multilingual_librispeech",
         task="asr",
         licence="CC-BY-4.0",
@@ -214,6 +220,7 @@ CORPORA = (
     ),
     Corpus(
         name="speech_commands",
+        other_names={"google_speech_commands": (), "speech_commands_v2": (), "speech_commands_v0.02": ()},
         hub_id="pollen-robotics/speech-commands-v0.02",
         task="classification",
         licence="CC-BY-4.0",
@@ -262,6 +269,7 @@ CORPORA = (
     ),
     Corpus(
         name="urbansound8k",
+        other_names={"us8k": ()},
         hub_id="danavery/urbansound8K",
         task="classification",
         licence="CC-BY-NC-3.0",
@@ -279,6 +287,7 @@ CORPORA = (
     ),
     Corpus(
         name="voxceleb",
+        other_names={"voxceleb1": ("test",), "voxceleb2": ("train",)},
         hub_id="acul3/voxceleb2",
         task="classification",
         licence="CC-BY-4.0",

@@ -1,7 +1,7 @@
 """Rows out as JSON lines of `audio_path`, `text`, `duration`, `task`, `metadata`, the form that halo-forge writes.
 
     export_rows(load_corpus("librispeech", "test", limit=100), "librispeech.jsonl", metadata={"dataset": "librispeech"})
-    rows = speech_rows("librispeech.jsonl", columns=EXPORTED_COLUMNS)
+    rows = speech_rows("librispeech.jsonl")
 
 Audio that rows carry as bytes is written as it is, into a folder beside the file; audio in files stays where it is.
 """
@@ -11,20 +11,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from audiorl.audio import AudioFault, audio_suffix, row_audio_seconds
-from audiorl.datasets.checks import missing_columns
+from audiorl.datasets.checks import duration_problem, missing_columns
+from audiorl.datasets.columns import EXPORTED_COLUMNS as EXPORTED_COLUMNS
 from audiorl.datasets.columns import ColumnNames
 from audiorl.datasets.faults import BadRowsError, RowFault
 from audiorl.datasets.rows import OURS, speech_rows
+from audiorl.datasets.stored_columns import unkept_values
 from audiorl.files import whole_file
-
-# For `speech_rows`: a row's `task` would say transcribe or translate, which "asr" is not.
-EXPORTED_COLUMNS: Mapping[str, str] = MappingProxyType({"audio": "audio_path", "exported_task": "task"})
 
 
 def export_rows(
@@ -51,7 +49,7 @@ def export_rows(
         How many lines.
 
     Raises:
-        BadRowsError: a row whose audio cannot be used or that has no text, with its place.
+        BadRowsError: a row whose audio cannot be used or is not of its `duration`, or that has no text, with its place.
         ValueError: the file is there, a column is missing, or a value has no form in JSON.
         OSError: it cannot be written.
     """
@@ -72,9 +70,13 @@ def export_rows(
 
 
 def _line(row: Mapping[str, Any], number: int, path: str, task: str, metadata: Mapping[str, Any]) -> str:
+    if unkept := unkept_values(row):
+        raise BadRowsError([RowFault(row["where"], row["row_id"], fault.problem, fault.remedy) for fault in unkept])
     duration = row.get("duration")
     try:
-        seconds = row_audio_seconds(row) if duration is None else duration
+        heard = row_audio_seconds(row)
+        if problem := duration_problem(duration, heard):
+            raise AudioFault(*problem)
         audio_path = _audio_path(row["audio"], number, path)
     except AudioFault as fault:
         raise BadRowsError([RowFault(row["where"], row["row_id"], fault.problem, fault.remedy)]) from fault
@@ -86,7 +88,7 @@ def _line(row: Mapping[str, Any], number: int, path: str, task: str, metadata: M
     line = {
         "audio_path": audio_path,
         "text": row["text"],
-        "duration": seconds,
+        "duration": heard if duration is None else duration,
         "task": task,
         **({} if row.get("channel") is None else {"channel": row["channel"]}),
         "metadata": {**others, **metadata},

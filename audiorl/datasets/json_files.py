@@ -11,6 +11,19 @@ from audiorl.datasets.faults import BadRowsError, RowFault
 
 _BLANK = re.compile(r"[ \t\r\n]*")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# What files start with that are no UTF-8 text, and how they become it.
+_OTHER_FILES = {
+    b"\xff\xfe\x00\x00": ("UTF-32", "iconv -f UTF-32 -t UTF-8 IN > OUT"),
+    b"\x00\x00\xfe\xff": ("UTF-32", "iconv -f UTF-32 -t UTF-8 IN > OUT"),
+    b"\xff\xfe": ("UTF-16", "iconv -f UTF-16 -t UTF-8 IN > OUT"),
+    b"\xfe\xff": ("UTF-16", "iconv -f UTF-16 -t UTF-8 IN > OUT"),
+    b"{\x00": ("UTF-16 (little-endian)", "iconv -f UTF-16LE -t UTF-8 IN > OUT"),
+    b"[\x00": ("UTF-16 (little-endian)", "iconv -f UTF-16LE -t UTF-8 IN > OUT"),
+    b"\x00{": ("UTF-16 (big-endian)", "iconv -f UTF-16BE -t UTF-8 IN > OUT"),
+    b"\x00[": ("UTF-16 (big-endian)", "iconv -f UTF-16BE -t UTF-8 IN > OUT"),
+    b"\x1f\x8b": ("gzip", "gunzip -c IN > OUT"),
+    b"version https://git-lfs": ("a Git LFS pointer, not the file itself", "git lfs pull"),
+}
 _REMEDY = 'Write one JSON object for each row, for example {"audio": "clip.wav", "text": "..."}.'
 
 
@@ -21,6 +34,18 @@ class JsonRows(NamedTuple):
     places: list[str]
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice, and only one of both could be kept")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
+
+
 def read_json_rows(path: str | os.PathLike[str]) -> JsonRows:
     """Read a file of JSON lines, or of one JSON array: its content tells which.
 
@@ -28,11 +53,15 @@ def read_json_rows(path: str | os.PathLike[str]) -> JsonRows:
         Rows with "path:line", the path as given; "path: item n", from 1, where elements of an array share a line.
 
     Raises:
-        BadRowsError: what does not parse or is no object; of JSON lines all such lines.
+        BadRowsError: what does not parse, is no object, or names a column twice; of JSON lines all such lines.
+        ValueError: the file is not UTF-8 but UTF-16, UTF-32, gzip or a Git LFS pointer.
     """
     name = os.fspath(path)
     with open(name, "rb") as file:
         content = file.read().removeprefix(_BYTE_ORDER_MARK)
+    for start, (kind, command) in _OTHER_FILES.items():
+        if content.startswith(start):
+            raise ValueError(f"{name} is {kind}; rows are read from UTF-8. Convert it: {command}.")
     if content.lstrip()[:1] == b"[":
         return _array_rows(name, content)
     return _line_rows(name, content)
@@ -48,7 +77,7 @@ def _line_rows(name: str, content: bytes) -> JsonRows:
             continue
         place = f"{name}:{number}"
         try:
-            row = json.loads(line.decode())
+            row = _DECODER.decode(line.decode())
         except (ValueError, RecursionError) as error:
             faults.append(RowFault(place, len(rows) + len(faults), _reason(error), _REMEDY))
             continue
@@ -83,13 +112,12 @@ def _array_elements(name: str, content: bytes) -> tuple[list[Any], list[int]]:
     line, counted = 1, 0
     try:
         text = content.decode()
-        decoder = json.JSONDecoder()
         position = _behind_blank(text, text.index("[") + 1)
         more = text[position : position + 1] != "]"
         while more:
             line += text.count("\n", counted, position)
             counted = position
-            element, position = decoder.raw_decode(text, position)
+            element, position = _DECODER.raw_decode(text, position)
             elements.append(element)
             lines.append(line)
             position = _behind_blank(text, position)
@@ -106,6 +134,8 @@ def _array_elements(name: str, content: bytes) -> tuple[list[Any], list[int]]:
     except UnicodeDecodeError as error:
         broken = content.count(b"\n", 0, error.start) + 1
         raise BadRowsError([RowFault(f"{name}:{broken}", len(elements), _reason(error), _REMEDY)]) from error
+    except (ValueError, RecursionError) as error:  # a column twice, a number of thousands of digits, a deep nest
+        raise BadRowsError([RowFault(f"{name}:{line}", len(elements), _reason(error), _REMEDY)]) from error
     return elements, lines
 
 
@@ -119,7 +149,9 @@ def _reason(error: Exception) -> str:
         return f"this is not JSON ({error.msg} at column {error.colno})"
     if isinstance(error, UnicodeDecodeError):
         return f"this is not UTF-8 (byte 0x{error.object[error.start]:02x})"
-    return f"this is not JSON that can be read ({type(error).__name__})"
+    if isinstance(error, RecursionError):
+        return "this is not JSON that can be read (it is nested too deep)"
+    return f"this is not JSON that can be read ({error})"
 
 
 def _no_object(place: str, row_id: int, element: Any) -> RowFault:

@@ -1,7 +1,9 @@
 """Clips that are too short or too long to be wanted: left out and counted, which is not a fault of the rows.
 
-1. A clip's length is its row's `duration`, where that is a number; else what the audio's header says.
-2. Rows whose length nobody knows (no audio, a broken file) stay in: the check that follows reports them.
+1. A clip's length is its row's `duration`, where that is a length; else what the audio's header says.
+2. A `duration` alone never leaves a clip out: the header has to agree. One that is no length, or that contradicts the
+   header, stays in for the check that follows, which reports it; so do rows whose length nobody knows (no audio, a
+   broken file).
 3. A data set is judged as a whole, a stream row by row as it comes; what a stream leaves out is counted in a file,
    because its rows may come in several workers and processes.
 """
@@ -9,17 +11,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from numbers import Real
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 from datasets import Dataset, IterableDataset
 
-from audiorl.audio import AudioFault, audio_seconds
+from audiorl.audio import AudioFault, row_audio_seconds
+from audiorl.datasets.checks import duration_problem, segment_problem
 from audiorl.datasets.faults import RowFault, SkippedRows
 from audiorl.datasets.rows import iterate_batches
+from audiorl.datasets.stored_columns import is_number
 
 # Rows may carry their audio as bytes, so only so many are in memory at once.
 _ROWS_AT_ONCE = 256
@@ -48,7 +51,7 @@ def check_bounds(min_seconds: float | None, max_seconds: float | None) -> None:
         ValueError: no finite numbers, a negative minimum, a maximum of 0 or below, or one below the minimum.
     """
     given = [bound for bound in (min_seconds, max_seconds) if bound is not None]
-    known = all(_is_number(bound) for bound in given)
+    known = all(is_number(bound) for bound in given)
     low, high = min_seconds or 0.0, math.inf if max_seconds is None else max_seconds
     if not known or low < 0 or high <= 0 or low > high:
         raise ValueError(
@@ -60,14 +63,34 @@ def check_bounds(min_seconds: float | None, max_seconds: float | None) -> None:
 def clip_seconds(row: Mapping[str, Any]) -> float | None:
     """Length of a row's clip: its `duration`, else from the audio's header; None where neither tells."""
     duration = row.get("duration")
-    if _is_number(duration) and duration > 0:
+    if is_number(duration) and duration > 0:
         return float(duration)
     if row.get("audio") is None:
         return None
     try:
-        return audio_seconds(row["audio"])
+        return row_audio_seconds(row)
     except AudioFault:
         return None
+
+
+def seconds_outside(row: Mapping[str, Any], min_seconds: float | None, max_seconds: float | None) -> float | None:
+    """Length of a row's clip where it lies outside the bounds; None where it lies inside or has to be checked.
+
+    Args:
+        row: from `speech_rows`.
+        min_seconds, max_seconds: bounds, both inclusive; None for none.
+    """
+    low, high = min_seconds or 0.0, math.inf if max_seconds is None else max_seconds
+    duration = row.get("duration")
+    if duration is not None and (duration_problem(duration, None) or low <= duration <= high):
+        return None
+    try:
+        seconds = row_audio_seconds(row)
+    except AudioFault:
+        return None
+    if low <= seconds <= high or segment_problem(row) or duration_problem(duration, seconds):
+        return None
+    return seconds
 
 
 def outside_seconds(
@@ -78,14 +101,11 @@ def outside_seconds(
     Args:
         rows: from `speech_rows`.
         min_seconds, max_seconds: bounds, both inclusive; None for none.
-        num_threads: > 0, audio files opened at once; none is where every row has a `duration`.
+        num_threads: > 0, audio files opened at once; none where a `duration` lies inside the bounds.
     """
     found = OutsideSeconds([], [])
-    for place, seconds in enumerate(_lengths(rows, num_threads)):
-        if seconds is not None and min_seconds is not None and seconds < min_seconds:
-            found.shorter.append(place)
-        elif seconds is not None and max_seconds is not None and seconds > max_seconds:
-            found.longer.append(place)
+    for place, seconds in _outside(rows, min_seconds, max_seconds, num_threads):
+        (found.shorter if min_seconds is not None and seconds < min_seconds else found.longer).append(place)
     return found
 
 
@@ -111,7 +131,7 @@ def stream_within_seconds(
 def _is_within(
     row: Mapping[str, Any], min_seconds: float | None, max_seconds: float | None, left_out: SkippedRows
 ) -> bool:
-    seconds = clip_seconds(row)
+    seconds = seconds_outside(row, min_seconds, max_seconds)
     if seconds is None:
         return True
     if min_seconds is not None and seconds < min_seconds:
@@ -119,29 +139,29 @@ def _is_within(
             f"the clip is {seconds:.2f} s long, shorter than {min_seconds:g} s",
             "Lower min_audio_seconds.",
         )
-    elif max_seconds is not None and seconds > max_seconds:
-        problem, remedy = f"the clip is {seconds:.2f} s long, longer than {max_seconds:g} s", "Raise max_audio_seconds."
     else:
-        return True
+        problem, remedy = f"the clip is {seconds:.2f} s long, longer than {max_seconds:g} s", "Raise max_audio_seconds."
     left_out.add(RowFault(row["where"], row["row_id"], problem, remedy))
     return False
 
 
-def _lengths(rows: Dataset, num_threads: int) -> list[float | None]:
-    """(rows,) seconds; audio is touched only where `duration` does not tell."""
-    durations = rows["duration"][:] if "duration" in rows.column_names else [None] * len(rows)
-    lengths: list[float | None] = [clip_seconds({"duration": duration}) for duration in durations]
-    unknown = [i for i, seconds in enumerate(lengths) if seconds is None]
-    if not unknown or "audio" not in rows.column_names:
-        return lengths
-    heard: list[float | None] = []
+def _outside(
+    rows: Dataset, min_seconds: float | None, max_seconds: float | None, num_threads: int
+) -> Iterator[tuple[int, float]]:
+    """Places and seconds of the rows outside; audio is touched only where a `duration` is not inside the bounds."""
+    if (min_seconds, max_seconds) == (None, None) or "audio" not in rows.column_names:
+        return
+    judge = partial(seconds_outside, min_seconds=min_seconds, max_seconds=max_seconds)
+    doubtful = list(range(len(rows)))
+    if "duration" in rows.column_names:
+        low, high = min_seconds or 0.0, math.inf if max_seconds is None else max_seconds
+        durations = rows["duration"][:]
+        doubtful = [i for i in doubtful if not (is_number(durations[i]) and low <= durations[i] <= high)]
+    read = [name for name in ("audio", "channel", "duration", "offset") if name in rows.column_names]
     with ThreadPoolExecutor(num_threads) as pool:
-        for some in iterate_batches(rows.select(unknown).select_columns(["audio"]), _ROWS_AT_ONCE):
-            heard += pool.map(clip_seconds, some)
-    for i, seconds in zip(unknown, heard, strict=True):
-        lengths[i] = seconds
-    return lengths
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        places = iter(doubtful)
+        for some in iterate_batches(rows.select(doubtful).select_columns(read), _ROWS_AT_ONCE):
+            for seconds in pool.map(judge, some):
+                place = next(places)
+                if seconds is not None:
+                    yield place, seconds

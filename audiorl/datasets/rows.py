@@ -1,14 +1,14 @@
 """Rows in: JSON lines, JSON arrays, lists, `datasets`, streams and Hub names, all in one form.
 
-A row has `audio` and text columns, whatever else the source brings, and two columns of ours: `row_id`, its number
-from 0, and `where`, its place for a person to find. `audio` becomes `{"bytes", "path"}`: paths in a file are taken from
-that file's folder, arrays and data addresses become bytes without loss, nothing is decoded. An entry that is no audio
-is kept as one that raises its `AudioFault` when it is read, so that the check reports it with its row.
+A row has `audio` and text columns, whatever else the source brings, and columns of ours: `row_id`, its number from 0,
+and `where`, its place for a person to find. `audio` becomes `{"bytes", "path"}`: paths in a file are taken from that
+file's folder, arrays and data addresses become bytes without loss, nothing is decoded. An entry that is no audio, and
+any value that cannot be kept as it is, becomes None, and a third column of ours, `row_faults`, says why: the check
+reports it with its row. Files that `export_rows` wrote are read as what they were made of.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -21,7 +21,6 @@ from datasets import (
     Dataset,
     Features,
     IterableDataset,
-    Json,
     Value,
     concatenate_datasets,
     load_dataset,
@@ -29,15 +28,41 @@ from datasets import (
 )
 from datasets.exceptions import DatasetsError
 
+from audiorl.audio.sources import AudioFault, not_unicode
 from audiorl.datasets.audio_folder import is_audio_folder, read_audio_folder
-from audiorl.datasets.columns import ColumnNames, column_names, renamed_columns, renamed_rows, still_to_rename
+from audiorl.datasets.columns import (
+    ColumnNames,
+    column_names,
+    exported_row,
+    exported_rows,
+    is_exported,
+    renamed_columns,
+    renamed_rows,
+    still_to_rename,
+)
 from audiorl.datasets.corpus import named_corpus
 from audiorl.datasets.faults import BadRowsError, RowFault
 from audiorl.datasets.hub import is_about_loading, loading_problem
 from audiorl.datasets.json_files import read_json_rows
-from audiorl.datasets.stored_audio import AUDIO, audio_column, integer_samples, row_with_stored_audio, stored_audio
+from audiorl.datasets.stored_audio import (
+    AUDIO,
+    NO_AUDIO,
+    audio_column,
+    integer_samples,
+    row_with_stored_audio,
+    stored_audio,
+)
+from audiorl.datasets.stored_columns import (
+    FAULTS,
+    FAULTS_COLUMN,
+    Unkept,
+    faults_column,
+    name_problem,
+    stored_column,
+    unkept_values,
+)
 
-OURS = ("where", "row_id")
+OURS = ("where", "row_id", FAULTS_COLUMN)
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 # Files of `save_to_disk`, by which its folders differ from folders that `load_dataset` reads.
 SAVED_FILES = ("state.json", "dataset_dict.json")
@@ -63,7 +88,8 @@ def speech_rows(
 
     Raises:
         BadRowsError: JSON lines or elements that are no objects, all of them.
-        ValueError: no rows, no such file, split, corpus or column, or a column that is called `where` or `row_id`.
+        ValueError: no rows, no such file, split, corpus or column, `columns` that is no mapping, or a column that is
+            called `where`, `row_id` or `row_faults`.
     """
     columns = column_names(columns)
     if isinstance(source, str | os.PathLike):
@@ -78,12 +104,13 @@ def speech_rows(
         source = _one_split(source, split)
     else:
         _require_split(getattr(source, "split", None) or "train", split, "the source")
-    if isinstance(source, Dataset | IterableDataset) and _has_our_form(source.features or {}):
-        columns = still_to_rename(columns, source.column_names or ())
-    if isinstance(source, Dataset):
-        return _from_dataset(renamed_columns(source, columns))
-    if isinstance(source, IterableDataset):
-        return _from_stream(renamed_columns(source, columns))
+    if isinstance(source, Dataset | IterableDataset):
+        if _has_our_form(source.features or {}):
+            columns = still_to_rename(columns, source.column_names or ())
+        source = renamed_columns(source, columns)
+        if not columns and is_exported(source.column_names):
+            source = exported_rows(source)
+        return _from_dataset(source) if isinstance(source, Dataset) else _from_stream(source)
     if isinstance(source, Sequence) and not isinstance(source, bytes):
         return _from_list(source, columns)
     raise ValueError(
@@ -119,7 +146,7 @@ def _from_json(name: str, split: str | None, columns: Mapping[str, str] | None) 
     rows, places = read_json_rows(name)
     if not rows:
         raise ValueError(f"{name} has no rows. Write at least one JSON object into it.")
-    rows = renamed_rows(rows, columns, name)
+    rows = _named_as_ours(rows, columns, name)
     _require_free_names({column for row in rows for column in row}, name)
     return _table(rows, places, range(len(rows)), folder=os.path.dirname(name))
 
@@ -144,11 +171,18 @@ def _from_list(rows: Sequence[Any], columns: Mapping[str, str] | None) -> Datase
         raise ValueError("The list has no rows. Pass at least one.")
     if all(_is_ours(row) for row in rows):
         columns = still_to_rename(columns, [name for row in rows for name in row])
-    rows = renamed_rows(rows, columns, "the list")
+    rows = _named_as_ours(rows, columns, "the list")
     if all(_is_ours(row) for row in rows):
         return _table(rows, [row["where"] for row in rows], [row["row_id"] for row in rows])
     _require_free_names({name for row in rows for name in row}, "the list")
     return _table(rows, [f"row {i}" for i in range(len(rows))], range(len(rows)))
+
+
+def _named_as_ours(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None, source: str) -> list[Any]:
+    """Rows of a file or list with their columns renamed; those of an export, each of which says so itself."""
+    if not columns and all(is_exported(row) for row in rows):
+        return [exported_row(row) for row in rows]
+    return renamed_rows(rows, columns, source)
 
 
 def _load(name: str, split: str | None) -> tuple[Any, str | None]:
@@ -186,32 +220,39 @@ def _require_split(found: Any, asked: str | None, source: str) -> None:
 def _table(
     rows: Sequence[Mapping[str, Any]], places: Sequence[str], row_ids: Sequence[int], folder: str = ""
 ) -> Dataset:
-    names = dict.fromkeys(name for row in rows for name in row if name not in OURS)
-    columns: dict[str, Any] = {
-        name: _column(name, [row.get(name) for row in rows]) for name in names if name != "audio"
-    }
+    faults: list[list[Unkept]] = [unkept_values(row) for row in rows]
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in OURS]
+    columns: dict[str, Any] = {}
+    for name in names:
+        if problem := name_problem(name):
+            for row, found in zip(rows, faults, strict=True):
+                if name in row:
+                    found.append(Unkept("", *problem))
+        elif name != "audio":
+            columns[name], lost = stored_column(name, [row.get(name) for row in rows])
+            for place, unkept in lost.items():
+                faults[place].append(unkept)
     if "audio" in names:
-        columns["audio"] = audio_column([stored_audio(row.get("audio"), folder) for row in rows])
+        entries = []
+        for row, found in zip(rows, faults, strict=True):
+            entries.append(_stored_entry(row.get("audio"), folder, found))
+        columns["audio"] = audio_column(entries)
     columns["where"] = pa.array(places, pa.string())
     columns["row_id"] = pa.array(row_ids, pa.int64())
+    if any(faults):
+        columns[FAULTS_COLUMN] = faults_column(faults)
     return Dataset(pa.table(columns))
 
 
-def _column(name: str, values: list[Any]) -> pa.Array:
+def _stored_entry(entry: Any, folder: str, found: list[Unkept]) -> dict[str, Any]:
+    """An audio entry as it is kept; the fault of one that cannot be is added to those that the row has already."""
+    if any(fault.column == "audio" for fault in found):
+        return NO_AUDIO
     try:
-        return pa.array(values)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        pass  # values of several types: each is kept as it is, and the check judges it where it has to be text
-    try:
-        texts = [None if value is None else json.dumps(value) for value in values]
-        for text in texts:
-            Json().decode_example(text)  # what cannot be read again is refused here, not in the middle of training
-        return pa.array(texts, pa.json_())
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"The column {name!r} holds values that cannot be stored ({error}). Turn them into numbers, strings, "
-            "lists or dicts, or leave the column out."
-        ) from error
+        return stored_audio(entry, folder)
+    except AudioFault as fault:
+        found.append(Unkept.of("audio", fault))
+        return NO_AUDIO
 
 
 def _from_dataset(rows: Dataset) -> Dataset:
@@ -245,7 +286,10 @@ def _with_features(rows: Dataset, features: Features) -> Dataset:
 
 def _with_stored_audio(rows: Dataset) -> Dataset:
     store = partial(row_with_stored_audio, integers=integer_samples(rows.features))
-    audio = rows.select_columns(["audio"]).map(store, features=Features({"audio": AUDIO}), desc="Storing audio")
+    kinds = Features({"audio": AUDIO, FAULTS_COLUMN: FAULTS})
+    audio = rows.select_columns(["audio"]).map(store, features=kinds, desc="Storing audio")
+    if all(found is None for found in audio[FAULTS_COLUMN]):
+        audio = audio.remove_columns([FAULTS_COLUMN])
     return concatenate_datasets([rows.remove_columns(["audio"]), audio], axis=1)
 
 
@@ -253,7 +297,7 @@ def _from_stream(rows: IterableDataset) -> IterableDataset:
     rows = rows.with_format(None)
     features = rows.features
     if features is None:
-        return rows.map(_placed_row, with_indices=True)
+        return rows.map(partial(_placed_row, known=None), with_indices=True)
     if _has_our_form(features):
         return rows
     _require_free_names(features, "the stream")
@@ -262,29 +306,39 @@ def _from_stream(rows: IterableDataset) -> IterableDataset:
             rows = rows.cast_column(name, Audio(decode=False))
     kinds = Features({name: AUDIO if isinstance(feature, Audio) else feature for name, feature in features.items()})
     ours = Features({"where": Value("string"), "row_id": Value("int64")})
-    if "audio" in features:
-        kinds["audio"] = AUDIO
-    place = partial(_placed_row, integers=integer_samples(features))
-    return rows.map(place, with_indices=True, features=Features({**kinds, **ours}))
+    if kinds.get("audio", AUDIO) != AUDIO:
+        kinds["audio"], kinds[FAULTS_COLUMN] = AUDIO, FAULTS
+    known = Features({**kinds, **ours})
+    place = partial(_placed_row, known=tuple(known), integers=integer_samples(features))
+    return rows.map(place, with_indices=True, features=known)
 
 
-def _placed_row(row: dict[str, Any], index: int, integers: str | None = None) -> dict[str, Any]:
+def _placed_row(
+    row: dict[str, Any], index: int, *, known: tuple[str, ...] | None, integers: str | None = None
+) -> dict[str, Any]:
+    """A row of a stream in our form; `known` are the columns that the stream says it has, None where it does not."""
     if _is_ours(row):
         return row
     _require_free_names(row, "the stream")
-    row = {**row, **row_with_stored_audio(row, integers)} if "audio" in row else row
+    row = exported_row(row) if is_exported(row) else row
+    if "audio" in row:
+        stored = row_with_stored_audio(row, integers)
+        if FAULTS_COLUMN not in known if known is not None else stored[FAULTS_COLUMN] is None:
+            del stored[FAULTS_COLUMN]
+        row = {**row, **stored}
     worker = torch.utils.data.get_worker_info()
     share = f" of worker {worker.id}" if worker is not None and worker.num_workers > 1 else ""
     return {**row, "where": f"row {index}{share}", "row_id": index}
 
 
 def _has_our_form(features: Mapping[str, Any]) -> bool:
-    kinds = (features.get("where"), features.get("row_id"), features.get("audio", AUDIO))
-    return kinds == (Value("string"), Value("int64"), AUDIO)
+    kinds = [features.get("where"), features.get("row_id"), features.get("audio", AUDIO)]
+    return [*kinds, features.get(FAULTS_COLUMN, FAULTS)] == [Value("string"), Value("int64"), AUDIO, FAULTS]
 
 
 def _is_ours(row: Mapping[str, Any]) -> bool:
-    return isinstance(row.get("where"), str) and isinstance(row.get("row_id"), int)
+    where, row_id = row.get("where"), row.get("row_id")
+    return isinstance(where, str) and not not_unicode(where) and type(row_id) is int and row_id in range(2**63)
 
 
 def _require_free_names(names: Any, source: str) -> None:

@@ -12,41 +12,57 @@ import pyarrow as pa
 import soundfile
 from datasets import Features, Value
 
-from audiorl.audio.sources import AudioFault, array_clip, entry_file, holds_array, unusable_entry
+from audiorl.audio.sources import AudioFault, array_clip, entry_file, holds_array, not_unicode, short_repr
+from audiorl.datasets.stored_columns import FAULTS_COLUMN, Unkept
 
 AUDIO = {"bytes": Value("binary"), "path": Value("string")}
+# What stands in place of an entry that is no audio; `row_faults` says why.
+NO_AUDIO = {"bytes": None, "path": None}
 # Arrow counts the bytes of one chunk with 31 bits.
 _CHUNK_BYTES = 2**30
 
 
 def stored_audio(entry: Any, folder: str = "") -> dict[str, Any]:
-    """`{"bytes", "path"}` of any audio entry; one that is none keeps its fault for the check.
+    """`{"bytes", "path"}` of any audio entry.
 
     Args:
         entry: whatever `load_audio` accepts, or anything at all.
         folder: where relative paths start.
+
+    Raises:
+        AudioFault: it is no audio entry.
     """
-    try:
-        if holds_array(entry):
-            clip = array_clip(entry)
-            wav = io.BytesIO()
-            soundfile.write(wav, clip.samples, clip.sampling_rate, format="WAV", subtype="FLOAT")
-            return {"bytes": wav.getvalue(), "path": None}
-        found = entry_file(entry)
-    except AudioFault as fault:
-        return unusable_entry(fault)
+    if holds_array(entry):
+        clip = array_clip(entry)
+        wav = io.BytesIO()
+        soundfile.write(wav, clip.samples, clip.sampling_rate, format="WAV", subtype="FLOAT")
+        return {"bytes": wav.getvalue(), "path": None}
+    found = entry_file(entry)
     if isinstance(found, bytes):
         path = entry.get("path") if isinstance(entry, Mapping) else None
-        return {"bytes": found, "path": path if isinstance(path, str) and not path.startswith("data:") else None}
+        named = isinstance(path, str) and not path.startswith("data:") and not not_unicode(path)
+        return {"bytes": found, "path": path if named else None}
+    if not_unicode(found) or "\0" in found:
+        raise AudioFault(
+            f"the path {short_repr(found)} holds a character that no path may have",
+            "Rename the file, and write its name as UTF-8.",
+        )
     return {"bytes": None, "path": found if "://" in found else os.path.join(folder, found)}
 
 
 def row_with_stored_audio(row: dict[str, Any], integers: str | None = None) -> dict[str, Any]:
-    """The audio column of one row; `integers` is the type its samples have in the data set, if an integer one."""
+    """The columns `audio` and `row_faults` of one row.
+
+    Args:
+        integers: the type its samples have in the data set, if an integer one.
+    """
     entry = row["audio"]
     if integers and holds_array(entry):
         entry = {**entry, "array": np.asarray(entry["array"], dtype=integers)}
-    return {"audio": stored_audio(entry)}
+    try:
+        return {"audio": stored_audio(entry), FAULTS_COLUMN: None}
+    except AudioFault as fault:
+        return {"audio": dict(NO_AUDIO), FAULTS_COLUMN: [Unkept.of("audio", fault)._asdict()]}
 
 
 def integer_samples(features: Features) -> str | None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from audiorl.audio import channel_of
+from audiorl.datasets.stored_columns import text_problem, unkept_values
 from audiorl.evaluation.settings import LABELS, EvaluationSettings
-from audiorl.evaluation.transcription import Row, TranscribedRow
+from audiorl.evaluation.transcription import Row, TranscribedRow, check_kept
 from audiorl.rewards.answers import accepted_answers, is_answer
 from audiorl.text.error_rates import tagged_transcript
 
@@ -80,6 +81,8 @@ def row_problem(row: Row, settings: EvaluationSettings) -> tuple[str, str] | Non
     A row needs a transcript as text, or a label as text or a list of answers, and a value of the group column; keywords
     are a list of texts.
     """
+    if unkept_values(row):
+        return None  # whoever judges the row says so
     needed = [settings.text_column, *([settings.group_column] if settings.group_column else [])]
     for column in needed:
         if row.get(column) is None:
@@ -102,6 +105,8 @@ def row_problem(row: Row, settings: EvaluationSettings) -> tuple[str, str] | Non
             f"A transcript is a text; this row has {type(text).__name__} in column {settings.text_column!r}",
             "Use '' for silence.",
         )
+    if settings.task != LABELS and (problem := text_problem(settings.text_column, text)):
+        return problem
     keywords = None if settings.keywords is not None else row.get("keywords")
     if keywords is not None and (
         isinstance(keywords, str)
@@ -114,6 +119,7 @@ def row_problem(row: Row, settings: EvaluationSettings) -> tuple[str, str] | Non
 
 def check_row(row: Row, place: str, settings: EvaluationSettings) -> None:
     """Refuse a row that cannot be measured, with a ValueError that names it."""
+    check_kept(row, place, () if settings.task == LABELS else ("language", "task"))
     if problem := row_problem(row, settings):
         what, remedy = problem
         raise ValueError(f"{place}: {what}. {remedy}")

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from datasets import ClassLabel, Dataset, IterableDataset
+from datasets import ClassLabel, Dataset
 
-from audiorl.datasets import BadRowsError, RowFault, check_rows, missing_columns
+from audiorl.datasets import BadRowsError, RowFault, check_rows, missing_columns, speech_rows
+from audiorl.datasets.checks import any_text
 from audiorl.datasets.length_filter import check_bounds, drop_outside, outside_seconds
 from audiorl.evaluation.changes import changes
 from audiorl.evaluation.clips import check_row, clip_of, row_problem
@@ -26,7 +27,7 @@ class NamedRows(NamedTuple):
     """A data set under the name that it is reported by."""
 
     name: str
-    rows: Dataset | IterableDataset  # from `audiorl.datasets.speech_rows`
+    rows: Any  # whatever `audiorl.datasets.speech_rows` takes
     left_out: int = 0  # clips outside the bounds that the user set
 
 
@@ -85,6 +86,7 @@ def evaluate(
         if probe_seconds is not None:
             check_probe(probe_seconds, system)
     settings = _with_labels_of(systems, settings)
+    data = [rows._replace(rows=speech_rows(rows.rows)) for rows in data]
     longest = min((system.max_seconds for system in systems if system.max_seconds is not None), default=None)
     for rows in data:
         check_data(rows, settings, max(system.min_seconds for system in systems), longest)
@@ -107,7 +109,7 @@ def check_data(
     Raises:
         BadRowsError: with all of them.
     """
-    rows = data.rows
+    rows = speech_rows(data.rows)
     needed = ["audio", settings.text_column, *([settings.group_column] if settings.group_column else [])]
     if rows.column_names is not None and (missing := missing_columns(rows.column_names, needed)):
         raise BadRowsError(missing)
@@ -121,7 +123,13 @@ def check_data(
     # silence is a transcript too, so the texts are not checked there; nor are clips measured against them, since what a
     # model cannot write in its time is an error of the model
     faults += check_rows(
-        rows, text_columns=(), tokenize=_any_text, min_seconds=min_seconds, max_seconds=max_seconds, distinct=False
+        rows,
+        text_columns=(),
+        tokenize=any_text,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+        distinct=False,
+        setting_columns=() if settings.task == LABELS else ("language", "task"),
     )
     if faults:
         raise BadRowsError(sorted(faults, key=lambda fault: fault.row_id))
@@ -129,7 +137,7 @@ def check_data(
 
 def chosen_rows(
     name: str,
-    rows: Dataset | IterableDataset,
+    rows: Any,
     settings: EvaluationSettings,
     *,
     min_seconds: float | None = None,
@@ -140,7 +148,7 @@ def chosen_rows(
 
     Args:
         name: under which they are reported.
-        rows: from `audiorl.datasets.speech_rows`.
+        rows: whatever `audiorl.datasets.speech_rows` takes.
         min_seconds, max_seconds: bounds, both inclusive; None for none.
         limit: how many rows at most; None for all.
 
@@ -150,6 +158,7 @@ def chosen_rows(
     check_bounds(min_seconds, max_seconds)
     if limit is not None and limit < 1:
         raise ValueError(f"--limit is a number of rows, at least 1; got {limit}. Leave it out for all rows.")
+    rows = speech_rows(rows)
     if not isinstance(rows, Dataset):
         if (min_seconds, max_seconds) != (None, None):
             raise ValueError(
@@ -204,7 +213,3 @@ def _compared(evaluated: Sequence[Evaluated], datasets: int) -> Iterator[Compare
     for after in range(datasets, len(evaluated)):
         before = after % datasets
         yield Compared(before, after, changes(evaluated[before].measured, evaluated[after].measured))
-
-
-def _any_text(text: str, row: Any) -> None:
-    """Transcripts are compared, not learnt: any will do."""

@@ -121,7 +121,7 @@ def transcribed_rows(
     ):
         for window in _windows(known, batch_size * BATCHES_SORTED_TOGETHER):
             for place, row in window:
-                _check_prompt(row, where(place, row), family)
+                _check_settings(row, where(place, row), family)
                 if check is not None:
                     check(row, where(place, row))
             found: dict[int, TranscribedRow] = {}
@@ -200,14 +200,33 @@ def _transcribe_batch(
         yield place, TranscribedRow(row, hypothesis, len(clip) / family.sampling_rate, share)
 
 
-def _check_prompt(row: Row, place: str, family: Any) -> None:
-    """Refuse a prompt, and hot words, that are none, before anything is decoded."""
+def _check_settings(row: Row, place: str, family: Any) -> None:
+    """Refuse a row that is no whole clip, and a language, prompt or hot words that are none, before decoding."""
+    check_kept(row, place, family.setting_columns)
     if not family.decodes_with_prompts:
         return
     try:
         family.row_prompt(row)
     except ValueError as error:
         raise ValueError(f"{place}: {error}.") from error
+
+
+def check_kept(row: Row, place: str, setting_columns: Sequence[str]) -> None:
+    """Refuse a row with values that could not be kept, that is a segment of its file, or whose settings are no text.
+
+    Raises:
+        AudioFault: its audio could not be kept; with the row's place.
+        ValueError: anything else.
+    """
+    from audiorl.datasets.checks import segment_problem, setting_problems
+    from audiorl.datasets.stored_columns import unkept_values
+
+    for fault in unkept_values(row):
+        kind = AudioFault if fault.column == "audio" else ValueError
+        raise kind(f"{place}: {fault.problem}. {fault.remedy}")
+    segment = segment_problem(row)
+    for problem, remedy in [*([segment] if segment else []), *setting_problems(row, setting_columns)]:
+        raise ValueError(f"{place}: {problem}. {remedy}")
 
 
 def nothing_was_said(row: Row, transcript_column: str | None) -> bool:
@@ -221,7 +240,9 @@ def row_settings(rows: Sequence[Row], family: Any) -> dict[str, Sequence[str | N
 
     Hot words are in the prompts. Families that decode without prompts get none.
     """
-    settings = {"languages": [row.get("language") for row in rows], "tasks": [row.get("task") for row in rows]}
+    from audiorl.models.family_data import row_task
+
+    settings = {"languages": [row.get("language") for row in rows], "tasks": [row_task(row) for row in rows]}
     if family.decodes_with_prompts:
         settings["prompts"] = [family.row_prompt(row) for row in rows]
     return {keyword: values for keyword, values in settings.items() if any(value is not None for value in values)}
@@ -231,9 +252,14 @@ def load_clip(row: Row, place: str, family: Any, *, allow_silence: bool = False)
     """The samples of a row's clip at the family's rate.
 
     Raises:
-        AudioFault: naming the row; the clip cannot be read, is longer than the family's window, or too short for it.
+        AudioFault: naming the row; the clip cannot be read, is longer than the family's window, too short for it, or
+            not of the row's `duration`.
     """
+    from audiorl.datasets.checks import duration_problem
+    from audiorl.datasets.stored_columns import raise_unkept
+
     try:
+        raise_unkept(row, "audio")
         clip = load_row_audio(row, family.sampling_rate, allow_silence=allow_silence)
     except AudioFault as fault:
         raise AudioFault(f"{place}: {fault.problem}", fault.remedy) from fault
@@ -249,4 +275,6 @@ def load_clip(row: Row, place: str, family: Any, *, allow_silence: bool = False)
             f"{1000 * family.min_seconds:g} ms",
             "Pad the clip with silence, or leave the row out.",
         )
+    if problem := duration_problem(row.get("duration"), len(clip) / family.sampling_rate):
+        raise AudioFault(f"{place}: {problem[0]}", problem[1])
     return clip

@@ -47,6 +47,7 @@ class ClassifierFamily(SpeechFamily):
     """
 
     labels: tuple[str, ...]
+    setting_columns = ()
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,30 @@ class TokenizedText(NamedTuple):
     first_kept: int  # position of the first token that counts: the length of the prefix
 
 
+class RowLimits(NamedTuple):
+    """What a family can take of a row, for `audiorl.datasets.RowJudge`, whose fields these are."""
+
+    tokenize: Callable[[str, Mapping[str, Any]], TokenizedText]
+    max_seconds: float | None
+    min_seconds: float
+    last_time: Callable[[str], float | None]
+    least_seconds: Callable[[str], float]
+    setting_columns: Sequence[str]
+
+
+# What manifests call the kind of their rows, beside the tasks that models know: these say no more than the family does.
+TASKS_OF_MANIFESTS = {
+    **dict.fromkeys(("asr", "automatic-speech-recognition", "speech-recognition"), "transcribe"),
+    **dict.fromkeys(("classification", "audio-classification", "tts", "text-to-speech")),
+}
+
+
+def row_task(row: Mapping[str, Any]) -> str | None:
+    """A row's task as models know it: "asr" is transcribe, and "classification" and "tts" ask nothing of a model."""
+    task = row.get("task")
+    return TASKS_OF_MANIFESTS.get(task.strip().lower(), task) if isinstance(task, str) else task
+
+
 class FamilyData(ABC):
     """The half of a `SpeechFamily` that touches no weights.
 
@@ -31,6 +55,7 @@ class FamilyData(ABC):
         min_seconds: the shortest clip it takes.
         mel_bins: M of the mel spectrogram among its features; None where the model hears the waveform.
         end_token: id of the token that ends a hypothesis; also used as padding in `tokens`.
+        setting_columns: columns of a row that have to be text or nothing, because the model reads them.
     """
 
     sampling_rate: int
@@ -38,6 +63,20 @@ class FamilyData(ABC):
     min_seconds: float = 0.0
     mel_bins: int | None = None
     end_token: int
+    setting_columns: Sequence[str] = ("language", "task")
+
+    @property
+    def limits(self) -> RowLimits:
+        """What `audiorl.datasets.check_rows` and `judge_row` hold rows against: `check_rows(rows, **limits._asdict(),
+        text_columns=..., distinct=...)`."""
+        return RowLimits(
+            self.tokenize_row,
+            self.max_seconds,
+            self.min_seconds,
+            self.last_time,
+            self.least_seconds,
+            self.setting_columns,
+        )
 
     def __init__(self, model: nn.Module, processor: Any):
         self.processor = processor
@@ -104,7 +143,7 @@ class FamilyData(ABC):
                 f"the row's language is {named!r}, and its text begins with 'language {language}<asr_text>'. Correct "
                 "one of them, or leave the text's beginning out"
             )
-        return self.tokenize(transcript, language=named, task=row.get("task"), prompt=self.row_prompt(row))
+        return self.tokenize(transcript, language=named, task=row_task(row), prompt=self.row_prompt(row))
 
     def row_prompt(self, row: Mapping[str, Any]) -> str | None:
         """The row's `prompt` with its `hotwords` written into it; what every reader of rows asks for.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from audiorl.audio.sources import short_repr
+from audiorl.audio.sources import not_unicode, short_repr
 from audiorl.text.hotwords import COLUMN, read_hotwords
 
 
@@ -23,4 +23,6 @@ def read_prompt(row: Mapping[str, Any]) -> tuple[str | None, list[str]]:
     prompt = row.get("prompt")
     if not isinstance(prompt, str | None):
         raise ValueError(f"prompt is {short_repr(prompt)} ({type(prompt).__name__}), not text. Give a string")
+    if prompt is not None and not_unicode(prompt):
+        raise ValueError(f"prompt {short_repr(prompt)} holds half of a surrogate pair. Write it as UTF-8 anew")
     return prompt, read_hotwords(row.get(COLUMN))

@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset
 
 from audiorl.datasets import BadRowsError, iterate_batches, missing_columns, speech_rows
-from audiorl.datasets.length_filter import check_bounds, clip_seconds, drop_outside, outside_seconds
+from audiorl.datasets.length_filter import check_bounds, drop_outside, outside_seconds, seconds_outside
 from audiorl.pairs.records import check_columns
 from audiorl.pairs.settings import MiningConfig
 
@@ -110,8 +110,7 @@ class NumberedBatches:
             if self.config.languages and row.get("language") not in self.config.languages:
                 self._leave_out(OTHER_LANGUAGE, 1)
                 continue
-            seconds = None if low is None and high is None else clip_seconds(row)
-            if seconds is not None and not (low or 0.0) <= seconds <= (seconds if high is None else high):
+            if (low, high) != (None, None) and seconds_outside(row, low, high) is not None:
                 self._leave_out(OTHER_LENGTH, 1)
                 continue
             yield row

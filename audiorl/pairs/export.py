@@ -17,7 +17,8 @@ def as_dataset(json_lines: str | os.PathLike[str]) -> Dataset:
     Raises:
         ValueError: the file has no rows.
     """
-    rows = speech_rows(json_lines).remove_columns(list(OURS))
+    rows = speech_rows(json_lines)
+    rows = rows.remove_columns([name for name in OURS if name in rows.column_names])
     return rows.cast_column("audio", Audio())
 
 

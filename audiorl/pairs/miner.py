@@ -5,7 +5,8 @@
 3. Encode each clip once, make K hypotheses of each, equal ones counted once, and reward them; the transcript is
    rewarded beside them.
 4. A strategy pairs texts that the filters allow. Texts that are empty, or too long for the decoder, cannot be learnt
-   from and are in no pair; neither are two texts of equal reward, or that the normaliser makes equal.
+   from and are in no pair; neither are two texts of equal reward, or that the normaliser or the model's own spelling
+   makes equal.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import nn
 from audiorl.batch import GroupBatch
 from audiorl.collator import SpeechCollator
 from audiorl.datasets import BadRowsError, SkippedRows, judge_row
+from audiorl.datasets.checks import UNLIMITED
 from audiorl.evaluation import count_errors
 from audiorl.models import SpeechFamily
 from audiorl.pairs.hard_cases import is_hard_case
@@ -120,7 +122,7 @@ class Miner:
         """Where no model says what it can take: rows with text, and audio as far as its header tells."""
         usable, bad = [], []
         for row in rows:
-            faults = judge_row(row, tokenize=lambda text, row: None, max_seconds=None, distinct=False, **self._texts)
+            faults = judge_row(row, **UNLIMITED, distinct=False, **self._texts)
             bad += faults
             if not faults:
                 usable.append(row)
@@ -226,31 +228,33 @@ class Miner:
 
     def _pairs(self, found: Candidates, clip: MinedClip) -> list[Pair]:
         rewards = [math.nan if reward is None else reward for reward in clip.rewards]
+        spelled = [_spelled(self.family, text, found.row) for text in clip.texts]
         texts = ScoredTexts(
             rewards,
             [hypothesis.score for hypothesis in found.texts],
             [
                 place
                 for place in range(1, len(rewards))
-                if self._is_usable(clip.texts[place], rewards[place], found.row)
+                if spelled[place] is not None and self._is_usable(clip.texts[place], rewards[place], found.row)
             ],
-            partial(self._allowed, rewards, [self.plain(text) for text in clip.texts]),
+            partial(self._allowed, rewards, [self.plain(text) for text in clip.texts], spelled),
         )
         return STRATEGIES[str(self.config.strategy)](texts)[: self.config.max_pairs]
 
     def _is_usable(self, text: str, reward: float, row: Row) -> bool:
-        """Whether a hypothesis may be in a pair: it says something, was scored, and a trainer can read it."""
+        """Whether a hypothesis that a trainer can read may be in a pair: it says something and was scored."""
         if not text.strip() or math.isnan(reward):
             return False
         language = [row.get("language") or self.config.language]
-        if self.config.same_script and self.right_script([text], [row["text"]], language=language) != [0.0]:
-            return False
-        return self.family is None or _can_be_scored(self.family, text, row)
+        return not self.config.same_script or self.right_script([text], [row["text"]], language=language) == [0.0]
 
-    def _allowed(self, rewards: Sequence[float], keys: Sequence[str], chosen: int, rejected: int) -> bool:
+    def _allowed(
+        self, rewards: Sequence[float], keys: Sequence[str], spelled: Sequence[Any], chosen: int, rejected: int
+    ) -> bool:
         margin = rewards[chosen] - rewards[rejected]  # NaN where one is not scored, and then no comparison holds
         most = math.inf if self.config.max_margin is None else self.config.max_margin
-        return 0 < margin <= most and margin >= self.config.min_margin and keys[chosen] != keys[rejected]
+        differ = keys[chosen] != keys[rejected] and spelled[chosen] != spelled[rejected]
+        return 0 < margin <= most and margin >= self.config.min_margin and differ
 
 
 def reward_clips(rewards: RewardSet, candidates: Sequence[Candidates], clips: Sequence[MinedClip], words: Any) -> None:
@@ -278,13 +282,17 @@ def reward_clips(rewards: RewardSet, candidates: Sequence[Candidates], clips: Se
         start = stop
 
 
-def _can_be_scored(family: SpeechFamily, text: str, row: Mapping[str, Any]) -> bool:
-    """A loop may need more tokens as text than it was sampled with, and then more than the decoder has."""
+def _spelled(family: SpeechFamily | None, text: str, row: Mapping[str, Any]) -> Sequence[int] | str | None:
+    """A text as the model writes it, for texts to be told apart by; None where it cannot.
+
+    A loop may need more tokens as text than it was sampled with, and then more than the decoder has.
+    """
+    if family is None:
+        return text
     try:
-        family.tokenize_row(text, row)
+        return family.tokenize_row(text, row).ids
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _require_no_tokens(rewards: RewardSet) -> None:

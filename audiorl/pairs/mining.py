@@ -16,7 +16,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from audiorl.datasets import BadRowsError, SkippedRows, check_rows, speech_rows
-from audiorl.datasets.checks import any_length
+from audiorl.datasets.checks import UNLIMITED
 from audiorl.datasets.columns import ColumnNames
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.models import SpeechFamily, speech_family
@@ -185,16 +185,8 @@ def _batches(
 
 def _refuse_bad_rows(rows: Dataset, family: SpeechFamily | None, silence: bool) -> None:
     """All faults at once, before anything is sampled."""
-    faults = check_rows(
-        rows,
-        text_columns=("text",),
-        tokenize=(lambda text, row: None) if family is None else family.tokenize_row,
-        max_seconds=None if family is None else family.max_seconds,
-        min_seconds=0.0 if family is None else family.min_seconds,
-        least_seconds=any_length if family is None else family.least_seconds,
-        distinct=False,
-        silence=silence,
-    )
+    limits = UNLIMITED if family is None else family.limits._asdict()
+    faults = check_rows(rows, **limits, text_columns=("text",), distinct=False, silence=silence)
     if faults:
         raise BadRowsError(faults)
 

@@ -191,8 +191,10 @@ def json_text(value: Any, where: str) -> str:
         ValueError: something in it has no form in JSON; the message names the column.
     """
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()  # half of a surrogate pair has no form in UTF-8
+        return text
+    except (TypeError, ValueError, RecursionError) as error:
         bad = [name for name, part in value.items() if not _is_json(part)] if isinstance(value, dict) else []
         raise ValueError(
             f"{where}: the column{'s' * (len(bad) > 1)} {bad} cannot be written as JSON ({error}). Remove them with "
@@ -202,7 +204,7 @@ def json_text(value: Any, where: str) -> str:
 
 def _is_json(value: Any) -> bool:
     try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError):
         return False
     return True

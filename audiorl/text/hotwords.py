@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from audiorl.audio.sources import short_repr
+from audiorl.audio.sources import not_unicode, short_repr
 
 COLUMN = "hotwords"
 COMMAS = re.compile("[,，、]")  # noqa: RUF001
@@ -24,6 +24,9 @@ def read_hotwords(value: Any) -> list[str]:
     """
     if value is None:
         return []
+    for text in [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []:
+        if isinstance(text, str) and not_unicode(text):
+            raise ValueError(f"hotwords has {short_repr(text)}, half of a surrogate pair. Write it as UTF-8 anew")
     if isinstance(value, str):
         return [word.strip() for word in COMMAS.split(value) if word.strip()]
     if not isinstance(value, list | tuple):

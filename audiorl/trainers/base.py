@@ -24,6 +24,7 @@ from datasets import Dataset
 from peft import PeftConfig
 from torch import Tensor, nn
 from transformers import EvalPrediction, TrainerCallback
+from transformers.trainer_utils import PredictionOutput
 from transformers.utils import logging
 
 from audiorl.batch import GroupBatch
@@ -59,6 +60,9 @@ from audiorl.trainers.report_files import RunReport
 from audiorl.trainers.special_tokens import OwnConfigs
 
 logger = logging.get_logger(__name__)
+
+# Which split of a corpus is meant, by the argument that names it.
+_ROLES = {"train": "train", "eval": "validation", "test": "test"}
 
 
 Collate = Callable[[list[dict[str, Any]]], GroupBatch]
@@ -227,7 +231,7 @@ class SpeechTrainer(
             return None
         if isinstance(source, dict):
             return {split: self._checked_rows(rows, args, f"{name}[{split!r}]") for split, rows in source.items()}
-        role = "train" if name.startswith("train_dataset") else "validation"
+        role = _ROLES.get(name.partition("_")[0], "validation")
         rows = rows_within_bounds(rows_for(source, role, args.language, args.columns), args, name)
         if not isinstance(rows, Dataset):
             return rows
@@ -246,13 +250,9 @@ class SpeechTrainer(
     def _faults(self, rows: Dataset) -> list[RowFault]:
         return check_rows(
             rows,
+            **self.family.limits._asdict(),
             text_columns=self.text_columns,
-            tokenize=self.family.tokenize_row,
-            max_seconds=self.family.max_seconds,
-            min_seconds=self.family.min_seconds,
             distinct=self.distinct_texts,
-            last_time=self.family.last_time,
-            least_seconds=self.family.least_seconds,
             silence=self._allow_silence,
         )
 
@@ -317,9 +317,28 @@ class SpeechTrainer(
     # ---- evaluation ----
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
-        if eval_dataset is not None and not isinstance(eval_dataset, str | dict):
+        """See `transformers.Trainer`; rows are whatever the trainer takes as `eval_dataset`, and are checked."""
+        splits = self.eval_dataset if isinstance(self.eval_dataset, dict) else {}
+        named = isinstance(eval_dataset, str) and eval_dataset in splits
+        if eval_dataset is not None and not named and not isinstance(eval_dataset, dict):  # of a dict, one by one
             eval_dataset = self.prepare_rows(eval_dataset, "eval_dataset")
         return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """See `transformers.Trainer`; rows are whatever the trainer takes as `eval_dataset`, and are checked.
+
+        Of a corpus by its name it is the split "test". The predictions are what the model says of each clip, decoded as
+        its generation config says, and `label_ids` the transcripts: two lists of strings.
+        """
+        rows = self.prepare_rows(test_dataset, "test_dataset")
+        if not isinstance(rows, Dataset):
+            raise ValueError(
+                f"predict scores the rows and decodes them, which a {type(rows).__name__} cannot offer. Pass a "
+                "Dataset, a list or a file; of several, one at a time."
+            )
+        found = super().predict(rows, *args, **kwargs)
+        decoded = self.decode(rows)
+        return found._replace(predictions=decoded.hypotheses, label_ids=decoded.transcripts)
 
     def prepare_rows(self, source: Any, name: str) -> Any:
         """Rows as this trainer reads them, from whatever a user passes to `evaluate`."""

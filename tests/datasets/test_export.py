@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from datasets import Dataset
 
 from audiorl.audio import load_audio
-from audiorl.datasets import EXPORTED_COLUMNS, BadRowsError, export_rows, load_corpus, speech_rows
+from audiorl.datasets import EXPORTED_COLUMNS, BadRowsError, check_rows, export_rows, load_corpus, speech_rows
+from audiorl.datasets.checks import any_text
 from tests.datasets.corpus_copies import RATE, flac, write_copy
 
 
@@ -52,8 +54,38 @@ def test_audio_in_files_stays_where_it_is(tmp_path, clips, monkeypatch):
 
 
 def test_a_duration_that_rows_state_is_kept(tmp_path, clips):
-    export_rows([{"audio": str(clips[0]), "text": "a", "duration": 7.5}], tmp_path / "rows.jsonl", progress=False)
-    assert lines_of(tmp_path / "rows.jsonl")[0]["duration"] == 7.5
+    export_rows([{"audio": str(clips[0]), "text": "a", "duration": 0.12}], tmp_path / "rows.jsonl", progress=False)
+    assert lines_of(tmp_path / "rows.jsonl")[0]["duration"] == 0.12
+    with pytest.raises(BadRowsError, match=r"row 0: duration says 7.5 s, the audio is 0.10 s long"):
+        export_rows([{"audio": str(clips[0]), "text": "a", "duration": 7.5}], tmp_path / "no.jsonl", progress=False)
+    assert not (tmp_path / "no.jsonl").exists()
+
+
+@pytest.mark.parametrize("task", ["asr", "classification", "tts", "anything"])
+@pytest.mark.parametrize("source", ["file", "list", "dataset", "stream"])
+def test_an_export_is_read_as_the_rows_it_was_made_of(tmp_path, clips, task, source):
+    given = [
+        {"audio": str(clip), "text": f"text {i}", "language": "de", "speaker": "s", "extra": i, "hotwords": ["a"]}
+        for i, clip in enumerate(clips)
+    ]
+    export_rows(given, tmp_path / "rows.jsonl", task=task, metadata={"dataset": "own"}, progress=False)
+    lines = lines_of(tmp_path / "rows.jsonl")
+    table = Dataset.from_list(lines)
+    back = speech_rows(
+        {"file": tmp_path / "rows.jsonl", "list": lines, "dataset": table, "stream": table.to_iterable_dataset()}[
+            source
+        ]
+    )
+    assert [row["row_id"] for row in back] == [0, 1, 2, 3]
+    for row, was, clip in zip(back, given, clips, strict=True):
+        assert {name: row[name] for name in ("text", "language", "speaker", "hotwords")} == {
+            name: was[name] for name in ("text", "language", "speaker", "hotwords")
+        }
+        assert row["audio"]["path"] == str(clip)
+        assert row["exported_task"] == task and "task" not in row and "audio_path" not in row
+        assert row["metadata"]["extra"] == was["extra"]
+    if source != "stream":
+        assert check_rows(back, text_columns=("text",), tokenize=any_text, max_seconds=1, distinct=False) == []
 
 
 def test_arrays_become_files_of_the_same_samples(tmp_path):

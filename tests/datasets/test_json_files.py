@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -67,6 +68,46 @@ def test_elements_of_an_array_that_are_no_objects_are_named_at_once(tmp_path):
     with pytest.raises(BadRowsError) as caught:
         read_json_rows(path)
     assert [fault.where for fault in caught.value.faults] == [f"{path}:3", f"{path}:4"]
+
+
+@pytest.mark.parametrize("array", [False, True])
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ('{"text": "a", "text": "b"}', "'text' is there twice"),
+        ('{"text": "a", "meta": {"k": 1, "k": 1}}', "'k' is there twice"),
+        ('{"text": ' + "9" * 5000 + "}", "this is not JSON that can be read"),
+        ('{"text": ' + "[" * 5000 + "]" * 5000 + "}", "nested too deep"),
+    ],
+    ids=["column", "key", "digits", "depth"],
+)
+def test_what_python_would_read_as_something_else_or_not_at_all_is_refused_with_its_line(tmp_path, row, problem, array):
+    path = tmp_path / "rows.json"
+    path.write_text(f'[\n{{"a": 1}},\n{row}\n]' if array else f'{{"a": 1}}\n\n{row}\n')
+    with pytest.raises(BadRowsError) as caught:
+        read_json_rows(path)
+    assert caught.value.faults[0].where == f"{path}:3"
+    assert problem in caught.value.faults[0].problem
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("text", ['{"text": "a"}\n{"text": "b"}\n', '[{"text": "a"}]'])
+def test_a_file_in_another_encoding_is_called_what_it_is(tmp_path, encoding, text):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(text.encode(encoding))
+    with pytest.raises(ValueError, match=rf"rows\.jsonl is {encoding[:6].upper()}.*iconv -f UTF-") as caught:
+        read_json_rows(path)
+    assert len(str(caught.value)) < 300 + len(str(path))
+
+
+def test_a_gzip_and_a_pointer_of_git_lfs_are_called_what_they_are(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(gzip.compress(b'{"text": "a"}\n'))
+    with pytest.raises(ValueError, match=r"is gzip; .*gunzip -c"):
+        read_json_rows(path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(ValueError, match=r"Git LFS pointer.*git lfs pull"):
+        read_json_rows(path)
 
 
 @pytest.mark.parametrize(

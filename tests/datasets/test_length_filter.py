@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 import audiorl.datasets.length_filter as seconds_module
-from audiorl.datasets import SkippedRows, speech_rows
+from audiorl.datasets import SkippedRows, check_rows, speech_rows
 from audiorl.datasets.length_filter import (
     check_bounds,
     clip_seconds,
@@ -43,16 +43,22 @@ def test_headers_decide_and_both_bounds_belong_to_the_wanted_lengths(clips):
 
 
 def test_a_duration_column_spares_opening_the_files(clips, opened):
-    rows = speech_rows([{"audio": str(clip), "duration": i + 1} for i, clip in enumerate(clips)])
-    assert outside_seconds(rows, 2, 3) == ([0], [3])
+    rows = speech_rows([{"audio": str(clip), "duration": (i + 1) / 10} for i, clip in enumerate(clips)])
+    assert outside_seconds(rows, 0.1, 0.4) == ([], [])
     assert opened == []
+    assert outside_seconds(rows, 0.2, 0.3) == ([0], [3])
+    assert len(opened) == 2  # no clip is left out on the word of a column alone
 
 
-@pytest.mark.parametrize("duration", [None, 0, -3.0, math.nan, math.inf, "long", True])
-def test_a_duration_that_is_no_length_leaves_the_word_to_the_header(clips, opened, duration):
-    rows = speech_rows([{"audio": str(clips[0]), "duration": duration}, {"audio": str(clips[1]), "duration": 9.5}])
-    assert outside_seconds(rows, 0.15, 5.0) == ([0], [1])
-    assert len(opened) == 1
+@pytest.mark.parametrize("duration", [0, -3.0, math.nan, math.inf, "long", True, [0.1], 3600, 0.5])
+def test_a_duration_that_is_no_length_or_not_the_clips_leaves_no_clip_out(clips, opened, duration):
+    """Clips of 0.1 and 0.2 s; the check that follows refuses the first with its place."""
+    rows = speech_rows([{"audio": str(clips[0]), "duration": duration}, {"audio": str(clips[1])}])
+    assert outside_seconds(rows, 0.15, 0.4) == ([], [])
+    assert outside_seconds(rows, 0.3, 0.4) == ([1], [])
+    faults = check_rows(rows, text_columns=(), tokenize=len, max_seconds=None, distinct=False)
+    assert [fault.row_id for fault in faults] == [0]
+    assert "duration" in faults[0].problem
 
 
 def test_rows_whose_length_nobody_knows_stay_for_the_check_to_report(tmp_path, clips):

@@ -29,6 +29,7 @@ class Echo:
         self.said, self.labels = said, labels
         self.min_seconds, self.max_seconds = window
         self.decodes_with_prompts = False
+        self.setting_columns = ("language", "task")
         self.asked = 0
 
     def transcribe(self, rows, transcript_column, *, check=None, progress=True):

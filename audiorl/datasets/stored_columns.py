@@ -1,0 +1,164 @@
+"""How the values of a row are kept, all but its audio: in Arrow's own types, or as JSON where a column mixes types.
+
+A value that cannot be kept as it is (half of a surrogate pair, an integer beyond 64 bits, bytes among texts) becomes
+None, and `row_faults` says which one, why and what to do. That column is ours alone: nothing in a user's columns is
+ever read as a message of the library. It is there only where a row needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeGuard
+
+import numpy as np
+import pyarrow as pa
+from datasets import Features, Json, List, Value
+
+from audiorl.audio.sources import AudioFault, not_unicode, short_repr
+
+FAULTS_COLUMN = "row_faults"
+FAULTS = List({"column": Value("string"), "problem": Value("string"), "remedy": Value("string")})
+# Deeper lists and objects than any metadata has; Arrow and `datasets` recurse once for each level.
+_DEEPEST = 32
+_INTEGERS = range(-(2**63), 2**64)
+_EXACT = (str, int, float, bool, type(None))
+
+
+class Unkept(NamedTuple):
+    """A value of a row that could not be kept."""
+
+    column: str
+    problem: str
+    remedy: str
+
+    @classmethod
+    def of(cls, column: str, fault: AudioFault) -> Unkept:
+        return cls(column, fault.problem, fault.remedy)
+
+
+def unkept_values(row: Mapping[str, Any]) -> list[Unkept]:
+    """What could not be kept of a row from `speech_rows`."""
+    found = row.get(FAULTS_COLUMN)
+    if not isinstance(found, list) or not all(_is_fault(fault) for fault in found):
+        return []
+    return [Unkept(fault["column"], fault["problem"], fault["remedy"]) for fault in found]
+
+
+def raise_unkept(row: Mapping[str, Any], column: str) -> None:
+    """Raise the `AudioFault` of a value that could not be kept, if it is one."""
+    for fault in unkept_values(row):
+        if fault.column == column:
+            raise AudioFault(fault.problem, fault.remedy)
+
+
+def faults_column(faults: Sequence[Sequence[Unkept]]) -> pa.Array:
+    """The column `row_faults`, an entry for each row: None where there is nothing to say."""
+    entries = [[fault._asdict() for fault in row] if row else None for row in faults]
+    return pa.array(entries, Features({FAULTS_COLUMN: FAULTS}).arrow_schema.field(0).type)
+
+
+def name_problem(name: Any) -> tuple[str, str] | None:
+    """What is wrong with a column's name, and what to do; None for nothing."""
+    if not isinstance(name, str):
+        return f"the column name {short_repr(name)} is of type {type(name).__name__}", "Name columns with strings."
+    if not_unicode(name) or "\0" in name:
+        return f"the column name {short_repr(name)} holds a character that no name may have", "Rename the column."
+    return None
+
+
+def text_problem(name: str, text: str) -> tuple[str, str] | None:
+    """What keeps a text from being one of Unicode, and what to do; None for nothing."""
+    if not not_unicode(text):
+        return None
+    lone = next(c for c in text if "\ud800" <= c <= "\udfff")
+    return (
+        f"{name} holds half of a surrogate pair ({lone!a}), which is no character",
+        "Write the text as UTF-8 anew from its source, or remove the row.",
+    )
+
+
+def stored_column(name: str, values: Sequence[Any]) -> tuple[pa.Array, dict[int, Unkept]]:
+    """A column, and by their place the values that could not be kept; they are None in it."""
+    kept = list(values)
+    lost: dict[int, Unkept] = {}
+
+    def drop(judge: Any) -> None:
+        for place, value in enumerate(kept):
+            if value is not None and (problem := judge(name, value)) is not None:
+                lost[place] = Unkept(name, *problem)
+                kept[place] = None
+
+    kinds = {type(value) for value in kept}
+    if not kinds <= {*_EXACT, bytes}:
+        drop(_storage_problem)
+    mixed = bytes in kinds and str in kinds  # Arrow would turn the texts into bytes
+    if not mixed and (column := _arrow(kept)) is not None:
+        return column, lost
+    drop(_storage_problem)
+    if not mixed and (column := _arrow(kept)) is not None:
+        return column, lost
+    drop(_json_problem)
+    texts = [None if value is None else json.dumps(_plain(value)) for value in kept]
+    return pa.array(texts, pa.json_()), lost
+
+
+def _arrow(values: list[Any]) -> pa.Array | None:
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionError):
+        return None  # among others, values of several types
+
+
+def _storage_problem(name: str, value: Any, depth: int = 0) -> tuple[str, str] | None:
+    """What keeps a value from being stored in any form."""
+    if isinstance(value, str):
+        return text_problem(name, value)
+    if isinstance(value, int) and value not in _INTEGERS:
+        shown = short_repr(value) if abs(value) < 10**100 else "of more than a hundred digits"
+        return f"{name} holds an integer beyond 64 bits ({shown})", "Write it as text, or leave the column out."
+    if not isinstance(value, Mapping | list | tuple):
+        return None
+    if depth == _DEEPEST:
+        return f"{name} is nested more than {_DEEPEST} deep", "Flatten it, or leave the column out."
+    if isinstance(value, Mapping):
+        for key in value:
+            if problem := name_problem(key):
+                return f"{name}: {problem[0].replace('the column name', 'the key')}", "Rename the key."
+    parts = value.values() if isinstance(value, Mapping) else value
+    return next((problem for part in parts if (problem := _storage_problem(name, part, depth + 1))), None)
+
+
+def _json_problem(name: str, value: Any) -> tuple[str, str] | None:
+    """What keeps a value from being stored in a column of several types, which is kept as JSON."""
+    remedy = "Give every row a value of one type in this column, or leave the column out."
+    try:
+        text = json.dumps(_plain(value), allow_nan=False)
+        Json().decode_example(text)  # what cannot be read again is refused here, not in the middle of training
+    except (TypeError, ValueError, RecursionError):
+        return f"{name} is {short_repr(value)} ({type(value).__name__}), other rows have other types there", remedy
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _is_fault(fault: Any) -> bool:
+    return isinstance(fault, Mapping) and all(
+        isinstance(fault.get(part), str) and not not_unicode(fault[part]) for part in Unkept._fields
+    )
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a finite number, which True is not."""
+    if not isinstance(value, int | float | np.number) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False

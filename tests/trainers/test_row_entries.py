@@ -1,0 +1,162 @@
+"""Every entry takes the same rows, and judges them alike: trainers, `evaluate`, `predict`, mining, transcription."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import soundfile
+from datasets import Dataset
+
+from audiorl import BadRowsError, evaluate_model, mine_pairs, transcribe
+from audiorl.datasets import export_rows, speech_rows
+from audiorl.evaluation.run import NamedRows, evaluate
+from audiorl.evaluation.settings import EvaluationSettings
+from audiorl.evaluation.systems import LocalModel
+from audiorl.pairs.miner import Miner
+from audiorl.pairs.settings import MiningConfig
+from tests.tiny_ctc import tiny_ctc
+from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper
+from tests.trainers import grpo_rows
+from tests.trainers.pair_rows import CHOSEN, pair_rows, trainer
+
+FORMS = ("list", "file", "dataset", "rows")
+
+
+def as_form(form: str, rows: list, folder):
+    """The same rows as a list, a JSON lines file, a `Dataset` or what `speech_rows` made of them."""
+    files = []
+    for i, row in enumerate(rows):
+        soundfile.write(folder / f"{i}.wav", row["audio"]["array"], SAMPLING_RATE, subtype="FLOAT")
+        files.append({**row, "audio": f"{i}.wav"})
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in files))
+    made = {"list": rows, "file": str(folder / "rows.jsonl"), "dataset": Dataset.from_list(rows)}
+    return made.get(form) or speech_rows(rows)
+
+
+def texts(count: int = 3, **columns) -> list[dict]:
+    return [
+        {"audio": {"array": clip, "sampling_rate": SAMPLING_RATE}, "text": CHOSEN[i], **columns}
+        for i, clip in enumerate(tiny_clips(count))
+    ]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_evaluate_and_predict_take_rows_in_every_form(tmp_path, form):
+    dpo = trainer(tmp_path / "out", eval_wer=True, trainer_eval_dataset=pair_rows(3))
+    rows = as_form(form, pair_rows(3), tmp_path)
+    expected = dpo.evaluate()
+    measured = dpo.evaluate(rows)
+    found = dpo.predict(rows)
+    for name in ("loss", "wer", "rewards/margins"):
+        assert measured[f"eval_{name}"] == pytest.approx(expected[f"eval_{name}"], rel=1e-5)
+        assert found.metrics[f"test_{name}"] == pytest.approx(expected[f"eval_{name}"], rel=1e-5)
+    assert found.label_ids == list(CHOSEN[:3])
+    assert found.predictions == dpo.decode(rows).hypotheses
+    assert len(found.predictions) == 3 and all(isinstance(text, str) for text in found.predictions)
+
+
+def test_predict_of_rewarded_rollouts_and_of_rows_that_are_none(tmp_path):
+    grpo = grpo_rows.trainer(tmp_path, grpo_rows.rows(2))
+    found = grpo.predict(grpo_rows.rows(3))
+    assert "test_reward" in found.metrics and len(found.predictions) == 3
+    with pytest.raises(BadRowsError, match="row 0: text is 5"):
+        grpo.predict([{**grpo_rows.rows(1)[0], "text": 5}])
+    with pytest.raises(ValueError, match="which a dict cannot offer"):
+        grpo.predict({"a": grpo_rows.rows(2), "b": grpo_rows.rows(2)})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_other_entries_take_rows_in_every_form(tmp_path, form):
+    model, processor = tiny_whisper()
+    rows = as_form(form, texts(), tmp_path)
+    said = transcribe(model, processor, rows, progress=False)
+    assert len(said) == 3
+    result = evaluate_model(model, processor, rows, progress=False)
+    settings = EvaluationSettings(resamples=10)
+    found = evaluate([LocalModel("tiny", model, processor)], [NamedRows("rows", rows)], settings, progress=False)
+    assert found.evaluated[0].measured.summary().wer == pytest.approx(result.wer)
+    assert mine_pairs(model, processor, rows, num_generations=2, progress=False).clips == 3
+    assert export_rows(rows, tmp_path / "export.jsonl", progress=False) == 3
+
+
+HOSTILE = {
+    "half a pair": ({"text": "a\ud800b"}, "text holds half of a surrogate pair"),
+    "language": ({"language": 7}, "language is 7"),
+    "offset": ({"offset": 3.5}, "segment of its file, with offset 3.5"),
+    "duration": ({"duration": 3600}, "duration says 3600 s"),
+    "no duration": ({"duration": [1]}, "duration is \\[1\\]"),
+    "no audio": ({"audio": 5}, "audio entry 5"),
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_every_entry_refuses_the_same_rows_by_their_place(tmp_path, name, streaming):
+    changes, problem = HOSTILE[name]
+    model, processor = tiny_whisper()
+    rows = [*texts(1), {**texts(1)[0], **changes}]
+
+    def source():
+        from datasets import IterableDataset
+
+        return IterableDataset.from_generator(lambda: iter(rows)) if streaming else rows
+
+    def expect(call, *args, **kwargs):
+        with pytest.raises(ValueError, match=f"row 1: .*{problem}"):
+            call(*args, **kwargs)
+
+    data = [NamedRows("rows", source())]
+    expect(mine_pairs, model, processor, source(), num_generations=2, progress=False)
+    expect(evaluate_model, model, processor, source(), progress=False)
+    expect(evaluate, [LocalModel("tiny", model, processor)], data, EvaluationSettings(), progress=False)
+    if "text" not in changes:
+        expect(transcribe, model, processor, source(), progress=False)
+    if streaming:
+        expect(grpo_rows.trainer(tmp_path, source(), max_steps=1).train)
+    else:
+        expect(grpo_rows.trainer, tmp_path, rows)
+
+
+def test_an_export_is_trained_on_and_measured_as_it_lies(tmp_path):
+    """A row of `audiorl datasets --export` says task "asr", and has its language among its metadata."""
+    path = tmp_path / "export.jsonl"
+    export_rows(texts(3, language="de"), path, progress=False)
+    model, processor = tiny_whisper("multilingual")
+    assert evaluate_model(model, processor, path, progress=False).wer >= 0
+    grpo = grpo_rows.trainer(tmp_path / "out", str(path), trainer_kind="multilingual")
+    assert [row["language"] for row in grpo.train_dataset] == ["de"] * 3
+    for task in ("asr", "classification", "tts"):
+        again = [{**row, "task": task} for row in texts(2, language="de")]
+        batch = grpo.data_collator(list(speech_rows(again)))
+        plain = grpo.data_collator(list(speech_rows(texts(2, language="de"))))
+        assert batch.tokens.tolist() == plain.tokens.tolist()
+        assert len(transcribe(model, processor, again, progress=False)) == 2
+
+
+@pytest.mark.parametrize(("chosen", "rejected"), [("<|0.00|> hi", "<|0.00|>hi"), ("<|0.00|>hi", " <|0.00|> hi ")])
+def test_a_pair_that_whisper_writes_alike_is_refused(tmp_path, chosen, rejected):
+    rows = pair_rows(1, chosen=[chosen], rejected=[rejected])
+    with pytest.raises(BadRowsError, match="row 0: chosen and rejected become the same tokens"):
+        trainer(tmp_path, rows, kind="multilingual", language="en")
+
+
+def test_a_pair_that_ctc_writes_alike_is_refused_and_never_mined():
+    from audiorl.datasets import check_rows
+    from audiorl.models import speech_family
+
+    model, processor = tiny_ctc()
+    family = speech_family(model, processor)
+    word = "the water"
+    assert family.tokenize(word).ids == family.tokenize(word.upper() + " ").ids
+    rows = speech_rows(pair_rows(1, chosen=[word], rejected=[word.upper()]))
+    (fault,) = check_rows(rows, **family.limits._asdict(), text_columns=("chosen", "rejected"), distinct=True)
+    assert fault.problem == "chosen and rejected become the same tokens"
+    miner = Miner(model, family, MiningConfig(normalise="none"))
+    assert not miner._allowed([0.0, -1.0], ["a", "A"], [[1, 2], [1, 2]], 0, 1)
+    assert miner._allowed([0.0, -1.0], ["a", "A"], [[1, 2], [1, 3]], 0, 1)
+
+
+def test_transcribed_rows_given_to_dpo_are_sent_to_mining(tmp_path):
+    with pytest.raises(BadRowsError, match=r"audiorl\.pairs\.mine_pairs\(model, processor, rows\)"):
+        trainer(tmp_path, texts(2))
