@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from audiorl.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from audiorl.datasets.checks import check_rows, drop_bad_rows, judge_row, missing_columns
+    from audiorl.datasets.checks import RowJudge, check_rows, drop_bad_rows, judge_row, missing_columns
     from audiorl.datasets.corpora import load_corpus
     from audiorl.datasets.corpus import Corpus, Part, find_corpus, list_corpora, register_corpus
     from audiorl.datasets.export import EXPORTED_COLUMNS, export_rows
@@ -24,6 +24,7 @@ _HOMES = {
     "EXPORTED_COLUMNS": "export",
     "Part": "corpus",
     "RowFault": "faults",
+    "RowJudge": "checks",
     "SkippedRows": "faults",
     "check_rows": "checks",
     "drop_bad_rows": "checks",
@@ -44,6 +45,7 @@ __all__ = [
     "Corpus",
     "Part",
     "RowFault",
+    "RowJudge",
     "SkippedRows",
     "check_rows",
     "drop_bad_rows",

@@ -509,7 +509,7 @@ def attacked(rows: int, folder: Path, capsys: Any) -> None:
 
 
 def test_hundreds_of_mutated_rows_are_refused_or_trained_to_the_letter(tmp_path, capsys):
-    attacked(480, tmp_path, capsys)
+    attacked(320, tmp_path, capsys)
 
 
 @pytest.mark.slow

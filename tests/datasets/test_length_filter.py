@@ -23,8 +23,8 @@ from audiorl.datasets.length_filter import (
 def opened(monkeypatch) -> list:
     """The audio entries whose headers are read."""
     seen = []
-    read = seconds_module.audio_seconds
-    monkeypatch.setattr(seconds_module, "audio_seconds", lambda entry: seen.append(entry) or read(entry))
+    read = seconds_module.row_audio_seconds
+    monkeypatch.setattr(seconds_module, "row_audio_seconds", lambda entry: seen.append(entry) or read(entry))
     return seen
 
 
