@@ -29,8 +29,8 @@ _OGG_END_OF_STREAM = 4
 _MP3_IN_WAV = 0x55
 # Longest header that a writer counts into the size of the samples.
 _SLIP_BYTES = 128
-# Bytes behind the stated end that are too few to be sound: tags, padding of a download.
-_TRAILING_BYTES = 128
+# Bytes behind the stated end that are too few to be sound: padding.
+_TRAILING_BYTES = 8
 _TRAILING_MARKS = (b"TAG", b"ID3", b"3DI", b"APETAGEX", b"LYRICS", b"LIST", b"id3 ", b"bext", b"iXML", b"_PMX", b"FLLR")
 _CUT_REMEDY = "Copy the file again, or remove the row."
 

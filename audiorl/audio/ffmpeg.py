@@ -9,7 +9,8 @@
 3. The stream is FFmpeg's best audio stream; a file with several is told once. Priming samples at its start go as
    FFmpeg lets them go. Silence is not put in where a stream starts late or has gaps.
 4. A length is that of the decoded samples: what these containers state is rounded, estimated or absent. Where a
-   container states it to the sample (MP4) or to the millisecond (Matroska), fewer are a cut file.
+   container states it to the sample (MP4) or to the millisecond (Matroska), fewer are a cut file. A cut does not show
+   where nothing is stated: WebM of a browser's recorder, AAC, AMR, AC-3.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 
 from audiorl.audio.containers import MP3, Container, checked_mp3
-from audiorl.audio.sources import AudioFault, Clip, ClipShape
+from audiorl.audio.sources import AudioFault, Clip, ClipShape, say_once
 
 # libsndfile's length of a FLAC stream whose header leaves the length open.
 _LENGTH_UNKNOWN = 2**62
@@ -94,7 +94,7 @@ def clip_shape(container: Container, name: str) -> ClipShape:
     """
     with _opened(container, name) as sound:
         if sound.frames < _LENGTH_UNKNOWN:
-            return ClipShape(_recorded(sound.frames, container), sound.samplerate, sound.channels)
+            return ClipShape(_recorded(sound.frames, container, name), sound.samplerate, sound.channels)
         return ClipShape(sum(map(len, _blocks(sound, name))), sound.samplerate, sound.channels)
 
 
@@ -115,7 +115,7 @@ def decode(container: Container, name: str) -> Clip:
         else:
             samples = _read(sound, promised, name)
             _require_all(sound, len(samples), promised, name)
-            samples = samples[: _recorded(promised, container)]
+            samples = samples[: _recorded(promised, container, name)]
         if kind == "FLAC":
             _require_no_more(sound, container, promised, name)
         return Clip(samples, sound.samplerate, lossy)
@@ -144,10 +144,18 @@ def _opened(container: Container, name: str) -> Iterator[soundfile.SoundFile]:
         yield sound
 
 
-def _recorded(frames: int, container: Container) -> int:
+def _recorded(frames: int, container: Container, name: str) -> int:
     """Samples without what fills the last block of a codec."""
     known = container.samples
-    return known if known is not None and 0 <= frames - known <= _LONGEST_CODEC_BLOCK else frames
+    if known is None:
+        return frames
+    if 0 <= frames - known <= _LONGEST_CODEC_BLOCK:
+        return known
+    say_once(
+        "counts of samples",
+        f"{name}: its header counts {known} samples, its blocks hold {frames}; all of them are read.",
+    )
+    return frames
 
 
 def _read(sound: soundfile.SoundFile, frames: int, name: str) -> np.ndarray:

@@ -20,6 +20,7 @@ import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -251,7 +252,18 @@ def _file_shape(source: Any, name: str) -> ClipShape:
                 return libsndfile.clip_shape(container, name)
             except libsndfile.CannotOpenError:
                 pass
-        return ffmpeg.clip_shape(container, name)
+        path = getattr(file, "name", None)
+        if not isinstance(path, str) or not os.path.isfile(path):
+            return ffmpeg.clip_shape(container, name)
+        found = os.stat(path)
+    return _decoded_shape(path, found.st_size, found.st_mtime_ns, name)
+
+
+@lru_cache(maxsize=1 << 16)
+def _decoded_shape(path: str, size: int, changed: int, name: str) -> ClipShape:
+    """What FFmpeg has to decode for: checks, bounds and reports ask for a file's length, which is decoded once."""
+    with open(path, "rb") as file:
+        return ffmpeg.clip_shape(inspect_container(file, name), name)
 
 
 @contextmanager

@@ -148,6 +148,7 @@ def test_sound_behind_the_stated_end_is_told(container, codec):
         b"LIST\x0a\0\0\0INFOISFT\0\0" + b"cue \x04\0\0\0" + bytes(4),
         b"TAG" + b"x" * 125,
         b"APETAGEX" + b"\x01" * 700,
+        b"\x01" * 8,
         bytes(5000),
     ],
 )
@@ -185,6 +186,27 @@ def test_an_aiff_whose_chunk_holds_more_than_its_frames_is_told():
     for read in BOTH:
         with pytest.raises(AudioFault, match="behind the end"):
             read(bytes(aiff))
+
+
+@pytest.mark.parametrize("codec", ["PCM_16", "ULAW"])
+@pytest.mark.parametrize("behind", [16, 1000])
+def test_even_a_few_samples_behind_the_stated_end_are_told(codec, behind):
+    wav = encoded(noise(), subtype=codec)
+    size = int.from_bytes(wav[(at := wav.index(b"data") + 4) : at + 4], "little")
+    with pytest.raises(AudioFault, match=f"holds {behind} bytes behind the end"):
+        audio_seconds(with_size(wav, size - behind))
+
+
+def test_a_wrong_count_of_samples_beside_blocks_costs_none_and_is_told_once(caplog, monkeypatch):
+    monkeypatch.setattr("audiorl.audio.sources._said", set())
+    wav = encoded(noise(), subtype="GSM610")
+    at = wav.index(b"fact") + 8
+    assert struct.unpack("<I", wav[at : at + 4])[0] == len(noise())
+    wrong = wav[:at] + struct.pack("<I", 20_000) + wav[at + 4 :]
+    for read in BOTH:
+        read(wrong)
+    assert len(load_audio(wav, RATE)) == len(noise()) <= len(load_audio(wrong, RATE))
+    assert len(caplog.records) == 1 and "counts 20000 samples" in caplog.text
 
 
 # ---- other files ----

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 
-from audiorl.audio import AudioFault, audio_seconds, load_audio
+from audiorl.audio import AudioFault, audio_seconds, ffmpeg, load_audio
 from tests.audio.test_load import RATE, encoded, sine
 
 av = pytest.importorskip("av")
@@ -110,6 +112,37 @@ def test_a_cut_file_is_refused(form, share):
     for read in BOTH:
         with pytest.raises(AudioFault, match="cut off"):
             read(content[: int(share * len(content))])
+
+
+def test_the_length_of_a_file_is_decoded_once_until_the_file_changes(tmp_path, monkeypatch):
+    decoded = []
+    shape = ffmpeg.clip_shape
+    monkeypatch.setattr(ffmpeg, "clip_shape", lambda *args: decoded.append(args) or shape(*args))
+    path = tmp_path / "clip.m4a"
+    path.write_bytes(by_ffmpeg(clip(), *M4A))
+    long = [audio_seconds(path), audio_seconds({"path": str(path), "bytes": None}), audio_seconds(str(path))]
+    assert len(set(long)) == 1 and len(decoded) == 1
+    path.write_bytes(by_ffmpeg(clip()[:8000], *M4A))
+    assert audio_seconds(path) < 0.6 and len(decoded) == 2
+
+
+class Lengths(torch.utils.data.Dataset):
+    def __init__(self, content: bytes):
+        self.content = content
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, place: int) -> int:
+        return len(load_audio(self.content, RATE))
+
+
+def test_threads_of_the_check_and_processes_of_a_loader_decode_alike():
+    content = by_ffmpeg(clip(), *M4A)
+    with ThreadPoolExecutor(4) as pool:
+        (seconds,) = set(pool.map(audio_seconds, [content] * 16))
+    loaded = torch.utils.data.DataLoader(Lengths(content), batch_size=4, num_workers=2)
+    assert {int(length) for batch in loaded for length in batch} == {round(seconds * RATE)}
 
 
 def test_channels_are_kept_apart():
