@@ -51,9 +51,9 @@ if TYPE_CHECKING:
     from audiorl.trainers.config import SpeechConfig
     from audiorl.trainers.dpo import DPOConfig, DPOTrainer
     from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
+    from audiorl.trainers.hub import PushError
     from audiorl.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
     from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
-    from audiorl.trainers.parcels import PushError
     from audiorl.trainers.raft import RAFTConfig, RAFTTrainer
 
 # public name -> module
@@ -83,7 +83,7 @@ _HOMES = {
     "OnlineDPOTrainer": "audiorl.trainers.online_dpo",
     "POLICY_LOSSES": "audiorl.losses",
     "PREFERENCE_LOSSES": "audiorl.losses",
-    "PushError": "audiorl.trainers.parcels",
+    "PushError": "audiorl.trainers.hub",
     "RAFTConfig": "audiorl.trainers.raft",
     "RAFTTrainer": "audiorl.trainers.raft",
     "REWARDS": "audiorl.rewards",

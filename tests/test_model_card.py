@@ -22,10 +22,10 @@ from audiorl.model_card.methods import ADAPTER_PAPERS, LOSS_PAPERS, OPTION_PAPER
 from audiorl.model_card.papers import PAPERS
 from audiorl.models import base_model
 from audiorl.script import RowScriptArguments, data_source
-from audiorl.trainers import run_facts
+from audiorl.trainers import card
+from audiorl.trainers.card import changed_settings
 from audiorl.trainers.dpo import DPOTrainer
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
-from audiorl.trainers.run_facts import changed_settings
 from tests.cards import WITHOUT_AUDIOREAD, card_of, code_of, run_snippet
 from tests.tiny_audio_llms import tiny_audio_llm
 from tests.tiny_classifiers import tiny_classifier
@@ -357,4 +357,4 @@ def test_merging_wants_a_push_and_an_adapter(tmp_path):
 def test_values_of_filtered_rows_are_read_without_their_audio(monkeypatch):
     rows = Dataset.from_dict({"audio": [b"RIFF"] * 4, "language": ["en", "de", "en", None]}).select([0, 2, 3])
     monkeypatch.setattr(Dataset, "flatten_indices", lambda *_: pytest.fail("all columns were copied"))
-    assert run_facts._values(rows, "language") == {"en", None} and run_facts._values(rows, "prompt") == set()
+    assert card._values(rows, "language") == {"en", None} and card._values(rows, "prompt") == set()

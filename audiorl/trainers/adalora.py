@@ -3,7 +3,8 @@
 1. The schedule is told how many optimizer steps there are.
 2. After each optimizer step, while its gradients are still there, the importance of every rank is updated; every
    `deltaT` steps the least important ranks of all layers together are set to zero, down to the schedule's budget.
-3. Each loss gets `orth_reg_weight` times the orthogonality of the factors (`audiorl.losses.added_terms`).
+3. The loss of each optimizer step gets `orth_reg_weight` times the orthogonality of the factors
+   (`audiorl.losses.added_terms`).
 4. After step total_step - tfinal the ranks are fixed, `target_r` for each layer on average.
 
 Deviations from the paper: those of PEFT, whose allocator this drives (norms instead of squared norms, ranks that were
@@ -13,6 +14,7 @@ the one that reaches the target; counted from 0, as in PEFT's example, the last 
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -22,8 +24,9 @@ from transformers import TrainerCallback
 
 from audiorl.adapters import TOLD_BY_TRAINER
 from audiorl.losses.added_terms import orthogonality
-from audiorl.reference import REFERENCE_ADAPTER
+from audiorl.trainers.reference import REFERENCE_ADAPTER
 
+RANK_SCHEDULE = "adalora.pt"
 IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 SETTINGS = ("init_r", "target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "total_step")
 
@@ -143,19 +146,58 @@ class RankSchedule(TrainerCallback):
 
     # ---- the loss ----
 
+    def add_penalty(self) -> Tensor:
+        """Put the gradient of the orthogonality term beside that of the step's losses, whatever computed them.
+
+        To be called once an optimizer step, before gradients are clipped. All processes hold the same factors, so the
+        gradient needs no averaging.
+
+        Returns:
+            The term, a scalar.
+        """
+        penalty = self.penalty()
+        factors = [p for name, p in self._factors()]
+        for factor, gradient in zip(factors, torch.autograd.grad(self._scaled(penalty), factors), strict=True):
+            factor.grad = gradient if factor.grad is None else factor.grad + gradient
+        return penalty.detach()
+
+    def _scaled(self, penalty: Tensor) -> Tensor:
+        """As the losses were scaled before their backward: fp16 unscales all gradients together."""
+        scaler = getattr(self.trainer.accelerator, "scaler", None)
+        return penalty if scaler is None else scaler.scale(penalty)
+
     def penalty(self) -> Tensor:
         """Scalar: `orth_reg_weight` times the orthogonality of all factors of the active adapter."""
-        active = self.trainer.model.active_adapter
-        factors = []
-        for name, parameter in self.tuner.model.named_parameters():
-            if name.endswith(f".lora_A.{active}"):
-                factors.append(parameter)
-            elif name.endswith(f".lora_B.{active}"):
-                factors.append(parameter.mT)
+        factors = [p.mT if ".lora_B." in name else p for name, p in self._factors()]
         with torch.autocast(self.trainer.args.device.type, enabled=False):
             return self.config.orth_reg_weight * orthogonality(factors)
 
+    def _factors(self) -> list[tuple[str, nn.Parameter]]:
+        """Both matrices of every layer of the active adapter."""
+        active = self.trainer.model.active_adapter
+        ends = (f".lora_A.{active}", f".lora_B.{active}")
+        return [(name, p) for name, p in self.tuner.model.named_parameters() if name.endswith(ends)]
+
     # ---- resuming ----
+
+    def save(self, checkpoint: str) -> None:
+        if self.trainer.args.should_save:
+            torch.save(self.state(), os.path.join(checkpoint, RANK_SCHEDULE))
+
+    def load(self, checkpoint: str) -> None:
+        """Instead of PEFT's loading, for which the shapes in a checkpoint with ranks cut are wrong.
+
+        Raises:
+            ValueError: the checkpoint does not say where the ranks stood.
+        """
+        path = os.path.join(checkpoint, RANK_SCHEDULE)
+        if not os.path.exists(path):
+            raise ValueError(
+                f"{checkpoint} has no {RANK_SCHEDULE}, without which AdaLoRA's ranks cannot go on: PEFT saves neither "
+                "their importance nor the ranks that were cut. Resume from a checkpoint of this library, or pass the "
+                "adapter as the model and start a new run, in which its ranks stay as they are."
+            )
+        self.load_state(torch.load(path, map_location="cpu", weights_only=True))
 
     def state(self) -> dict[str, Any]:
         """What a resume needs: PEFT's checkpoint lacks the allocator's averages and the ranks that were cut."""

@@ -16,31 +16,39 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypedDict
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DynamoBackend, broadcast_object_list, is_peft_model
 from datasets import Dataset
 from peft import PeftConfig
 from torch import Tensor, nn
-from transformers import EvalPrediction, TrainerCallback
-from transformers.trainer_utils import PredictionOutput
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from transformers.utils import logging
 
-from audiorl.batch import GroupBatch
+from audiorl.batch import GroupBatch, GroupScores
 from audiorl.collator import SpeechCollator
 from audiorl.datasets import BadRowsError, RowFault, SkippedRows, check_rows, drop_bad_rows
 from audiorl.datasets.corpora import rows_for
+from audiorl.datasets.growth import growth_faults
 from audiorl.elsewhere import AnswersWrongArguments
-from audiorl.model_card import DataSource
+from audiorl.evaluation import Comparison, Decoded
+from audiorl.model_card import MODEL_CARD, DataSource
 from audiorl.models import base_model, disable_dropout
 from audiorl.text.normalizers import normalizer
-from audiorl.trainers.adapters import AdapterTrainer
+from audiorl.trainers.adalora import RankSchedule
+from audiorl.trainers.adapters import adapter_files, follow_adapter
 from audiorl.trainers.audio_bounds import LEFT_OUT_FILE, count_left_out_of_streams, rows_within_bounds
-from audiorl.trainers.augmenting import AugmentedTraining
+from audiorl.trainers.augmenting import TrainingAugmentation
 from audiorl.trainers.bad_numbers import StopOnBadNumbers
+from audiorl.trainers.card import RunCard
+from audiorl.trainers.checkpoints import CheckpointSaver
 from audiorl.trainers.config import SpeechConfig
-from audiorl.trainers.decoding import DecodedEvaluation
+from audiorl.trainers.decoding import Decoder
+from audiorl.trainers.hub import HubPusher, tokens_left_out
 from audiorl.trainers.loading import (
     add_adapter,
     check_trained,
@@ -49,13 +57,14 @@ from audiorl.trainers.loading import (
     load_model,
     load_processor,
     plan_adapter,
+    save_spelling,
 )
-from audiorl.trainers.logs import without_other_bars, write_logs
+from audiorl.trainers.logs import console_of, without_other_bars, write_logs
 from audiorl.trainers.media import AudioSamples
 from audiorl.trainers.metrics import Metrics
 from audiorl.trainers.parallel import check_parallelism
 from audiorl.trainers.preemption import StopOnSigterm
-from audiorl.trainers.publishing import PublishingTrainer
+from audiorl.trainers.reference import AdapterOff, FrozenCopy, FrozenPolicy
 from audiorl.trainers.report_files import RunReport
 from audiorl.trainers.special_tokens import OwnConfigs
 
@@ -91,9 +100,15 @@ class StepCounts(NamedTuple):
     tokens: Tensor  # scalar: kept tokens of the first hypothesis of each
 
 
-class SpeechTrainer(
-    PublishingTrainer, AdapterTrainer, AugmentedTraining, DecodedEvaluation, metaclass=AnswersWrongArguments
-):
+class ExtraState(Protocol):
+    """A part of a run that a checkpoint must hold beside what `Trainer` saves; every process calls both."""
+
+    def save(self, checkpoint: str) -> None: ...
+
+    def load(self, checkpoint: str) -> None: ...
+
+
+class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
     """Base of the trainers; a subclass says which text columns its rows need and computes the loss.
 
     Args:
@@ -108,12 +123,26 @@ class SpeechTrainer(
         callbacks, optimizers: as in `transformers.Trainer`.
         peft_config: trains a new adapter instead of the model; see `audiorl.adapters` for its target_modules.
         quantization_config: how to load the model by name or path, e.g. `BitsAndBytesConfig(load_in_8bit=True)`.
+
+    Attributes:
+        family: what the model's kind of model needs of a trainer (`audiorl.models`).
+        augmentation: of training clips; false where they are heard as they are.
+        saver, checkpoints: write checkpoints and models whole; the checkpoints of `output_dir`.
+        card: the model card; `record_data` and `record_evaluation` tell it what a trainer cannot know.
+        hub: pushes the model and its checkpoints.
+        decoder: transcribes rows with the model as it is.
+        frozen: the policy to compare with, where `set_reference` made one.
+        ranks: AdaLoRA's schedule, where the adapter is one.
+        extra_state: parts of the run that a checkpoint holds beside the model and `Trainer`'s own state.
+        metrics: what is logged: means over micro-batches and processes.
     """
 
     train_dataset: Any
     eval_dataset: Any
+    data_collator: Any
     text_columns: tuple[str, ...] = ("text",)
     distinct_texts = False
+    frozen: FrozenPolicy | None = None
 
     def __init__(
         self,
@@ -139,7 +168,8 @@ class SpeechTrainer(
         planned = plan_adapter(model, peft_config)
         self._allow_silence = args.allow_silence
         self.skipped = SkippedRows(os.path.join(args.output_dir, "skipped_rows.jsonl"))
-        self.set_augmentation(args)
+        self.augmentation = TrainingAugmentation(args)
+        self.hub, self.card, self.decoder = HubPusher(self), RunCard(self), Decoder(self)
         self._name_data(train_dataset)
         train_rows = self._checked_rows(train_dataset, args, "train_dataset")
         eval_rows = self._checked_rows(eval_dataset, args, "eval_dataset")
@@ -162,8 +192,13 @@ class SpeechTrainer(
         self.model_accepts_loss_kwargs = False
         self.metrics = Metrics(self.accelerator)
         self.step_counts: StepCounts | None = None
+        self.extra_state: list[ExtraState] = []
+        self.saver = CheckpointSaver(self)
+        self.checkpoints = self.saver.folder
         self._add_callbacks(args)
-        self.follow_adapter()
+        self.ranks: RankSchedule | None = follow_adapter(self)
+        if self.ranks is not None:
+            self.extra_state.append(self.ranks)
         self._check_ready()
 
     def _check_overrides(self) -> None:
@@ -185,13 +220,14 @@ class SpeechTrainer(
     def _check_ready(self) -> None:
         """What only shows once accelerate and the model are ready."""
         check_parallelism(self.accelerator)
-        self.check_augmentation()
-        self._check_decoding()
+        self.augmentation.collator(self.data_collator)
+        self.decoder.check()
+        self.hub.check()
 
     def _name_data(self, train_dataset: Any) -> None:
         """Rows that came by a name are on the card by it."""
         if isinstance(train_dataset, str | os.PathLike):
-            self.record_data(DataSource(os.path.basename(os.path.normpath(train_dataset))))
+            self.card.source = DataSource(os.path.basename(os.path.normpath(train_dataset)))
 
     def _tunable(self, model: nn.Module, planned: PeftConfig | None, args: SpeechConfig) -> nn.Module:
         """The model with its adapter, encoder and dropout as the config says."""
@@ -208,6 +244,7 @@ class SpeechTrainer(
         self.stop_on_sigterm = StopOnSigterm(self)
         self.add_callback(self.stop_on_sigterm)
         self.add_callback(self.own_configs)
+        self.add_callback(self.card.stopwatch)
         write_logs(self)
         if args.log_audio_every:
             self.add_callback(AudioSamples(self))
@@ -238,7 +275,7 @@ class SpeechTrainer(
         # one process looks at every file, all of them hear what it found
         found: list[list[RowFault]] = [[]]
         if args.process_index == 0:
-            found = [self._faults(rows) + (self.growth_faults(rows) if name.startswith("train_dataset") else [])]
+            found = [self._faults(rows) + (self._growth_faults(rows) if name.startswith("train_dataset") else [])]
         faults = broadcast_object_list(found)[0] if args.world_size > 1 else found[0]
         if faults and args.on_bad_rows == "error":
             raise BadRowsError(faults)
@@ -256,7 +293,70 @@ class SpeechTrainer(
             silence=self._allow_silence,
         )
 
+    def _growth_faults(self, rows: Dataset) -> list[RowFault]:
+        """The faults of training rows that come of playing them slower or faster."""
+        return growth_faults(
+            rows,
+            text_columns=self.text_columns,
+            max_seconds=self.family.max_seconds,
+            last_time=self.family.last_time,
+            growth=self.augmentation.growth,
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        plain, self.data_collator = self.data_collator, self.augmentation.collator(self.data_collator)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = plain
+
+    def at_the_end(self) -> bool:
+        """Whether a checkpoint that has reached the last step was resumed; `Trainer` looks only after a step."""
+        return self.state.global_step >= self.state.max_steps
+
+    def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> Any:
+        if self.at_the_end():
+            self.control.should_training_stop = True
+            return None
+        self.augmentation.begin_epoch(epoch)
+        return super()._run_epoch(*args, epoch=epoch, **kwargs)
+
+    # ---- the frozen policy ----
+
+    def set_reference(
+        self, ref_model: str | os.PathLike | nn.Module | None, *, new_adapter: bool, **options: Any
+    ) -> None:
+        """Find the frozen policy, now, while the policy is what was handed in.
+
+        Args:
+            ref_model: id, path or model; None for the policy itself as it is now.
+            new_adapter: whether the policy's adapter, if it has one, was made by this trainer.
+            options: `sum_tokens` of `FrozenPolicy`.
+        """
+        self.frozen = FrozenPolicy(self, ref_model, new_adapter=new_adapter, **options)
+        self.extra_state.append(self.frozen)
+
+    @property
+    def reference(self) -> FrozenCopy | AdapterOff | None:
+        """What scores as the frozen policy; None where there is none, or where its scores were computed beforehand."""
+        return None if self.frozen is None else self.frozen.scorer
+
+    def ref_logps(self, model: nn.Module, batch: GroupBatch, scores: GroupScores) -> Tensor:
+        """(B, K) nats under the frozen policy; see `FrozenPolicy.sums`."""
+        if self.frozen is None:
+            raise ValueError("There is no reference to score with. Build the trainer with a loss that uses one.")
+        return self.frozen.sums(model, batch, scores)
+
     # ---- one optimizer step ----
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """One micro-batch, forward and backward. AdaLoRA's term joins the last one of a step, whatever the loss."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.ranks is None or not self.accelerator.sync_gradients:
+            return loss
+        penalty = self.ranks.add_penalty()
+        self.metrics.add("train", "loss/orthogonality", penalty)
+        return loss + penalty
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -342,7 +442,31 @@ class SpeechTrainer(
 
     def prepare_rows(self, source: Any, name: str) -> Any:
         """Rows as this trainer reads them, from whatever a user passes to `evaluate`."""
-        return self._checked_rows(source, self.args, name)
+        rows = self._checked_rows(source, self.args, name)
+        return rows if self.frozen is None else self.frozen.complete(rows, name)
+
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        console = console_of(self)
+        with console.paused():
+            output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+            console.end_prediction()
+            found = self.metrics.drain("eval")
+            if self.decoder.asked:
+                found |= self.decoder.measure(self.decode(dataloader.dataset))
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        output.metrics.update({f"{prefix}_{name}": value for name, value in found.items()})
+        return output
+
+    def decode(self, rows: Any) -> Decoded:
+        """Transcribe rows with the model as it is, spread over the processes; every process gets all of it.
+
+        Args:
+            rows: rows with `audio` and `text`, or pairs, whose `chosen` then counts as the transcript; no stream.
+
+        Raises:
+            ValueError: training shards the weights.
+        """
+        return self.decoder.decode(rows)
 
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -360,7 +484,10 @@ class SpeechTrainer(
             OSError: the disk is full; the last checkpoint is named.
             SystemExit: SIGTERM came, a checkpoint is written.
         """
-        checkpoint = self.begin(resume_from_checkpoint)
+        checkpoint = self.saver.begin(resume_from_checkpoint)
+        self.hub.sweep()
+        if self.is_world_process_zero():
+            self.card.facts(self.args.output_dir)  # what would keep a card from being written shows before the run
         alike = self.own_configs.agreeing_with(self.processing_class)
         with self.stop_on_sigterm.listening(), self.checkpoints.with_room(), without_other_bars(), alike:
             output = super().train(checkpoint, *args, **kwargs)
@@ -371,3 +498,162 @@ class SpeechTrainer(
             output.metrics["left_out_clips"] = count
             logger.warning(f"{count} clips of streams were left out for their length; {LEFT_OUT_FILE} says which.")
         return output
+
+    # ---- files ----
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self.checkpoints.staging or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        save = partial(super()._save_checkpoint, model, trial)
+        written = self.saver.save_checkpoint(save, super()._get_output_dir(trial))
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(written)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save model, processor and card; files appear one by one, each whole, weights last.
+
+        Unlike `Trainer`'s, it does not push: `push_to_hub()` does, once, when all that the card says is known.
+        """
+        self.saver.save_model(partial(super().save_model, _internal_call=True), output_dir or self.args.output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            for part in self.extra_state:
+                part.load(checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.ranks is None:  # else they load the weights, too
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            self.saver.load_renamed(resume_from_checkpoint, self.model if model is None else model)
+
+    def _load_best_model(self) -> None:
+        if self.ranks is None:
+            super()._load_best_model()
+        else:
+            self.ranks.load(self.state.best_model_checkpoint)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Without access tokens, and of an adapter no more than what was trained and, to resume, its reference."""
+        folder = output_dir or self.args.output_dir
+        own = adapter_files(
+            self.model, folder, keep_reference=self.checkpoints.staging is not None, cut_ranks=self.ranks is not None
+        )
+        with tokens_left_out(self.args), own:
+            super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            save_spelling(self.processing_class, folder)
+
+    def describe(self, staged: str, final: str) -> None:
+        """Write what tells a person about the model; called in the process that saves, before the files appear.
+
+        Args:
+            staged: the folder with the model's files, which becomes, or goes into, `final`.
+        """
+        if is_peft_model(self.model) and getattr(base_model(self.model), "can_generate", bool)():
+            # an adapter alone would leave how it decodes to whatever the base's folder says later
+            base_model(self.model).generation_config.save_pretrained(staged)
+        self.card.write(staged, final)
+
+    # ---- the card ----
+
+    def record_data(self, source: DataSource) -> None:
+        """Tell the card what the training rows are called; their count is the trainer's to fill in."""
+        self.card.source = source
+
+    def record_evaluation(self, before: Decoded, after: Decoded, source: DataSource | None = None) -> Comparison:
+        """Compare what the model said before and after training, and put WER and CER on the card.
+
+        Of a family that answers with labels it is the share of wrong ones. A card that lies in `output_dir` already is
+        written anew.
+
+        Args:
+            before, after: from `decode`, of the same rows; every process calls.
+            source: what these rows are called; default nameless.
+
+        Returns:
+            The comparison in words, in characters for scripts without spaces, or of labels.
+
+        Raises:
+            ValueError: the two are not of the same clips, or there are fewer than two.
+        """
+        comparison = self.card.measure(before, after, source)
+        if os.path.exists(os.path.join(self.args.output_dir, MODEL_CARD)):
+            self.create_model_card()
+        return comparison
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """Write the card into `output_dir`, in one rename; the first process does.
+
+        Args:
+            model_name: of the tuned model; default as on the Hub, or the folder's.
+            dataset_name: id of the training rows on the Hub, if `record_data` was not told.
+            tags: beside those of method and model.
+        """
+        self.card.note(model_name, dataset_name, tags)
+        if self.is_world_process_zero():
+            self.card.publish()
+
+    # ---- the Hub ----
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository; see `HubPusher.make_repo`."""
+        self.hub.make_repo(token, private)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Save the model into `output_dir` and push it: weights or adapter, processor, generation config and card.
+
+        With `hub_merge_adapter` the base with the adapter merged in is written to "<output_dir>-merged" and pushed.
+
+        Args:
+            commit_message, blocking, token, revision, private: as in `transformers.Trainer`.
+            kwargs: those of `create_model_card`.
+
+        Returns:
+            The commit; a future of it if not `blocking`; None in all processes but the first.
+
+        Raises:
+            PushError: the model is on disk; the message has the line that pushes it.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self.card.note(**kwargs)
+        return self.hub.push(commit_message, blocking, token, revision, private)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        self.hub.push_checkpoint(checkpoint_folder)
+
+    def _finish_current_push(self) -> None:
+        self.hub.finish()
+
+    def save_merged(self) -> str | None:
+        """Write the adapter that lies in `output_dir` merged into its base, in full precision, beside it.
+
+        Returns:
+            "<output_dir>-merged": weights, processor, generation config and card. None in all processes but the first.
+        """
+        return self.hub.merge(self.args.output_dir) if self.is_world_process_zero() else None
+
+    # ---- torch.compile ----
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Keep torch_compile from accelerate: the family compiles its backbone, accelerate would compile the head and
+        whatever a call does inside the forward, anew for each call."""
+        backend, self.args.torch_compile_backend = self.args.torch_compile_backend, None
+        super().create_accelerator_and_postprocess()
+        self.args.torch_compile_backend = backend
+        if self.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
+            raise ValueError(
+                "accelerate was told to compile the whole forward (--dynamo_backend or its config file), which breaks "
+                "at the head and is compiled anew for each call. Set it to no and pass torch_compile=True instead."
+            )

@@ -26,7 +26,6 @@ from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from torch import nn
 from torch.distributed.fsdp import StateDictType
-from transformers import Trainer
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
@@ -176,22 +175,26 @@ class UnwritableError(OSError):
     """A file of a run could not be written; the message names the last whole checkpoint."""
 
 
-class WholeCheckpoints(Trainer):
-    """A `Trainer` whose checkpoints and saved models appear whole, and which resumes from whole ones only.
+class CheckpointSaver:
+    """Saves a trainer's model and checkpoints whole, and finds the checkpoint that a run goes on from.
+
+    Args:
+        trainer: a `SpeechTrainer`, built but for this.
 
     Attributes:
-        checkpoints: of `output_dir`.
+        folder: the checkpoints of `output_dir`.
         fingerprint: what this run is made of.
+        saved_files: names of what `save_model` put into its folder last, in the process that saves.
     """
 
-    # names of what `save_model` put into its folder last, in the process that saves
-    saved_files: tuple[str, ...] = ()
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.folder = Checkpoints(trainer.args.output_dir, trainer.args.save_total_limit)
+        self.fingerprint = RunFingerprint(trainer)
+        self.saved_files: tuple[str, ...] = ()
+        trainer.add_callback(self.fingerprint)
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.checkpoints = Checkpoints(self.args.output_dir, self.args.save_total_limit)
-        self.fingerprint = RunFingerprint(self)
-        self.add_callback(self.fingerprint)
+    # ---- going on ----
 
     def begin(self, resume_from_checkpoint: str | bool | None) -> str | None:
         """Claim `output_dir` and find the checkpoint to go on from, before anything is spent; every process calls.
@@ -210,8 +213,8 @@ class WholeCheckpoints(Trainer):
         return found
 
     def _begin(self, asked: str | bool | None) -> str | None:
-        self.checkpoints.claim()
-        args = self.args
+        self.folder.claim()
+        args = self.trainer.args
         found = checkpoint_to_resume(asked, args.output_dir, allow_unlisted=args.allow_changed_resume)
         if found is not None and (run := run_of(found)) is not None:
             check_same_run(found, self.fingerprint.changes(run), allowed=args.allow_changed_resume)
@@ -219,10 +222,10 @@ class WholeCheckpoints(Trainer):
 
     def _in_first_process(self, find: Callable[[], str | None]) -> str | None:
         """What one process finds, in all of them; an error of it is raised in all."""
-        if self.args.world_size == 1:
+        if self.trainer.args.world_size == 1:
             return find()
         found: list[Any] = [None, None]
-        if self.args.process_index == 0:
+        if self.trainer.args.process_index == 0:
             try:
                 found[0] = find()
             except (ValueError, OSError) as error:
@@ -232,100 +235,89 @@ class WholeCheckpoints(Trainer):
             raise problem
         return value
 
-    def at_the_end(self) -> bool:
-        """Whether a checkpoint that has reached the last step was resumed; `Trainer` looks only after a step."""
-        return self.state.global_step >= self.state.max_steps
+    def load_renamed(self, checkpoint: str, model: nn.Module) -> None:
+        """Let `from_pretrained` read weights that the checkpoint calls by other names than the model does.
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
-        if self.at_the_end():
-            self.control.should_training_stop = True
-            return None
-        return super()._run_epoch(*args, **kwargs)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Weights that a checkpoint calls by other names than the model does are read by `from_pretrained`, which knows
-        both; `Trainer` leaves them as they are, with no more than a warning, and would go on from the base."""
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        base = base_model(self.model if model is None else model)
-        if saved_names(resume_from_checkpoint) - set(base.state_dict()):
-            loaded = type(base).from_pretrained(resume_from_checkpoint, dtype=base.dtype)
+        It knows both names. `Trainer` leaves such weights as they are, with no more than a warning.
+        """
+        base = base_model(model)
+        if saved_names(checkpoint) - set(base.state_dict()):
+            loaded = type(base).from_pretrained(checkpoint, dtype=base.dtype)
             base.load_state_dict(loaded.state_dict())
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return self.checkpoints.staging or super()._get_output_dir(trial)
+    # ---- saving ----
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Let `Trainer` write into a staging folder, then publish; rotation and push follow."""
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        with self.checkpoints.writing(name):
-            self._write_checkpoint(name, model, trial)
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(os.path.join(super()._get_output_dir(trial), name))
-
-    def _write_checkpoint(self, name: str, model: nn.Module, trial: Any) -> None:
-        run_dir = super()._get_output_dir(trial)
-        checkpoints = self.checkpoints
-        checkpoints.folder, checkpoints.limit = run_dir, self.args.save_total_limit
-        if self.args.should_save:
-            checkpoints.discard_staging()
-        self.accelerator.wait_for_everyone()
-        limit, push = self.args.save_total_limit, self.args.push_to_hub
-        checkpoints.staging = staging_dir(run_dir)
-        self.args.save_total_limit, self.args.push_to_hub = None, False
-        staged = os.path.join(checkpoints.staging, name)
-        try:
-            super()._save_checkpoint(model, trial)
-            self.save_extra_state(staged)
-            if self.args.should_save:
-                self.describe(staged, os.path.join(run_dir, name))
-            self._name_best_checkpoint(run_dir, staged)
-        finally:
-            checkpoints.staging = None
-            self.args.save_total_limit, self.args.push_to_hub = limit, push
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            checkpoints.publish(name, self.fingerprint.run, self.state.best_model_checkpoint)
-        self.accelerator.wait_for_everyone()
-
-    def save_extra_state(self, checkpoint: str) -> None:
-        """Write what a subclass needs beyond `Trainer`'s state to resume; called in every process."""
-
-    def describe(self, staged: str, final: str) -> None:
-        """Write what tells a person about the model; called in the process that saves, before the files appear.
+    def save_checkpoint(self, save: Callable[[], None], run_dir: str) -> str:
+        """Let `Trainer` write into a staging folder, then publish and rotate.
 
         Args:
-            staged: the folder with the model's files, which becomes, or goes into, `final`.
+            save: `Trainer`'s own way, without rotation and push.
+            run_dir: where the checkpoint is to appear.
+
+        Returns:
+            Its folder.
         """
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.trainer.state.global_step}"
+        with self.folder.writing(name):
+            self._write_checkpoint(save, run_dir, name)
+        return os.path.join(run_dir, name)
+
+    def _write_checkpoint(self, save: Callable[[], None], run_dir: str, name: str) -> None:
+        trainer, args, folder = self.trainer, self.trainer.args, self.folder
+        folder.folder, folder.limit = run_dir, args.save_total_limit
+        if args.should_save:
+            folder.discard_staging()
+        trainer.accelerator.wait_for_everyone()
+        limit, push = args.save_total_limit, args.push_to_hub
+        folder.staging = staging_dir(run_dir)
+        args.save_total_limit, args.push_to_hub = None, False
+        staged = os.path.join(folder.staging, name)
+        try:
+            save()
+            for part in trainer.extra_state:
+                part.save(staged)
+            if args.should_save:
+                trainer.describe(staged, os.path.join(run_dir, name))
+            self._name_best_checkpoint(run_dir, staged)
+        finally:
+            folder.staging = None
+            args.save_total_limit, args.push_to_hub = limit, push
+        trainer.accelerator.wait_for_everyone()
+        if args.should_save:
+            folder.publish(name, self.fingerprint.run, trainer.state.best_model_checkpoint)
+        trainer.accelerator.wait_for_everyone()
 
     def _name_best_checkpoint(self, run_dir: str, staged: str) -> None:
         """The best checkpoint's name as it will be after the rename, in the state and in its file."""
-        if not self.state.best_global_step:
+        state = self.trainer.state
+        if not state.best_global_step:
             return
-        name = f"checkpoint-{self.state.best_global_step}"
+        name = f"checkpoint-{state.best_global_step}"
         if os.path.isdir(os.path.join(run_dir, name)) or os.path.basename(staged) == name:
-            self.state.best_model_checkpoint = os.path.join(run_dir, name)
-        if self.args.should_save:
-            self.state.save_to_json(os.path.join(staged, "trainer_state.json"))
+            state.best_model_checkpoint = os.path.join(run_dir, name)
+        if self.trainer.args.should_save:
+            state.save_to_json(os.path.join(staged, STATE_FILE))
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+    def save_model(self, save: Callable[[str], None], final: str) -> None:
         """Save model, processor and card; files appear one by one, each whole, weights last.
 
-        Unlike `Trainer`'s, it does not push: `push_to_hub()` does, once, when all that the card says is known.
+        Args:
+            save: `Trainer`'s own way to save into a folder.
         """
-        if self.checkpoints.staging is not None:
-            super().save_model(output_dir, _internal_call=True)
+        if self.folder.staging is not None:  # a part of a checkpoint
+            save(final)
             return
-        with self.checkpoints.writing("the model"):
-            self._save_whole_model(output_dir or self.args.output_dir)
+        with self.folder.writing("the model"):
+            self._save_whole_model(save, final)
 
-    def _save_whole_model(self, final: str) -> None:
+    def _save_whole_model(self, save: Callable[[str], None], final: str) -> None:
         staged = os.path.join(staging_dir(final), "model")
         with self._weights_in_one_piece():
-            super().save_model(staged, _internal_call=True)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
+            save(staged)
+        self.trainer.accelerator.wait_for_everyone()
+        if self.trainer.args.should_save:
             try:
-                self.describe(staged, final)
+                self.trainer.describe(staged, final)
             finally:  # the model appears, whatever keeps its card from being written
                 self.saved_files = publish_files(staged, final)
                 shutil.rmtree(staging_dir(final), ignore_errors=True)
@@ -333,7 +325,7 @@ class WholeCheckpoints(Trainer):
     @contextlib.contextmanager
     def _weights_in_one_piece(self) -> Iterator[None]:
         """A saved model is one that `from_pretrained` loads, also where checkpoints are kept in shards."""
-        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        plugin = getattr(self.trainer.accelerator.state, "fsdp_plugin", None)
         if plugin is None:
             yield
             return

@@ -26,12 +26,11 @@ from transformers import TrainerCallback
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.losses import ObjectiveTerms, PairScores, pair_scores, sequence_reduction
 from audiorl.models import SpeechFamily
-from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers, StepCounts
+from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers, SpeechTrainer, StepCounts
 from audiorl.trainers.config import PreferenceLossFields, SpeechConfig, SyncedReferenceFields
 from audiorl.trainers.gathering import gathered_pairs
 from audiorl.trainers.loading import default_output_dir
 from audiorl.trainers.pair_metrics import add_pair_rewards, add_pair_scores
-from audiorl.trainers.with_reference import ReferenceTrainer
 
 
 @dataclass
@@ -70,7 +69,7 @@ class DPOConfig(PreferenceLossFields, SyncedReferenceFields, SpeechConfig):
             )
 
 
-class DPOTrainer(ReferenceTrainer):
+class DPOTrainer(SpeechTrainer):
     """Tune a speech model on pairs of transcripts; rows need `audio`, `chosen`, `rejected`.
 
     Args:
@@ -118,7 +117,7 @@ class DPOTrainer(ReferenceTrainer):
         self.objective = args.objective()
         self.sum_tokens = sequence_reduction(args.ld_alpha)
         if self.objective.uses_reference:
-            self.set_reference(ref_model, new_adapter=peft_config is not None)
+            self.set_reference(ref_model, new_adapter=peft_config is not None, sum_tokens=self.sum_tokens)
 
     # ---- the loss ----
 

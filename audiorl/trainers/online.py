@@ -44,18 +44,16 @@ from audiorl.trainers.rollout_metrics import (
 from audiorl.trainers.rollouts import Rollout
 from audiorl.trainers.sampled_texts import SampledTexts
 from audiorl.trainers.step_data import (
+    HeldRollouts,
     Learnt,
     StepData,
     audio_of,
     each_row_once,
-    load_step_data,
-    rollouts_file,
     with_transcript,
 )
-from audiorl.trainers.with_reference import ReferenceTrainer
 
 
-class RolloutTrainer(RewardedTrainer, ReferenceTrainer, ABC):
+class RolloutTrainer(RewardedTrainer, ABC):
     """Base of the trainers that learn from rewarded rollouts; rows need `audio`, `text` and what the rewards read.
 
     Args:
@@ -87,7 +85,8 @@ class RolloutTrainer(RewardedTrainer, ReferenceTrainer, ABC):
             self.set_reference(ref_model, new_adapter=kwargs.get("peft_config") is not None)
         elif ref_model is not None:
             raise ValueError("ref_model would not be read: beta is 0. Raise beta, or leave ref_model out.")
-        self.step_data: StepData | None = None
+        self.held = HeldRollouts(self)
+        self.extra_state.append(self.held)
         self.sampled = SampledTexts(self)
 
     # ---- what a subclass says ----
@@ -138,9 +137,9 @@ class RolloutTrainer(RewardedTrainer, ReferenceTrainer, ABC):
             self.step_counts = self._count(batches, device)
         first = self.state.global_step % self.args.num_iterations == 0
         if first:
-            self.step_data = None  # the states of the last step go before those of this one come
-            self.step_data = self._roll_out(batches)
-        data = self._data()
+            self.held.data = None  # the states of the last step go before those of this one come
+            self.held.data = self._roll_out(batches)
+        data = self.held.get()
         data.check_rows(batches)
         parts = zip(batches, data.batches, data.states, strict=True)
         return [self._input(batch, tensors, states, first=first) for batch, tensors, states in parts], num_items
@@ -203,7 +202,7 @@ class RolloutTrainer(RewardedTrainer, ReferenceTrainer, ABC):
         scores = self.family.score_groups(model, batch, batch.tensors.get("states"), temperature=self.args.temperature)
         sampled = batch.num_hypotheses - (self.args.sft_weight > 0)
         own = scores._replace(**{name: getattr(scores, name)[:, :sampled] for name in scores._fields[:-1]})
-        loss = self.rollout_loss(batch, own, self._data().counts)
+        loss = self.rollout_loss(batch, own, self.held.get().counts)
         if self.args.sft_weight > 0:
             logps, keep = scores.logps[:, sampled:], scores.keep[:, sampled:]
             loss = loss + self.args.sft_weight * supervised_loss(logps, keep, self.step_counts.tokens)
@@ -217,22 +216,3 @@ class RolloutTrainer(RewardedTrainer, ReferenceTrainer, ABC):
         super().log(logs, start_time)
         if self.model.training:
             self.sampled.tell(self.state.global_step)
-
-    # ---- resuming between two inner updates ----
-
-    def save_extra_state(self, checkpoint: str) -> None:
-        super().save_extra_state(checkpoint)
-        if self.step_data is not None and self.state.global_step % self.args.num_iterations:
-            self.step_data.save(rollouts_file(checkpoint, self.args.process_index))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        self.step_data = None
-        if checkpoint is None or not self.state.global_step % self.args.num_iterations:
-            return
-        path = rollouts_file(checkpoint, self.args.process_index)
-        self.step_data = load_step_data(path, self.args.device, self.args.num_iterations)
-
-    def _data(self) -> StepData:
-        assert self.step_data is not None, "sampled in the first of the inner updates, or read from the checkpoint"
-        return self.step_data

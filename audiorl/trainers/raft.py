@@ -126,6 +126,7 @@ class RAFTTrainer(RewardedTrainer):
             )
         self.sampled = SampledTexts(self, GROUPS_A_CYCLE)
         self.kept: KeptSamples | None = None
+        self.extra_state.append(KeptInCheckpoints(self))
         self.kept_tokens: Tensor | None = None  # of the optimizer step, over micro-batches and processes
 
     # ---- cycles ----
@@ -212,11 +213,9 @@ class RAFTTrainer(RewardedTrainer):
         world, size = self.args.world_size, self.args.rollout_batch_size or self._train_batch_size
         own = list(order[self.args.process_index :: world])
         batches = [own[start : start + size] for start in range(0, len(own), size)]
-        collate = self.data_collator
-        if self.augmentation is not None:
-            # what is heard in the rollout is what the optimizer steps of this cycle hear
-            self.augmentation.set_epoch(cycle)
-            collate = self._augmented(collate)
+        # what is heard in the rollout is what the optimizer steps of this cycle hear
+        self.augmentation.begin_epoch(cycle)
+        collate = self.augmentation.collator(self.data_collator)
         loader = DataLoader(
             rows,
             batch_sampler=batches,
@@ -288,14 +287,26 @@ class RAFTTrainer(RewardedTrainer):
         """The mean over tokens, also where a family scores a hypothesis as a whole."""
         self.metrics.add_ratio("train", name, torch.where(keep, -logps, 0.0).sum(), tokens.sum())
 
-    # ---- resuming within a cycle ----
 
-    def save_extra_state(self, checkpoint: str) -> None:
-        super().save_extra_state(checkpoint)
-        if self.args.should_save and self.kept is not None and self.state.global_step % self._steps_per_cycle():
-            self.kept.save(checkpoint, self._steps_per_cycle())
+class KeptInCheckpoints:
+    """What a cycle kept, in the checkpoints that fall within it.
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and self.state.global_step % self._steps_per_cycle():
-            self.kept = load_kept(checkpoint, self._steps_per_cycle())
+    Args:
+        trainer: a `RAFTTrainer`.
+    """
+
+    def __init__(self, trainer: RAFTTrainer):
+        self.trainer = trainer
+
+    @property
+    def _within(self) -> bool:
+        return bool(self.trainer.state.global_step % self.trainer._steps_per_cycle())
+
+    def save(self, checkpoint: str) -> None:
+        kept = self.trainer.kept
+        if kept is not None and self._within and self.trainer.args.should_save:
+            kept.save(checkpoint, self.trainer._steps_per_cycle())
+
+    def load(self, checkpoint: str) -> None:
+        if self._within:
+            self.trainer.kept = load_kept(checkpoint, self.trainer._steps_per_cycle())

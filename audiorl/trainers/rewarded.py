@@ -88,16 +88,12 @@ class RewardedTrainer(SpeechTrainer):
 
     # ---- evaluation ----
 
-    def _check_decoding(self) -> None:
-        if self.eval_dataset is not None:
-            super()._check_decoding()
-
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Decode, reward, count errors; nothing is scored."""
         rows = speech_rows(dataloader.dataset)
         decoded = self.decode(rows)
         self._reward_decoded(rows, decoded)
-        found = {**self.metrics.drain("eval"), **self._decoded_metrics(decoded)}
+        found = {**self.metrics.drain("eval"), **self.decoder.measure(decoded)}
         metrics = {f"{kwargs.get('metric_key_prefix', 'eval')}_{name}": value for name, value in found.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(rows))
 

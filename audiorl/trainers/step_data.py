@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -66,6 +66,39 @@ def load_step_data(path: str, device: torch.device, num_iterations: int) -> Step
     saved = torch.load(path, weights_only=True)
     states: list[Tensor | None] = [None] * len(saved["batches"])
     return StepData(saved["step"], saved["batches"], saved["counts"].to(device), states)
+
+
+class HeldRollouts:
+    """What the inner updates of a step read; written into checkpoints that fall between two of them.
+
+    Args:
+        trainer: a `RolloutTrainer`.
+
+    Attributes:
+        data: None before the first step.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.data: StepData | None = None
+
+    def get(self) -> StepData:
+        assert self.data is not None, "sampled in the first of the inner updates, or read from the checkpoint"
+        return self.data
+
+    @property
+    def _between(self) -> bool:
+        return bool(self.trainer.state.global_step % self.trainer.args.num_iterations)
+
+    def save(self, checkpoint: str) -> None:
+        if self.data is not None and self._between:
+            self.data.save(rollouts_file(checkpoint, self.trainer.args.process_index))
+
+    def load(self, checkpoint: str) -> None:
+        args, self.data = self.trainer.args, None
+        if self._between:
+            path = rollouts_file(checkpoint, args.process_index)
+            self.data = load_step_data(path, args.device, args.num_iterations)
 
 
 def audio_of(batch: GroupBatch) -> dict[str, Tensor]:

@@ -22,8 +22,8 @@ from peft import LoraConfig, get_peft_model
 from audiorl.batch import GroupBatch
 from audiorl.models import head, speech_family
 from audiorl.models.forward import is_sharded
-from audiorl.reference import AdapterOff, FrozenCopy, frozen_copy
 from audiorl.testing.case import group_batch
+from audiorl.trainers.reference import AdapterOff, FrozenCopy, frozen_copy
 from tests.tiny_models import tiny_clips, tiny_whisper
 from tests.worlds import in_processes
 

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from audiorl.models import disable_dropout, speech_family
-from audiorl.reference import adapter_off
 from audiorl.testing.case import assert_same_gradients, gradients, group_batch, loss_weights, weighted_loss
+from audiorl.trainers.reference import adapter_off
 from tests.families.toys import ToyCTC, build_toy
 from tests.tiny_models import tiny_clips, tiny_whisper
 from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, pair_rows, trainer, weights

@@ -102,7 +102,7 @@ def test_encoder_and_decoder_run_once_with_a_row_for_each_clip_and_no_model_besi
     orpo.model.train()
     orpo.compute_loss(orpo.model, first_batch(orpo))
     assert rows == {"encoder": [2], "decoder": [2]}
-    assert not hasattr(orpo, "reference")
+    assert orpo.reference is None
 
 
 def test_accumulating_four_micro_batches_of_one_equals_one_batch_of_four(tmp_path):

@@ -20,7 +20,7 @@ from transformers import AutoProcessor, WhisperForConditionalGeneration, pipelin
 
 from audiorl.models import base_model
 from audiorl.trainers.checkpoints import is_whole
-from audiorl.trainers.parcels import PushError, model_files
+from audiorl.trainers.hub import PushError, model_files
 from tests.hub_server import OWNER, READ_TOKEN, WRITE_TOKEN, hub_server, taken_for_the_hub
 from tests.tiny_models import saved, tiny_clips, tiny_whisper
 from tests.trainers.pair_rows import trainer as pair_trainer

@@ -1,10 +1,16 @@
-"""What a trainer can say of its own run, for the card of its model."""
+"""The card of a run's model: what the trainer knows of the run, what it was told, and the files.
+
+1. The card is written beside the weights, before both appear (`checkpoints.py`).
+2. `record_data` and `record_evaluation` tell it what a trainer cannot know by itself: what the rows are called, and how
+   many errors the model made before and after.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
@@ -16,18 +22,34 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from huggingface_hub import ModelCard, try_to_load_from_cache
+from huggingface_hub import ModelCard, get_token, try_to_load_from_cache
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES
 
 from audiorl._version import __version__
+from audiorl.evaluation import Comparison, Decoded, compare, paired_bootstrap
+from audiorl.evaluation.labels import LabelAnswers
 from audiorl.evaluation.results import decoding_in_force
 from audiorl.losses import LOSS_PRESETS
-from audiorl.model_card import MODEL_CARD, Adapter
+from audiorl.model_card import (
+    MODEL_CARD,
+    RESULTS_FOLDER,
+    WRONG_LABELS,
+    Adapter,
+    BeforeAndAfter,
+    CardFacts,
+    DataSource,
+    Run,
+)
+from audiorl.model_card import write_card as write_card_files
 from audiorl.model_card.metadata import iso_code
+from audiorl.model_card.methods import method_of, papers
 from audiorl.models import base_model
+from audiorl.models.footprint import parameter_counts
+from audiorl.text.normalizers import Normalizer
+from audiorl.trainers.checkpoints import publish_files, staging_dir
 from audiorl.trainers.config import without_tokens
 
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
@@ -77,6 +99,146 @@ ADAPTER_SETTINGS = (
 CALL_SETTINGS = ("language", "task")
 # Stands on a card for the prompts of rows that have several.
 A_QUESTION = "your question about the clip"
+
+
+class RunCard:
+    """Writes the card of a trainer's model.
+
+    Args:
+        trainer: a `SpeechTrainer`, whose run is described.
+
+    Attributes:
+        source: what is known of the training rows.
+        measurement: what `record_evaluation` was told last.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.source: DataSource | None = None
+        self.measurement: BeforeAndAfter | None = None
+        self.stopwatch = Stopwatch()
+        self._tags: tuple[str, ...] = ()
+        self._name: str | None = None
+
+    def note(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """Keep what a caller says of the card, for this one and those that follow."""
+        self._name = model_name or self._name
+        if dataset_name is not None and self.source is None:
+            self.source = DataSource(dataset_name, on_hub=not os.path.exists(dataset_name))
+        if tags is not None:
+            self._tags = (tags,) if isinstance(tags, str) else tuple(tags)
+
+    def measure(self, before: Decoded, after: Decoded, source: DataSource | None) -> Comparison:
+        """Keep and return the comparison of what the model said before and after; see `record_evaluation`."""
+        model, args, labels = self.trainer.model, self.trainer.args, self.trainer.family.labels
+        if labels is None:
+            rates = compared_texts(before, after, self.trainer.normalizer)
+        else:
+            rates = {WRONG_LABELS: compared_labels(before, after)}
+        decoding = decoding_in_force(model, {}, args.per_device_eval_batch_size)
+        decoding = {**search_of(model, decoding), **decoding}
+        self.measurement = BeforeAndAfter(rates, source or DataSource(), decoding)
+        return self.measurement.main[1]
+
+    def publish(self) -> None:
+        """Write the card into `output_dir`, in one rename."""
+        final = self.trainer.args.output_dir
+        staged = os.path.join(staging_dir(final), "card")
+        os.makedirs(staged, exist_ok=True)
+        self.write(staged, final)
+        publish_files(staged, final)
+        shutil.rmtree(staging_dir(final), ignore_errors=True)
+
+    def write(self, folder: str, final: str, *, merged: bool = False) -> None:
+        """Write the card into `folder`, which becomes, or goes into, `final`."""
+        shutil.rmtree(Path(folder) / RESULTS_FOLDER, ignore_errors=True)
+        write_card_files(self.facts(final, merged=merged), folder, (self.trainer.args.hub_token, get_token()))
+
+    def facts(self, folder: str, *, merged: bool = False) -> CardFacts:
+        """What the card of a model in `folder` says; `merged` where its adapter is part of the weights there."""
+        trainer, model, args = self.trainer, self.trainer.model, self.trainer.args
+        base, on_hub = base_name(model)
+        method, adapter = method_of(type(trainer)), adapter_of(model)
+        settings, losses = changed_settings(args), losses_of(args)
+        license_id, license_link = license_of(model)
+        trained, parameters = parameter_counts(model)
+        return CardFacts(
+            model_name=self._name or os.path.basename(hub_name(trainer).rstrip("/")),
+            load_name=hub_name(trainer) if args.push_to_hub or trainer.hub_model_id else os.fspath(folder),
+            base_model=base,
+            base_on_hub=on_hub,
+            model_type=base_model(model).config.model_type,
+            model_class=type(base_model(model)).__name__,
+            pipeline_tag=pipeline_tag(model, trainer.train_dataset),
+            trainer=type(trainer).__name__,
+            method=method,
+            papers=papers(method, losses, settings, adapter.kind if adapter else None),
+            losses=losses,
+            settings=settings,
+            clips_per_step=trainer._train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            trained_parameters=trained,
+            parameters=parameters,
+            data=self._data_source(),
+            rewards=self._reward_weights(),
+            languages=languages_of(model, trainer.train_dataset, args.language),
+            license=license_id,
+            license_link=license_link,
+            sampling_rate=trainer.family.sampling_rate,
+            window=trainer.family.max_seconds,
+            run=self._run(),
+            runs_in_pipeline=runs_in_pipeline(
+                model, trainer.processing_class, adapted=adapter is not None and not merged
+            ),
+            call_settings=call_settings(model, args),
+            row_settings=row_settings(args, trainer.train_dataset),
+            adapter=None if merged else adapter,
+            merged=merged,
+            measurement=self.measurement,
+            tags=self._tags,
+        )
+
+    def _reward_weights(self) -> dict[str, float]:
+        rewards = getattr(self.trainer, "rewards", None)
+        return dict(zip(rewards.names, rewards.weights, strict=True)) if rewards is not None else {}
+
+    def _data_source(self) -> DataSource:
+        source, rows = self.source or DataSource(), self.trainer.train_dataset
+        count = len(rows) if hasattr(rows, "__len__") else None
+        return source if source.rows is not None else DataSource(**{**vars(source), "rows": count})
+
+    def _run(self) -> Run:
+        trainer = self.trainer
+        return Run(
+            seconds=self.stopwatch.seconds,
+            first_step=self.stopwatch.first_step,
+            last_step=trainer.state.global_step,
+            hardware=hardware(trainer.args, trainer.accelerator.distributed_type),
+            versions=versions(),
+            logged=last_logged_rates(trainer.state.log_history),
+        )
+
+
+def hub_name(trainer: Any) -> str:
+    """The model's id on the Hub as far as it is known: without its owner where the Hub was not reached yet."""
+    folder = os.path.basename(os.path.abspath(trainer.args.output_dir))
+    return trainer.hub_model_id or trainer.args.hub_model_id or folder
+
+
+def compared_texts(before: Decoded, after: Decoded, normalise: str | Normalizer) -> dict[str, Comparison]:
+    """WER and CER; CER alone where a script without spaces makes characters the unit of both."""
+    words, characters = (compare(before, after, unit=unit, normalise=normalise) for unit in ("auto", "character"))
+    return {"CER": characters} if words.after.unit == "character" else {"WER": words, "CER": characters}
+
+
+def compared_labels(before: Decoded, after: Decoded) -> Comparison:
+    """One error for each clip whose label is not the row's."""
+    first, second = (LabelAnswers(said.transcripts, list(said.hypotheses)).errors("none") for said in (before, after))
+    return Comparison(first, second, paired_bootstrap(first, second))
+
+
+# ---- what a run can say of itself ----
 
 
 class Stopwatch(TrainerCallback):

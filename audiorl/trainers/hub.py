@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,20 +27,52 @@ from typing import Any, NamedTuple
 from accelerate.utils import is_peft_model
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError
+from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from audiorl._version import __version__
+from audiorl.model_card import RESULTS_FOLDER
+from audiorl.model_card.card import without
+from audiorl.trainers.card import hub_name
+from audiorl.trainers.checkpoints import LIST_FILE, STATE_FILE
 from audiorl.trainers.config import without_tokens
-from audiorl.trainers.describing import DescribedTrainer
-from audiorl.trainers.loading import export_merged, save_spelling
-from audiorl.trainers.parcels import Parcel, PushError, advice, link, model_files, push_line, reason
+from audiorl.trainers.loading import export_merged
+from audiorl.trainers.reference import REFERENCE_ADAPTER
 
 logger = logging.get_logger(__name__)
 
 # Where checkpoints wait until they are pushed; never looked at when a run resumes.
 OUTBOX = ".outbox"
 LAST_CHECKPOINT = "last-checkpoint"
+# Ends of the names of a model's files; a checkpoint's others are the trainer's.
+MODEL_FILES = (".safetensors", ".json", ".txt", ".jinja", ".model", ".md")
+# What the Hub answers to who may not write.
+NO_RIGHTS = (401, 403)
+
+
+class PushError(OSError):
+    """A push failed; the model is on disk, and the message says where, and which line pushes it again."""
+
+
+class Parcel(NamedTuple):
+    """Files that are pushed together.
+
+    Attributes:
+        folder: where they lie.
+        files: their names there, or names of folders; none: all.
+        place: folder of the repository, "" for its root.
+    """
+
+    folder: str
+    files: tuple[str, ...] = ()
+    place: str = ""
+
+    @property
+    def patterns(self) -> list[str] | None:
+        """As `upload_folder` and `hf upload` take them."""
+        found = [f"{name}/*" if os.path.isdir(os.path.join(self.folder, name)) else name for name in self.files]
+        return found or None
 
 
 class Sending(NamedTuple):
@@ -49,28 +83,43 @@ class Sending(NamedTuple):
     job: Future
 
 
-class PublishingTrainer(DescribedTrainer):
-    """A trainer that pushes to the Hub as `hub_strategy` says."""
+class HubPusher:
+    """Pushes a trainer's model and checkpoints as `hub_strategy` says.
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    Args:
+        trainer: a `SpeechTrainer`; only its `args` need be there yet.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
         self._sending: list[Sending] = []
         # checkpoints whose push failed, by their folder in the repository
         self._unsent: dict[str, Parcel] = {}
         # its thread takes one push in the background after the other
-        self._hub = HfApi(library_name="audiorl", library_version=__version__)
-        super().__init__(*args, **kwargs)
-        if self.args.hub_merge_adapter and not is_peft_model(self.model):
+        self._api = HfApi(library_name="audiorl", library_version=__version__)
+
+    @property
+    def args(self) -> Any:
+        return self.trainer.args
+
+    @property
+    def repo(self) -> str:
+        return hub_name(self.trainer)
+
+    def check(self) -> None:
+        """Raises ValueError where an adapter is to be merged and there is none."""
+        if self.args.hub_merge_adapter and not is_peft_model(self.trainer.model):
             raise ValueError(
                 "hub_merge_adapter merges an adapter into its base before it is pushed, and this model has none. Pass "
                 "peft_config (--use_peft), or leave it out."
             )
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def sweep(self) -> None:
+        """Remove what an earlier run left waiting to be pushed."""
         if self.args.should_save and not self._unsent:
             shutil.rmtree(self._outbox(), ignore_errors=True)
-        return super().train(*args, **kwargs)
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+    def make_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository if it is not there. What can be mended before the end is told, and tried again then.
 
         Raises:
@@ -79,62 +128,40 @@ class PublishingTrainer(DescribedTrainer):
         error = self._make_repo(token, private)
         if isinstance(error, HFValidationError):
             raise ValueError(
-                f"hub_model_id names a repository of the Hub, as in my-org/my-model; got {self.hub_name()!r}: {error} "
+                f"hub_model_id names a repository of the Hub, as in my-org/my-model; got {self.repo!r}: {error} "
                 "Rename it."
             ) from error
         if error is not None:
             logger.warning(
-                f"{self.hub_name()} could not be made on the Hub: {self._reason(error)}. {advice(error, self.args)} "
+                f"{self.repo} could not be made on the Hub: {self._reason(error)}. {advice(error, self.args)} "
                 f"Training goes on; the model will lie in {self.args.output_dir}, and pushing is tried again then."
             )
 
     def _make_repo(self, token: str | None, private: bool | None) -> Exception | None:
         """Make the repository; what stood in the way."""
-        if not self.is_world_process_zero():
+        if not self.trainer.is_world_process_zero():
             return None
         private = self.args.hub_private_repo if private is None else private
         try:
-            made = self._hub.create_repo(
-                self.hub_name(), token=token or self.args.hub_token, private=private, exist_ok=True
-            )
+            made = self._api.create_repo(self.repo, token=token or self.args.hub_token, private=private, exist_ok=True)
         except Exception as error:  # whatever the Hub's client raises: a run of days is not lost for it
             return error
-        self.hub_model_id = made.repo_id
+        self.trainer.hub_model_id = made.repo_id
         return None
 
     # ---- at the end ----
 
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **kwargs: Any,
+    def push(
+        self, commit_message: str | None, blocking: bool, token: str | None, revision: str | None, private: bool | None
     ) -> Any:
-        """Save the model into `output_dir` and push it: weights or adapter, processor, generation config and card.
-
-        With `hub_merge_adapter` the base with the adapter merged in is written to "<output_dir>-merged" and pushed.
-
-        Args:
-            commit_message, blocking, token, revision, private: as in `transformers.Trainer`.
-            kwargs: those of `create_model_card`.
-
-        Returns:
-            The commit; a future of it if not `blocking`; None in all processes but the first.
-
-        Raises:
-            PushError: the model is on disk; the message has the line that pushes it.
-        """
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        self._note(**kwargs)
-        error = self._make_repo(token, private) if self.hub_model_id is None else None
-        self.save_model(_internal_call=True)
-        if not self.is_world_process_zero():
+        """Save the model and push it; see `SpeechTrainer.push_to_hub`."""
+        trainer = self.trainer
+        error = self._make_repo(token, private) if trainer.hub_model_id is None else None
+        trainer.save_model(_internal_call=True)
+        if not trainer.is_world_process_zero():
             return None
-        parcel = self._model_parcel(self.args.output_dir, self.saved_files)
-        self._finish_current_push()
+        parcel = self._model_parcel(self.args.output_dir, trainer.saver.saved_files)
+        self.finish()
         token, revision = token or self.args.hub_token, revision or self.args.hub_revision
         try:
             if error is not None:
@@ -143,7 +170,7 @@ class PublishingTrainer(DescribedTrainer):
                 self._upload(failed, f"{failed.place}, pushed again", token, revision)
                 del self._unsent[failed.place]
             if not blocking:
-                return self._hub.run_as_future(self._upload, parcel, commit_message, token, revision)
+                return self._api.run_as_future(self._upload, parcel, commit_message, token, revision)
             return self._upload(parcel, commit_message, token, revision)
         except Exception as failure:  # whatever the Hub's client raises
             raise PushError(self._failure(parcel, failure)) from failure
@@ -152,26 +179,19 @@ class PublishingTrainer(DescribedTrainer):
         """What makes up the model in a folder, or the merged copy that is written beside it."""
         if not self.args.hub_merge_adapter:
             return Parcel(folder, model_files(folder, files))
-        merged = self._merge(folder)
+        merged = self.merge(folder)
         return Parcel(merged, model_files(merged, os.listdir(merged)))
 
-    def save_merged(self) -> str | None:
-        """Write the adapter that lies in `output_dir` merged into its base, in full precision, beside it.
-
-        Returns:
-            "<output_dir>-merged": weights, processor, generation config and card. None in all processes but the first.
-        """
-        return self._merge(self.args.output_dir) if self.is_world_process_zero() else None
-
-    def _merge(self, folder: str) -> str:
+    def merge(self, folder: str) -> str:
+        """Write the adapter in `folder` merged into its base, with its card, to "<folder>-merged"."""
         merged = f"{folder.rstrip('/')}-merged"
-        export_merged(folder, merged, self.processing_class)
-        self._write_card(merged, merged, merged=True)
+        export_merged(folder, merged, self.trainer.processing_class)
+        self.trainer.card.write(merged, merged, merged=True)
         return merged
 
     def _upload(self, parcel: Parcel, message: str | None, token: str | None, revision: str | None) -> Any:
-        return self._hub.upload_folder(
-            repo_id=self.hub_name(),
+        return self._api.upload_folder(
+            repo_id=self.repo,
             folder_path=parcel.folder,
             path_in_repo=parcel.place or None,
             allow_patterns=parcel.patterns,
@@ -181,11 +201,9 @@ class PublishingTrainer(DescribedTrainer):
         )
 
     def _failure(self, parcel: Parcel, error: BaseException) -> str:
-        lines = "\n".join(
-            f"  {push_line(part, self.hub_name(), self.args)}" for part in (parcel, *self._unsent.values())
-        )
+        lines = "\n".join(f"  {push_line(part, self.repo, self.args)}" for part in (parcel, *self._unsent.values()))
         return (
-            f"The tuned model was not pushed to {self.hub_name()}: {self._reason(error)}. Nothing is lost: it lies "
+            f"The tuned model was not pushed to {self.repo}: {self._reason(error)}. Nothing is lost: it lies "
             f"whole in {parcel.folder}. {advice(error, self.args)} Then push it again:\n{lines}"
         )
 
@@ -194,16 +212,17 @@ class PublishingTrainer(DescribedTrainer):
 
     # ---- each checkpoint ----
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+    def push_checkpoint(self, checkpoint_folder: str) -> None:
         """Push the model of a checkpoint, and all of it where `hub_strategy` says so, in the background."""
         strategy = self.args.hub_strategy
-        if not self.is_world_process_zero() or strategy == HubStrategy.END:
+        if not self.trainer.is_world_process_zero() or strategy == HubStrategy.END:
             return
         self._collect(wait=False)
         all_of_them = strategy == HubStrategy.ALL_CHECKPOINTS
         if self._sending and not all_of_them and not self.args.hub_always_push:
             return
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        trainer = self.trainer
+        trainer.callback_handler.on_push_begin(self.args, trainer.state, trainer.control)
         name = os.path.basename(checkpoint_folder)
         kept = os.path.join(self._outbox(), name)
         shutil.copytree(checkpoint_folder, kept, copy_function=link, dirs_exist_ok=True)
@@ -217,13 +236,14 @@ class PublishingTrainer(DescribedTrainer):
             )
         if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             parcels.append(Parcel(kept, place=name if all_of_them else LAST_CHECKPOINT))
-        message = f"Training in progress, step {self.state.global_step}"
+        message = f"Training in progress, step {trainer.state.global_step}"
         token, revision = self.args.hub_token, self.args.hub_revision
         for parcel in parcels:
-            job = self._hub.run_as_future(self._upload, parcel, message, token, revision)
+            job = self._api.run_as_future(self._upload, parcel, message, token, revision)
             self._sending.append(Sending(parcel, kept, job))
 
-    def _finish_current_push(self) -> None:
+    def finish(self) -> None:
+        """Wait for the pushes in the background."""
         self._collect(wait=True)
         with contextlib.suppress(OSError):  # it was never needed, or holds what failed
             os.rmdir(self._outbox())
@@ -239,8 +259,8 @@ class PublishingTrainer(DescribedTrainer):
             if parcel.place:  # what is meant for the root goes out at the end in any case
                 self._unsent[parcel.place] = parcel
             logger.warning(
-                f"{parcel.place or 'The model'}, step {self.state.global_step} or before, was not pushed to "
-                f"{self.hub_name()}: {self._reason(error)}. Training goes on, and pushing is tried again."
+                f"{parcel.place or 'The model'}, step {self.trainer.state.global_step} or before, was not pushed to "
+                f"{self.repo}: {self._reason(error)}. Training goes on, and pushing is tried again."
             )
         needed = {sending.checkpoint for sending in self._sending} | {p.folder for p in self._unsent.values()}
         for folder in {sending.checkpoint for sending in done} - needed:
@@ -250,15 +270,64 @@ class PublishingTrainer(DescribedTrainer):
     def _outbox(self) -> str:
         return os.path.join(self.args.output_dir, OUTBOX)
 
-    # ---- files ----
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """`Trainer` pickles its arguments beside the weights; access tokens are left out of them."""
-        kept = self.args.hub_token, self.args.model_init_kwargs
-        self.args.hub_token, self.args.model_init_kwargs = None, without_tokens(self.args.model_init_kwargs)
-        try:
-            super()._save(output_dir, state_dict)
-        finally:
-            self.args.hub_token, self.args.model_init_kwargs = kept
-        if self.args.should_save:
-            save_spelling(self.processing_class, output_dir or self.args.output_dir)
+@contextlib.contextmanager
+def tokens_left_out(args: Any) -> Iterator[None]:
+    """`Trainer` pickles its arguments beside the weights; access tokens are left out of them."""
+    kept = args.hub_token, args.model_init_kwargs
+    args.hub_token, args.model_init_kwargs = None, without_tokens(args.model_init_kwargs)
+    try:
+        yield
+    finally:
+        args.hub_token, args.model_init_kwargs = kept
+
+
+# ---- what goes out, and what is said where it does not ----
+
+
+def model_files(folder: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Those of a folder's files that make up the model: weights, configurations, processor, card and results."""
+    return tuple(sorted(name for name in names if _is_of_model(folder, name)))
+
+
+def _is_of_model(folder: str, name: str) -> bool:
+    path = os.path.join(folder, name)
+    if os.path.isdir(path):  # an adapter that is not called "default" has a folder of its name
+        adapter = name != REFERENCE_ADAPTER and os.path.exists(os.path.join(path, "adapter_config.json"))
+        return adapter or name == RESULTS_FOLDER
+    return name.endswith(MODEL_FILES) and name not in (STATE_FILE, LIST_FILE)
+
+
+def push_line(parcel: Parcel, repo: str, args: TrainingArguments) -> str:
+    """The command line that pushes a parcel."""
+    words = ["hf", "upload", repo, parcel.folder, parcel.place or "."]
+    words += [word for pattern in parcel.patterns or () for word in ("--include", pattern)]
+    words += ["--revision", args.hub_revision] if args.hub_revision else []
+    words += ["--private"] if args.hub_private_repo else []
+    return shlex.join(words)
+
+
+def reason(error: BaseException, secrets: Iterable[str | None]) -> str:
+    """What the Hub's client says, on one line, without access tokens."""
+    said = [error, error.__cause__] if isinstance(error, RuntimeError) else [error]  # which wraps what went wrong
+    parts = [" ".join(str(part).split()).rstrip(".") or type(part).__name__ for part in said if part is not None]
+    return without(": ".join(parts), secrets)
+
+
+def advice(error: BaseException, args: TrainingArguments) -> str:
+    """What to do about it."""
+    if isinstance(error, ValueError):  # a name, or a card, that the Hub does not take
+        return "Mend that."
+    if getattr(getattr(error, "response", None), "status_code", None) not in NO_RIGHTS:
+        return "Check the connection."
+    if args.hub_token is None and get_token() is None:
+        return "Log in with `hf auth login`, or set HF_TOKEN."
+    return "Use a token that may write to this repository (`hf auth login`)."
+
+
+def link(source: str, target: str) -> None:
+    """Another name for a file, or a copy where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
