@@ -129,7 +129,7 @@ class Console(ProgressCallback):
         bar.leave = False
         bar.close()
         yield
-        self.training_bar = self._bar(bar.total, bar.n)
+        self.training_bar = self._bar(int(bar.total or 0), int(bar.n))
         self.training_bar.start_t = bar.start_t
         self._show_wer()
 
