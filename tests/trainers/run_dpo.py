@@ -24,8 +24,9 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def arrange_death(moment: str, dpo) -> None:  # noqa: C901 four ways to die
-    """End the process at step 3: in the middle of writing a file, between two files, or around the rename."""
+def arrange_death(moment: str, dpo) -> None:  # noqa: C901 five ways to die
+    """End the process at step 3: in the middle of writing a file, between two files, around the rename, or tell it to
+    end ("sigterm" tells the last process only)."""
     save, publish, step = torch.save, checkpoints.publish, dpo.training_step
 
     def at_step_three() -> bool:
@@ -46,13 +47,15 @@ def arrange_death(moment: str, dpo) -> None:  # noqa: C901 four ways to die
 
     def in_a_step(*args, **kwargs):
         loss = step(*args, **kwargs)
-        if at_step_three():
+        if at_step_three() and moment == "in a step":
             die()
+        if at_step_three() and dpo.args.process_index == dpo.args.world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
         return loss
 
     if moment == "half a file":
         torch.save = half_a_file
-    elif moment == "in a step":
+    elif moment in ("in a step", "sigterm"):
         dpo.training_step = in_a_step
     else:
         checkpoints.publish = around_publish

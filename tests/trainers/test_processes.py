@@ -80,6 +80,19 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path, settings):
         assert logged[0] and logged[0] == pytest.approx(logged[1], rel=1e-4, abs=1e-6), name
 
 
+def test_sigterm_to_one_of_two_processes_ends_both_after_the_same_step(tmp_path):
+    settings = {"per_device_train_batch_size": 2, "num_train_epochs": 3, **PLAIN_STEPS}
+    whole = run_dpo(2, output_dir=tmp_path / "whole", out=tmp_path / "whole.pt", **settings)
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    ended = run_dpo(2, output_dir=tmp_path / "run", save_strategy="no", kill="sigterm", **settings)
+    assert ended.returncode != 0 and "stopped by SIGTERM after step 4 of 6" in ended.stderr, ended.stderr[-2000:]
+    assert last_whole_checkpoint(str(tmp_path / "run")).endswith("checkpoint-4")
+    again = run_dpo(2, output_dir=tmp_path / "run", out=tmp_path / "again.pt", resume=True, **settings)
+    assert again.returncode == 0, again.stderr[-2000:]
+    runs = [finished(tmp_path / f"{name}.pt")["weights"] for name in ("whole", "again")]
+    assert largest_difference(*runs) == 0
+
+
 def test_two_processes_resumed_within_the_second_epoch_read_its_rows_in_its_order(tmp_path):
     settings = {"per_device_train_batch_size": 2, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1}
     whole = run_dpo(2, output_dir=tmp_path / "run", out=tmp_path / "whole.pt", **settings, **PLAIN_STEPS)
