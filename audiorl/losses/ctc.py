@@ -6,11 +6,18 @@ likelihood is the sum over all paths that say the transcript, which a forward re
     states 0 ... 2U of a transcript of U symbols:  blank, first symbol, blank, second symbol, ..., blank
 
 adds up frame by frame. `torch.nn.functional.ctc_loss` does it for one transcript of each clip. For K of them it wants
-the frames K times, or K calls that hold K tables of states and K gradients until the backward pass is through. Here all
-K read the same frames; nothing of size S x states is held between the passes, and the backward pass adds every
-hypothesis to one gradient, recomputing states from a few that it keeps (`_Occupation`).
+the frames K times, or K calls that hold K tables of states and K gradients until the backward pass is through. There
+are two ways here that hold neither, and `_stock_clips` takes the one that measured faster
+(`benchmarks/ctc_likelihood.py`):
 
-Memory beside the log-probabilities: their gradient, and a workspace of the size of one copy of them, whatever K is.
+* one call of torch's for each hypothesis of some clips, computed anew in the backward pass (`_StockLogps`). It goes
+  over all V symbols of each frame for each hypothesis: the faster way for letters, or for few hypotheses;
+* a recursion of our own in which all K read the same frames and add to one gradient, states recomputed from a few that
+  are kept (`_Occupation`). It has a few calls for each frame, and no work of size V for a hypothesis: the faster way
+  for many hypotheses over a large vocabulary.
+
+Memory beside the log-probabilities, either way and whatever K is: their gradient, and a workspace of the size of one
+copy of them, or of `CPU_WORKSPACE` numbers where that is more.
 """
 
 from __future__ import annotations
@@ -28,8 +35,13 @@ LOOKED_UP = 4
 # Numbers that a state takes beside those of single frames: its label (two) and skip, of this round and of the last one
 # until the new one is there, and what one step makes.
 PER_STATE = 14
-# On a GPU a round costs a few launches for each frame however few hypotheses it has, and memory comes in gigabytes.
+# A round costs a few calls for each frame however few hypotheses it has: small frames get more room than they take.
+CPU_WORKSPACE = 2**20  # numbers, 4 MiB in float32
+# On a GPU a call is a launch, and memory comes in gigabytes.
 GPU_WORKSPACE = 2**24  # numbers
+# On a CPU torch's own is faster while (V - 1.2 states) times all hypotheses are below this; fitted to the table of
+# benchmarks/ctc_likelihood.py.
+BREAK_EVEN = 10_000
 # How often the frames may be divided into parts, in the search for the cheapest way to recompute states.
 DEPTHS = range(2, 7)
 
@@ -52,6 +64,8 @@ def ctc_logps(frame_logps: Tensor, frames: Tensor, tokens: Tensor, lengths: Tens
 
     Source: Graves et al. 2006, "Connectionist Temporal Classification", eq. 6 to 8; its gradient, eq. 15.
     """
+    if clips := _stock_clips(frame_logps, tokens):
+        return _StockLogps.apply(frame_logps, frames, tokens, lengths, blank, clips)
     return _CTCLogps.apply(frame_logps, frames, tokens, lengths, blank)
 
 
@@ -67,6 +81,75 @@ def frames_needed(tokens: Tensor, lengths: Tensor) -> Tensor:
     """
     inside = torch.arange(tokens.shape[-1], device=tokens.device)[1:] < lengths[..., None]
     return lengths + ((tokens[..., 1:] == tokens[..., :-1]) & inside).sum(-1)
+
+
+def _stock_clips(frame_logps: Tensor, tokens: Tensor) -> int:
+    """How many clips torch's own is given at once; 0 where the recursion is faster, or torch's own takes more room.
+
+    On a GPU neither has been measured; the recursion stays.
+    """
+    (clips, frames, symbols), (_, hypotheses, longest) = frame_logps.shape, tokens.shape
+    states = 2 * longest + 1
+    if frame_logps.is_cuda or not longest or clips * hypotheses * (symbols - 1.2 * states) >= BREAK_EVEN:
+        return 0
+    # two tables of states, and the gradient of a call
+    return min(clips, _workspace(frame_logps) // (frames * (2 * states + symbols)))
+
+
+class _StockLogps(torch.autograd.Function):
+    """`torch.nn.functional.ctc_loss` for one hypothesis of some clips after the other.
+
+    Nothing is held between the passes: the backward pass computes each likelihood again, and its states for the clips
+    of one call at a time. torch's gradient is that of the logits, exp(frame_logps) less the occupation; what a
+    log-softmax behind it makes of either is the same, but here it is asked for the occupation alone.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, frame_logps: Tensor, frames: Tensor, tokens: Tensor, lengths: Tensor, blank: int, clips: int
+    ) -> Tensor:
+        logps = frame_logps.new_empty(lengths.shape)
+        for part, k in _calls(lengths, clips):
+            loss = _stock_loss(frame_logps[part], frames[part], tokens[part, k], lengths[part, k], blank)
+            logps[part, k] = loss.neg()
+        ctx.save_for_backward(frame_logps, frames, tokens, lengths, logps)
+        ctx.settings = blank, clips
+        return logps
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_logps: Tensor) -> tuple[Tensor | None, ...]:
+        frame_logps, frames, tokens, lengths, logps = ctx.saved_tensors
+        blank, clips = ctx.settings
+        weights = torch.where(torch.isfinite(logps), grad_logps.to(logps.dtype), 0.0)
+        grad = torch.zeros_like(frame_logps, memory_format=torch.contiguous_format)
+        for b, (clip, own) in enumerate(zip(frame_logps, frames.tolist(), strict=True)):
+            torch.exp(clip[:own], out=grad[b, :own]).mul_(weights[b].sum())
+        for part, k in _calls(lengths, clips):
+            with torch.enable_grad():
+                leaf = frame_logps[part].detach().requires_grad_()
+                loss = _stock_loss(leaf, frames[part], tokens[part, k], lengths[part, k], blank)
+            (found,) = torch.autograd.grad(loss, leaf, weights[part, k])
+            # NaN of what cannot be said; torch's zero_infinity would make a copy
+            grad[part].sub_(found.masked_fill_(~torch.isfinite(logps[part, k, None, None]), 0.0))
+            del loss, leaf, found  # before the next call makes its own
+        return grad, None, None, None, None, None
+
+
+def _calls(lengths: Tensor, clips: int) -> Iterator[tuple[slice, int]]:
+    """Which clips, and which hypothesis of each, one call after the other."""
+    for start in range(0, len(lengths), clips):
+        for k in range(lengths.shape[1]):
+            yield slice(start, start + clips), k
+
+
+def _stock_loss(frame_logps: Tensor, frames: Tensor, tokens: Tensor, lengths: Tensor, blank: int) -> Tensor:
+    """(n,) -log-likelihood of a hypothesis of each of n clips; inf, with gradient NaN, where the frames are too few."""
+    inside = torch.arange(tokens.shape[-1], device=tokens.device) < lengths[:, None]
+    said = torch.where(inside, tokens, 0)
+    return torch.nn.functional.ctc_loss(
+        frame_logps.transpose(0, 1), said, frames, lengths, blank=blank, reduction="none"
+    )
 
 
 class _CTCLogps(torch.autograd.Function):
@@ -223,8 +306,7 @@ def _lattices(
 
 def _workspace(frame_logps: Tensor) -> int:
     """How many numbers a round may hold."""
-    floor = GPU_WORKSPACE if frame_logps.is_cuda else 0
-    return max(frame_logps.numel(), floor)
+    return max(frame_logps.numel(), GPU_WORKSPACE if frame_logps.is_cuda else CPU_WORKSPACE)
 
 
 def _cheapest_rounds(hypotheses: int, states: int, frame_logps: Tensor) -> tuple[int, int]:

@@ -44,14 +44,16 @@ def native(frame_logps: Tensor, frames: Tensor, tokens: Tensor, lengths: Tensor,
     return -loss.view(lengths.shape)
 
 
-@pytest.fixture(params=["one round", "a hypothesis at a time"])
-def workspace(request, monkeypatch):
-    """Tiny frames have tiny workspaces: once as they are, once as large as it takes."""
-    if request.param == "one round":
-        monkeypatch.setattr(ctc, "_workspace", lambda frame_logps: 10**6)
+@pytest.fixture(params=["torch's", "torch's, two clips at a time", "one round", "a hypothesis at a time"])
+def way(request, monkeypatch):
+    """Both ways; each of them in one go, and in several that do not divide what there is."""
+    clips = {"torch's": 9, "torch's, two clips at a time": 2}.get(request.param, 0)
+    monkeypatch.setattr(ctc, "_stock_clips", lambda *_: clips)
+    if request.param == "a hypothesis at a time":
+        monkeypatch.setattr(ctc, "_workspace", lambda frame_logps: 1)
 
 
-def test_likelihoods_are_those_of_all_paths_counted_one_by_one(workspace):
+def test_likelihoods_are_those_of_all_paths_counted_one_by_one(way):
     frame_logps, frames, tokens, lengths = tiny()
     found = ctc_logps(frame_logps, frames, tokens, lengths, blank=BLANK)
     for b, group in enumerate(TEXTS):
@@ -61,7 +63,7 @@ def test_likelihoods_are_those_of_all_paths_counted_one_by_one(workspace):
             assert found[b, k].item() == pytest.approx(math.log(says[tuple(ids)]), rel=1e-12)
 
 
-def test_the_gradient_is_how_likely_each_symbol_is_in_each_frame_of_the_paths(workspace):
+def test_the_gradient_is_how_likely_each_symbol_is_in_each_frame_of_the_paths(way):
     frame_logps, frames, tokens, lengths = tiny()
     weights = torch.tensor([[1.0, -2.0, 3.0], [0.0, 4.0, -0.5], [2.0, -1.0, 1.5]], dtype=torch.float64)
     frame_logps.requires_grad_()
@@ -74,7 +76,7 @@ def test_the_gradient_is_how_likely_each_symbol_is_in_each_frame_of_the_paths(wo
     torch.testing.assert_close(frame_logps.grad, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_the_gradient_is_that_of_finite_differences():
+def test_the_gradient_is_that_of_finite_differences(way):
     logits, frames, tokens, lengths = tiny(seed=1)
     logits.requires_grad_()
     assert torch.autograd.gradcheck(
@@ -92,9 +94,11 @@ def test_long_clips_agree_with_torch_whatever_the_span_and_the_round(monkeypatch
     weights = torch.randn(3, 4, generator=generator, dtype=torch.float64)
     gradients, values = [], []
     functions = [lambda x: native(x, torch.tensor(frames), tokens, lengths, 0)]
-    functions += [lambda x: ctc_logps(x, torch.tensor(frames), tokens, lengths, blank=0)] * 4
-    for function, rounds in zip(functions, [(1, 1), (5, 2), (12, 7), (1, 13), (7, 40)], strict=True):
+    functions += [lambda x: ctc_logps(x, torch.tensor(frames), tokens, lengths, blank=0)] * 6
+    ways = [((1, 1), 0), ((5, 2), 0), ((12, 7), 0), ((1, 13), 0), ((7, 40), 0), ((1, 1), 1), ((1, 1), 2)]
+    for function, (rounds, clips) in zip(functions, ways, strict=True):
         monkeypatch.setattr(ctc, "_cheapest_rounds", lambda *_, rounds=rounds: rounds)
+        monkeypatch.setattr(ctc, "_stock_clips", lambda *_, clips=clips: clips)
         leaf = logits.clone().requires_grad_()
         values.append(function(leaf.log_softmax(-1)))
         (values[-1] * weights).sum().backward()
@@ -104,7 +108,7 @@ def test_long_clips_agree_with_torch_whatever_the_span_and_the_round(monkeypatch
         torch.testing.assert_close(gradient, gradients[0], rtol=1e-9, atol=1e-11)
 
 
-def test_a_transcript_that_the_frames_cannot_say_has_no_probability_and_no_gradient():
+def test_a_transcript_that_the_frames_cannot_say_has_no_probability_and_no_gradient(way):
     frame_logps, frames, _, _ = tiny()
     tokens = torch.tensor([[[0, 0, 0, 1]] * 2, [[0, 1, 0, 1]] * 2, [[1, 1, 0, 0]] * 2])
     lengths = torch.tensor([[4, 2], [4, 4], [2, 1]])
@@ -120,7 +124,7 @@ def test_a_transcript_that_the_frames_cannot_say_has_no_probability_and_no_gradi
     torch.testing.assert_close(frame_logps.grad, alone.grad, rtol=1e-12, atol=1e-14)
 
 
-def test_frames_without_probability_for_a_symbol_give_no_nan():
+def test_frames_without_probability_for_a_symbol_give_no_nan(way):
     """-1e4 nats for everything but blanks: far outside what probabilities could hold, in float32."""
     frame_logps = torch.full((1, 60, 4), -1e4).index_fill(2, torch.tensor([BLANK]), 0.0).requires_grad_()
     tokens, lengths = torch.tensor([[[0, 1, 0, 3]]]), torch.tensor([[4]])
@@ -130,23 +134,62 @@ def test_frames_without_probability_for_a_symbol_give_no_nan():
     assert frame_logps.grad.sum(-1).allclose(torch.ones(1, 60), atol=1e-2)
 
 
-@pytest.mark.parametrize(("clips", "frames", "symbols", "length"), [(1, 150, 32, 45), (2, 50, 500, 10)])
-def test_peak_memory_is_two_copies_of_the_frames_however_many_hypotheses(clips, frames, symbols, length):
-    """Beside the log-probabilities: forward, backward, gradient of the log-softmax and all. torch's needs K copies."""
+def extra_copies(function, hypotheses: int, sizes: tuple[int, int, int, int]) -> float:
+    """Peak memory beside the log-probabilities, in copies of them: of both passes, log-softmax and all."""
+    clips, frames, symbols, length = sizes
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(clips, frames, symbols, generator=generator, requires_grad=True)
+    tokens = torch.randint(1, symbols, (clips, hypotheses, length), generator=generator)
+    lengths = torch.randint(length // 2, length + 1, (clips, hypotheses), generator=generator)
+    with LiveMemory() as memory:
+        frame_logps = logits.log_softmax(-1)
+        function(frame_logps, torch.tensor([frames] * clips), tokens, lengths).sum().backward()
+    return memory.peak_bytes / frame_logps.nbytes - 1
 
-    def extra_copies(function, hypotheses: int) -> float:
-        generator = torch.Generator().manual_seed(0)
-        logits = torch.randn(clips, frames, symbols, generator=generator, requires_grad=True)
-        tokens = torch.randint(1, symbols, (clips, hypotheses, length), generator=generator)
-        lengths = torch.randint(length // 2, length + 1, (clips, hypotheses), generator=generator)
-        with LiveMemory() as memory:
-            frame_logps = logits.log_softmax(-1)
-            function(frame_logps, torch.tensor([frames] * clips), tokens, lengths).sum().backward()
-        return memory.peak_bytes / frame_logps.nbytes - 1
 
-    def ours(*arguments):
-        return ctc_logps(*arguments, blank=0)
+def ours(*arguments) -> Tensor:
+    return ctc_logps(*arguments, blank=0)
 
-    few, many = extra_copies(ours, 2), extra_copies(ours, 12)
-    assert max(few, many) < 2.02
-    assert extra_copies(lambda *arguments: native(*arguments, 0), 12) > 12
+
+@pytest.mark.parametrize("sizes", [(1, 150, 32, 45), (2, 50, 500, 10)])
+def test_peak_memory_is_two_copies_of_the_frames_however_many_hypotheses(monkeypatch, sizes):
+    """torch's needs K copies."""
+    monkeypatch.setattr(ctc, "CPU_WORKSPACE", 0)
+    monkeypatch.setattr(ctc, "_stock_clips", lambda *_: 0)
+    assert max(extra_copies(ours, hypotheses, sizes) for hypotheses in (2, 12)) < 2.02
+    assert extra_copies(lambda *arguments: native(*arguments, 0), 12, sizes) > 12
+
+
+@pytest.mark.parametrize("sizes", [(8, 60, 64, 6), (6, 100, 200, 10)])
+def test_peak_memory_of_torchs_own_is_two_copies_as_well(monkeypatch, sizes):
+    monkeypatch.setattr(ctc, "CPU_WORKSPACE", 0)
+    monkeypatch.setattr(ctc, "BREAK_EVEN", math.inf)
+    clips, frames, symbols, length = sizes
+    given = torch.zeros(clips, frames, symbols), torch.zeros(clips, 12, length, dtype=torch.long)
+    assert 0 < ctc._stock_clips(*given) < clips
+    assert max(extra_copies(ours, hypotheses, sizes) for hypotheses in (2, 12)) < 2.02
+
+
+def test_small_frames_get_four_mebibytes_and_no_more():
+    for sizes in ((1, 150, 32, 45), (4, 300, 32, 40), (2, 50, 500, 10)):
+        copy = 4 * sizes[0] * sizes[1] * sizes[2]
+        for hypotheses in (2, 12):
+            assert extra_copies(ours, hypotheses, sizes) * copy < 1.02 * copy + 2**22 + 2**16
+
+
+@pytest.mark.parametrize(
+    ("sizes", "hypotheses", "stock"),
+    [
+        ((4, 500, 32, 40), 8, True),
+        ((8, 500, 32, 40), 2, True),
+        ((4, 250, 1025, 40), 2, True),
+        ((4, 250, 1025, 40), 8, False),
+        ((4, 250, 5000, 40), 8, False),
+        ((4, 500, 32, 0), 8, False),  # nothing is said: torch's takes no empty table
+        ((1, 40_000, 32, 300), 2, False),  # one table of states is larger than the frames
+    ],
+)
+def test_the_way_is_the_one_that_measured_faster(sizes, hypotheses, stock):
+    clips, frames, symbols, length = sizes
+    given = torch.empty(clips, frames, symbols), torch.zeros(clips, hypotheses, length, dtype=torch.long)
+    assert (ctc._stock_clips(*given) > 0) == stock
