@@ -119,8 +119,12 @@ def _code(value: Any) -> str:
 def losses(name: str) -> str:
     """The functions of `PREFERENCE_LOSSES`, `POLICY_LOSSES` or `ADVANTAGES`: what each is, and where it is from."""
     found = getattr(importlib.import_module("audiorl.losses"), name).items()
-    functions = {key: getattr(entry, "function", entry) for key, entry in found}
-    rows = [[f"`{key}`", _first_sentence(function), _source(function)] for key, function in functions.items()]
+    rows = []
+    for key, entry in found:
+        function = getattr(entry, "function", entry)
+        # five policy losses are one function, and say themselves what each is
+        said = getattr(entry, "summary", "") or _first_sentence(function)
+        rows.append([f"`{key}`", said, getattr(entry, "source", "") or _source(function)])
     return _markdown(["name", "what it is", "source"], rows)
 
 

@@ -88,12 +88,17 @@ def _stock_clips(frame_logps: Tensor, tokens: Tensor) -> int:
 
     On a GPU neither has been measured; the recursion stays.
     """
-    (clips, frames, symbols), (_, hypotheses, longest) = frame_logps.shape, tokens.shape
-    states = 2 * longest + 1
-    if frame_logps.is_cuda or not longest or clips * hypotheses * (symbols - 1.2 * states) >= BREAK_EVEN:
+    (clips, _, symbols), (_, hypotheses, longest) = frame_logps.shape, tokens.shape
+    work = clips * hypotheses * (symbols - 1.2 * (2 * longest + 1))
+    if frame_logps.is_cuda or not longest or work >= BREAK_EVEN:
         return 0
-    # two tables of states, and the gradient of a call
-    return min(clips, _workspace(frame_logps) // (frames * (2 * states + symbols)))
+    return clips_that_fit(frame_logps, tokens)
+
+
+def clips_that_fit(frame_logps: Tensor, tokens: Tensor) -> int:
+    """For how many clips a call of torch's fits the workspace: two tables of states and a gradient; 0 for none."""
+    (clips, frames, symbols), longest = frame_logps.shape, tokens.shape[-1]
+    return min(clips, _workspace(frame_logps) // (frames * (2 * (2 * longest + 1) + symbols)))
 
 
 class _StockLogps(torch.autograd.Function):

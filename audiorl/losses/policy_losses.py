@@ -70,89 +70,57 @@ def k3_divergence(logps: Tensor, ref_logps: Tensor) -> Tensor:
     return bounded_exp(difference) - difference - 1
 
 
-def grpo_loss(terms: PolicyTerms, *, epsilon: float, epsilon_high: float, delta: float | None = None) -> Surrogate:
-    """The clipped surrogate; mean over the tokens of a hypothesis, then over hypotheses.
+def clipped_loss(terms: PolicyTerms, *, epsilon: float, epsilon_high: float, delta: float | None = None) -> Surrogate:
+    """The clipped surrogate: a ratio that has moved far enough pushes no further.
 
         r         = min(ratio, delta) where delta is set, otherwise ratio
         loss[..t] = -min(r A, clip(ratio, 1 - epsilon, 1 + epsilon_high) A)
-        total     = sum over hypotheses of (sum over t of loss / number of its tokens) / hypotheses of the step
 
-    A token of a short hypothesis weighs more than one of a long hypothesis. `delta` bounds what a token of negative
+    Five names of `POLICY_LOSSES` are this function. They differ in what the sum is divided by:
+
+        grpo     sum over hypotheses of (sum over t of loss / number of its tokens) / hypotheses of the step
+        bnpo     sum over all tokens of loss / tokens of the step
+        dapo     the same
+        dr_grpo  sum over all tokens of loss / (hypotheses of the step * max_completion_length)
+        gspo     sum over hypotheses of loss / hypotheses of the step, with one ratio for each hypothesis,
+                 (pi(hypothesis) / pi_old(hypothesis)) ^ (1 / number of its tokens)
+
+    A token of a short hypothesis weighs more than one of a long hypothesis in grpo; in bnpo and dapo every token weighs
+    the same, and a long hypothesis more; dr_grpo prefers no length. gspo is grpo at
+    `importance_sampling_level="sequence"`, TRL's way of asking for it. `delta` bounds what a token of negative
     advantage can cost, where the minimum alone has no bound.
+
+    Deviations from TRL: its bnpo divides by the tokens of a micro-batch and takes the mean over micro-batches, so that
+    the result depends on how a step is cut up; with the counts of the whole step bnpo is the same number as dapo, and
+    both names are kept because both are TRL's. Where several optimizer steps share one round of sampling, TRL's dapo
+    divides each by the mean number of tokens of a step, here by the tokens that the step has.
 
     Args:
         terms: of B clips with K hypotheses.
-        epsilon: > 0; how far the ratio may fall before a negative advantage pushes no more; 1 or more: no bound.
+        epsilon: > 0; how far the ratio may fall before a negative advantage pushes no more; 1 or more: no bound. dapo's
+            paper takes 0.2 and 0.28; gspo's 3e-4 and 4e-4, since its ratios lie close to 1, and with 0.2 hardly
+            anything is ever clipped.
         epsilon_high: > 0; how far it may rise before a positive advantage pushes no more.
         delta: > 1 + epsilon_high, or None.
 
     Returns:
         `Surrogate`, one value for each token, or for each hypothesis at level "sequence".
 
-    Source: Shao et al. 2024 (GRPO), arXiv:2402.03300, eq. 3; `epsilon_high` from Yu et al. 2025 (DAPO),
-    arXiv:2503.14476, its "clip-higher"; `delta` from Prime Intellect 2025 (INTELLECT-2), arXiv:2505.07291, its
-    two-sided clipping, with 4.
+    Source: Shao et al. 2024 (GRPO), arXiv:2402.03300, eq. 3; `epsilon_high`, and dapo's sum over tokens, from Yu et al.
+    2025 (DAPO), arXiv:2503.14476, its "clip-higher" and its token-level loss; dr_grpo from Liu et al. 2025 (Dr. GRPO),
+    arXiv:2503.20783, section 3.2, which goes with advantages "none"; gspo from Zheng et al. 2025 (GSPO),
+    arXiv:2507.18071, eq. 5, 7; bnpo is the token mean that TRL used before dapo; `delta` from Prime Intellect 2025
+    (INTELLECT-2), arXiv:2505.07291, its two-sided clipping, with 4.
     """
-    return _clipped_surrogate(terms, epsilon, epsilon_high, delta)
+    low, high = 1 - epsilon, 1 + epsilon_high
+    ratio, advantages = terms.ratio, terms.advantages
+    bounded = ratio if delta is None else ratio.clamp(max=delta)
+    loss = -torch.minimum(bounded * advantages, ratio.clamp(low, high) * advantages)
+    return Surrogate(loss, (ratio < low) & (advantages < 0), (ratio > high) & (advantages > 0))
 
 
-def bnpo_loss(terms: PolicyTerms, *, epsilon: float, epsilon_high: float, delta: float | None = None) -> Surrogate:
-    """The clipped surrogate of `grpo_loss`; mean over all tokens of the optimizer step.
-
-        total = sum over all tokens of loss / tokens of the step
-
-    Deviation from TRL: its bnpo divides by the tokens of a micro-batch and takes the mean over micro-batches, so that
-    the result depends on how a step is cut up. With the counts of the whole step bnpo is the same number as
-    `dapo_loss`; both names are kept because both are TRL's.
-
-    Args and returns as `grpo_loss`.
-
-    Source: TRL's `loss_type="bnpo"`, the token mean that it used before dapo.
-    """
-    return _clipped_surrogate(terms, epsilon, epsilon_high, delta)
-
-
-def dapo_loss(terms: PolicyTerms, *, epsilon: float, epsilon_high: float, delta: float | None = None) -> Surrogate:
-    """The clipped surrogate of `grpo_loss`; mean over all tokens of the optimizer step: every token weighs the same.
-
-        total = sum over all tokens of loss / tokens of the step
-
-    A long hypothesis weighs more than a short one. Deviation from TRL: where several optimizer steps share one round of
-    sampling, TRL divides each by the mean number of tokens of a step, here by the tokens that the step has.
-
-    Args and returns as `grpo_loss`; the paper takes epsilon = 0.2, epsilon_high = 0.28.
-
-    Source: Yu et al. 2025 (DAPO), arXiv:2503.14476, its token-level loss.
-    """
-    return _clipped_surrogate(terms, epsilon, epsilon_high, delta)
-
-
-def dr_grpo_loss(terms: PolicyTerms, *, epsilon: float, epsilon_high: float, delta: float | None = None) -> Surrogate:
-    """The clipped surrogate of `grpo_loss`; divided by a constant, so that no length is preferred.
-
-        total = sum over all tokens of loss / (hypotheses of the step * max_completion_length)
-
-    Args and returns as `grpo_loss`. The paper goes with advantages "none", which do not divide by a standard deviation.
-
-    Source: Liu et al. 2025 (Dr. GRPO), arXiv:2503.20783, section 3.2.
-    """
-    return _clipped_surrogate(terms, epsilon, epsilon_high, delta)
-
-
-def gspo_loss(terms: PolicyTerms, *, epsilon: float, epsilon_high: float, delta: float | None = None) -> Surrogate:
-    """The clipped surrogate with one ratio for a hypothesis: the reward is the hypothesis's, so is its weight.
-
-        ratio[b, k] = (pi(hypothesis) / pi_old(hypothesis)) ^ (1 / number of its tokens)
-        total       = sum over hypotheses of loss / hypotheses of the step
-
-    It is `grpo_loss` at `importance_sampling_level="sequence"`, TRL's way of asking for it. Such ratios lie close to
-    1: the paper takes epsilon = 3e-4, epsilon_high = 4e-4, and with 0.2 hardly anything is ever clipped.
-
-    Args and returns as `grpo_loss`, one value for each hypothesis.
-
-    Source: Zheng et al. 2025 (GSPO), arXiv:2507.18071, eq. 5, 7.
-    """
-    return _clipped_surrogate(terms, epsilon, epsilon_high, delta)
+# the names under which it has been public
+grpo_loss = bnpo_loss = dapo_loss = dr_grpo_loss = gspo_loss = clipped_loss
 
 
 def cispo_loss(terms: PolicyTerms, *, epsilon_high: float) -> Surrogate:
@@ -219,14 +187,6 @@ def mwer_loss(terms: PolicyTerms) -> Surrogate:
     return Surrogate(loss, never, never)
 
 
-def _clipped_surrogate(terms: PolicyTerms, epsilon: float, epsilon_high: float, delta: float | None) -> Surrogate:
-    low, high = 1 - epsilon, 1 + epsilon_high
-    ratio, advantages = terms.ratio, terms.advantages
-    bounded = ratio if delta is None else ratio.clamp(max=delta)
-    loss = -torch.minimum(bounded * advantages, ratio.clamp(low, high) * advantages)
-    return Surrogate(loss, (ratio < low) & (advantages < 0), (ratio > high) & (advantages > 0))
-
-
 class PolicyMethod(NamedTuple):
     """A policy loss and what a trainer has to know about it."""
 
@@ -237,6 +197,9 @@ class PolicyMethod(NamedTuple):
     needs_tokens: bool = False  # it is not itself where a hypothesis is scored as a whole, T = 1
     needs_copies: bool = False  # it reads `PolicyBatch.copies`
     uses_ratio: bool = True  # it weighs by pi / pi_old; otherwise it is meant for num_iterations = 1
+    # what the tables of the docs say of it, and where it is from; where empty, its function's docstring says both
+    summary: str = ""
+    source: str = ""
 
     @property
     def settings(self) -> frozenset[str]:
@@ -246,11 +209,39 @@ class PolicyMethod(NamedTuple):
 
 
 POLICY_LOSSES: dict[str, PolicyMethod] = {
-    "grpo": PolicyMethod(grpo_loss, "hypotheses"),
-    "bnpo": PolicyMethod(bnpo_loss, "tokens"),
-    "dr_grpo": PolicyMethod(dr_grpo_loss, "budget", needs_tokens=True),
-    "dapo": PolicyMethod(dapo_loss, "tokens"),
+    "grpo": PolicyMethod(
+        clipped_loss,
+        "hypotheses",
+        summary="The clipped surrogate; mean over the tokens of a hypothesis, then over hypotheses.",
+        source="Shao et al. 2024 (GRPO), arXiv:2402.03300, eq. 3.",
+    ),
+    "bnpo": PolicyMethod(
+        clipped_loss,
+        "tokens",
+        summary="The clipped surrogate; mean over all tokens of the optimizer step, the same number as dapo.",
+        source='TRL\'s `loss_type="bnpo"`, the token mean that it used before dapo.',
+    ),
+    "dr_grpo": PolicyMethod(
+        clipped_loss,
+        "budget",
+        needs_tokens=True,
+        summary="The clipped surrogate; divided by a constant, so that no length is preferred.",
+        source="Liu et al. 2025 (Dr. GRPO), arXiv:2503.20783, section 3.2.",
+    ),
+    "dapo": PolicyMethod(
+        clipped_loss,
+        "tokens",
+        summary="The clipped surrogate; mean over all tokens of the optimizer step: every token weighs the same.",
+        source="Yu et al. 2025 (DAPO), arXiv:2503.14476, its token-level loss.",
+    ),
     "cispo": PolicyMethod(cispo_loss, "tokens"),
-    "gspo": PolicyMethod(gspo_loss, "hypotheses", level="sequence", needs_tokens=True),
+    "gspo": PolicyMethod(
+        clipped_loss,
+        "hypotheses",
+        level="sequence",
+        needs_tokens=True,
+        summary="The clipped surrogate with one ratio for a hypothesis: rewards are of hypotheses, so are weights.",
+        source="Zheng et al. 2025 (GSPO), arXiv:2507.18071, eq. 5, 7.",
+    ),
     "mwer": PolicyMethod(mwer_loss, "clips", "hypotheses", needs_copies=True, uses_ratio=False),
 }

@@ -131,11 +131,6 @@ class ObjectiveTerms(NamedTuple):
         weighted = [term.weight * term.mean(*counts) for term in self.terms if term.weight]
         return sum(weighted[1:], start=weighted[0])
 
-    def means(self, num_pairs: Count | None = None, num_tokens: Count | None = None) -> dict[str, Tensor]:
-        """Mean of each loss by name, unweighted and detached: what a log shows. Arguments as for `total`."""
-        counts = self._counts(num_pairs, num_tokens)
-        return {term.name: term.mean(*counts).detach() for term in self.terms}
-
 
 class CombinedObjective:
     """A weighted sum of preference losses; all settings are checked here, none at a training step.
