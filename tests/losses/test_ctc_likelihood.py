@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import math
 
 import pytest
@@ -193,3 +195,16 @@ def test_the_way_is_the_one_that_measured_faster(sizes, hypotheses, stock):
     clips, frames, symbols, length = sizes
     given = torch.empty(clips, frames, symbols), torch.zeros(clips, hypotheses, length, dtype=torch.long)
     assert (ctc._stock_clips(*given) > 0) == stock
+
+
+def test_the_benchmark_ends_with_its_record(capsys, tmp_path):
+    benchmark = importlib.import_module("ctc_likelihood")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(benchmark, "CASES", [(2, 3, 20, 8, 4), (2, 3, 20, 4000, 4)])
+        benchmark.main(["--repeats", "1", "--out", str(tmp_path / "ctc.json")])
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert record == json.loads((tmp_path / "ctc.json").read_text())
+    assert [row["chosen"] for row in record["rows"]] == ["torch's", "recursion"]
+    assert all(off < 1e-4 for row in record["rows"] for off in row["off_in_float32"].values())
+    with pytest.raises(SystemExit):
+        benchmark.main(["--repeats", "0"])
