@@ -5,13 +5,19 @@ from __future__ import annotations
 import io
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from audiorl.audio import AudioFault, audio_seconds, ffmpeg, load_audio
+from audiorl.audio import AudioFault, audio_seconds, ffmpeg, load, load_audio
+from audiorl.datasets import BadRowsError
+from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from tests.audio.test_load import RATE, encoded, sine
+from tests.tiny_models import tiny_whisper
+from tests.trainers.pair_rows import CHOSEN, REJECTED, settings
 
 av = pytest.importorskip("av")
 
@@ -187,6 +193,35 @@ def test_a_wav_codec_that_libsndfile_does_not_know_is_ffmpegs(monkeypatch):
         with pytest.raises(AudioFault, match="a codec that libsndfile does not read") as caught:
             read(g726)
         assert "audiorl[av]" in caught.value.remedy
+
+
+def recordings(folder: Path) -> list[dict[str, Any]]:
+    """Rows as phones, browsers and call centres leave them."""
+    contents = {
+        "phone.m4a": by_ffmpeg(clip()[:12_000], *M4A),
+        "browser.webm": by_ffmpeg(clip()[:12_000], "webm", "libopus", 48_000),
+        "phone.amr": by_ffmpeg(clip()[:12_000], "amr", "libopencore_amrnb", 8000),
+        "call.wav": encoded(clip()[:12_000], subtype="GSM610"),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    texts = [{"chosen": CHOSEN[i], "rejected": REJECTED[i]} for i in range(len(contents))]
+    return [{"audio": str(folder / name), **text} for name, text in zip(contents, texts, strict=True)]
+
+
+def test_a_trainer_takes_them_or_names_all_rows_and_the_extra_before_it_starts(tmp_path, monkeypatch):
+    model, processor = tiny_whisper()
+    args = DPOConfig(**settings(tmp_path / "out"))
+    rows = recordings(tmp_path)
+    trainer = DPOTrainer(model, args=args, train_dataset=rows, processing_class=processor)
+    trainer.train()
+    assert trainer.state.global_step == 2
+    load._decoded_shape.cache_clear()
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(BadRowsError, match="3 faults in 3 rows") as caught:
+        DPOTrainer(model, args=args, train_dataset=rows, processing_class=processor)
+    assert [fault.row_id for fault in caught.value.faults] == [0, 1, 2]
+    assert all("audiorl[av]" in fault.remedy for fault in caught.value.faults)
 
 
 @pytest.mark.parametrize("form", FORMS)
