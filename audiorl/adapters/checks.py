@@ -12,6 +12,7 @@ from peft import AdaLoraConfig, PeftConfig, PeftModel, PeftType
 from torch import nn
 
 from audiorl.adapters.layers import ALL_LINEAR, DECODER_LINEAR, called_layers, decoder_only_targets, linear_names
+from audiorl.adapters.vocabulary import embedding_layers
 from audiorl.models import base_model, family_class
 
 
@@ -44,9 +45,18 @@ def checked_adapter(model: nn.Module, peft_config: Any) -> PeftConfig | None:
         peft_config.target_modules = called_layers(base_model(model), unadaptable)
     _check_targets(base_model(model), peft_config.target_modules)
     _check_called(base_model(model), peft_config.target_modules, unadaptable)
+    _keep_tied(base_model(model), peft_config)
     if isinstance(peft_config, AdaLoraConfig):
         check_rank_schedule(peft_config)
     return peft_config
+
+
+def _keep_tied(base: Any, peft_config: Any) -> None:
+    """Train a head that is its model's embeddings as one with them; PEFT trains two copies unless it is told."""
+    tied = getattr(base.config.get_text_config(), "tie_word_embeddings", False)
+    leaves = {name.rpartition(".")[2] for name in embedding_layers(base)}
+    if tied and leaves & set(peft_config.modules_to_save or ()) and hasattr(peft_config, "ensure_weight_tying"):
+        peft_config.ensure_weight_tying = True
 
 
 def _check_kind(peft_config: Any) -> None:

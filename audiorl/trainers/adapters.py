@@ -15,6 +15,7 @@ from peft.utils.warning import PeftWarning
 from torch import nn
 from transformers import TrainerCallback
 
+from audiorl.adapters.vocabulary import embedding_layers, vocabulary_changed
 from audiorl.models import base_model
 from audiorl.models.footprint import footprint
 from audiorl.trainers.adalora import RankSchedule, uses_adalora
@@ -73,8 +74,8 @@ def follow_adapter(trainer: Any) -> RankSchedule | None:
 def adapter_files(model: nn.Module, folder: str, *, keep_reference: bool, cut_ranks: bool) -> Iterator[None]:
     """While a model is saved into `folder`, keep PEFT to the files of the trained adapter.
 
-    PEFT writes a whole head beside an adapter where a layer called lm_head has one: for a resized vocabulary, which
-    nothing here resizes, and it fails on Wav2Vec2, which has no input embeddings.
+    Embeddings and head are written beside it where the vocabulary was enlarged before, and only there: left to itself,
+    PEFT also writes them where a layer called lm_head has an adapter, and fails on Wav2Vec2, which has no embeddings.
 
     Args:
         keep_reference: whether the frozen adapter that is the reference is saved too, as a checkpoint wants.
@@ -83,7 +84,9 @@ def adapter_files(model: nn.Module, folder: str, *, keep_reference: bool, cut_ra
     if not isinstance(model, PeftModel):
         yield
         return
-    vars(model)["save_pretrained"] = functools.partial(model.save_pretrained, save_embedding_layers=False)
+    base = base_model(model)
+    embeddings = bool(embedding_layers(base)) and vocabulary_changed(base)
+    vars(model)["save_pretrained"] = functools.partial(model.save_pretrained, save_embedding_layers=embeddings)
     try:
         with warnings.catch_warnings():
             if cut_ranks:

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel, set_seed
 
 from audiorl.adapters import checked_adapter, require_bitsandbytes
+from audiorl.adapters.vocabulary import fit_vocabulary, holds_processor
 from audiorl.models import (
     SpeechFamily,
     base_model,
@@ -103,8 +104,11 @@ def load_adapted(adapter: str | os.PathLike, options: dict[str, Any], *, trainab
             "base_model_name_or_path in adapter_config.json, or load the base and pass a PeftModel."
         )
     base = _load(base_name, options)
+    fit_vocabulary(base, adapter)
     with _without_pefts_warnings():
-        return PeftModel.from_pretrained(base, adapter, is_trainable=trainable)
+        found = PeftModel.from_pretrained(base, adapter, is_trainable=trainable)
+    found.adapter_source = os.fspath(adapter)
+    return found
 
 
 def merge_and_unload(adapter: str | os.PathLike, **options: Any) -> PreTrainedModel:
@@ -150,12 +154,18 @@ def default_output_dir(model: str | os.PathLike | nn.Module, method: str) -> str
 
 
 def load_processor(processing_class: Any, model: nn.Module) -> Any:
-    """The processor a user passed, or the one of the model's own checkpoint."""
+    """The processor a user passed, or the one of the model's own checkpoint.
+
+    For an adapter that was loaded by its name, it is the one that lies beside the adapter, where there is one: tokens
+    may have been added to it.
+    """
     if processing_class is not None:
         return processing_class
-    name = base_model(model).config._name_or_path
+    name, adapter = base_model(model).config._name_or_path, getattr(model, "adapter_source", None)
     try:
-        return family_class(model).load_processor(name)
+        processor = family_class(model).load_processor(name)
+        # by its class: an adapter's folder has no config.json, which would name it
+        return type(processor).from_pretrained(adapter) if adapter and holds_processor(adapter) else processor
     except (OSError, ValueError) as error:
         raise ValueError(
             f"No processor was passed, and none loads from {name or 'the model, which has no name'!r}: {error}. "
