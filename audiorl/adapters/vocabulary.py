@@ -7,7 +7,6 @@ before the adapter is put on it.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -27,27 +26,28 @@ _PREFIX = "base_model.model."
 def vocabulary_changed(base: Any) -> bool:
     """Whether a model has more tokens, or fewer, than the checkpoint that its config names.
 
-    False for a model without a name: nothing could be loaded in its place.
+    False for a model without a name, in whose place nothing can be loaded, and where that checkpoint is gone.
     """
+    known = checkpoint_vocabulary(base)
+    return known is not None and known != vocabulary(base)
+
+
+def checkpoint_vocabulary(base: Any) -> int | None:
+    """Tokens of the checkpoint that a model's config names, 0 where it counts none; None where there is no config."""
     name = base.config._name_or_path
-    if not name:
-        return False
-    known = _checkpoint_vocabulary(str(name))
-    # where the checkpoint cannot be asked any more, its embeddings are not there to be loaded either
-    return known is None or known != _vocabulary(base.config)
-
-
-@functools.lru_cache(maxsize=16)
-def _checkpoint_vocabulary(name: str) -> int | None:
-    """Tokens of a checkpoint, -1 where its config counts none; None where there is no config."""
     try:
-        return _vocabulary(AutoConfig.from_pretrained(name))
+        return _tokens(AutoConfig.from_pretrained(name)) if name else None
     except (OSError, ValueError):
         return None
 
 
-def _vocabulary(config: Any) -> int:
-    return getattr(config.get_text_config(), "vocab_size", None) or -1
+def vocabulary(base: Any) -> int:
+    """Tokens that a model's config counts, 0 where it counts none."""
+    return _tokens(base.config)
+
+
+def _tokens(config: Any) -> int:
+    return getattr(config.get_text_config(), "vocab_size", None) or 0
 
 
 def embedding_layers(base: Any) -> dict[str, nn.Module]:

@@ -68,6 +68,7 @@ class Adapter:
     kind: str  # LORA, DORA, RSLORA, ADALORA or another of PEFT's types
     settings: Mapping[str, Any]
     quantised_base: bool = False
+    tokens: int | None = None  # of the vocabulary, where it was enlarged before the adapter
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def card_text(facts: CardFacts) -> str:
 
 def snippet(facts: CardFacts) -> str:
     """Python that loads the model and puts a file through it."""
-    if not facts.runs_in_pipeline:
+    if not facts.runs_in_pipeline or (facts.adapter and facts.adapter.tokens):
         return _snippet_without_pipeline(facts)
     name, answer = PIPELINE_CALLS.get(facts.pipeline_tag, ("run", ""))
     call = '{"raw": audio, "sampling_rate": rate}'
@@ -63,11 +63,19 @@ def _snippet_without_pipeline(facts: CardFacts) -> str:
             "name = PeftConfig.from_pretrained(adapter).base_model_name_or_path",
             f"model = PeftModel.from_pretrained({facts.model_class}.from_pretrained(name), adapter)",
         ]
+    if facts.adapter and facts.adapter.tokens:
+        loading[2:] = [
+            f"model = {facts.model_class}.from_pretrained(name)",
+            f"model.resize_token_embeddings({facts.adapter.tokens})",
+            "model = PeftModel.from_pretrained(model, adapter)",
+        ]
+    # tokens that were added are in the adapter's own processor
+    source = "adapter" if facts.adapter and facts.adapter.tokens else "name"
     return "\n".join(
         [
             *imports,
             *loading,
-            "processor = AutoProcessor.from_pretrained(name)",
+            f"processor = AutoProcessor.from_pretrained({source})",
             f"print(transcribe(model, processor, [{row}], progress=False)[0])",
         ]
     )
@@ -117,7 +125,7 @@ def _error_rates(facts: CardFacts) -> str:
 
 def _how_to_use(facts: CardFacts) -> str:
     notes = []
-    if not facts.runs_in_pipeline:
+    if not facts.runs_in_pipeline or (facts.adapter and facts.adapter.tokens):
         notes.append(
             "A pipeline of transformers would not run it as it was trained; `audiorl` does (`pip install audiorl`)."
         )

@@ -29,6 +29,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES
 
 from audiorl._version import __version__
+from audiorl.adapters.vocabulary import embedding_layers, vocabulary, vocabulary_changed
 from audiorl.evaluation import Comparison, Decoded, compare, paired_bootstrap
 from audiorl.evaluation.labels import LabelAnswers
 from audiorl.evaluation.results import decoding_in_force
@@ -293,14 +294,15 @@ def adapter_of(model: nn.Module) -> Adapter | None:
     """The adapter that is trained."""
     if not isinstance(model, PeftModel):
         return None
-    config = model.peft_config[model.active_adapter]
+    base, config = base_model(model), model.peft_config[model.active_adapter]
     kind = "DORA" if getattr(config, "use_dora", False) else "RSLORA" if getattr(config, "use_rslora", False) else None
     settings = {name: getattr(config, name, None) for name in ADAPTER_SETTINGS}
     settings = {name: sorted(part) if isinstance(part, set) else part for name, part in settings.items()}
     return Adapter(
         kind or str(getattr(config.peft_type, "value", config.peft_type)),
         {name: part for name, part in settings.items() if part not in (None, "none")},
-        quantised_base=bool(getattr(base_model(model), "is_quantized", False)),
+        quantised_base=bool(getattr(base, "is_quantized", False)),
+        tokens=vocabulary(base) if embedding_layers(base) and vocabulary_changed(base) else None,
     )
 
 

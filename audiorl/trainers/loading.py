@@ -16,7 +16,14 @@ from torch import nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel, set_seed
 
 from audiorl.adapters import checked_adapter, require_bitsandbytes
-from audiorl.adapters.vocabulary import fit_vocabulary, holds_processor
+from audiorl.adapters.vocabulary import (
+    checkpoint_vocabulary,
+    embedding_layers,
+    fit_vocabulary,
+    holds_processor,
+    vocabulary,
+    vocabulary_changed,
+)
 from audiorl.models import (
     SpeechFamily,
     base_model,
@@ -219,6 +226,14 @@ def _check_base(base: Any) -> None:
             f"An adapter is saved without its base and loaded on {base.config._name_or_path or 'the one it names'!r}, "
             f"but this base {difference}: the adapter would come back on another model. Save the base as it is now "
             "(model.save_pretrained(folder), processor.save_pretrained(folder)) and train the adapter on that folder."
+        )
+    # embeddings are saved with the adapter; a head that reads no embeddings, as that of CTC, is not
+    if not embedding_layers(base) and vocabulary_changed(base):
+        raise ValueError(
+            f"An adapter is saved without its base and loaded on {base.config._name_or_path!r}, whose vocabulary has "
+            f"{checkpoint_vocabulary(base)} tokens, but this base has {vocabulary(base)}: its head would be lost. Save "
+            "the base as it is now (model.save_pretrained(folder), processor.save_pretrained(folder)) and train the "
+            "adapter on that folder."
         )
 
 

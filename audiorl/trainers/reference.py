@@ -295,12 +295,15 @@ def keep_adapter_as_reference(model: PeftModel) -> None:
     active = model.active_adapter
     config = copy.deepcopy(model.peft_config[active])
     config.inference_mode = True
+    if getattr(config, "ensure_weight_tying", False):
+        # of a second adapter PEFT no longer sees what is tied; each of the frozen copies gets the values
+        config.ensure_weight_tying = False
     allocated, frozen = None, _frozen_parts(model, active)
     if isinstance(config, AdaLoraConfig):
         # PEFT would take AdaLoRA's rank_pattern for LoRA's
         allocated, config.rank_pattern = config.rank_pattern, None
     model.add_adapter(REFERENCE_ADAPTER, config)
-    own = {name: p for name, p in model.named_parameters() if _of_adapter(name, active)}
+    own = {name: p for name, p in model.named_parameters(remove_duplicate=False) if _of_adapter(name, active)}
     copies = {name: _renamed(name, active) for name in own}
     if any(model.get_parameter(twin).shape != own[name].shape for name, twin in copies.items()):
         # an AdaLoRA adapter from a file, from which the ranks that were cut are gone

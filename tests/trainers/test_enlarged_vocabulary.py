@@ -1,14 +1,22 @@
-"""A vocabulary enlarged, then an adapter: it trains, is saved with its embeddings and processor, loads, resumes, merges."""
+"""A vocabulary enlarged, then an adapter: it is saved with embeddings and processor, loads, resumes, merges."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from audiorl.trainers.loading import load_checkpoint, load_processor, merge_and_unload
-from tests.tiny_models import saved, tiny_whisper
+from audiorl.commands.evaluate import ModelArguments, local_models
+from audiorl.evaluation import transcribe
+from audiorl.trainers.reference import adapter_off
+from audiorl.trainers.loading import load_checkpoint, load_processor, merge_and_unload, plan_adapter
+from tests.cards import WITHOUT_AUDIOREAD, card_of, run_snippet
+from tests.tiny_ctc import tiny_ctc
+from tests.tiny_models import saved, tiny_clips, tiny_whisper
 from tests.trainers.pair_rows import pair_rows, trainer
 
 NEW = ["zyzzyva", "quokka"]
@@ -80,3 +88,79 @@ def test_it_comes_back_merged(enlarged, tmp_path, way):
     torch.testing.assert_close(scores(plain, dpo), before)
     assert len(WhisperProcessor.from_pretrained(merged).tokenizer) == len(enlarged[1].tokenizer)
     torch.testing.assert_close(scores(merge_and_unload(tmp_path / "out"), dpo), before)
+
+
+def saved_weights(folder) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+@WITHOUT_AUDIOREAD
+@pytest.mark.parametrize("way", WAYS)
+def test_its_card_loads_it(enlarged, tmp_path, capsys, way):
+    dpo = tuned(enlarged, tmp_path / "out", way)
+    _, text = card_of(tmp_path / "out")
+    rows = [{"audio": {"array": tiny_clips(1)[0], "sampling_rate": 16_000}}]
+    (said,) = transcribe(dpo.model, enlarged[1], rows, progress=False)
+    assert run_snippet(text, tmp_path, capsys) == said.strip()
+
+
+def test_evaluate_measures_with_the_tokenizer_of_the_adapters_folder(enlarged, tmp_path):
+    tuned(enlarged, tmp_path / "out", "trainable_token_indices")
+    (system,) = local_models(ModelArguments(model_name_or_path=[str(tmp_path / "out")]))
+    assert system.family.processor.tokenizer.convert_tokens_to_ids(NEW) == [283, 284]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_goes_on_from_its_folder_and_is_saved_whole_again(enlarged, tmp_path, way):
+    tuned(enlarged, tmp_path / "out", way)
+    start = {"trainer_model": str(tmp_path / "out"), "trainer_processing_class": None}
+    again = trainer(tmp_path / "more", rows(), learning_rate=1e-2, **start)
+    with adapter_off(again.model):  # the reference is the adapter as it came
+        reference = scores(again.model, again)
+    torch.testing.assert_close(reference, scores(again.model, again))
+    again.train()
+    again.save_model()
+    loaded = load_checkpoint(tmp_path / "more", {"dtype": "float32"})
+    torch.testing.assert_close(scores(loaded, again), scores(again.model, again))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_resumed_run_ends_where_one_in_a_single_go_does(enlarged, tmp_path, way):
+    model, processor = enlarged
+    other = copy.deepcopy(model)
+    steps = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    whole = tuned((copy.deepcopy(model), processor), tmp_path / "out", way, **steps)
+    resumed = trainer(
+        tmp_path / "out",
+        rows(),
+        trainer_model=other,
+        trainer_processing_class=processor,
+        trainer_peft_config=WAYS[way](processor.tokenizer.convert_tokens_to_ids(NEW)),
+        learning_rate=1e-2,
+        **steps,
+    )
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
+    torch.testing.assert_close(scores(resumed.model, resumed), scores(whole.model, whole))
+
+
+def test_what_was_trained_of_the_new_tokens_is_in_the_files(enlarged, tmp_path):
+    before = enlarged[0].get_input_embeddings().weight.detach().clone()
+    dpo = tuned(enlarged, tmp_path / "out", "modules_to_save")
+    after = saved_weights(tmp_path / "out")["base_model.model.model.decoder.embed_tokens.weight"]
+    assert after.shape == before.shape and not torch.equal(after[-2:], before[-2:])
+    assert dpo.model.get_base_model().config.tie_word_embeddings
+
+
+def test_without_new_tokens_an_adapter_is_saved_alone(tmp_path):
+    folder = saved(tiny_whisper(), tmp_path / "base")
+    dpo = trainer(tmp_path / "out", trainer_model=folder, trainer_peft_config=LoraConfig(**LORA))
+    dpo.save_model()
+    assert all("lora_" in name for name in saved_weights(tmp_path / "out"))
+
+
+def test_a_ctc_head_of_another_size_is_refused_before_an_adapter_is_trained(tmp_path):
+    model, processor = tiny_ctc()
+    folder = saved((model, processor), tmp_path / "base")
+    grown = type(model).from_pretrained(folder, vocab_size=model.config.vocab_size + 2, ignore_mismatched_sizes=True)
+    with pytest.raises(ValueError, match=r"has \d+ tokens, but this base has \d+.*Save the base as it is now"):
+        plan_adapter(grown, LoraConfig(r=4))
