@@ -50,7 +50,7 @@ def _tokens(config: Any) -> int:
     return getattr(config.get_text_config(), "vocab_size", None) or 0
 
 
-def embedding_layers(base: Any) -> dict[str, nn.Module]:
+def embedding_layers(base: Any) -> dict[str, Any]:
     """The input and output embeddings of a model, by their names in it; none for a model without a vocabulary."""
     try:
         layers = [base.get_input_embeddings(), base.get_output_embeddings()]
