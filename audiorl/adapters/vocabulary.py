@@ -13,7 +13,6 @@ from typing import Any
 
 from peft.utils.save_and_load import load_peft_weights
 from safetensors import safe_open
-from torch import nn
 from transformers import AutoConfig
 from transformers.utils import cached_file
 

@@ -12,8 +12,8 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from audiorl.commands.evaluate import ModelArguments, local_models
 from audiorl.evaluation import transcribe
-from audiorl.trainers.reference import adapter_off
 from audiorl.trainers.loading import load_checkpoint, load_processor, merge_and_unload, plan_adapter
+from audiorl.trainers.reference import adapter_off
 from tests.cards import WITHOUT_AUDIOREAD, card_of, run_snippet
 from tests.tiny_ctc import tiny_ctc
 from tests.tiny_models import saved, tiny_clips, tiny_whisper
