@@ -67,6 +67,9 @@ class CTCText:
         letters = "".join(symbol for symbol, i in tokenizer.get_vocab().items() if i not in self.special)
         upper, lower = any(map(str.isupper, letters)), any(map(str.islower, letters))
         self.case = str.upper if upper and not lower else str.lower if lower and not upper else str
+        # what vocabularies write between words is no sign of a text: there it would become a blank
+        marks = {getattr(tokenizer, "word_delimiter_token", None), "\u2581"} - {None, "", " "}
+        self.word_marks = {mark for mark in marks if not self.decode(self.ids(mark)).strip()}
 
     def ids(self, text: str) -> list[int]:
         """The symbols of a text, unknown ones included."""
@@ -80,7 +83,8 @@ class CTCText:
             ValueError: characters that the model cannot write.
         """
         ids = self.ids(text)
-        if any(i in self.special or i >= self.vocab_size for i in ids):
+        marked = any(mark in text for mark in self.word_marks)
+        if marked or any(i in self.special or i >= self.vocab_size for i in ids):
             lost = [c for c in dict.fromkeys(self.case(text)) if not c.isspace() and self._is_lost(c)]
             shown = ", ".join(map(repr, lost[:NAMED])) + (", ..." if len(lost) > NAMED else "")
             raise ValueError(
@@ -90,7 +94,8 @@ class CTCText:
         return TokenizedText([self.blank, *ids, self.blank], 1)
 
     def _is_lost(self, character: str) -> bool:
-        return any(i in self.special or i >= self.vocab_size for i in self.ids(character))
+        unknown = any(i in self.special or i >= self.vocab_size for i in self.ids(character))
+        return unknown or character in self.word_marks
 
     def decode(self, ids: Sequence[int]) -> str:
         """Symbols of a transcript -> text. Blanks are left out; two equal symbols stay two."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 
 import numpy as np
@@ -268,3 +269,13 @@ def test_layers_that_move_with_padding_are_refused(name):
     setattr(model.config, name, True)
     with pytest.raises(ValueError, match=rf"\({name}\).*depend on the clips beside it"):
         speech_family(model, processor)
+
+
+@pytest.mark.parametrize(("kind", "mark"), [("wav2vec2", "|"), ("parakeet", "\u2581")])
+def test_what_a_vocabulary_writes_between_words_is_no_sign_of_a_text(kind, mark):
+    """It would be learnt as a blank, which the text does not have."""
+    family = speech_family(*tiny_ctc(kind))
+    assert family.tokenize("the dog").ids
+    for text in (mark, f"the{mark}dog", f"the dog{mark}"):
+        with pytest.raises(ValueError, match=f"no symbol for .*{re.escape(mark)}"):
+            family.tokenize(text)
