@@ -36,6 +36,19 @@ class Transform(Protocol):
         ...
 
 
+def white_noise(samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise of equal power in every band: (samples,)."""
+    return rng.standard_normal(samples)
+
+
+def pink_noise(samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise whose power falls by 3 dB an octave: (samples,)."""
+    spectrum = np.fft.rfft(rng.standard_normal(samples))
+    spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
+    spectrum[0] = 0.0
+    return np.fft.irfft(spectrum, n=samples)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SameLength:
     p: float = field(default=1.0, metadata=number(0, 1, "probability"))

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from audiorl.augment.transforms import pink_noise, white_noise
 from audiorl.demo.sentences import random_sentence
 from audiorl.demo.synthesiser import SAMPLING_RATE, Synthesiser, Voice
 from audiorl.demo.voices import BABBLE_VOICES
@@ -15,19 +16,6 @@ __all__ = ["NOISE_KINDS", "add_noise", "reverberate"]
 
 _BABBLE_TALKERS = 5
 _BABBLE_UTTERANCES = 24
-
-
-def white_noise(samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise of equal power in every band: (samples,)."""
-    return rng.standard_normal(samples)
-
-
-def pink_noise(samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise whose power falls by 3 dB an octave: (samples,)."""
-    spectrum = np.fft.rfft(rng.standard_normal(samples))
-    spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
-    spectrum[0] = 0.0
-    return np.fft.irfft(spectrum, n=samples)
 
 
 def babble_noise(samples: int, rng: np.random.Generator) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from audiorl.augment.transforms import pink_noise, white_noise
 from audiorl.evaluation.clips import clip_of
 from audiorl.evaluation.measurement import Measurement, measure
 from audiorl.evaluation.settings import EvaluationSettings
@@ -23,6 +24,7 @@ SOUNDS: tuple[tuple[str, float | None], ...] = (
     ("pink", -50.0),
     ("pink", -30.0),
 )
+_NOISES = {"white": white_noise, "pink": pink_noise}
 _TEXT = "text"
 
 
@@ -105,9 +107,7 @@ def probe_rows(seconds: float) -> list[dict[str, Any]]:
 def _sound(kind: str, level: float | None, samples: int, rng: np.random.Generator) -> np.ndarray:
     if level is None:
         return np.zeros(samples)
-    from audiorl.demo.noise import NOISE_KINDS
-
-    noise = NOISE_KINDS[kind](samples, rng)
+    noise = _NOISES[kind](samples, rng)
     return noise * 10 ** (level / 20) / np.sqrt(np.mean(np.square(noise)))
 
 
