@@ -50,12 +50,13 @@ def decode(container: Container, name: str) -> Clip:
     """All samples of a clip; raises as `clip_shape`."""
     parts: list[np.ndarray] = []
     with _opened(container, name) as (kind, found, stream):
-        resampler = _av(kind, name).AudioResampler(format="fltp")  # keeps rate and channels
+        resampler = _av(kind, name).AudioResampler(format="flt")  # keeps rate and channels
         for frame in _frames(kind, found, stream, name):
-            rate = frame.sample_rate
-            parts += [part.to_ndarray() for part in resampler.resample(frame)]
+            rate, channels = _shape(frame)
+            # one plane for all channels: of more than eight planes PyAV reads memory that is not the frame's
+            parts += [part.to_ndarray().reshape(-1, channels) for part in resampler.resample(frame)]
         lossy = not stream.codec_context.name.startswith("pcm_")
-    samples = np.concatenate(parts, axis=1).T
+    samples = np.concatenate(parts)
     return Clip(samples[:, 0] if samples.shape[1] == 1 else samples, rate, lossy)
 
 
@@ -102,12 +103,12 @@ def _frames(kind: Kind, found: Any, stream: Any, name: str) -> Iterator[Any]:
         if _shape(frame) != shape or frame.is_corrupt:
             what = "is damaged" if frame.is_corrupt else "changes its rate or its channels"
             raise AudioFault(f"{name} {what} at {samples / frame.sample_rate:.3f} s", _REMEDY)
+        if shape[1] > MOST_CHANNELS:
+            raise AudioFault(f"{name} has {shape[1]} channels", f"Give at most {MOST_CHANNELS}.")
         samples += frame.samples
         yield frame
     if shape is None:
         raise AudioFault(f"{name} is cut off or damaged: no sample decodes", _REMEDY)
-    if shape[1] > MOST_CHANNELS:
-        raise AudioFault(f"{name} has {shape[1]} channels", f"Give at most {MOST_CHANNELS}.")
     seconds, stated = samples / shape[0], _stated_seconds(found, stream, kind)
     if stated is not None and seconds + _SLACK < stated:
         raise AudioFault(f"{name} is cut off or damaged: {seconds:.2f} of {stated:.2f} s decode", _REMEDY)

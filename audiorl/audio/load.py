@@ -31,6 +31,7 @@ from audiorl.audio.containers import inspect_container
 from audiorl.audio.sources import (
     HIGHEST_RATE,
     LOWEST_RATE,
+    MOST_CHANNELS,
     AudioFault,
     Clip,
     ClipShape,
@@ -164,6 +165,8 @@ def channel_of(value: Any) -> Channel:
 
 def _channel_number(channel: Any, channels: int, name: str) -> Channel:
     number = channel_of(channel)
+    if channels > MOST_CHANNELS:
+        raise AudioFault(f"{name} has {channels} channels", f"Its header is damaged, or give at most {MOST_CHANNELS}.")
     if number != "mix" and number >= channels:
         has = "one channel, 0" if channels == 1 else f"{channels} channels, 0 to {channels - 1}"
         raise AudioFault(f"{name} has {has}; the row asks for channel {number}", 'Correct the column, or write "mix".')

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from audiorl.audio import AudioFault, audio_seconds, ffmpeg, load, load_audio
+from audiorl.audio.containers import Container, Kind
 from audiorl.datasets import BadRowsError
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from tests.audio.test_load import RATE, encoded, sine
@@ -157,6 +159,20 @@ def test_channels_are_kept_apart():
     assert one == pytest.approx(load_audio(two, RATE, channel=0), abs=1e-2)
     with pytest.raises(AudioFault, match="2 channels"):
         audio_seconds(two, channel=2)
+
+
+@pytest.mark.parametrize("channels", [6, 12, 32, 33, 1000])
+def test_many_channels_are_read_apart_or_refused(channels):
+    content = io.BytesIO()
+    each = np.arange(channels) / channels
+    soundfile.write(content, np.tile(each, (2000, 1)), RATE, format="AIFF", subtype="PCM_16")
+    file = Container(content, Kind("AIFF", "aiff", False, ".aiff"))
+    if channels > 32:
+        with pytest.raises(AudioFault, match=f"has {channels} channels"):
+            ffmpeg.decode(file, "it")
+        return
+    samples = ffmpeg.decode(file, "it").samples
+    assert samples == pytest.approx(np.tile(each, (2000, 1)), abs=1e-4)
 
 
 def test_joined_ogg_streams_are_heard_whole():

@@ -430,6 +430,12 @@ def test_a_channel_that_is_not_there_is_refused_before_decoding_and_when_loaded(
         audio_seconds(encoded(sine()), channel=1)
 
 
+def test_more_channels_than_any_recording_has_are_refused():
+    for read in (audio_seconds, lambda source: load_audio(source, RATE)):
+        with pytest.raises(AudioFault, match="has 33 channels"):
+            read(encoded(np.tile(sine()[:, None], 33)))
+
+
 def test_damage_in_a_channel_that_nobody_asked_for_is_no_fault():
     clip = np.stack([sine(), np.full(RATE, np.nan, np.float32)], axis=1)
     assert load_audio(encoded(clip, subtype="FLOAT"), RATE, channel=0) == pytest.approx(sine())
