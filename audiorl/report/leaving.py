@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from audiorl.audio import row_audio_seconds
+from audiorl.audio import AudioFault, row_audio_seconds
 from audiorl.evaluation.changes import changes
 from audiorl.evaluation.clips import audio_path, clip_of, row_channel
 from audiorl.evaluation.comparison import Decoded
@@ -102,9 +103,14 @@ def leave_facts(run: str | os.PathLike, facts: Mapping[str, Any]) -> None:
 
 
 def leave_pairs(run: str | os.PathLike, rows: Iterable[Mapping[str, Any]], kept: KeptAudio) -> None:
-    """Write the first `MOST_PAIRS` rows with `chosen` and `rejected`."""
-    some = islice(rows, MOST_PAIRS)
-    records = [{**place_of(row, kept), "chosen": row["chosen"], "rejected": row["rejected"]} for row in some]
+    """Write the first `MOST_PAIRS` rows with `chosen` and `rejected`; of clips that cannot be read nothing.
+
+    Whoever trains on such a clip stops at it or skips it, and tells so.
+    """
+    records = []
+    for row in islice(rows, MOST_PAIRS):
+        with suppress(AudioFault):
+            records.append({**place_of(row, kept), "chosen": row["chosen"], "rejected": row["rejected"]})
     _write_lines(_folder(run) / PAIRS_FILE, records, "w")
 
 

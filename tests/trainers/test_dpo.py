@@ -319,6 +319,18 @@ def test_a_model_of_which_nothing_is_trained_is_refused_when_the_trainer_is_buil
     DPOTrainer(tiny_whisper()[0].requires_grad_(False), **{**rest, "train_dataset": None}).evaluate(pair_rows(2))
 
 
+def test_of_rows_with_samples_beyond_all_loudness_only_those_go(tmp_path):
+    rows = pair_rows(4)
+    damaged = {**rows[1]["audio"], "array": rows[1]["audio"]["array"].copy()}
+    damaged["array"][100] = 1e20
+    rows[1]["audio"] = damaged
+    dpo = trainer(tmp_path, rows, on_bad_rows="skip")
+    dpo.train()
+    skipped = (tmp_path / "skipped_rows.jsonl").read_text().splitlines()
+    assert len(skipped) == 1 and "samples of up to 1e+20 where full scale is 1" in skipped[0]
+    assert all(torch.isfinite(parameter).all() for parameter in dpo.model.parameters())
+
+
 def test_one_end_token_stays_a_number(tmp_path):
     """Older transformers make a list of it when training starts; Whisper's generate then takes it for padding."""
     dpo = trainer(tmp_path)
