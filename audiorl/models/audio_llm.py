@@ -27,7 +27,7 @@ from audiorl.batch import GroupBatch, GroupScores, kept_texts
 from audiorl.models.family import AutoregressiveFamily, SpeechFamily, TokenizedText
 from audiorl.models.forward import base_model
 from audiorl.models.grouped_attention import cache_argument
-from audiorl.models.head import at_least_float32, score_tokens
+from audiorl.models.head import scaled_logits, score_tokens
 from audiorl.models.sampling import prefix_lengths
 
 # What processors call the mask of mel frames.
@@ -300,8 +300,7 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
         prefix, lengths = self._prefixes(base, batch, states)
 
         def predict(hidden: Tensor) -> Tensor:
-            logits = at_least_float32(base.get_output_embeddings()(hidden))
-            return logits if temperature == 1.0 else logits / temperature
+            return scaled_logits(base.get_output_embeddings()(hidden), temperature)
 
         return PrefixDecoder(
             lambda *given: self._read(base, *given),

@@ -29,7 +29,7 @@ from audiorl.batch import GroupBatch, GroupSamples, GroupScores
 from audiorl.models.beam_search import BeamSettings, GroupBeams
 from audiorl.models.family import SpeechFamily, TokenizedText
 from audiorl.models.forward import base_model, run_inside
-from audiorl.models.head import at_least_float32
+from audiorl.models.head import scaled_logits
 from audiorl.models.padding import WAVLM_UNADAPTABLE, mean_of_frames, read_waveforms, shortest_clip, waveform_features
 from audiorl.models.sampling import Sampler, draw
 from audiorl.models.whisper import WhisperAudio
@@ -139,7 +139,7 @@ class ClassifierFamily(SpeechFamily):
         sampler: Sampler | None,
     ) -> GroupSamples:
         hypotheses = noise.shape[1]
-        logits = at_least_float32(self._logits(base, states)) / temperature
+        logits = scaled_logits(self._logits(base, states), temperature)
         allowed = logits if sampler is None else sampler(batch.tokens[:, 0, :0], logits)
         labels, _ = draw(allowed[:, None].expand(-1, hypotheses, -1), noise[..., 0])
         tokens, keep, logps = self._hypotheses(batch, labels, logits.log_softmax(-1))
@@ -152,7 +152,7 @@ class ClassifierFamily(SpeechFamily):
                 f"This classifier has {len(self.labels)} labels, in one group; got num_beams={settings.num_beams}, "
                 f"num_beam_groups={settings.num_beam_groups}. Lower num_beams, and leave num_beam_groups at 1."
             )
-        label_logps = (at_least_float32(self._logits(base, states)) / settings.temperature).log_softmax(-1)
+        label_logps = scaled_logits(self._logits(base, states), settings.temperature).log_softmax(-1)
         tokens, keep, logps = self._hypotheses(batch, label_logps.topk(settings.num_beams).indices, label_logps)
         return GroupBeams(tokens, keep, logps, logps[..., 0], torch.ones_like(keep[..., 0]))
 
@@ -203,7 +203,7 @@ def label_scores(logits: Tensor, batch: GroupBatch, states: Tensor, temperature:
     keep = batch.keep.any(-1, keepdim=True)  # (B, K, 1)
     labels = batch.tokens[..., 1:].gather(-1, batch.keep.int().argmax(-1, keepdim=True))
     labels = labels.masked_fill(~keep, 0).squeeze(-1)
-    scaled = at_least_float32(logits) / temperature
+    scaled = scaled_logits(logits, temperature)
     label_logps = scaled.log_softmax(-1)  # (B, C)
     entropy = -(label_logps.exp() * label_logps).sum(-1)
 

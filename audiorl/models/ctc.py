@@ -29,7 +29,7 @@ from audiorl.models.ctc_search import as_hypotheses, best_prefixes, collapse, dr
 from audiorl.models.family import SpeechFamily, TokenizedText
 from audiorl.models.fast_conformer import FastConformerAudio
 from audiorl.models.forward import base_model, run_inside
-from audiorl.models.head import at_least_float32
+from audiorl.models.head import scaled_logits
 from audiorl.models.padding import WAVLM_UNADAPTABLE, read_waveforms, shortest_clip, waveform_features
 from audiorl.models.sampling import Sampler, check_finite
 
@@ -177,8 +177,7 @@ class CTCFamily(SpeechFamily):
         return self._frames_of_audio(batch.audio_mask.sum(-1))
 
     def _frame_logps(self, logits: Tensor, temperature: float) -> Tensor:
-        logits = at_least_float32(logits)
-        return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
+        return scaled_logits(logits, temperature).log_softmax(-1)
 
     def _score(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, temperature: float) -> GroupScores:
         """Score hypotheses as a whole.

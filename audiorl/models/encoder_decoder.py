@@ -23,7 +23,7 @@ from audiorl.models.grouped_attention import (
     ignored_mask,
     use_grouped_attention,
 )
-from audiorl.models.head import at_least_float32, score_tokens
+from audiorl.models.head import scaled_logits, score_tokens
 
 
 class EncoderDecoderFamily(AutoregressiveFamily):
@@ -86,8 +86,7 @@ class EncoderDecoderFamily(AutoregressiveFamily):
 
         def predict(tokens: Tensor, positions: Tensor, cache: Cache, mask: Tensor) -> Tensor:
             hidden = self._decode(base, states, audio_seen, tokens, positions, cache, mask)
-            logits = at_least_float32(head(hidden[:, :, -1]))
-            return logits if temperature == 1.0 else logits / temperature
+            return scaled_logits(head(hidden[:, :, -1]), temperature)
 
         layers = len(base.get_decoder().layers)
         return GroupedDecoder(predict, layers=layers, hypotheses=hypotheses, room=room, engine=self.engine)

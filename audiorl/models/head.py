@@ -73,9 +73,10 @@ def answer_scores(head: nn.Linear) -> None:
     head.forward = types.MethodType(forward, head)  # type: ignore[method-assign]
 
 
-def at_least_float32(logits: Tensor) -> Tensor:
-    """Half precision is too coarse for a softmax over a vocabulary; float64 stays what it is."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+def scaled_logits(logits: Tensor, temperature: float) -> Tensor:
+    """Logits over temperature, in float32 or float64: half precision is too coarse for a softmax over a vocabulary."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits if temperature == 1.0 else logits / temperature
 
 
 def _fused(rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, temperature: float):
@@ -113,7 +114,7 @@ class TokenStatistics(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, ...]:
         parts = []
         for chunk, label in zip(logits.split(TOKEN_CHUNK), labels.split(TOKEN_CHUNK), strict=True):
-            scaled = _scaled(chunk, temperature)
+            scaled = scaled_logits(chunk, temperature)
             log_probabilities = scaled.log_softmax(-1)
             logps = log_probabilities.gather(-1, label[:, None]).squeeze(-1)
             entropy = -log_probabilities.exp().mul_(log_probabilities).sum(-1)
@@ -135,7 +136,7 @@ class TokenStatistics(torch.autograd.Function):
             return None, None, None
         for start in range(0, len(logits), TOKEN_CHUNK):
             rows = slice(start, start + TOKEN_CHUNK)
-            scaled = _scaled(logits[rows], ctx.temperature)
+            scaled = scaled_logits(logits[rows], ctx.temperature)
             grad = torch.zeros_like(scaled) if grad_logps is None else scaled.softmax(-1)
             if grad_logps is not None:
                 slope = grad_logps[rows, None] / ctx.temperature
@@ -153,8 +154,3 @@ def _entropy_slope(scaled: Tensor) -> Tensor:
     probabilities = log_probabilities.exp()
     entropy = -(probabilities * log_probabilities).sum(-1, keepdim=True)
     return probabilities * (log_probabilities + entropy)
-
-
-def _scaled(logits: Tensor, temperature: float) -> Tensor:
-    logits = at_least_float32(logits)
-    return logits if temperature == 1.0 else logits / temperature
