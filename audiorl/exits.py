@@ -63,17 +63,20 @@ def interruptible(go_on: str) -> Iterator[None]:
         stop(f"interrupted; {go_on}", INTERRUPTED)
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], *, go_on: str | None = None) -> None:
     """Run a program's `main`; what is the user's to mend is told without a traceback.
 
     AUDIORL_DEBUG=1 shows the traceback.
+
+    Args:
+        go_on: what to say of Ctrl-C, how the program goes on; None where it begins anew.
     """
     _quiet_libraries()
     debug = os.environ.get("AUDIORL_DEBUG")
     try:
         main()
     except KeyboardInterrupt:
-        stop("interrupted", INTERRUPTED)
+        stop("interrupted" if go_on is None else f"interrupted; {go_on}", INTERRUPTED)
     except BrokenPipeError:  # what reads our output has heard enough: `audiorl datasets | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(FAILED) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from accelerate.utils import gather_object
 from datasets import Dataset, load_dataset
@@ -122,8 +122,14 @@ def test_rows(
     return rows if args is None else rows_within_bounds(rows, args, "test rows")
 
 
-def data_source(script: RowScriptArguments, *, test: bool = False) -> DataSource:
-    """What the rows of `train_rows`, or of `test_rows`, are called on the tuned model's card."""
+def data_source(script: RowScriptArguments, *, test: bool = False, mined: bool = False) -> DataSource:
+    """What the rows of `train_rows`, or of `test_rows`, are called on the tuned model's card.
+
+    Args:
+        mined: whether pairs were mined from them, as `SpeechScriptArguments` says.
+    """
+    if mined:
+        return mined_source(data_source(script, test=test), cast(SpeechScriptArguments, script))
     name, split = script.dataset_name, script.dataset_train_split
     if test:
         name, split = script.eval_dataset_name or name, script.dataset_test_split
@@ -217,30 +223,39 @@ def load_from_flags(model: SpeechModelConfig, args: SpeechConfig) -> tuple[nn.Mo
     return loaded, processor, plan_adapter(loaded, adapter)
 
 
+def place(model: nn.Module, args: SpeechConfig) -> nn.Module:
+    """The model on the device it will be trained on; a quantised one stays where it was loaded."""
+    return model if getattr(base_model(model), "is_quantized", False) else model.to(args.device)
+
+
+def mining_options(model: nn.Module, processor: Any, args: SpeechConfig) -> dict[str, Any]:
+    """Arguments of `mine_pairs` that a trainer's config decides: language and task, batches, seed, bad rows."""
+    family = speech_family(model, processor)
+    family.set_defaults(language=args.language, task=args.task)
+    skipped = SkippedRows(os.path.join(args.output_dir, "skipped_rows.jsonl"))
+    return {
+        "family": family,
+        "batch_size": args.per_device_eval_batch_size,
+        "allow_silence": args.allow_silence,
+        "seed": args.seed,
+        "progress": args.process_index == 0,
+        "skipped": skipped if args.on_bad_rows == "skip" else None,
+    }
+
+
 def with_pairs(model: nn.Module, processor: Any, rows: Any, script: SpeechScriptArguments, args: SpeechConfig) -> Any:
     """Rows that bring `chosen` and `rejected` as they are; transcribed rows become pairs, each process its share."""
     columns = rows.column_names or ()
     if "text" not in columns or "rejected" in columns or not isinstance(rows, Dataset):
         return rows
-    family = speech_family(model, processor)
-    family.set_defaults(language=args.language, task=args.task)
-    if not getattr(base_model(model), "is_quantized", False):
-        model.to(args.device)
     share = rows.shard(args.world_size, args.process_index)
     mined = mine_pairs(
-        model,
+        place(model, args),
         processor,
         share,
         num_generations=script.num_generations,
         temperature=script.mining_temperature,
-        batch_size=args.per_device_eval_batch_size,
-        allow_silence=args.allow_silence,
-        seed=args.seed,
-        progress=args.process_index == 0,
-        family=family,
-        skipped=SkippedRows(os.path.join(args.output_dir, "skipped_rows.jsonl"))
-        if args.on_bad_rows == "skip"
-        else None,
+        **mining_options(model, processor, args),
     )
     found = gather_object([mined]) if args.world_size > 1 else [mined]
     clips = sum(part.clips for part in found)

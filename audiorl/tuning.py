@@ -26,7 +26,6 @@ from audiorl.script import (
 )
 from audiorl.trainers.base import SpeechTrainer
 from audiorl.trainers.config import SpeechConfig
-from audiorl.trainers.report_files import leave_comparison
 
 
 def tune_on_pairs(
@@ -140,10 +139,8 @@ def tune_and_measure(
     found = []
     if before is not None:
         after = trainer.decode(held_out)
-        result = trainer.record_evaluation(before, after, source)
+        result = trainer.record_evaluation(before, after, source, rows=held_out)
         found.append(str(result) if trainer.family.labels is None else _accuracies(before, after))
-        if args.process_index == 0:
-            leave_comparison(trainer, held_out, before, after, source.name if source is not None else None)
     found.append(f"The tuned checkpoint lies in {args.output_dir}")
     try:
         if merge_adapter and (merged := trainer.save_merged()) is not None:

@@ -12,12 +12,11 @@ On your own model and data, several GPUs, any flag changed:
 
 Each clip goes through the audio tower once and its prompt through the language model once; the K hypotheses are
 continuations of it. The tower has no adapter and stays as it is. A row's `prompt` is its context: names, hot words. The
-same holds for other audio language models by `--model_name_or_path` alone; the run itself is `audiorl.tuning`.
+same holds for other audio language models by `--model_name_or_path` alone.
 """
 
-from audiorl import GRPOConfig, GRPOTrainer
+from audiorl import GRPOConfig, GRPOTrainer, RewardSet, SpeechModelConfig, script
 from audiorl.exits import run
-from audiorl.tuning import tune_on_rewards
 
 ARGUMENTS = [
     *("--model_name_or_path", "Qwen/Qwen3-ASR-1.7B-hf", "--language", "english", "--use_peft", "--bf16", "true"),
@@ -29,8 +28,53 @@ ARGUMENTS = [
 
 
 def main() -> None:
-    tune_on_rewards(GRPOTrainer, GRPOConfig, demo_arguments=ARGUMENTS)
+    # 1. Flags: every field of these three; without a model and rows of one's own, those above
+    kinds = (script.RewardScriptArguments, GRPOConfig, SpeechModelConfig)
+    data, args, model_args = script.parse(kinds, ARGUMENTS)
+
+    # 2. Rewards, by name or dotted path; a function of the hypotheses and of the rows' columns is one, too
+    rewards = list(RewardSet(data.reward_funcs, args.reward_weights).rewards)
+
+    # 3. Model, processor and, where --use_peft asks for it, an adapter
+    model, processor, adapter = script.load_from_flags(model_args, args)
+
+    # 4. Rows to train on, and rows of other speakers to measure on
+    rows, held_out = script.train_rows(data, args), script.test_rows(data, args)
+
+    # 5. Trainer; it checks all rows before anything is trained
+    trainer = GRPOTrainer(
+        model,
+        reward_funcs=rewards,
+        args=args,
+        train_dataset=rows,
+        eval_dataset=held_out if args.eval_strategy != "no" else None,
+        processing_class=processor,
+        peft_config=adapter,
+    )
+    trainer.record_data(script.data_source(data))
+
+    # 6. WER before, on rows that are not trained on
+    before = trainer.decode(held_out) if held_out is not None else None
+
+    # 7. Train; a run that was stopped goes on with --resume_from_checkpoint True
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+
+    # 8. Save the checkpoint: weights or adapter, processor, card, curves
+    trainer.save_model()
+    if model_args.merge_adapter:
+        trainer.accelerator.print(f"Base and adapter merged lie in {trainer.save_merged()}")
+
+    # 9. WER after, on the same clips, with the paired test; it also goes onto the card and into evaluation.json
+    if before is not None:
+        after = trainer.decode(held_out)
+        result = trainer.record_evaluation(before, after, script.data_source(data, test=True), rows=held_out)
+        trainer.accelerator.print(result)
+    trainer.accelerator.print(f"The tuned checkpoint lies in {args.output_dir}")
+
+    # 10. Push to the Hub where --push_to_hub asks for it; everything lies on the disk by now
+    if args.push_to_hub:
+        trainer.push_to_hub()
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, go_on="go on with --resume_from_checkpoint True if a checkpoint was written")

@@ -10,20 +10,80 @@ examples/README.md has the flags of another project's ORPO command line beside t
     torchrun --nproc_per_node=8 examples/orpo_whisper.py --model_name_or_path openai/whisper-small \\
         --dataset_name train.jsonl --eval_dataset_name test.jsonl --use_peft --output_dir out
 
-The run itself is `tune_on_pairs`, twenty lines to read or to copy; a subclass of ORPOTrainer takes its place below.
 `audiorl orpo` does the same without this file.
 """
 
-from audiorl import ORPOConfig, ORPOTrainer
+from accelerate.utils import gather_object
+
+from audiorl import ORPOConfig, ORPOTrainer, SpeechModelConfig, mine_pairs, script
 from audiorl.commands.orpo import REFUSED
 from audiorl.demo.settings import DEMO_ARGUMENTS
 from audiorl.exits import run
-from audiorl.tuning import tune_on_pairs
+
+
+def with_pairs(rows, model, processor, data, args):
+    """Rows that have pairs as they are; else each transcript against the worst of K hypotheses of the model's own."""
+    if rows is None or "rejected" in (rows.column_names or ["rejected"]):
+        return rows
+    mined = mine_pairs(
+        script.place(model, args),
+        processor,
+        rows.shard(args.world_size, args.process_index),  # a share for each process
+        num_generations=data.num_generations,
+        temperature=data.mining_temperature,
+        **script.mining_options(model, processor, args),  # language, batch size, seed, what bad rows do
+    )
+    print(mined)
+    return gather_object(mined.rows) if args.world_size > 1 else mined.rows
 
 
 def main() -> None:
-    tune_on_pairs(ORPOTrainer, ORPOConfig, demo_arguments=DEMO_ARGUMENTS["orpo"], refused=REFUSED)
+    # 1. Flags: every field of these three; without a model and rows of one's own, the demo's
+    kinds = (script.SpeechScriptArguments, ORPOConfig, SpeechModelConfig)
+    data, args, model_args = script.parse(kinds, DEMO_ARGUMENTS["orpo"], refused=REFUSED)
+
+    # 2. Model, processor and, where --use_peft asks for it, an adapter
+    model, processor, adapter = script.load_from_flags(model_args, args)
+
+    # 3. Rows to train on, and rows of other speakers to measure on
+    rows, held_out = script.train_rows(data, args), script.test_rows(data, args)
+
+    # 4. Pairs, mined where the rows bring none
+    pairs = with_pairs(rows, model, processor, data, args)
+
+    # 5. Trainer; it checks all rows before anything is trained
+    trainer = ORPOTrainer(
+        model,
+        args=args,
+        train_dataset=pairs,
+        eval_dataset=with_pairs(held_out, model, processor, data, args) if args.eval_strategy != "no" else None,
+        processing_class=processor,
+        peft_config=adapter,
+    )
+    trainer.record_data(script.data_source(data, mined=pairs is not rows))
+
+    # 6. WER before, on rows that are not trained on
+    before = trainer.decode(held_out) if held_out is not None else None
+
+    # 7. Train; a run that was stopped goes on with --resume_from_checkpoint True
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+
+    # 8. Save the checkpoint: weights or adapter, processor, card, curves
+    trainer.save_model()
+    if model_args.merge_adapter:
+        trainer.accelerator.print(f"Base and adapter merged lie in {trainer.save_merged()}")
+
+    # 9. WER after, on the same clips, with the paired test; it also goes onto the card and into evaluation.json
+    if before is not None:
+        after = trainer.decode(held_out)
+        result = trainer.record_evaluation(before, after, script.data_source(data, test=True), rows=held_out)
+        trainer.accelerator.print(result)
+    trainer.accelerator.print(f"The tuned checkpoint lies in {args.output_dir}")
+
+    # 10. Push to the Hub where --push_to_hub asks for it; everything lies on the disk by now
+    if args.push_to_hub:
+        trainer.push_to_hub()
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, go_on="go on with --resume_from_checkpoint True if a checkpoint was written")

@@ -211,7 +211,12 @@ def test_raft_says_that_a_cycle_kept_nothing_and_writes_no_model(base, data, tmp
     monkeypatch.setattr(sys, "argv", [RAFT_EXAMPLE, *arguments(base, data, tmp_path / "out"), *flags])
     with pytest.raises(ValueError, match=r"Cycle 1 of 2 kept none of 16 hypotheses.*Lower reward_threshold"):
         runpy.run_path(RAFT_EXAMPLE)["main"]()
-    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"metrics.jsonl", "metrics.csv", "report"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {
+        "metrics.jsonl",
+        "metrics.csv",
+        "report",
+        ".run.lock",
+    }
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ from audiorl.trainers.metrics import Metrics
 from audiorl.trainers.parallel import check_parallelism
 from audiorl.trainers.preemption import StopOnSigterm
 from audiorl.trainers.reference import AdapterOff, FrozenCopy, FrozenPolicy
-from audiorl.trainers.report_files import RunReport
+from audiorl.trainers.report_files import RunReport, leave_comparison
 from audiorl.trainers.special_tokens import OwnConfigs
 
 logger = logging.get_logger(__name__)
@@ -562,7 +562,9 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         """Tell the card what the training rows are called; their count is the trainer's to fill in."""
         self.card.source = source
 
-    def record_evaluation(self, before: Decoded, after: Decoded, source: DataSource | None = None) -> Comparison:
+    def record_evaluation(
+        self, before: Decoded, after: Decoded, source: DataSource | None = None, *, rows: Any = None
+    ) -> Comparison:
         """Compare what the model said before and after training, and put WER and CER on the card.
 
         Of a family that answers with labels it is the share of wrong ones. A card that lies in `output_dir` already is
@@ -571,6 +573,8 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         Args:
             before, after: from `decode`, of the same rows; every process calls.
             source: what these rows are called; default nameless.
+            rows: the rows themselves; with them evaluation.json is left in `output_dir`, and with `report_html` the
+                page is written anew.
 
         Returns:
             The comparison in words, in characters for scripts without spaces, or of labels.
@@ -581,6 +585,8 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         comparison = self.card.measure(before, after, source)
         if os.path.exists(os.path.join(self.args.output_dir, MODEL_CARD)):
             self.create_model_card()
+        if rows is not None and self.args.process_index == 0:
+            leave_comparison(self, rows, before, after, None if source is None else source.name)
         return comparison
 
     def create_model_card(
