@@ -68,8 +68,8 @@ class CTCText:
         upper, lower = any(map(str.isupper, letters)), any(map(str.islower, letters))
         self.case = str.upper if upper and not lower else str.lower if lower and not upper else str
         # what vocabularies write between words is no sign of a text: there it would become a blank
-        marks = {getattr(tokenizer, "word_delimiter_token", None), "\u2581"} - {None, "", " "}
-        self.word_marks = {mark for mark in marks if not self.decode(self.ids(mark)).strip()}
+        marks = (getattr(tokenizer, "word_delimiter_token", None) or "", "\u2581")
+        self.word_marks = {mark for mark in marks if mark.strip() and not self.decode(self.ids(mark)).strip()}
 
     def ids(self, text: str) -> list[int]:
         """The symbols of a text, unknown ones included."""

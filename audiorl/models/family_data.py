@@ -1,4 +1,4 @@
-"""What a family of speech models does with clips, texts and rows, before and after any weights are asked."""
+"""What a family of speech models does with clips, texts and rows, without touching weights."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 from torch import Tensor, nn
 from transformers import AutoProcessor
 
-from audiorl.models.hotwords import read_prompt
+from audiorl.audio.sources import not_unicode, short_repr
 from audiorl.text.error_rates import tagged_transcript
+from audiorl.text.hotwords import COLUMN, read_hotwords
 from audiorl.text.languages import language_code
 
 
@@ -44,6 +45,23 @@ def row_task(row: Mapping[str, Any]) -> str | None:
     """A row's task as models know it: "asr" is transcribe, and "classification" and "tts" ask nothing of a model."""
     task = row.get("task")
     return TASKS_OF_MANIFESTS.get(task.strip().lower(), task) if isinstance(task, str) else task
+
+
+def read_prompt(row: Mapping[str, Any]) -> tuple[str | None, list[str]]:
+    """A row's `prompt`, or None, and its `hotwords`: names and terms that its clip may hold.
+
+    A family writes the hot words into its prompt (`prompt_with_hotwords`), and that is the prompt everywhere: scoring,
+    sampling, evaluation and mining.
+
+    Raises:
+        ValueError: the prompt is no text, or the hot words are no words.
+    """
+    prompt = row.get("prompt")
+    if not isinstance(prompt, str | None):
+        raise ValueError(f"prompt is {short_repr(prompt)} ({type(prompt).__name__}), not text. Give a string")
+    if prompt is not None and not_unicode(prompt):
+        raise ValueError(f"prompt {short_repr(prompt)} holds half of a surrogate pair. Write it as UTF-8 anew")
+    return prompt, read_hotwords(row.get(COLUMN))
 
 
 class FamilyData(ABC):
@@ -83,7 +101,7 @@ class FamilyData(ABC):
 
     @classmethod  # noqa: B027
     def require_packages(cls) -> None:
-        """Asked before a checkpoint is loaded.
+        """Called before a checkpoint is loaded.
 
         Raises:
             ImportError: the family needs a package that is not installed.
