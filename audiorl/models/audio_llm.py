@@ -25,13 +25,17 @@ from transformers import DynamicCache, PreTrainedModel
 
 from audiorl.batch import GroupBatch, GroupScores, kept_texts
 from audiorl.models.family import AutoregressiveFamily, SpeechFamily, TokenizedText
+from audiorl.models.family_data import check_ids, special_ids
 from audiorl.models.forward import base_model
+from audiorl.models.generate import one_transcript_each
 from audiorl.models.grouped_attention import cache_argument
 from audiorl.models.head import scaled_logits, score_tokens
 from audiorl.models.sampling import prefix_lengths
 
 # What processors call the mask of mel frames.
 MASK_NAMES = ("input_features_mask", "feature_attention_mask")
+# Tokens of an answer where neither the caller nor the generation config sets a limit.
+MOST_WRITTEN = 1024
 # Prompts whose tokens are kept; rows may bring any number of different ones.
 MOST_PREFIXES = 1024
 # (embeddings (B, n, D), positions (B, n), mask (B, 1, n, keys), cache) -> hidden states (B, n, D)
@@ -56,7 +60,9 @@ class PromptedAnswers(SpeechFamily):
         self.max_tokens = max_tokens
         self.default_language: str | None = None
         self._prefixes_known: dict[tuple[str | None, str | None], list[int]] = {}
-        self._special = {self.end_token, self.audio_token_id, *self.tokenizer.all_special_ids}
+        # marks of the answer's own format are read before they are dropped
+        self._unsaid = {self.end_token, self.audio_token_id, *self.tokenizer.all_special_ids}
+        self._special = self._unsaid | special_ids(self.tokenizer)
 
     @abstractmethod
     def prompt_text(self, language: str | None, prompt: str | None) -> str:
@@ -112,9 +118,7 @@ class PromptedAnswers(SpeechFamily):
         if prefix.count(self.audio_token_id) != 1:
             raise self._wrong_places(prefix.count(self.audio_token_id))
         answer = self._ids(text)
-        if found := self._special.intersection(answer):
-            marks = self.tokenizer.convert_ids_to_tokens(sorted(found))
-            raise ValueError(f"the text contains {marks}, which this model reads as marks. Remove them")
+        self._check_marks("text", answer, self._special)
         ids = [*prefix, *answer, self.end_token]
         if len(ids) > self.max_tokens:
             raise ValueError(
@@ -123,12 +127,18 @@ class PromptedAnswers(SpeechFamily):
             )
         return TokenizedText(ids, len(prefix))
 
+    def _check_marks(self, what: str, ids: list[int], marks: set[int]) -> None:
+        if found := marks.intersection(ids):
+            named = self.tokenizer.convert_ids_to_tokens(sorted(found))
+            raise ValueError(f"the {what} contains {named}, which this model reads as marks. Remove them")
+
     def _prefix(self, language: str | None, prompt: str | None) -> list[int]:
         """The prompt's tokens; a template is rendered once for each language and prompt, not for each text."""
         known = self._prefixes_known.get((language, prompt))
         if known is None:
             if len(self._prefixes_known) >= MOST_PREFIXES:
                 self._prefixes_known.clear()
+            self._check_marks("prompt", self._ids(prompt or ""), self._special - {self.audio_token_id})
             known = self._prefixes_known[language, prompt] = self.prefix_ids(language, prompt)
         return known
 
@@ -150,7 +160,7 @@ class PromptedAnswers(SpeechFamily):
 
     def _decode(self, ids: list[int]) -> str:
         said = ids[: ids.index(self.end_token)] if self.end_token in ids else ids
-        return self.tokenizer.decode([i for i in said if i not in self._special]).strip()
+        return self.tokenizer.decode([i for i in said if i not in self._unsaid]).strip()
 
 
 def request_with_hotwords(request: str, hotwords: Sequence[str]) -> str:
@@ -183,6 +193,7 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
         self.extractor = getattr(processor, "audio_processor", None) or processor.feature_extractor
         self.sampling_rate = self.extractor.sampling_rate
         self.init_prompts(processor, config.get_text_config().max_position_embeddings)
+        check_ids(base_model(model), {"audio_token_id": self.audio_token_id})
 
     def install(self, model: nn.Module) -> None:
         super().install(model)
@@ -346,7 +357,9 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
             left = torch.stack([row.roll(len(row) - int(n), 0) for row, n in zip(prefix, lengths, strict=True)])
             places = torch.arange(prefix.shape[1], device=prefix.device)
             mask = (places >= prefix.shape[1] - lengths[:, None]).long()
-            ids = base.generate(inputs_embeds=left, attention_mask=mask, **generation)
+            room = min(MOST_WRITTEN, self.max_tokens - left.shape[1])
+            with one_transcript_each(base, generation, room=room, eos_token_id=self.end_token) as others:
+                ids = base.generate(inputs_embeds=left, attention_mask=mask, **others)
         return [self._decode(row) for row in ids.tolist()]
 
 

@@ -22,8 +22,10 @@ from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderModelO
 from audiorl.batch import GroupBatch, audio_alone, kept_texts
 from audiorl.models.encoder_decoder import EncoderDecoderFamily
 from audiorl.models.family import TokenizedText
+from audiorl.models.family_data import check_vocabulary
 from audiorl.models.fast_conformer import FastConformerAudio
 from audiorl.models.forward import base_model
+from audiorl.models.generate import one_transcript_each
 from audiorl.models.plain_text import PlainText
 from audiorl.text.languages import nearest_language, own_code
 
@@ -38,11 +40,7 @@ class CanaryText(PlainText):
     def __init__(self, processor: Any, config: Any):
         tokenizer = processor.tokenizer
         vocabulary: dict[str, int] = tokenizer.get_vocab()
-        if max(vocabulary.values()) >= config.vocab_size:
-            raise ValueError(
-                f"The tokenizer does not fit the model: its ids go up to {max(vocabulary.values())}, the model's to "
-                f"{config.vocab_size - 1}. Load the processor from the model's own checkpoint."
-            )
+        check_vocabulary(tokenizer, config.vocab_size)
         super().__init__(
             tokenizer,
             start=config.decoder_start_token_id,
@@ -198,11 +196,13 @@ class CanaryFamily(FastConformerAudio, EncoderDecoderFamily):
         with torch.no_grad():
             states = self._encode(base, batch)
             seen = self._audio_seen(base, batch, states)
+            settings = self.canary_text.search_ids(len(requests[0]))
             # requests differ in languages alone and are equally long
-            ids = GenerationMixin.generate(
-                base,
-                encoder_outputs=ParakeetEncoderModelOutput(last_hidden_state=states, attention_mask=seen.int()),
-                decoder_input_ids=torch.tensor(requests, device=states.device),
-                **generation,
-            )
+            with one_transcript_each(base, generation, **settings) as others:
+                ids = GenerationMixin.generate(
+                    base,
+                    encoder_outputs=ParakeetEncoderModelOutput(last_hidden_state=states, attention_mask=seen.int()),
+                    decoder_input_ids=torch.tensor(requests, device=states.device),
+                    **others,
+                )
         return [self.canary_text.decode(row) for row in ids.tolist()]

@@ -206,3 +206,56 @@ class FamilyData(ABC):
     @abstractmethod
     def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
         """`tokens` (B, K, T + 1) and `keep` (B, K, T) -> B lists of K transcripts."""
+
+
+def check_ids(base: Any, expected: Mapping[str, Any]) -> None:
+    """Compare the ids that a model's config and generation config name with the processor's, before anything is spent.
+
+    Args:
+        base: the transformers model.
+        expected: the processor's ids, or tables of ids, by their names in the configs; what these lack is not compared.
+
+    Raises:
+        ValueError: they are those of another checkpoint.
+    """
+    for place, config in (("config", base.config), ("generation_config", getattr(base, "generation_config", None))):
+        for name, ours in expected.items():
+            theirs = getattr(config, name, None)
+            if isinstance(theirs, list | tuple) and ours in theirs:  # several tokens may end a transcript
+                continue
+            if isinstance(ours, dict) and isinstance(theirs, dict):
+                ours, theirs = ({key: table.get(key) for key in theirs} for table in (ours, theirs))
+            if theirs is not None and theirs != ours:
+                shown = _first_difference(ours, theirs)
+                raise ValueError(
+                    f"The processor is of another checkpoint: its {name} is {shown[0]}, the model's {place} says "
+                    f"{shown[1]}, so that transcripts would stand behind the wrong tokens. Load the processor from the "
+                    "model's own checkpoint."
+                )
+
+
+def _first_difference(ours: Any, theirs: Any) -> tuple[Any, Any]:
+    if not isinstance(ours, dict):
+        return ours, theirs
+    return next(({key: ours[key]}, {key: theirs[key]}) for key in theirs if ours[key] != theirs[key])
+
+
+def check_vocabulary(tokenizer: Any, vocab_size: int) -> None:
+    """Refuse a tokenizer with ids that the model has no place for.
+
+    Raises:
+        ValueError: it is of another checkpoint, or the model's embeddings were not resized after tokens were added.
+    """
+    if (last := max(tokenizer.get_vocab().values())) >= vocab_size:
+        raise ValueError(
+            f"The tokenizer does not fit the model: its ids go up to {last}, the model's to {vocab_size - 1}. Load the "
+            "processor from the model's own checkpoint; after tokenizer.add_tokens call model.resize_token_embeddings."
+        )
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Ids of what a tokenizer reads as marks wherever they stand: those with a role, and those added as special."""
+    added = getattr(tokenizer, "added_tokens_decoder", None)
+    if not isinstance(added, Mapping):  # mistral-common's reads no marks in texts
+        added = {}
+    return {*tokenizer.all_special_ids, *(i for i, token in added.items() if getattr(token, "special", False))}

@@ -8,8 +8,9 @@ processor draws from the noise of the rollout and leaves `generate` one token to
 from __future__ import annotations
 
 import contextlib
+import copy
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -205,5 +206,54 @@ def _own_generation_config_aside(base: PreTrainedModel) -> Iterator[None]:
     base.generation_config = GenerationConfig()
     try:
         yield
+    finally:
+        base.generation_config = own
+
+
+@contextlib.contextmanager
+def one_transcript_each(
+    base: PreTrainedModel, generation: Mapping[str, Any], *, room: int | None, **ids: int
+) -> Iterator[dict[str, Any]]:
+    """Let `generate` search as the checkpoint's generation config says, but for one transcript of each clip.
+
+    For a while the model's generation config is a copy that
+
+    * has the caller's settings, so that none stands beside another that means the same;
+    * asks for the best sequence alone, as plain ids, whatever the config asks for;
+    * has the ids, and the length, that the config lacks: an old checkpoint, or one without generation_config.json,
+      would not end, or be cut after 20 tokens.
+
+    Another config handed to `generate` would not do: what it leaves out is taken from the model's own.
+
+    Args:
+        generation: settings of a `GenerationConfig`; anything else is handed back.
+        room: how many tokens may be written where nobody says; None leaves that to the caller.
+        ids: of tokens, by their names in a generation config; the family's.
+
+    Yields:
+        What of `generation` is for `generate` itself, such as `logits_processor`.
+    """
+    own = base.generation_config
+    settings = GenerationConfig() if own is None else copy.deepcopy(own)
+    others = {name: value for name, value in generation.items() if not hasattr(settings, name)}
+    settings.update(**{name: value for name, value in generation.items() if name not in others})
+    for name in ("return_dict_in_generate", "output_scores", "output_logits", "output_attentions"):
+        setattr(settings, name, False)
+    settings.output_hidden_states = False
+    settings.num_return_sequences = 1
+    for name, value in ids.items():
+        if getattr(settings, name, None) is None:
+            setattr(settings, name, value)
+    if settings.pad_token_id is None:
+        settings.pad_token_id = ids.get("eos_token_id")
+    if generation.get("max_new_tokens") is not None:
+        settings.max_length = None  # which is the config's, and gives way
+    elif generation.get("max_length") is not None:
+        settings.max_new_tokens = None
+    if settings.max_length is None and settings.max_new_tokens is None:
+        settings.max_new_tokens = room
+    base.generation_config = settings
+    try:
+        yield others
     finally:
         base.generation_config = own

@@ -19,6 +19,7 @@ from transformers.models.moonshine.modeling_moonshine import MoonshineEncoderMod
 from audiorl.batch import GroupBatch, audio_alone
 from audiorl.models.encoder_decoder import EncoderDecoderFamily
 from audiorl.models.forward import base_model, is_sharded
+from audiorl.models.generate import one_transcript_each
 from audiorl.models.padding import encode_by_length, waveform_features
 from audiorl.models.plain_text import PlainTranscripts
 
@@ -85,5 +86,6 @@ class MoonshineFamily(PlainTranscripts, EncoderDecoderFamily):
             heard = MoonshineEncoderModelOutput(
                 last_hidden_state=states, attention_mask=self._audio_seen(base, batch, states).int()
             )
-            ids = GenerationMixin.generate(base, encoder_outputs=heard, **generation)
+            with one_transcript_each(base, generation, **self.plain_text.search_ids()) as others:
+                ids = GenerationMixin.generate(base, encoder_outputs=heard, **others)
         return [self.plain_text.decode(row) for row in ids.tolist()]

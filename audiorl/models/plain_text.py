@@ -8,6 +8,7 @@ from torch import Tensor
 
 from audiorl.batch import kept_texts
 from audiorl.models.family import TokenizedText
+from audiorl.models.family_data import check_vocabulary, special_ids
 
 
 class PlainText:
@@ -21,7 +22,12 @@ class PlainText:
 
     def __init__(self, tokenizer: Any, *, start: int, end: int, max_tokens: int):
         self.tokenizer, self.start, self.end, self.max_tokens = tokenizer, start, end, max_tokens
-        self._special = {start, end, *tokenizer.all_special_ids}
+        self._special = {start, end, *special_ids(tokenizer)}
+        if tokenizer.eos_token_id not in (None, end):
+            raise ValueError(
+                f"The processor is of another checkpoint: its transcripts end with token {tokenizer.eos_token_id} "
+                f"({tokenizer.eos_token!r}), the model's with {end}. Load the processor of the model's own checkpoint."
+            )
 
     def tokenize(self, text: str, *, task: str | None = None, prompt: str | None = None) -> TokenizedText:
         """See `SpeechFamily.tokenize`."""
@@ -54,11 +60,20 @@ class PlainText:
             )
         return TokenizedText(ids, len(prefix))
 
+    def search_ids(self, prefix: int = 1) -> dict[str, int]:
+        """What a generation config lacks where it is old or missing: the ids, and the room behind a prefix."""
+        return {
+            "room": self.max_tokens - prefix,
+            "decoder_start_token_id": self.start,
+            "eos_token_id": self.end,
+        }
+
     def decode(self, ids: list[int]) -> str:
         """A transcript without marks, from ids that may hold the start, the end and what follows it."""
         said = ids[1:] if ids[:1] == [self.start] else ids
         said = said[: said.index(self.end)] if self.end in said else said
-        return self.tokenizer.decode([i for i in said if i not in self._special]).strip()
+        said = [i for i in said if i not in self._special]
+        return self.tokenizer.decode(said, clean_up_tokenization_spaces=False).strip()
 
 
 class PlainTranscripts:
@@ -68,6 +83,7 @@ class PlainTranscripts:
 
     def init_text(self, tokenizer: Any, config: Any, max_tokens: int) -> None:
         """Set `plain_text` and `end_token`; see `PlainText`."""
+        check_vocabulary(tokenizer, config.vocab_size)
         start, end = config.decoder_start_token_id, config.eos_token_id
         self.plain_text = PlainText(tokenizer, start=start, end=end, max_tokens=max_tokens)
         self.end_token = end

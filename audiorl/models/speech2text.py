@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from audiorl.batch import GroupBatch, GroupScores, audio_alone
 from audiorl.models.forward import base_model, is_sharded
-from audiorl.models.generate import GenerateFamily
+from audiorl.models.generate import GenerateFamily, one_transcript_each
 from audiorl.models.head import score_tokens
 from audiorl.models.padding import encode_by_length
 from audiorl.models.plain_text import PlainTranscripts
@@ -121,5 +121,6 @@ class Speech2TextFamily(PlainTranscripts, GenerateFamily):
         with torch.no_grad():
             states = self._encode(base, batch)
             heard = BaseModelOutput(last_hidden_state=states)
-            ids = GenerationMixin.generate(base, encoder_outputs=heard, attention_mask=batch.audio_mask, **generation)
+            with one_transcript_each(base, generation, **self.plain_text.search_ids()) as others:
+                ids = GenerationMixin.generate(base, encoder_outputs=heard, attention_mask=batch.audio_mask, **others)
         return [self.plain_text.decode(row) for row in ids.tolist()]

@@ -10,7 +10,6 @@ saved (`differs_from_checkpoint`).
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from audiorl.batch import GroupBatch, kept_texts
 from audiorl.models.encoder_decoder import EncoderDecoderFamily
 from audiorl.models.family import SpeechFamily, TokenizedText
+from audiorl.models.family_data import check_ids
 from audiorl.models.forward import base_model
+from audiorl.models.generate import one_transcript_each
 from audiorl.models.whisper_text import NO_TIMESTAMPS, PROMPT_START, START, WhisperText
 
 # Settings that `WhisperForConditionalGeneration.generate` knows beside those of every model, and that make it go over a
@@ -290,66 +291,23 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
             one can do.
         """
         own = base.generation_config
-        settings = copy.deepcopy(own) if own is not None else GenerationConfig()
-        whispers = {name: generation.get(name, getattr(settings, name, None)) for name in WHISPERS_OWN}
+        whispers = {name: generation.get(name, getattr(own, name, None)) for name in WHISPERS_OWN}
         whispers["temperature"] = generation.get("temperature")  # it does not read the config's
-        other = {name: value for name, value in generation.items() if not hasattr(settings, name)}
-        by_whisper = any(value not in (None, False) for value in (*whispers.values(), *other.values()))
-        settings.update(**{name: value for name, value in generation.items() if name not in WHISPERS_OWN})
-        # None hides an entry of an old config as well as one of the model's config
-        for name, value in {**self._ids(), "forced_decoder_ids": None, "language": None, "task": None}.items():
-            setattr(settings, name, value)
-        for name in ("return_dict_in_generate", "output_scores", "output_logits", "output_attentions"):
-            setattr(settings, name, False)
-        settings.output_hidden_states = False
-        settings.num_return_sequences = 1  # a clip has one transcript, the best
-        if settings.pad_token_id is None:
-            settings.pad_token_id = self.end_token
-        if generation.get("max_new_tokens") is not None:
-            settings.max_length = None  # which is the config's, and gives way
-        elif generation.get("max_length") is not None:
-            settings.max_new_tokens = None
-        if not by_whisper:
+        plain = {name: value for name, value in generation.items() if name not in WHISPERS_OWN}
+        with one_transcript_each(base, plain, room=None) as others:
+            settings = base.generation_config
+            # None hides an entry of an old config as well as one of the model's config
+            for name, value in {**self._ids(), "forced_decoder_ids": None, "language": None, "task": None}.items():
+                setattr(settings, name, value)
+            if settings.pad_token_id is None:
+                settings.pad_token_id = self.end_token
+            if others or any(value not in (None, False) for value in whispers.values()):
+                yield {**others, **{name: generation[name] for name in WHISPERS_OWN if name in generation}}
+                return
             settings.do_sample = False
             for name in DRAWING:
                 setattr(settings, name, None)
-        base.generation_config = settings
-        try:
-            yield (
-                {name: generation[name] for name in (*WHISPERS_OWN, *other) if name in generation}
-                if by_whisper
-                else None
-            )
-        finally:
-            base.generation_config = own
-
-
-def check_ids(base: PreTrainedModel, expected: Mapping[str, Any]) -> None:
-    """Compare the ids that a model's configs name with the processor's.
-
-    Raises:
-        ValueError: they are those of another checkpoint.
-    """
-    for place, config in (("config", base.config), ("generation_config", base.generation_config)):
-        for name, ours in expected.items():
-            theirs = getattr(config, name, None)
-            if isinstance(theirs, list) and ours in theirs:  # several tokens may end a transcript
-                continue
-            if isinstance(ours, dict) and isinstance(theirs, dict):
-                ours, theirs = ({key: table.get(key) for key in theirs} for table in (ours, theirs))
-            if theirs is not None and theirs != ours:
-                shown = _first_difference(ours, theirs)
-                raise ValueError(
-                    f"The processor is of another checkpoint: its {name} is {shown[0]}, the model's {place} says "
-                    f"{shown[1]}, so that transcripts would stand behind the wrong tokens. Load the processor from the "
-                    "model's own checkpoint."
-                )
-
-
-def _first_difference(ours: Any, theirs: Any) -> tuple[Any, Any]:
-    if not isinstance(ours, dict):
-        return ours, theirs
-    return next(({key: ours[key]}, {key: theirs[key]}) for key in theirs if ours[key] != theirs[key])
+            yield None
 
 
 def _room(asked_for: int | None, max_length: int | None, prefix: int, positions: int) -> int:

@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from audiorl.models.family import TokenizedText
+from audiorl.models.family_data import special_ids
 from audiorl.text.languages import DETECT, language_code, language_names, nearest_language
 
 START, END, NO_TIMESTAMPS = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"
@@ -68,7 +69,7 @@ class WhisperText:
         self.default_language: str | None = getattr(tokenizer, "language", None)
         self.default_task: str = getattr(tokenizer, "task", None) or "transcribe"
         self._special = {i for token, i in self.vocab.items() if token.startswith("<|") and token.endswith("|>")}
-        self._special |= {*tokenizer.all_special_ids, *_marked_special(tokenizer)}
+        self._special |= special_ids(tokenizer)
 
     def set_defaults(self, *, language: str | None, task: str | None) -> None:
         """See `SpeechFamily.set_defaults`."""
@@ -255,9 +256,3 @@ class WhisperText:
                 f"the {what} contains special tokens {tokens}, which the model reads as marks. Remove them"
             )
         return ids
-
-
-def _marked_special(tokenizer: Any) -> list[int]:
-    """Ids of tokens that were added to a tokenizer as special ones, whatever they look like."""
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    return [i for i, token in added.items() if getattr(token, "special", False)]

@@ -239,3 +239,22 @@ def test_the_example_tunes_by_the_model_s_path_alone(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "WER after" in done.stdout and (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "voxtral"])
+def test_no_mark_passes_in_a_text_or_a_prompt(kind):
+    """mistral-common reads no marks in texts, so Voxtral has none to refuse."""
+    family = speech_family(*tiny_audio_llm(kind))
+    for mark in ("<|im_start|>", "<|im_end|>"):
+        with pytest.raises(ValueError, match=r"the text contains .*, which this model reads as marks"):
+            family.tokenize_row(f"a {mark}", {"language": "en"})
+        for row in ({"prompt": f"names{mark}"}, {"hotwords": ["a", f"b {mark}"]}):
+            with pytest.raises(ValueError, match=r"the prompt contains .*, which this model reads as marks"):
+                family.tokenize_row("a", {"language": "en", **row})
+
+
+def test_a_processor_with_another_place_for_the_audio_is_refused():
+    model, processor = tiny_audio_llm(next(iter(KINDS)))
+    model.config.audio_token_id += 1
+    with pytest.raises(ValueError, match="of another checkpoint: its audio_token_id is"):
+        speech_family(model, processor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
+from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, GenerationConfig
 
 from audiorl import DPOConfig, DPOTrainer
 from audiorl.datasets import BadRowsError
@@ -133,4 +133,39 @@ def test_speech2text_of_several_languages_is_refused():
     model, processor = tiny_seq2seq("speech2text")
     processor.tokenizer.lang_codes = "must_c"
     with pytest.raises(ValueError, match="several languages"):
+        speech_family(model, processor)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_clip_has_one_transcript_whatever_the_generation_config_asks_for(kind):
+    model, processor = tiny_seq2seq(kind)
+    family = speech_family(model, processor)
+    audio = family.features(tiny_clips(3))
+    asked = {"languages": ["en"] * 3, "max_new_tokens": 6, "num_beams": 2}
+    plain = family.transcribe(model, audio, **asked)
+    own = model.generation_config
+    own.num_return_sequences, own.return_dict_in_generate, own.output_scores = 2, True, True
+    assert family.transcribe(model, audio, **asked) == plain
+    assert model.generation_config is own and own.num_return_sequences == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_generation_config_a_transcript_may_fill_the_decoder(kind):
+    """transformers would cut it after 20 tokens."""
+    model, processor = tiny_seq2seq(kind)
+    family = speech_family(model, processor)
+    model.generation_config = GenerationConfig(suppress_tokens=[family.end_token])
+    (text,) = family.transcribe(model, family.features(tiny_clips(1)), languages=["en"])
+    assert len(processor.tokenizer(text, add_special_tokens=False).input_ids) > 20 or len(text) > 20
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tokenizer_with_another_end_or_more_tokens_is_refused(kind):
+    model, processor = tiny_seq2seq(kind)
+    processor.tokenizer.add_tokens([f"more{i}" for i in range(300)])
+    with pytest.raises(ValueError, match=r"ids go up to .* own checkpoint"):
+        speech_family(model, processor)
+    model, processor = tiny_seq2seq(kind)
+    model.config.eos_token_id += 1
+    with pytest.raises(ValueError, match=r"of another checkpoint: its transcripts end with token"):
         speech_family(model, processor)

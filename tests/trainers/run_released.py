@@ -60,7 +60,7 @@ def main(checkpoint: str, output: str, language: str | None = None) -> None:
         trainer.train()
         trainer.save_model()
         if adapter is not None:
-            model = trainer.model.unload()
+            model = trainer.model.unload().requires_grad_(True)
     args = GRPOConfig(output_dir=f"{output}/grpo", max_completion_length=8, num_generations=2, **shared)
     trainer = GRPOTrainer(
         model,
