@@ -57,6 +57,7 @@ LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
 # Fields that say where and how a run was watched, not what was learnt: by the beginning of their names.
 NOT_LEARNING = (
     "accelerator_config",
+    "allow_changed_resume",
     "average_tokens_across_devices",  # losses here are divided by counts of all processes in any case
     "dataloader_",
     "ddp_",

@@ -22,7 +22,14 @@ from transformers import TrainerCallback
 
 from audiorl import files
 from audiorl.trainers import checkpoints
-from audiorl.trainers.checkpoints import LIST_FILE, checkpoint_to_resume, faults, is_whole, last_whole_checkpoint
+from audiorl.trainers.checkpoints import (
+    LIST_FILE,
+    check_resume,
+    checkpoint_to_resume,
+    faults,
+    is_whole,
+    last_whole_checkpoint,
+)
 from audiorl.trainers.fingerprint import FREE, rows_digest, weights_digest
 from tests.tiny_models import tiny_whisper
 from tests.trainers import grpo_rows, raft_rows
@@ -116,6 +123,14 @@ def test_another_run_is_refused_by_what_differs_and_goes_on_where_it_is_meant(co
         again = trainer(copied, rows, **meant)
         again.train(resume_from_checkpoint=True)
         assert again.state.global_step == 4
+
+
+def test_flags_are_compared_before_a_model_is_loaded(copied):
+    asked = {"resume_from_checkpoint": "True"}
+    assert check_resume(config(copied, **SAVING, **asked)) == str(copied / "checkpoint-4")
+    with pytest.raises(ValueError, match=r"learning_rate was 0.001 and is 0.002"):
+        check_resume(config(copied, learning_rate=2e-3, **asked))
+    assert check_resume(config(copied, learning_rate=2e-3, allow_changed_resume=True, **asked)) is not None
 
 
 def test_another_model_or_trainer_is_refused(copied):
