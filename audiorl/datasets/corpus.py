@@ -154,9 +154,10 @@ class Corpus:
             return next(iter(self.languages), None)
         if asked is not None and (self.any_language or asked in self.languages):
             return asked
-        spelled = [code for code, config in self.languages.items() if asked and _speaks(code, config, asked)]
-        if spelled:
-            return spelled[0]
+        for is_it in (_is_language, _is_language_of_region):
+            spelled = [code for code, config in self.languages.items() if asked and is_it(code, config, asked)]
+            if spelled:
+                return spelled[0]
         known = "any that its makers list" if self.any_language else ", ".join(self.languages) or "none"
         told = f"{self.name} is in several languages" if asked is None else f"{self.name} has no language {asked!r}"
         near = _meant(asked or "", self.languages)
@@ -299,14 +300,20 @@ def _meant_split(split: str, known: Mapping[str, Any]) -> str:
     return "."
 
 
-def _speaks(code: str, config: str | None, asked: str) -> bool:
-    """Whether a language of a corpus is the one asked for: its config, or its code with the region that it has."""
-    own, named = (re.sub(r"[-\s]", "_", text.strip().lower()) for text in (config or code, asked))
-    if named in (own, code.lower().replace("-", "_")):
-        return True
-    language, _, region = named.partition("_")
-    regions = own.split("_")[1:]
+def _is_language(code: str, config: str | None, asked: str) -> bool:
+    """Whether a language of a corpus is the one asked for, by its code or its config."""
+    return _language_key(asked) in (_language_key(code), _language_key(config or code))
+
+
+def _is_language_of_region(code: str, config: str | None, asked: str) -> bool:
+    """Whether it is, with the region in which the corpus is spoken; any region where the corpus names none."""
+    language, _, region = _language_key(asked).partition("_")
+    regions = _language_key(config or code).split("_")[1:]
     return language == code.lower() and bool(region) and (not regions or region == regions[-1])
+
+
+def _language_key(text: str) -> str:
+    return re.sub(r"[-\s]", "_", text.strip().lower())
 
 
 def _meant(name: str, known: Mapping[str, Any]) -> str:

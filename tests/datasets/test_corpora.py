@@ -15,7 +15,7 @@ from audiorl.datasets import Corpus, find_corpus, list_corpora, load_corpus, reg
 from audiorl.datasets import corpora as loading
 from audiorl.datasets import rows as rows_in
 from audiorl.datasets.corpora import rows_for
-from audiorl.datasets.corpus import _table
+from audiorl.datasets.corpus import _table, named_corpus
 from audiorl.datasets.stored_audio import AUDIO
 from tests.datasets.corpus_copies import RATE, SCHEMAS, flac, some_rows, write_copy
 
@@ -450,3 +450,77 @@ def test_a_name_with_a_split_in_it_is_no_corpus_name():
     mine.name = "me/interviews:train"
     with pytest.raises(ValueError, match="cannot be a corpus's name"):
         register_corpus(mine)
+
+
+# ---- names as people write them ----
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "splits"),
+    [
+        ("ESC-50", "esc50", None),
+        ("librispeech_asr", "librispeech", None),
+        ("LibriSpeech", "librispeech", None),
+        ("TED-LIUM", "tedlium", None),
+        ("UrbanSound8K", "urbansound8k", None),
+        ("mls", "multilingual_librispeech", None),
+        ("voxceleb1", "voxceleb1", ["test"]),
+        ("VoxCeleb2", "voxceleb2", ["train"]),
+    ],
+)
+def test_a_corpus_is_found_by_what_people_call_it(written, name, splits):
+    found = find_corpus(written)
+    assert found.name == name and named_corpus(f"{written}:test").corpus == found
+    assert splits is None or list(found.splits) == splits
+
+
+@pytest.mark.parametrize(
+    ("written", "split"),
+    [
+        *[
+            (name, "validation.clean")
+            for name in ("validation", "validation.clean", "dev-clean", "dev", "val", "Valid")
+        ],
+        *[(name, "test.clean") for name in ("test", "test.clean", "test-clean", "TEST_CLEAN")],
+        *[(name, "test.other") for name in ("test.other", "test-other")],
+        *[(name, "train.clean.100") for name in ("train.clean.100", "train-clean-100")],
+    ],
+)
+def test_a_split_is_found_by_its_name_and_by_the_hubs(written, split):
+    assert find_corpus("librispeech").part(written).split == split
+
+
+@pytest.mark.parametrize(
+    ("corpus", "split", "meant"),
+    [
+        ("librispeech", "test.hard", None),
+        ("librispeech", "test.clear", None),
+        ("librispeech", "test.othr", "test.other"),
+        ("ami", "test.mdm", None),
+        ("voxceleb1", "train", None),
+        ("fleurs", "tets", "test"),
+    ],
+)
+def test_no_test_set_is_suggested_for_another(corpus, split, meant):
+    with pytest.raises(ValueError, match=f"{corpus} has no split '{split}'") as caught:
+        find_corpus(corpus).part(split)
+    assert ("did you mean" in str(caught.value)) == (meant is not None)
+    assert meant is None or f"did you mean '{meant}'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "written", "code"),
+    [
+        *[("fleurs", written, "en") for written in ("en", "en_us", "en-US", " EN ")],
+        *[("fleurs", written, "pt") for written in ("pt_br", "pt-BR")],
+        *[("fleurs", written, None) for written in ("en-GB", "xx", "en_us_x")],
+        ("librispeech", "en-US", "en"),
+        ("voxpopuli", "en-accented", "en_accented"),
+    ],
+)
+def test_a_language_is_found_with_the_region_in_which_it_is_spoken(corpus, written, code):
+    if code is None:
+        with pytest.raises(ValueError, match=f"has no language '{written}'"):
+            find_corpus(corpus).language(written)
+    else:
+        assert find_corpus(corpus).language(written) == code
