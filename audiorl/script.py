@@ -190,9 +190,9 @@ def _demo_rows(split: str) -> list[dict[str, Any]]:
     from audiorl.demo import iterate_demo_rows
 
     count, seed = DEMO_CLIPS[split]
-    quiet = int(os.environ.get("RANK", "0")) != 0
+    quiet = int(os.environ.get("RANK", "0")) != 0  # None: also where there is no terminal
     rows = iterate_demo_rows(split, count, seed)
-    return list(tqdm(rows, desc=f"Synthesising {split} speech", total=count, unit="clip", disable=quiet))
+    return list(tqdm(rows, desc=f"Synthesising {split} speech", total=count, unit="clip", disable=quiet or None))
 
 
 def adapter_and_quantization(model: ModelConfig) -> tuple[Any, Any]:
