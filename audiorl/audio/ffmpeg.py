@@ -77,7 +77,7 @@ def _opened(container: Container, name: str) -> Iterator[tuple[Kind, Any, Any]]:
     container.file.seek(0)
     try:
         with av.open(container.file, format=kind.demuxer, metadata_errors="replace") as found:
-            stream = found.streams.best("audio")
+            stream = found.streams.best("audio") if found.streams.audio else None
             if stream is None:
                 raise AudioFault(f"{name} is {kind.name} without sound", "Give the path of one.")
             if len(found.streams.audio) > 1:
@@ -87,6 +87,8 @@ def _opened(container: Container, name: str) -> Iterator[tuple[Kind, Any, Any]]:
                     "FFmpeg's best, is read.",
                 )
             yield kind, found, stream
+    except IndexError as error:  # of PyAV: a damaged file whose streams come and go
+        raise AudioFault(f"{name} is {kind.name} whose streams are damaged", _REMEDY) from error
     except av.FFmpegError as error:
         raise AudioFault(
             f"{name} is {kind.name} that is cut off or damaged, or of a codec that FFmpeg does not know "

@@ -24,6 +24,8 @@ _LENGTH_UNKNOWN = 2**62
 # A damaged MP3 frame costs a decoder its neighbours too; encoders disagree by one frame on what they count.
 _MP3_SLACK = 2 * 1152
 _BLOCK = 1 << 16
+# Most samples for which room is made because a header says so, an hour at 16 kHz; what says more is read in blocks.
+_AT_ONCE = 1 << 26
 # Longest block of a codec of telephony, in samples, and the one that libsndfile adds to it.
 _LONGEST_CODEC_BLOCK = 4096
 _REMEDY = "Copy the file again, or remove the row."
@@ -110,14 +112,15 @@ def decode(container: Container, name: str) -> Clip:
     if kind == "FLAC":
         container = Container(_of_unknown_length(container), container.kind)
     with _opened(container, name) as sound:
-        if promised >= _LENGTH_UNKNOWN:
+        if promised * sound.channels > _AT_ONCE:
             samples = np.concatenate([*_blocks(sound, name)])
         else:
             samples = _read(sound, promised, name)
+        if promised < _LENGTH_UNKNOWN:
             _require_all(sound, len(samples), promised, name)
             samples = samples[: _recorded(promised, container, name)]
         if kind == "FLAC":
-            _require_no_more(sound, container, promised, name)
+            _require_no_more(sound, container, len(samples), promised, name)
         return Clip(samples, sound.samplerate, lossy)
 
 
@@ -194,10 +197,10 @@ def _of_unknown_length(container: Container) -> io.BytesIO:
     return io.BytesIO(bytes(data))
 
 
-def _require_no_more(sound: soundfile.SoundFile, container: Container, promised: int, name: str) -> None:
+def _require_no_more(sound: soundfile.SoundFile, container: Container, found: int, promised: int, name: str) -> None:
     """Refuse a stream that goes on behind its stated end, or is followed by another one."""
     try:
-        more = len(sound.read(_BLOCK, dtype="float32"))
+        more = found > promised or len(sound.read(_BLOCK, dtype="float32"))
     except soundfile.LibsndfileError:  # no frame: a tag, or another stream's header
         container.file.seek(4)
         data = container.file.read()

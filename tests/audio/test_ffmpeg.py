@@ -161,7 +161,7 @@ def test_channels_are_kept_apart():
         audio_seconds(two, channel=2)
 
 
-@pytest.mark.parametrize("channels", [6, 12, 32, 33, 1000])
+@pytest.mark.parametrize("channels", [6, 12, 32, 33, 64])
 def test_many_channels_are_read_apart_or_refused(channels):
     content = io.BytesIO()
     each = np.arange(channels) / channels

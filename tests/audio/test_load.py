@@ -158,6 +158,14 @@ def test_an_mp3_without_length_header_is_heard_to_its_end():
     assert np.abs(loaded[-RATE : -RATE // 2]).max() == pytest.approx(0.005, rel=0.1)
 
 
+def test_an_mp3_that_states_days_takes_no_memory_for_them():
+    mp3 = bytearray(loud_start_mp3())
+    at = mp3.index(b"Xing") + 8
+    mp3[at : at + 4] = b"\x7f\xff\xff\xff"  # frames; the size beside it stays right
+    with pytest.raises(AudioFault, match=r"of \d+ promised samples decode"):
+        load_audio(bytes(mp3), RATE)
+
+
 def test_joined_mp3s_are_heard_whole():
     one = loud_start_mp3()
     assert len(load_audio(one, RATE)) == 8 * RATE
