@@ -13,8 +13,7 @@ from audiorl.audio import AudioFault, load_row_audio
 from audiorl.augment import Augmentation
 from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch, pad_tokens
 from audiorl.datasets import BadRowsError, RowFault, SkippedRows, judge_row
-from audiorl.datasets.checks import too_short
-from audiorl.datasets.growth import growth_faults
+from audiorl.datasets.checks import growth_faults, too_short
 from audiorl.models import SpeechFamily, TokenizedText
 
 

@@ -24,8 +24,8 @@ from audiorl.exits import run as run
 from audiorl.model_card import DataSource
 from audiorl.models import base_model, shorten_window, speech_family
 from audiorl.pairs import MinedPairs, mine_pairs
-from audiorl.trainers.audio_bounds import rows_within_bounds
 from audiorl.trainers.checkpoints import check_resume
+from audiorl.trainers.clips import rows_within_bounds
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.loading import load_model, load_processor, plan_adapter
 

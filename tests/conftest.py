@@ -18,9 +18,9 @@ pytest.register_assert_rewrite(
     "audiorl.testing.case",
     "audiorl.testing.scoring_checks",
     "audiorl.testing.sampling_checks",
-    "audiorl.testing.search_checks",
+    "audiorl.testing.sampling_checks",
     "audiorl.testing.wrapping_checks",
-    "audiorl.testing.training_checks",
+    "audiorl.testing.wrapping_checks",
 )
 # sums over several threads add up in another order each time
 torch.set_num_threads(1)

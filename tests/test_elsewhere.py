@@ -15,7 +15,7 @@ from audiorl.commands.pairs import PairsArguments, PairsConfig
 from audiorl.datasets import BadRowsError
 from audiorl.elsewhere import COLUMNS, LOSSES, SETTINGS, answer_to_flag
 from audiorl.elsewhere import COMMANDS as COMMANDS_ELSEWHERE
-from audiorl.evaluation.flags import CountingArguments, DataArguments, ModelArguments
+from audiorl.evaluation.settings import CountingArguments, DataArguments, ModelArguments
 from audiorl.losses import PREFERENCE_LOSSES
 from audiorl.script import RewardScriptArguments, SpeechScriptArguments
 from audiorl.trainers.online_dpo import OnlineDPOConfig

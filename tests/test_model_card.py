@@ -18,8 +18,7 @@ from audiorl import losses
 from audiorl.evaluation import Decoded, bootstrap_interval, compare, transcribe
 from audiorl.model_card import METHODS, DataSource, method_of
 from audiorl.model_card.card import without
-from audiorl.model_card.methods import ADAPTER_PAPERS, LOSS_PAPERS, OPTION_PAPERS
-from audiorl.model_card.papers import PAPERS
+from audiorl.model_card.papers import ADAPTER_PAPERS, LOSS_PAPERS, OPTION_PAPERS, PAPERS
 from audiorl.models import base_model
 from audiorl.script import RowScriptArguments, data_source
 from audiorl.trainers import card

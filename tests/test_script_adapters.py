@@ -13,7 +13,7 @@ import transformers
 from peft import PeftModel
 from transformers import WhisperForConditionalGeneration
 
-from audiorl.trainers.adalora import adapter_ranks
+from audiorl.trainers.adapters import adapter_ranks
 from tests.tiny_models import saved, tiny_clips, tiny_whisper
 
 EXAMPLE = str(Path(__file__).parents[1] / "examples" / "dpo_whisper.py")

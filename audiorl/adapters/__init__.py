@@ -10,10 +10,15 @@
 
 from __future__ import annotations
 
-from audiorl.adapters.checks import check_rank_schedule, checked_adapter
+from audiorl.adapters.checks import (
+    ALL_LINEAR,
+    DECODER_LINEAR,
+    check_rank_schedule,
+    checked_adapter,
+    decoder_only_targets,
+    require_bitsandbytes,
+)
 from audiorl.adapters.flags import PEFT_TYPES, TOLD_BY_TRAINER, SpeechModelConfig, adapter_config
-from audiorl.adapters.layers import ALL_LINEAR, DECODER_LINEAR, decoder_only_targets
-from audiorl.adapters.packages import require_bitsandbytes
 
 __all__ = [
     "ALL_LINEAR",

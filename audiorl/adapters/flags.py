@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from peft import AdaLoraConfig, PeftConfig
 from trl import ModelConfig, get_peft_config
 
-from audiorl.adapters.layers import DECODER_LINEAR
+from audiorl.adapters.checks import DECODER_LINEAR
 
 # Kinds of adapter that have flags; trainers take any PeftConfig that names the layers it changes.
 PEFT_TYPES = ("lora", "adalora")

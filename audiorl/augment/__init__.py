@@ -26,7 +26,6 @@ lets a transform occur twice. Paths are relative to the description's file.
 row, found before training and treated as `on_bad_rows` says; "unaugmented" trains on the clip as it is.
 """
 
-from audiorl.augment.augmentation import Augmentation
-from audiorl.augment.description import load_augmentation
+from audiorl.augment.augmentation import Augmentation, load_augmentation
 
 __all__ = ["Augmentation", "load_augmentation"]

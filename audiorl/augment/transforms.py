@@ -14,8 +14,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from audiorl.audio import SILENCE_PEAK
-from audiorl.augment.recordings import recording
-from audiorl.augment.settings import Range, choice, flag, number, ranged, recordings
+from audiorl.augment.settings import Range, choice, flag, number, ranged, recording, recordings
 
 
 class Transform(Protocol):

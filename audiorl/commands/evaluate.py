@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from audiorl.evaluation.flags import CountingArguments, DataArguments, ModelArguments
+from audiorl.evaluation.settings import CountingArguments, DataArguments, ModelArguments
 
 if TYPE_CHECKING:
     from audiorl.evaluation import EvaluationSettings

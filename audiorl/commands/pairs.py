@@ -162,8 +162,8 @@ def _load(arguments: PairsArguments) -> tuple[nn.Module, Any]:
 
 def _publish(arguments: PairsArguments, folder: MiningFolder, pairs: int) -> str:
     """Write or send the pairs as the flags ask, and say where they lie; ValueError where there are none."""
-    from audiorl.pairs.export import as_dataset, save_dataset
     from audiorl.pairs.folder import HYPOTHESES, PAIRS
+    from audiorl.pairs.records import as_dataset, save_dataset
 
     if pairs == 0:
         raise ValueError(

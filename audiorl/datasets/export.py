@@ -21,7 +21,7 @@ from audiorl.datasets.columns import EXPORTED_COLUMNS as EXPORTED_COLUMNS
 from audiorl.datasets.columns import ColumnNames
 from audiorl.datasets.faults import BadRowsError, RowFault
 from audiorl.datasets.rows import OURS, speech_rows
-from audiorl.datasets.stored_columns import unkept_values
+from audiorl.datasets.storage import unkept_values
 from audiorl.files import whole_file
 
 

@@ -22,7 +22,7 @@ from audiorl.audio import AudioFault, row_audio_seconds
 from audiorl.datasets.checks import duration_problem, segment_problem
 from audiorl.datasets.faults import RowFault, SkippedRows
 from audiorl.datasets.rows import iterate_batches
-from audiorl.datasets.stored_columns import is_number
+from audiorl.datasets.storage import is_number
 
 # Rows may carry their audio as bytes, so only so many are in memory at once.
 _ROWS_AT_ONCE = 256

@@ -29,7 +29,6 @@ from datasets import (
 from datasets.exceptions import DatasetsError
 
 from audiorl.audio.sources import AudioFault, not_unicode
-from audiorl.datasets.audio_folder import is_audio_folder, read_audio_folder
 from audiorl.datasets.columns import (
     ColumnNames,
     column_names,
@@ -42,22 +41,25 @@ from audiorl.datasets.columns import (
 )
 from audiorl.datasets.corpus import named_corpus
 from audiorl.datasets.faults import BadRowsError, RowFault
-from audiorl.datasets.hub import is_about_loading, loading_problem
-from audiorl.datasets.json_files import read_json_rows
-from audiorl.datasets.stored_audio import (
-    AUDIO,
-    NO_AUDIO,
-    audio_column,
-    integer_samples,
-    row_with_stored_audio,
-    stored_audio,
+from audiorl.datasets.formats import (
+    is_about_loading,
+    is_audio_folder,
+    loading_problem,
+    read_audio_folder,
+    read_json_rows,
 )
-from audiorl.datasets.stored_columns import (
+from audiorl.datasets.storage import (
+    AUDIO,
     FAULTS,
     FAULTS_COLUMN,
+    NO_AUDIO,
     Unkept,
+    audio_column,
     faults_column,
+    integer_samples,
     name_problem,
+    row_with_stored_audio,
+    stored_audio,
     stored_column,
     unkept_values,
 )

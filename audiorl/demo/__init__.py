@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from audiorl.demo.noise import NOISE_KINDS, add_noise, reverberate
-from audiorl.demo.rows import WINDOW_SECONDS, demo_rows, iterate_demo_rows
-from audiorl.demo.sentences import VOCABULARY, random_sentence
+from audiorl.demo.rows import (
+    NOISE_KINDS,
+    VOCABULARY,
+    WINDOW_SECONDS,
+    add_noise,
+    demo_rows,
+    iterate_demo_rows,
+    random_sentence,
+    reverberate,
+)
 from audiorl.demo.settings import CHECKPOINT
 from audiorl.demo.synthesiser import (
     SAMPLING_RATE,

@@ -10,22 +10,28 @@ from typing import TYPE_CHECKING
 from audiorl.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from audiorl.evaluation.comparison import Comparison, Decoded, compare
     from audiorl.evaluation.document import read_document
     from audiorl.evaluation.endpoint import Endpoint, EndpointError
     from audiorl.evaluation.measurement import Measurement, measure
     from audiorl.evaluation.results import EvaluationResult, evaluate_model, format_result
     from audiorl.evaluation.run import Evaluation, NamedRows, evaluate
     from audiorl.evaluation.settings import EvaluationSettings
-    from audiorl.evaluation.significance import PairedResult, bootstrap_interval, paired_bootstrap
+    from audiorl.evaluation.significance import (
+        Comparison,
+        Decoded,
+        PairedResult,
+        bootstrap_interval,
+        compare,
+        paired_bootstrap,
+    )
     from audiorl.evaluation.systems import LocalModel
     from audiorl.evaluation.transcription import transcribe
     from audiorl.text.error_rates import ErrorCounts, Errors, count_errors
 
 # public name -> module
 _HOMES = {
-    "Comparison": "comparison",
-    "Decoded": "comparison",
+    "Comparison": "significance",
+    "Decoded": "significance",
     "Endpoint": "endpoint",
     "EndpointError": "endpoint",
     "ErrorCounts": "audiorl.text.error_rates",
@@ -38,7 +44,7 @@ _HOMES = {
     "NamedRows": "run",
     "PairedResult": "significance",
     "bootstrap_interval": "significance",
-    "compare": "comparison",
+    "compare": "significance",
     "count_errors": "audiorl.text.error_rates",
     "evaluate": "run",
     "evaluate_model": "results",

@@ -91,12 +91,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from audiorl._version import __version__
-from audiorl.evaluation.breakdowns import Parts, breakdown
-from audiorl.evaluation.changes import Changes
-from audiorl.evaluation.measurement import Measurement
+from audiorl.evaluation.measurement import Changes, Measurement, Parts, Summary, breakdown
 from audiorl.evaluation.probe import Probe
 from audiorl.evaluation.settings import EvaluationSettings
-from audiorl.evaluation.summaries import Summary
 from audiorl.files import whole_file
 
 FORMAT, VERSION = "audiorl evaluation", 1

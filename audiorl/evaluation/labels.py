@@ -61,7 +61,7 @@ def answers(
     """Find the label of each row and of each hypothesis, by `audiorl.rewards.labels.LabelMatch`.
 
     A hypothesis that is one of its row's accepted answers, once normalised, stands for the row's label, as in
-    `audiorl.rewards.answers.AnswerMatch`.
+    `audiorl.rewards.labels.AnswerMatch`.
 
     Args:
         labels: N labels of the rows, or aliases of them; together with those of the settings and of the aliases they

@@ -10,8 +10,7 @@ import numpy as np
 import soundfile
 
 from audiorl.augment.transforms import pink_noise, white_noise
-from audiorl.evaluation.clips import clip_of
-from audiorl.evaluation.measurement import Measurement, measure
+from audiorl.evaluation.measurement import Measurement, clip_of, measure
 from audiorl.evaluation.settings import EvaluationSettings
 from audiorl.evaluation.systems import System
 

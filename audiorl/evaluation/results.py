@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from audiorl.evaluation.clips import Clip, check_row, clip_of
-from audiorl.evaluation.measurement import Measurement, measure
+from audiorl.evaluation.measurement import Clip, Measurement, check_row, clip_of, measure
 from audiorl.evaluation.settings import EvaluationSettings
 from audiorl.evaluation.transcription import family_of, generation_settings, read_rows, transcribed_rows
 from audiorl.text.error_rates import Errors

@@ -13,10 +13,8 @@ from datasets import ClassLabel, Dataset
 from audiorl.datasets import BadRowsError, RowFault, check_rows, missing_columns, speech_rows
 from audiorl.datasets.checks import any_text
 from audiorl.datasets.length_filter import check_bounds, drop_outside, outside_seconds
-from audiorl.evaluation.changes import changes
-from audiorl.evaluation.clips import check_row, clip_of, row_problem
 from audiorl.evaluation.document import Compared, Evaluated, document, write_document
-from audiorl.evaluation.measurement import Timing, measure
+from audiorl.evaluation.measurement import Timing, changes, check_row, clip_of, measure, row_problem
 from audiorl.evaluation.probe import Probe, check_probe, probe
 from audiorl.evaluation.settings import LABELS, EvaluationSettings
 from audiorl.evaluation.systems import System

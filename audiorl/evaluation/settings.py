@@ -1,4 +1,4 @@
-"""What is counted and how: one description for every model and data set of an evaluation."""
+"""What is counted and how, for every model and data set of an evaluation, and the flags that say it."""
 
 from __future__ import annotations
 
@@ -96,3 +96,147 @@ class EvaluationSettings:
             "aliases": {label: list(spellings) for label, spellings in self.aliases.items()},
             "label_similarity": self.label_similarity,
         }
+
+
+@dataclass
+class ModelArguments:
+    """What is measured, and how it decodes."""
+
+    model_name_or_path: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Checkpoints or adapters, by folder or Hub name; several are measured one after the other, and "
+            "each is compared with the first."
+        },
+    )
+    dtype: str = field(
+        default="float32",
+        metadata={"help": "Of the weights: float32, float16, bfloat16 or auto, as the checkpoint says."},
+    )
+    device: str | None = field(
+        default=None, metadata={"help": "Where models run, for example cuda:1; default the first GPU, else the CPU."}
+    )
+    batch_size: int = field(default=16, metadata={"help": "Clips decoded at once, of similar length; above 0."})
+    num_beams: int | None = field(
+        default=None, metadata={"help": "Beams of the search, 1 is greedy; default what the generation config says."}
+    )
+    max_new_tokens: int | None = field(
+        default=None, metadata={"help": "Longest hypothesis in tokens; default what the generation config says."}
+    )
+    language: str | None = field(
+        default=None, metadata={"help": "Language of rows that name none; default what the model's processor says."}
+    )
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "Of rows that name none: transcribe; Whisper also translate (into English); Canary also translate "
+            "and, for example, translate:de. Local models only."
+        },
+    )
+    endpoint: str | None = field(
+        default=None,
+        metadata={"help": "Address of a server with POST /v1/audio/transcriptions, http://127.0.0.1:8000 for example."},
+    )
+    endpoint_model: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Models to ask that server for; measured behind those of --model_name_or_path."},
+    )
+    api_key_variable: str | None = field(
+        default=None,
+        metadata={"help": "Environment variable that holds the server's API key. The key is in no output."},
+    )
+    requests_in_flight: int = field(default=4, metadata={"help": "Requests that the server gets at a time, above 0."})
+    max_retries: int = field(
+        default=3, metadata={"help": "Further tries of a request that failed for a reason that may pass, 0 or more."}
+    )
+    request_timeout: float = field(
+        default=300.0, metadata={"help": "Seconds, > 0, after which a request without its whole answer has failed."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which rows are measured."""
+
+    dataset_name: list[str] = field(
+        default_factory=list,
+        metadata={"help": "JSON lines files, folders or names of data sets; `demo` is synthetic speech."},
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of data sets by name."})
+    dataset_split: str = field(default="test", metadata={"help": "Split of data sets by name."})
+    dataset_streaming: bool = field(default=False, metadata={"help": "Read data sets by name as streams."})
+    columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Columns with other names than ours, as ours=theirs: audio=audio_filepath text=sentence."},
+    )
+    limit: int | None = field(default=None, metadata={"help": "The first so many rows of each data set; default all."})
+    min_audio_seconds: float | None = field(
+        default=None, metadata={"help": "Leave out clips shorter than this, and count them."}
+    )
+    max_audio_seconds: float | None = field(
+        default=None, metadata={"help": "Leave out clips longer than this, and count them."}
+    )
+    text_column: str = field(
+        default="text", metadata={"help": "Column of the transcript; an empty one means that nothing was said."}
+    )
+    label_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the label, for models that answer with one of several labels, or of the answer to the "
+            "row's prompt, a text or a list of texts that are all right; accuracy is measured."
+        },
+    )
+    speaker_column: str = field(
+        default="speaker", metadata={"help": "Column of the breakdown by speaker, where there is one."}
+    )
+    language_column: str = field(
+        default="language", metadata={"help": "Column of the breakdown by language, where there is one."}
+    )
+
+
+@dataclass
+class CountingArguments:
+    """What is counted, and where it goes."""
+
+    normaliser: str = field(
+        default="basic", metadata={"help": "What is forgiven: none, lower, basic, whisper_basic or english."}
+    )
+    unit: str = field(
+        default="auto",
+        metadata={"help": "What is counted: word, character, mixed, or auto by the transcripts' script."},
+    )
+    keywords: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text file of keywords, one a line; default each row's list in its column `keywords`, where it "
+            "has one."
+        },
+    )
+    aliases: str | None = field(
+        default=None, metadata={"help": "JSON or YAML file: label -> list of other spellings that count as it."}
+    )
+    label_similarity: float = field(
+        default=1.0,
+        metadata={"help": "Above 0 to 1; below 1 a misspelt label counts as the nearest one, if it is so similar."},
+    )
+    duration_edges: list[float] = field(
+        default_factory=lambda: [2.0, 5.0, 10.0, 20.0],
+        metadata={"help": "Seconds that divide the breakdown by duration, rising."},
+    )
+    group_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the speaker: intervals then speak of new speakers; default they speak of new clips."
+        },
+    )
+    resamples: int = field(default=10_000, metadata={"help": "Of the bootstrap, above 0."})
+    seed: int = field(default=0, metadata={"help": "Of the bootstrap."})
+    probe_seconds: float | None = field(
+        default=None,
+        metadata={"help": "Also give each model silence and noise of this length, and show what it says; default no."},
+    )
+    output: str | None = field(
+        default=None,
+        metadata={"help": "JSON file for every number and clip; audiorl/evaluation/document.py describes it."},
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Whether --output may exist."})

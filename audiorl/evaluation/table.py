@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from audiorl.evaluation.breakdowns import Parts
 from audiorl.evaluation.document import Compared, Evaluated
+from audiorl.evaluation.measurement import Parts, Summary
 from audiorl.evaluation.probe import Probe
 from audiorl.evaluation.settings import LABELS, EvaluationSettings
-from audiorl.evaluation.summaries import Summary
 
 # Lines of each list: the document has the rest.
 _LISTED = 8

@@ -219,7 +219,7 @@ def check_kept(row: Row, place: str, setting_columns: Sequence[str]) -> None:
         ValueError: anything else.
     """
     from audiorl.datasets.checks import segment_problem, setting_problems
-    from audiorl.datasets.stored_columns import unkept_values
+    from audiorl.datasets.storage import unkept_values
 
     for fault in unkept_values(row):
         kind = AudioFault if fault.column == "audio" else ValueError
@@ -256,7 +256,7 @@ def load_clip(row: Row, place: str, family: Any, *, allow_silence: bool = False)
             not of the row's `duration`.
     """
     from audiorl.datasets.checks import duration_problem
-    from audiorl.datasets.stored_columns import raise_unkept
+    from audiorl.datasets.storage import raise_unkept
 
     try:
         raise_unkept(row, "audio")

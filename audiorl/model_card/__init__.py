@@ -2,8 +2,7 @@
 
 from audiorl.model_card.card import MODEL_CARD, RESULTS_FOLDER, model_card, write_card
 from audiorl.model_card.facts import WRONG_LABELS, Adapter, BeforeAndAfter, CardFacts, DataSource, Run
-from audiorl.model_card.methods import METHODS, Method, method_of, papers
-from audiorl.model_card.papers import Paper
+from audiorl.model_card.papers import METHODS, Method, Paper, method_of, papers
 
 __all__ = [
     "METHODS",

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from audiorl.evaluation import Comparison
-from audiorl.model_card.methods import Method
-from audiorl.model_card.papers import Paper
+from audiorl.model_card.papers import Method, Paper
 
 WRONG_LABELS = "wrong labels"
 

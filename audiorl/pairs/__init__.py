@@ -12,11 +12,10 @@ from audiorl.lazy import lazy_names
 if TYPE_CHECKING:
     from audiorl.pairs.corruptions import CORRUPTIONS, SyntheticNegative, synthetic_negatives
     from audiorl.pairs.folder import MiningFolder
-    from audiorl.pairs.hard_cases import is_hard_case
     from audiorl.pairs.mining import MinedPairs, mine_into, mine_pairs
     from audiorl.pairs.records import MiningSummary
     from audiorl.pairs.settings import MiningConfig
-    from audiorl.pairs.strategies import STRATEGIES
+    from audiorl.pairs.strategies import STRATEGIES, is_hard_case
 
 # public name -> module
 _HOMES = {
@@ -27,7 +26,7 @@ _HOMES = {
     "MiningFolder": "folder",
     "MiningSummary": "records",
     "SyntheticNegative": "corruptions",
-    "is_hard_case": "hard_cases",
+    "is_hard_case": "strategies",
     "mine_into": "mining",
     "mine_pairs": "mining",
     "synthetic_negatives": "corruptions",

@@ -20,8 +20,7 @@ from audiorl.datasets.checks import UNLIMITED
 from audiorl.datasets.columns import ColumnNames
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.models import SpeechFamily, speech_family
-from audiorl.pairs.batches import NumberedBatches
-from audiorl.pairs.folder import MiningFolder
+from audiorl.pairs.folder import MiningFolder, NumberedBatches
 from audiorl.pairs.miner import Miner
 from audiorl.pairs.records import MinedBatch, MiningSummary
 from audiorl.pairs.settings import MiningConfig

@@ -1,18 +1,192 @@
-"""The numbers and texts of a page, as plain values for JSON."""
+"""The numbers and texts of a page, as plain values for JSON: curves, words side by side, where the errors are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
-from audiorl.report.alignment import EQUAL, SUBSTITUTION, Piece, align
 from audiorl.report.audio import PageAudio
-from audiorl.report.breakdown import by_part, by_word
-from audiorl.report.curves import charts
 from audiorl.report.run_folder import RunFolder
-from audiorl.text.error_rates import resolve_unit
+from audiorl.text.error_rates import align_units, resolve_unit, split_units
 from audiorl.text.normalizers import normalizer
+
+EQUAL, SUBSTITUTION, INSERTION, DELETION = "=", "S", "I", "D"
+
+
+class Piece(NamedTuple):
+    """A stretch of an alignment: a run of right units, or one error."""
+
+    kind: str  # EQUAL, SUBSTITUTION, INSERTION or DELETION
+    true: str  # the transcript's units, "" for an insertion
+    said: str  # the hypothesis's units, "" for a deletion
+
+
+def align(
+    transcripts: Sequence[str], hypotheses: Sequence[str], *, unit: str, normalise: Callable[[str], str]
+) -> list[list[Piece]]:
+    """The pieces of each pair of texts, from left to right; their counts are those of `count_errors`.
+
+    Args:
+        transcripts, hypotheses: N texts each, not normalised.
+        unit: "word", "character" or "mixed"; see `audiorl.evaluation.count_errors`.
+        normalise: from text to text.
+    """
+    true, said = ([normalise(text) for text in texts] for texts in (transcripts, hypotheses))
+    glue = "" if unit == "character" else " "
+    return [
+        _pieces(chunks, split_units(a, unit), split_units(b, unit), glue)
+        for chunks, a, b in zip(align_units(true, said, unit), true, said, strict=True)
+    ]
+
+
+def _pieces(chunks: Sequence, true: list[str], said: list[str], glue: str) -> list[Piece]:
+    pieces: list[Piece] = []
+    for chunk in chunks:
+        left = true[chunk.ref_start_idx : chunk.ref_end_idx]
+        right = said[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        if chunk.type == "equal":
+            pieces.append(Piece(EQUAL, glue.join(left), glue.join(right)))
+        elif chunk.type == "substitute":
+            pieces += [Piece(SUBSTITUTION, a, b) for a, b in zip(left, right, strict=True)]
+        elif chunk.type == "insert":
+            pieces += [Piece(INSERTION, "", unit) for unit in right]
+        else:
+            pieces += [Piece(DELETION, unit, "") for unit in left]
+    return pieces
+
+
+def true_units(piece: Piece, unit: str) -> list[str]:
+    """The units of the transcript that a piece holds."""
+    if piece.kind != EQUAL or unit == "label":
+        return [piece.true] if piece.true else []
+    return list(piece.true) if unit == "character" else piece.true.split()
+
+
+# Words of a page's table; those with most errors.
+MOST_WORDS = 500
+# How many ways of mishearing a word are named.
+MISHEARINGS = 3
+
+
+def by_part(systems: Sequence[Mapping[str, Any]], name: str) -> list[dict[str, Any]]:
+    """The parts of a breakdown with the error rate of each system: `{"value", "clips", "words", "wer"}`.
+
+    Args:
+        systems: measurements of an evaluation document, on the same clips.
+        name: "speaker", "language" or "duration".
+    """
+    parts = zip(*(system["breakdown"][name] for system in systems), strict=True)
+    return [
+        {**{key: part[0][key] for key in ("value", "clips", "words")}, "wer": [one["wer"] for one in part]}
+        for part in parts
+    ]
+
+
+def by_word(alignments: Sequence[Sequence[Sequence[Piece]]], unit: str) -> tuple[list[dict[str, Any]], int]:
+    """Errors on each word of the transcripts, and how many words have any.
+
+    Args:
+        alignments: for each system, for each clip, the pieces.
+        unit: what they are counted in.
+
+    Returns:
+        At most `MOST_WORDS` of `{"word", "count", "errors", "inserted", "heard"}`, most errors first, and the number
+        of all such words. `count` is that of the transcripts; `errors` are the substitutions and deletions of each
+        system, `inserted` its insertions, `heard` what it made of the word most often ("" for nothing).
+    """
+    count: Counter[str] = Counter()
+    errors: list[Counter[str]] = [Counter() for _ in alignments]
+    inserted: list[Counter[str]] = [Counter() for _ in alignments]
+    heard: list[defaultdict[str, Counter[str]]] = [defaultdict(Counter) for _ in alignments]
+    for system, clips in enumerate(alignments):
+        for piece in (piece for pieces in clips for piece in pieces):
+            if piece.kind == INSERTION:
+                inserted[system][piece.said] += 1
+                continue
+            if system == 0:
+                count.update(true_units(piece, unit))
+            if piece.kind != EQUAL:
+                errors[system][piece.true] += 1
+                heard[system][piece.true][piece.said] += 1
+    rows: list[dict[str, Any]] = [
+        {
+            "word": word,
+            "count": count[word],
+            "errors": [found[word] for found in errors],
+            "inserted": [found[word] for found in inserted],
+            "heard": [found[word].most_common(MISHEARINGS) if word in found else [] for found in heard],
+        }
+        for word in set().union(*errors, *inserted)
+    ]
+    rows.sort(key=lambda row: (-max(map(sum, zip(row["errors"], row["inserted"], strict=True))), row["word"]))
+    return rows[:MOST_WORDS], len(rows)
+
+
+# Numbers of the whole run, or of the clock; they are no curves.
+NO_CURVE = re.compile(
+    r"step|epoch|total_flos|num_input_tokens_seen|train_.*|test_.*|.*_runtime|.*_per_second|skipped_rows|left_out_clips"
+)
+
+
+class Chart(NamedTuple):
+    """One picture: where it stands, its title, and the metrics that are drawn in it."""
+
+    title: str
+    metrics: re.Pattern
+    first: bool = True  # shown at once; the others behind a click
+    percent: bool = False
+
+
+def _chart(title: str, metrics: str, **options: bool) -> Chart:
+    return Chart(title, re.compile(metrics), **options)
+
+
+CHARTS = (
+    _chart("Error rate", r"wer|(eval_)(.+_)?[wc]er", percent=True),
+    _chart("Loss", r"loss|loss/.+|eval_(.+_)?loss(/.+)?"),
+    _chart("Reward", r"(eval_)?reward"),
+    _chart("Parts of the reward", r"(eval_)?rewards/.+/mean"),
+    _chart("Implicit rewards", r"(eval_)?rewards/(chosen|rejected|margins)"),
+    _chart("KL", r"(eval_)?(.+/)?kl"),
+    _chart("Entropy", r"(eval_)?entropy"),
+    _chart("Accuracy", r"(eval_)?(rewards/accuracies|(.+_)?accuracy)", percent=True),
+    _chart("Spread of the reward", r"reward_std|rewards/.+/std", first=False),
+    _chart("Groups without variance", r"frac_.+", first=False, percent=True),
+    _chart("Log-probabilities", r"(eval_)?logps/.+", first=False),
+    _chart("Mean logits", r"(eval_)?logits/.+", first=False),
+    _chart("Length of hypotheses", r"completions/(mean|min|max)_length", first=False),
+    _chart("Hypotheses cut by the limit", r"completions/clipped_ratio", first=False, percent=True),
+    _chart("Clipped ratios", r"clip_ratio/.+", first=False, percent=True),
+    _chart("Learning rate", r"learning_rate", first=False),
+    _chart("Gradient norm", r"grad_norm", first=False),
+)
+
+
+def charts(history: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The charts that a log has numbers for: `{"title", "first", "percent", "series": [{"name", "points"}]}`.
+
+    A point is [step, value]; a value that is not finite is null, a gap in the line. A metric of no chart of `CHARTS`
+    gets one of its own.
+    """
+    series: dict[str, list[list[float | None]]] = {}
+    for record in history:
+        for name, value in record.items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and not NO_CURVE.fullmatch(name):
+                series.setdefault(name, []).append([record["step"], value if math.isfinite(value) else None])
+    found = []
+    for chart in CHARTS:
+        names = [name for name in series if chart.metrics.fullmatch(name)]
+        if names:
+            drawn = [{"name": name, "points": series.pop(name)} for name in names]
+            found.append({"title": chart.title, "first": chart.first, "percent": chart.percent, "series": drawn})
+    others = ({"name": name, "points": points} for name, points in series.items())
+    found += [{"title": one["name"], "first": False, "percent": False, "series": [one]} for one in others]
+    return found
+
 
 # Names under which results stand that cannot be looked up again -> the nearest that can.
 NEAREST_NORMALISER = {"english+spelling": "english"}

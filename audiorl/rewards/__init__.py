@@ -1,19 +1,23 @@
 """Rewards: how good a hypothesis is, as a number; TRL's contract, and the rewards that are shipped."""
 
-from audiorl.rewards.answers import AnswerMatch
-from audiorl.rewards.error_rate import ExactMatch, NegativeCER, NegativeEdits, NegativeWER, OneMinusWER
-from audiorl.rewards.errors import RewardError
+from audiorl.rewards.base import RewardError
+from audiorl.rewards.error_rate import (
+    ExactMatch,
+    LengthRatio,
+    NegativeCER,
+    NegativeEdits,
+    NegativeWER,
+    OneMinusWER,
+    SoftOverlong,
+)
 from audiorl.rewards.funasr import FunASR
-from audiorl.rewards.hallucination import Hallucination
+from audiorl.rewards.hallucination import STOCK_PHRASES, Hallucination, NoStockPhrases
 from audiorl.rewards.keywords import KeywordPrecision, KeywordRecall, KeywordScore, OneMinusKeywordWER
-from audiorl.rewards.labels import LabelMatch, LabelSetMatch
+from audiorl.rewards.labels import AnswerMatch, LabelMatch, LabelSetMatch
 from audiorl.rewards.language import RightScript
-from audiorl.rewards.length import LengthRatio, SoftOverlong
 from audiorl.rewards.registry import REWARDS, load_reward, reward_names
 from audiorl.rewards.reward_set import RewardSet, RewardTable
-from audiorl.rewards.signal_quality import SignalQuality
-from audiorl.rewards.speech_quality import SpeechQuality, SpeechScore
-from audiorl.rewards.stock_phrases import STOCK_PHRASES, NoStockPhrases
+from audiorl.rewards.speech_quality import SignalQuality, SpeechQuality, SpeechScore
 
 __all__ = [
     "REWARDS",

@@ -1,4 +1,4 @@
-"""What shipped rewards share: a name and, where they read texts, a normalizer and a unit."""
+"""What shipped rewards share: a name and, where they read texts, a normalizer and a unit; and what stops a run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from typing import Any, ClassVar
 from audiorl.text.error_rates import resolve_unit
 from audiorl.text.normalizers import Normalizer, normalizer
 from audiorl.text.pairs import TextPair, text_pairs
+
+
+class RewardError(ValueError):
+    """A reward that cannot be found or called, that failed, or that answered with something that is no reward.
+
+    The message names the reward, the row where one is concerned, and what to do; the reward's own exception, if it
+    raised one, is the `__cause__`.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

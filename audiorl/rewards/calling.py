@@ -21,7 +21,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from audiorl.rewards.errors import RewardError
+from audiorl.rewards.base import RewardError
 from audiorl.rewards.registry import NamedReward, Reward
 
 # What a reward gets beside the columns of the data set; the last ones from a trainer, where it has them.

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from audiorl.rewards.base import TextReward
-from audiorl.rewards.hallucination import Hallucination
+from audiorl.rewards.hallucination import Hallucination, NoStockPhrases
 from audiorl.rewards.keywords import KEYWORDS, KeywordScore, RowKeywords
 from audiorl.rewards.language import RightScript
-from audiorl.rewards.stock_phrases import NoStockPhrases
 from audiorl.text.normalizers import basic_text
 from audiorl.text.pairs import Opcodes, TextPair, completion_text
 

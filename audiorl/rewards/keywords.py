@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from audiorl.rewards.base import TextReward
-from audiorl.rewards.errors import RewardError
+from audiorl.rewards.base import RewardError, TextReward
 from audiorl.text import hotwords
 from audiorl.text.keywords import (
     KeywordFinder,

@@ -14,16 +14,21 @@ from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from audiorl.rewards.answers import AnswerMatch
-from audiorl.rewards.error_rate import ExactMatch, NegativeCER, NegativeEdits, NegativeWER, OneMinusWER
-from audiorl.rewards.errors import RewardError
+from audiorl.rewards.base import RewardError
+from audiorl.rewards.error_rate import (
+    ExactMatch,
+    LengthRatio,
+    NegativeCER,
+    NegativeEdits,
+    NegativeWER,
+    OneMinusWER,
+    SoftOverlong,
+)
 from audiorl.rewards.funasr import FunASR
-from audiorl.rewards.hallucination import Hallucination
+from audiorl.rewards.hallucination import Hallucination, NoStockPhrases
 from audiorl.rewards.keywords import KeywordPrecision, KeywordRecall, KeywordScore, OneMinusKeywordWER
-from audiorl.rewards.labels import LabelMatch, LabelSetMatch
+from audiorl.rewards.labels import AnswerMatch, LabelMatch, LabelSetMatch
 from audiorl.rewards.language import RightScript
-from audiorl.rewards.length import LengthRatio, SoftOverlong
-from audiorl.rewards.stock_phrases import NoStockPhrases
 
 # None = the reward abstains
 Reward = Callable[..., Sequence[float | None] | Awaitable[Sequence[float | None]]]

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+from audiorl.rewards.base import RewardError
 from audiorl.rewards.calling import CALL_KEYWORDS, LARGEST_REWARD, RewardCall, call_rewards, needed_columns
-from audiorl.rewards.errors import RewardError
 from audiorl.rewards.registry import load_reward
 
 # Columns that TRL does not pass on, because its own arguments hold them.

@@ -18,11 +18,9 @@ conftest.py before they are imported; pytest itself is not imported here.
 from __future__ import annotations
 
 from audiorl.testing.case import FamilyCase
-from audiorl.testing.sampling_checks import SAMPLING_CHECKS
+from audiorl.testing.sampling_checks import SAMPLING_CHECKS, SEARCH_CHECKS
 from audiorl.testing.scoring_checks import SCORING_CHECKS
-from audiorl.testing.search_checks import SEARCH_CHECKS
-from audiorl.testing.training_checks import TRAINING_CHECKS
-from audiorl.testing.wrapping_checks import WRAPPING_CHECKS
+from audiorl.testing.wrapping_checks import TRAINING_CHECKS, WRAPPING_CHECKS
 
 __all__ = ["CHECKS", "MODULES", "FamilyCase"]
 

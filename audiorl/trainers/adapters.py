@@ -1,4 +1,17 @@
-"""What a run does for an adapter: say what is trained, follow AdaLoRA's ranks, keep PEFT to the adapter's files."""
+"""AdaLoRA (Zhang et al. 2023, arXiv:2303.10512) in a trainer: ranks are cut while it trains.
+
+1. The schedule is told how many optimizer steps there are.
+2. After each optimizer step, while its gradients are still there, the importance of every rank is updated; every
+   `deltaT` steps the least important ranks of all layers together are set to zero, down to the schedule's budget.
+3. The loss of each optimizer step gets `orth_reg_weight` times the orthogonality of the factors
+   (`audiorl.losses.added_terms`).
+4. After step total_step - tfinal the ranks are fixed, `target_r` for each layer on average.
+
+Deviations from the paper: those of PEFT, whose allocator this drives (norms instead of squared norms, ranks that were
+cut may come back until the end of the schedule). Steps are counted from 1, so that with tfinal = 0 the last step is
+the one that reaches the target; counted from 0, as in PEFT's example, the last cut would never come.
+Beside it what every run does for an adapter: say what is trained, and keep PEFT to the adapter's own files.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +23,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from peft import PeftModel
+import torch
+from peft import AdaLoraConfig, PeftModel
 from peft.utils.warning import PeftWarning
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from audiorl.adapters import TOLD_BY_TRAINER
 from audiorl.adapters.vocabulary import embedding_layers, vocabulary_changed
+from audiorl.losses.added_terms import orthogonality
 from audiorl.models import base_model
 from audiorl.models.footprint import footprint
-from audiorl.trainers.adalora import RankSchedule, uses_adalora
 from audiorl.trainers.reference import REFERENCE_ADAPTER
 
 
@@ -96,3 +111,223 @@ def adapter_files(model: nn.Module, folder: str, *, keep_reference: bool, cut_ra
         del vars(model)["save_pretrained"]
     if not keep_reference and REFERENCE_ADAPTER in model.peft_config:
         shutil.rmtree(os.path.join(folder, REFERENCE_ADAPTER), ignore_errors=True)
+
+
+RANK_SCHEDULE = "adalora.pt"
+IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+SETTINGS = ("init_r", "target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "total_step")
+
+
+def uses_adalora(model: nn.Module) -> bool:
+    return isinstance(model, PeftModel) and isinstance(model.peft_config[model.active_adapter], AdaLoraConfig)
+
+
+def adapter_ranks(model: PeftModel) -> dict[str, int]:
+    """Layer -> how many of its ranks are not zero, for the active AdaLoRA adapter."""
+    place = f".lora_E.{model.active_adapter}"
+    return {
+        name.removesuffix(place): int((values != 0).sum())
+        for name, values in model.get_base_model().named_parameters()
+        if name.endswith(place)
+    }
+
+
+class RankSchedule(TrainerCallback):
+    """Drives PEFT's allocator from a trainer's steps, and remembers it across a resume.
+
+    Attributes:
+        fixed: the adapter came with ranks that had been allocated before; they stay as they are.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.config: AdaLoraConfig = trainer.model.peft_config[trainer.model.active_adapter]
+        self.fixed = self.config.rank_pattern is not None
+        self._given = {name: getattr(self.config, name) for name in ("total_step", "tinit", "tfinal")}
+        self._resumed = False
+
+    @property
+    def tuner(self) -> Any:
+        return self.trainer.model.base_model
+
+    # ---- the schedule ----
+
+    def tell_total(self, steps: int) -> None:
+        """Fill in what depends on the number of optimizer steps.
+
+        Raises:
+            ValueError: the run is too short for the schedule, or the schedule longer than the run.
+        """
+        config, given = self.config, self._given
+        config.total_step = steps if given["total_step"] == TOLD_BY_TRAINER else given["total_step"]
+        if config.total_step > steps:
+            raise ValueError(
+                f"AdaLoraConfig.total_step is {config.total_step}, but this run takes {steps} optimizer steps, so the "
+                f"ranks would never come down to target_r. Pass total_step={steps}, or audiorl.adapters."
+                "TOLD_BY_TRAINER to have it filled in."
+            )
+        for name in ("tinit", "tfinal"):
+            share = 0 < given[name] < 1
+            setattr(config, name, int(given[name] * config.total_step) if share else int(given[name]))
+        last_cut = config.total_step - config.tfinal
+        if last_cut < 2 or config.tinit >= last_cut:
+            raise ValueError(
+                f"AdaLoRA cannot cut ranks in {config.total_step} optimizer steps of which tinit={config.tinit} come "
+                f"before the first cut and tfinal={config.tfinal} after the last. Train longer, lower the two, or use "
+                "LoRA."
+            )
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.fixed:
+            return
+        resumed, self._resumed = self._resumed, False
+        if resumed:
+            if self.config.total_step > state.max_steps:
+                raise ValueError(
+                    f"The checkpoint's ranks are cut over {self.config.total_step} optimizer steps, this run ends "
+                    f"after {state.max_steps}. Resume with the settings that the checkpoint was trained with."
+                )
+            return
+        self.tell_total(state.max_steps)
+        self.config.rank_pattern = None
+        self.tuner.rankallocator.reset_ipt()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Between `optimizer.step()`, which would move ranks that were cut before it, and `zero_grad()`."""
+        step = state.global_step + 1
+        if self.fixed:
+            self._mask_again()
+        # fp16: a step that the scaler skipped has no usable gradients; the last cut does not need them
+        elif step >= self._last_cut() or not self.trainer.accelerator.optimizer_step_was_skipped:
+            self._fill_missing_gradients()
+            self.tuner.update_and_allocate(step)
+        self._log()
+
+    def _last_cut(self) -> int:
+        return self.config.total_step - self.config.tfinal
+
+    def _mask_again(self) -> None:
+        """Keep ranks at zero that were cut before; an adapter loaded from a file has none of them left."""
+        pattern = self.config.rank_pattern
+        kept = {
+            name: pattern[key]
+            for name, values in self.tuner.model.named_parameters()
+            if (key := _key_in(pattern, name, self.trainer.model.active_adapter)) and len(pattern[key]) == len(values)
+        }
+        with torch.no_grad():
+            for name, keep in kept.items():
+                values = self.tuner.model.get_parameter(name)
+                values[~torch.tensor(keep, device=values.device)] = 0.0
+
+    def _fill_missing_gradients(self) -> None:
+        """A layer that took no part in this step (layerdrop) was of no importance to it."""
+        active = f".{self.trainer.model.active_adapter}"
+        for name, parameter in self.tuner.model.named_parameters():
+            if "lora_" in name and name.endswith(active) and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+
+    def _log(self) -> None:
+        pattern = self.config.rank_pattern
+        ranks = [sum(keep) for keep in pattern.values()] if pattern else [self.config.init_r]
+        self.trainer.metrics.add("train", "adalora/mean_rank", torch.tensor(ranks))
+
+    # ---- the loss ----
+
+    def add_penalty(self) -> Tensor:
+        """Put the gradient of the orthogonality term beside that of the step's losses, whatever computed them.
+
+        To be called once an optimizer step, before gradients are clipped. All processes hold the same factors, so the
+        gradient needs no averaging.
+
+        Returns:
+            The term, a scalar.
+        """
+        penalty = self.penalty()
+        factors = [p for name, p in self._factors()]
+        for factor, gradient in zip(factors, torch.autograd.grad(self._scaled(penalty), factors), strict=True):
+            factor.grad = gradient if factor.grad is None else factor.grad + gradient
+        return penalty.detach()
+
+    def _scaled(self, penalty: Tensor) -> Tensor:
+        """As the losses were scaled before their backward: fp16 unscales all gradients together."""
+        scaler = getattr(self.trainer.accelerator, "scaler", None)
+        return penalty if scaler is None else scaler.scale(penalty)
+
+    def penalty(self) -> Tensor:
+        """Scalar: `orth_reg_weight` times the orthogonality of all factors of the active adapter."""
+        factors = [p.mT if ".lora_B." in name else p for name, p in self._factors()]
+        with torch.autocast(self.trainer.args.device.type, enabled=False):
+            return self.config.orth_reg_weight * orthogonality(factors)
+
+    def _factors(self) -> list[tuple[str, nn.Parameter]]:
+        """Both matrices of every layer of the active adapter."""
+        active = self.trainer.model.active_adapter
+        ends = (f".lora_A.{active}", f".lora_B.{active}")
+        return [(name, p) for name, p in self.tuner.model.named_parameters() if name.endswith(ends)]
+
+    # ---- resuming ----
+
+    def save(self, checkpoint: str) -> None:
+        if self.trainer.args.should_save:
+            torch.save(self.state(), os.path.join(checkpoint, RANK_SCHEDULE))
+
+    def load(self, checkpoint: str) -> None:
+        """Instead of PEFT's loading, for which the shapes in a checkpoint with ranks cut are wrong.
+
+        Raises:
+            ValueError: the checkpoint does not say where the ranks stood.
+        """
+        path = os.path.join(checkpoint, RANK_SCHEDULE)
+        if not os.path.exists(path):
+            raise ValueError(
+                f"{checkpoint} has no {RANK_SCHEDULE}, without which AdaLoRA's ranks cannot go on: PEFT saves neither "
+                "their importance nor the ranks that were cut. Resume from a checkpoint of this library, or pass the "
+                "adapter as the model and start a new run, in which its ranks stay as they are."
+            )
+        self.load_state(torch.load(path, map_location="cpu", weights_only=True))
+
+    def state(self) -> dict[str, Any]:
+        """What a resume needs: PEFT's checkpoint lacks the allocator's averages and the ranks that were cut."""
+        allocator = self.tuner.rankallocator
+        return {
+            "settings": {name: getattr(self.config, name) for name in SETTINGS},
+            "rank_pattern": self.config.rank_pattern,
+            "importance": {name: getattr(allocator, name) for name in IMPORTANCE},
+            "parameters": {name: values.detach() for name, values in self._own_parameters().items()},
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken.
+
+        Raises:
+            ValueError: the adapter was built in another way than the checkpoint's.
+        """
+        own, theirs = self._own_parameters(), state["parameters"]
+        if {name: p.shape for name, p in own.items()} != {name: p.shape for name, p in theirs.items()}:
+            raise ValueError(
+                "The AdaLoRA adapter of the checkpoint has other layers or ranks than the one that is to go on from "
+                "it. Resume with the model, init_r and target_modules that the checkpoint was trained with."
+            )
+        with torch.no_grad():
+            for name, values in theirs.items():
+                own[name].copy_(values)
+        self.config.rank_pattern = state["rank_pattern"]
+        for name, value in state["settings"].items():
+            setattr(self.config, name, value)
+        allocator = self.tuner.rankallocator
+        for name, averages in state["importance"].items():
+            setattr(allocator, name, {key: value.to(self.trainer.args.device) for key, value in averages.items()})
+        self._resumed = True
+
+    def _own_parameters(self) -> dict[str, nn.Parameter]:
+        reference = f".{REFERENCE_ADAPTER}"
+        return {
+            name: parameter
+            for name, parameter in self.trainer.model.named_parameters()
+            if parameter.requires_grad or name.endswith(reference)
+        }
+
+
+def _key_in(pattern: dict[str, list[bool]], name: str, adapter: str) -> str | None:
+    """The key of a parameter in a rank pattern: PEFT drops the adapter's name from it when it saves."""
+    return next((key for key in (name, name.removesuffix(f".{adapter}")) if key in pattern), None)

@@ -32,22 +32,21 @@ from transformers.utils import logging
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.collator import SpeechCollator
 from audiorl.datasets import BadRowsError, RowFault, SkippedRows, check_rows, drop_bad_rows
+from audiorl.datasets.checks import growth_faults
 from audiorl.datasets.corpora import rows_for
-from audiorl.datasets.growth import growth_faults
 from audiorl.elsewhere import AnswersWrongArguments
 from audiorl.evaluation import Comparison, Decoded
 from audiorl.model_card import MODEL_CARD, DataSource
 from audiorl.models import base_model, disable_dropout
 from audiorl.text.normalizers import normalizer
-from audiorl.trainers.adalora import RankSchedule
-from audiorl.trainers.adapters import adapter_files, follow_adapter
-from audiorl.trainers.audio_bounds import LEFT_OUT_FILE, count_left_out_of_streams, rows_within_bounds
-from audiorl.trainers.augmenting import TrainingAugmentation
-from audiorl.trainers.bad_numbers import StopOnBadNumbers
+from audiorl.trainers.adapters import RankSchedule, adapter_files, follow_adapter
+from audiorl.trainers.callbacks import OwnConfigs, StopOnBadNumbers, StopOnSigterm
 from audiorl.trainers.card import RunCard
 from audiorl.trainers.checkpoints import CheckpointSaver
+from audiorl.trainers.clips import LEFT_OUT_FILE, TrainingAugmentation, count_left_out_of_streams, rows_within_bounds
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.decoding import Decoder
+from audiorl.trainers.distributed import check_parallelism
 from audiorl.trainers.hub import HubPusher, tokens_left_out
 from audiorl.trainers.loading import (
     add_adapter,
@@ -59,14 +58,10 @@ from audiorl.trainers.loading import (
     plan_adapter,
     save_spelling,
 )
-from audiorl.trainers.logs import console_of, without_other_bars, write_logs
-from audiorl.trainers.media import AudioSamples
+from audiorl.trainers.logs import AudioSamples, console_of, without_other_bars, write_logs
 from audiorl.trainers.metrics import Metrics
-from audiorl.trainers.parallel import check_parallelism
-from audiorl.trainers.preemption import StopOnSigterm
 from audiorl.trainers.reference import AdapterOff, FrozenCopy, FrozenPolicy
 from audiorl.trainers.report_files import RunReport, leave_comparison
-from audiorl.trainers.special_tokens import OwnConfigs
 
 logger = logging.get_logger(__name__)
 

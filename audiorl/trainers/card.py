@@ -45,8 +45,8 @@ from audiorl.model_card import (
     Run,
 )
 from audiorl.model_card import write_card as write_card_files
-from audiorl.model_card.metadata import iso_code
-from audiorl.model_card.methods import method_of, papers
+from audiorl.model_card.card import iso_code
+from audiorl.model_card.papers import method_of, papers
 from audiorl.models import base_model
 from audiorl.models.footprint import parameter_counts
 from audiorl.text.normalizers import Normalizer

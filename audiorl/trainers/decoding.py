@@ -13,8 +13,8 @@ from transformers import EvalPrediction
 
 from audiorl.datasets import speech_rows
 from audiorl.evaluation import Decoded, count_errors, transcribe
+from audiorl.trainers.distributed import check_whole_weights
 from audiorl.trainers.logs import console_of
-from audiorl.trainers.parallel import check_whole_weights
 
 
 class Decoder:

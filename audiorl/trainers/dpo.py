@@ -28,9 +28,9 @@ from audiorl.losses import ObjectiveTerms, PairScores, pair_scores, sequence_red
 from audiorl.models import SpeechFamily
 from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers, SpeechTrainer, StepCounts
 from audiorl.trainers.config import PreferenceLossFields, SpeechConfig, SyncedReferenceFields
-from audiorl.trainers.gathering import gathered_pairs
+from audiorl.trainers.distributed import gathered_pairs
 from audiorl.trainers.loading import default_output_dir
-from audiorl.trainers.pair_metrics import add_pair_rewards, add_pair_scores
+from audiorl.trainers.metrics import add_pair_rewards, add_pair_scores
 
 
 @dataclass

@@ -40,11 +40,10 @@ from audiorl.losses.settings import known_name
 from audiorl.models import SpeechFamily
 from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers
 from audiorl.trainers.loading import default_output_dir
-from audiorl.trainers.online import RolloutTrainer
-from audiorl.trainers.rollout_config import RolloutConfig
+from audiorl.trainers.rewarded import RolloutConfig
 from audiorl.trainers.rollout_metrics import StepRollouts
-from audiorl.trainers.rollouts import Rollout
-from audiorl.trainers.step_data import Learnt
+from audiorl.trainers.rollout_trainer import RolloutTrainer
+from audiorl.trainers.rollouts import Learnt, Rollout
 
 
 @dataclass

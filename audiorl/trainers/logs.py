@@ -1,8 +1,10 @@
-"""What a run writes down while it trains: metrics.jsonl and metrics.csv always, a console unless it is to be quiet.
+"""What a run writes down while it trains.
 
 metrics.jsonl    one object for each log, its step among it; what was logged after the step that a run resumed from
-                 goes, so that no step stands there twice; NaN and infinity are null, which strict JSON can say
-metrics.csv      the same as a table, with nan and inf; a metric that comes up later adds a column
+                 goes, so that no step stands there twice
+metrics.csv      the same as a table; a metric that comes up later adds a column
+the console      a bar on a terminal and a line for each log, unless the run is to be quiet
+loggers          sounds and tables for those that hold them: TensorBoard, Weights & Biases, Trackio
 """
 
 from __future__ import annotations
@@ -12,16 +14,21 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import logging as hf_logging
 
+from audiorl.evaluation.transcription import load_clip, where
 from audiorl.report.run_folder import METRICS_FILE, STATE_FILE, strict_json
 
 TABLE_FILE = "metrics.csv"
@@ -202,3 +209,158 @@ def without_other_bars() -> Iterator[None]:
     finally:
         if shown:
             hf_logging.enable_progress_bar()
+
+
+# How many clips are decoded and logged each time: the first rows, so that one can hear and read the same ones again.
+LOGGED_CLIPS = 4
+STEP = "train/global_step"
+NO_MARKUP = {ord(letter): f"&#{ord(letter)};" for letter in "\\`*_[]|<>&#"}
+
+
+class Sample(NamedTuple):
+    """One clip and what the model makes of it."""
+
+    name: str  # of its row, for a person
+    samples: np.ndarray  # (N,) float32
+    sampling_rate: int  # Hz
+    transcript: str
+    hypothesis: str
+
+    @property
+    def caption(self) -> str:
+        return f"{self.name}\ntranscript: {self.transcript}\nhypothesis: {self.hypothesis}"
+
+
+class MediaLogger(ABC):
+    """A logger that takes more than numbers."""
+
+    @abstractmethod
+    def audio(self, samples: Sequence[Sample], step: int) -> None:
+        """Log clips with transcript and hypothesis, the texts as a table, too."""
+
+    def texts(self, samples: Sequence[Sample], step: int) -> None:
+        rows = [(one.name, one.transcript, one.hypothesis) for one in samples]
+        self.table("audio_samples_texts", ("clip", "transcript", "hypothesis"), rows, step)
+
+    @abstractmethod
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        """Log a table of texts and numbers."""
+
+
+class TensorBoardMedia(MediaLogger):
+    def __init__(self, callback: Any):
+        self.callback = callback
+
+    def audio(self, samples: Sequence[Sample], step: int) -> None:
+        for place, one in enumerate(samples):
+            clip = np.clip(one.samples, -1, 1)[None]
+            self.callback.tb_writer.add_audio(f"audio_samples/{place}", clip, step, one.sampling_rate)
+        self.texts(samples, step)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        self.callback.tb_writer.add_text(name, markdown_table(columns, rows), step)
+
+
+class WandbMedia(MediaLogger):
+    def __init__(self, callback: Any):
+        self.wandb = callback._wandb
+
+    def audio(self, samples: Sequence[Sample], step: int) -> None:
+        sounds = [self.wandb.Audio(one.samples, one.sampling_rate, caption=one.caption) for one in samples]
+        self.wandb.log({"audio_samples": sounds, STEP: step})
+        self.texts(samples, step)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        table = self.wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+        self.wandb.log({name: table, STEP: step})
+
+
+class TrackioMedia(MediaLogger):
+    def __init__(self, callback: Any):
+        self.trackio = callback._trackio
+
+    def audio(self, samples: Sequence[Sample], step: int) -> None:
+        for place, one in enumerate(samples):
+            # floats would be scaled to their peak: a faint clip would sound loud
+            whole = np.round(np.clip(one.samples, -1, 1) * 32767).astype(np.int16)
+            sound = self.trackio.Audio(whole, caption=one.caption, sample_rate=one.sampling_rate)
+            self.trackio.log({f"audio_samples/{place}": sound, STEP: step})
+        self.texts(samples, step)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        records = [dict(zip(columns, row, strict=True)) for row in rows]
+        self.trackio.log({name: self.trackio.Table(data=records), STEP: step})
+
+
+MEDIA: dict[type, type[Any]] = {
+    TensorBoardCallback: TensorBoardMedia,
+    WandbCallback: WandbMedia,
+    TrackioCallback: TrackioMedia,
+}
+
+
+def media_loggers(trainer: Any) -> list[MediaLogger]:
+    """Those of a trainer's loggers that hold sounds and tables; asked for while it trains, when they are open."""
+    callbacks = trainer.callback_handler.callbacks
+    return [made(callback) for callback in callbacks for kind, made in MEDIA.items() if isinstance(callback, kind)]
+
+
+class AudioSamples(TrainerCallback):
+    """Decodes the same few clips every `log_audio_every` steps and logs them with what was heard.
+
+    Args:
+        trainer: whose evaluation rows, else training rows, are decoded; a `Dataset`.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        sets = trainer.eval_dataset if trainer.eval_dataset is not None else trainer.train_dataset
+        rows = next(iter(sets.values())) if isinstance(sets, dict) else sets
+        if not isinstance(rows, Dataset):
+            raise ValueError(
+                "log_audio_every decodes the same clips again and again, which a stream cannot offer. Load the rows as "
+                "a Dataset (streaming=False), or leave log_audio_every out."
+            )
+        self.rows = rows.select(range(min(LOGGED_CLIPS, len(rows))))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % args.log_audio_every:
+            return
+        decoded = self.trainer.decode(self.rows)
+        if not state.is_world_process_zero:
+            return
+        family = self.trainer.family
+        samples = [
+            Sample(name, load_clip(row, name, family), family.sampling_rate, transcript, hypothesis)
+            for row, transcript, hypothesis in zip(self.rows, *decoded, strict=True)
+            for name in [where(0, row)]
+        ]
+        for logger in media_loggers(self.trainer):
+            logger.audio(samples, state.global_step)
+
+
+def log_completions(trainer: Any, records: Sequence[dict[str, Any]]) -> None:
+    """The table of completions, best and worst hypothesis of each clip, for the loggers that hold tables."""
+    columns = ("step", "clip", "transcript", "best", "best_reward", "worst", "worst_reward")
+    step = trainer.state.global_step
+    rows = [
+        (
+            *(step, record["where"], record["transcript"]),
+            *(record[name][key] for name in ("best", "worst") for key in ("text", "reward")),
+        )
+        for record in records
+    ]
+    for logger in media_loggers(trainer) if rows else ():
+        logger.table("completions", columns, rows, step)
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table in Markdown that shows texts as they are, markup and bars included."""
+
+    def cell(value: Any) -> str:
+        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        return " ".join(text.split()).translate(NO_MARKUP)
+
+    lines = [columns, ["---"] * len(columns)]
+    table = [" | ".join(map(str, line)) for line in lines] + [" | ".join(map(cell, row)) for row in rows]
+    return "\n".join(f"| {line} |" for line in table)

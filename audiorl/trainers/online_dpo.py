@@ -31,11 +31,10 @@ from audiorl.losses import CombinedObjective, LossSettingError, pair_scores, seq
 from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers
 from audiorl.trainers.config import PreferenceLossFields
 from audiorl.trainers.loading import default_output_dir
-from audiorl.trainers.online import RolloutTrainer
-from audiorl.trainers.rollout_config import RolloutConfig
+from audiorl.trainers.rewarded import RolloutConfig
 from audiorl.trainers.rollout_metrics import StepRollouts
-from audiorl.trainers.rollouts import Rollout
-from audiorl.trainers.step_data import Learnt
+from audiorl.trainers.rollout_trainer import RolloutTrainer
+from audiorl.trainers.rollouts import Learnt, Rollout
 
 
 @dataclass

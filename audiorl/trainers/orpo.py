@@ -33,7 +33,7 @@ from audiorl.losses.reductions import length_mean
 from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers, SpeechTrainer
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.loading import default_output_dir
-from audiorl.trainers.pair_metrics import add_pair_rewards, add_pair_scores
+from audiorl.trainers.metrics import add_pair_rewards, add_pair_scores
 
 
 @dataclass

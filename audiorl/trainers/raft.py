@@ -24,12 +24,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, repeat
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from peft import PeftConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -41,29 +42,211 @@ from transformers import TrainerCallback
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
-from audiorl.trainers.bad_numbers import sampling_guarded
+from audiorl.losses.settings import finite_number, number_not_below, positive_number
 from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers
+from audiorl.trainers.callbacks import sampling_guarded
 from audiorl.trainers.loading import default_output_dir
 from audiorl.trainers.logs import console_of
-from audiorl.trainers.raft_config import RAFTConfig
-from audiorl.trainers.raft_report import cycle_metrics, nothing_kept
-from audiorl.trainers.raft_samples import (
+from audiorl.trainers.raft_cycle import (
     Drawn,
     KeptRows,
     KeptSamples,
+    clips_of_cycle,
+    cycle_factor,
     drawn_from,
     gather_drawn,
     gather_kept,
     joined,
     load_kept,
+    select_hypotheses,
 )
-from audiorl.trainers.raft_selection import clips_of_cycle, cycle_factor, select_hypotheses
-from audiorl.trainers.rewarded import RewardedTrainer
-from audiorl.trainers.rollout_metrics import numbers
-from audiorl.trainers.sampled_texts import GROUPS_A_CYCLE, SampledTexts
-from audiorl.trainers.step_data import audio_of, with_transcript
+from audiorl.trainers.rewarded import REPEATABLE_ORDERS, RewardedTrainer, SamplingConfig
+from audiorl.trainers.rollout_metrics import GROUPS_A_CYCLE, SampledTexts, StepRollouts, measured, numbers, summary
+from audiorl.trainers.rollouts import audio_of, with_transcript
 
-__all__ = ["RAFTConfig", "RAFTTrainer"]
+# The learning rate of RAFT; warmup_steps is read as well.
+LR_SCHEDULE = "constant_with_warmup"
+
+
+@dataclass
+class RAFTConfig(SamplingConfig):
+    """Arguments of `RAFTTrainer`; a batch is counted in clips, an epoch of the loader is a cycle."""
+
+    # Defaults that differ
+    num_train_epochs: float | None = field(
+        default=None, metadata={"help": "Leave it out: an epoch is a cycle, and num_cycles says how many there are."}
+    )
+    lr_scheduler_type: str = field(
+        default=LR_SCHEDULE,
+        metadata={"help": f"Must stay {LR_SCHEDULE}: within a cycle the learning rate is constant."},
+    )
+    temperature: float = field(
+        default=1.0,
+        metadata={"help": "> 0; logits are divided by it in rollouts. What is kept is learnt at temperature 1."},
+    )
+    sft_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight >= 0 of the negative log-likelihood (mean over tokens) of true transcripts. Above 0, every "
+            "clip of the cycle is learnt from, by its transcript where none of its hypotheses was kept."
+        },
+    )
+
+    # Cycles
+    num_cycles: int = field(default=6, metadata={"help": "How often to sample, select and fine-tune, > 0."})
+    clips_per_cycle: int | None = field(
+        default=None, metadata={"help": "Clips sampled in a cycle, > 0; unset: all rows in every cycle."}
+    )
+    epochs_per_cycle: float = field(
+        default=1.0,
+        metadata={
+            "help": "> 0; a cycle has as many optimizer steps as so many passes over its clips take. They go over what "
+            "was kept, again and again where that is less."
+        },
+    )
+    steps_per_cycle: int | None = field(
+        default=None, metadata={"help": "Optimizer steps of a cycle, > 0; unset: epochs_per_cycle says."}
+    )
+    lr_decay_per_cycle: float = field(
+        default=0.85, metadata={"help": "Above 0 to 1; the learning rate is multiplied by it after each cycle."}
+    )
+    min_lr: float = field(
+        default=1e-6, metadata={"help": "Below this the learning rate does not decay, 0 to learning_rate."}
+    )
+
+    # Rollouts and selection
+    samples_per_prompt: int = field(default=4, metadata={"help": "K > 0: hypotheses sampled for each clip."})
+    rollout_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Clips sampled at once on each device, > 0; unset: per_device_train_batch_size. It holds no graph, "
+            "so it may be larger."
+        },
+    )
+    max_kept_per_clip: int = field(
+        default=1, metadata={"help": "The best so many hypotheses of each clip stay in, 1 to samples_per_prompt."}
+    )
+    keep_top_percent: float = field(
+        default=1.0,
+        metadata={"help": "Of those, the best share over all clips of the cycle stays in; above 0 to 1 (1: all)."},
+    )
+    reward_threshold: float | None = field(
+        default=None, metadata={"help": "Of those, what is rewarded with at least this is kept; unset: all."}
+    )
+
+    def __post_init__(self):
+        self._check_cycles()
+        super().__post_init__()
+        self._check_selection()
+        if self.train_sampling_strategy not in REPEATABLE_ORDERS:
+            raise ValueError(
+                f"RAFT goes over what a cycle kept in the orders {', '.join(REPEATABLE_ORDERS)}; got "
+                f"train_sampling_strategy={self.train_sampling_strategy!r}. Leave it out."
+            )
+
+    def _check_cycles(self) -> None:
+        number_not_below("num_cycles", self.num_cycles, 1)
+        for name in ("clips_per_cycle", "steps_per_cycle", "rollout_batch_size"):
+            if getattr(self, name) is not None:
+                number_not_below(name, getattr(self, name), 1)
+        positive_number("epochs_per_cycle", self.epochs_per_cycle)
+        if self.num_train_epochs not in (None, self.num_cycles):
+            raise ValueError(
+                f"RAFT counts cycles, and an epoch is a cycle; got num_train_epochs={self.num_train_epochs} with "
+                f"num_cycles={self.num_cycles}. Leave num_train_epochs out; epochs_per_cycle says how long a cycle is."
+            )
+        self.num_train_epochs = float(self.num_cycles)
+        if self.lr_scheduler_type != LR_SCHEDULE:
+            raise ValueError(
+                f"RAFT's learning rate is learning_rate * lr_decay_per_cycle ** cycle, after warmup_steps; got "
+                f"lr_scheduler_type={str(self.lr_scheduler_type)!r}. Leave it out, or pass optimizers=(optimizer, "
+                "scheduler) to the trainer."
+            )
+        positive_number("learning_rate", self.learning_rate)
+        if not 0 < self.lr_decay_per_cycle <= 1:
+            raise ValueError(
+                f"lr_decay_per_cycle is above 0 and at most 1; got {self.lr_decay_per_cycle}. 0.85 is a usual choice, "
+                "1 keeps the learning rate."
+            )
+        if not 0 <= self.min_lr <= self.learning_rate:
+            raise ValueError(
+                f"min_lr is where the decay of learning_rate={self.learning_rate} ends; got {self.min_lr}. Set it "
+                "between 0 and learning_rate."
+            )
+
+    def _check_selection(self) -> None:
+        number_not_below("samples_per_prompt", self.samples_per_prompt, 1)
+        if not 1 <= self.max_kept_per_clip <= self.samples_per_prompt:
+            raise ValueError(
+                f"max_kept_per_clip is 1 to samples_per_prompt={self.samples_per_prompt}; got "
+                f"{self.max_kept_per_clip}. Lower it, or sample more."
+            )
+        if not 0 < self.keep_top_percent <= 1:
+            raise ValueError(
+                f"keep_top_percent is a share above 0 and at most 1; got {self.keep_top_percent}. "
+                "Write half of them as 0.5."
+            )
+        if self.reward_threshold is not None:
+            finite_number("reward_threshold", self.reward_threshold)
+
+    def check_rows(self, rows: Any) -> None:
+        """Refuse rows that cannot be read in cycles.
+
+        Raises:
+            ValueError: a stream, or fewer rows than a cycle takes.
+        """
+        if isinstance(rows, IterableDataset):
+            raise ValueError(
+                "RAFT samples every clip of a cycle first and then returns to what it kept, which a stream cannot "
+                "offer. Load the rows as a Dataset (streaming=False)."
+            )
+        if rows is not None and self.clips_per_cycle is not None and self.clips_per_cycle > len(rows):
+            raise ValueError(
+                f"A cycle is to have clips_per_cycle={self.clips_per_cycle} clips, and there are {len(rows)} rows. "
+                "Lower it, or leave it out for all rows."
+            )
+
+
+def cycle_metrics(
+    cycle: int, chosen: Tensor, step: StepRollouts, names: Sequence[str], passes: float
+) -> dict[str, float]:
+    """What is logged at the beginning of a cycle.
+
+    Args:
+        cycle: counted from 0; logged from 1.
+        chosen: (N, K) bool, what is kept, not nothing.
+        step: the numbers of the cycle's N clips.
+        names: of the rewards.
+        passes: how often the optimizer steps go over what they learn from.
+    """
+    (name, total, count), (_, kept, of) = measured(step), measured(step, chosen)
+    found = {
+        **summary(step, names),
+        name: total / count.clamp(min=1),
+        "raft/kept_reward": step.rewards[chosen].mean(),
+        f"raft/kept_{name}": kept / of.clamp(min=1),
+    }
+    return {
+        "raft/cycle": cycle + 1,
+        "raft/generated": chosen.numel(),
+        "raft/kept": int(chosen.sum()),
+        "raft/kept_clips": int(chosen.any(-1).sum()),
+        "raft/passes": passes,
+        **{name: value.item() for name, value in found.items()},
+    }
+
+
+def nothing_kept(args: RAFTConfig, cycle: int, step: StepRollouts, global_step: int) -> str:
+    """The message of a run that stops because a cycle kept nothing."""
+    scored = step.rewards[~step.rewards.isnan()]
+    best = f"the best reward is {scored.max().item():.4g}" if len(scored) else "no reward scored any of them"
+    return (
+        f"Cycle {cycle + 1} of {args.num_cycles} kept none of {step.rewards.numel()} hypotheses: {best}, "
+        f"reward_threshold is {args.reward_threshold}, and {int(step.truncated.sum())} were cut at "
+        f"max_completion_length={args.max_completion_length}. The weights are those of step {global_step}, and "
+        f"checkpoints in {args.output_dir} are intact. Lower reward_threshold, raise samples_per_prompt or "
+        "max_completion_length, or use a reward that scores these rows."
+    )
 
 
 class RAFTTrainer(RewardedTrainer):

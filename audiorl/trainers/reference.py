@@ -30,8 +30,8 @@ from audiorl.collator import SpeechCollator
 from audiorl.losses import sequence_sum
 from audiorl.models import SpeechFamily, base_model, disable_dropout
 from audiorl.models.forward import is_sharded
+from audiorl.trainers.distributed import is_fsdp, prepare_frozen
 from audiorl.trainers.loading import load_model
-from audiorl.trainers.parallel import is_fsdp, prepare_frozen
 
 REF_LOGPS = "ref_logps"
 SYNCED_REFERENCE = "ref_model.pt"

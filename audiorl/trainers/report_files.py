@@ -14,7 +14,7 @@ from audiorl.evaluation import Decoded
 from audiorl.evaluation.results import decoding_in_force
 from audiorl.models import base_model
 from audiorl.report import write_report
-from audiorl.report.leaving import (
+from audiorl.report.run_folder import (
     KEPT_BYTES,
     UNASKED_BYTES,
     KeptAudio,

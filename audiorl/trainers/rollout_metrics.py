@@ -1,4 +1,4 @@
-"""What is known of the rollouts of an optimizer step over all processes, what is logged of it, and the table of it."""
+"""What is logged of an optimizer step's rollouts: numbers over all processes, and completions to read."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from audiorl.evaluation import count_errors
 from audiorl.losses import zero_variance
 from audiorl.models import SpeechFamily
 from audiorl.report.run_folder import strict_json
-from audiorl.trainers.gathering import gathered_rows
+from audiorl.trainers.distributed import gathered_rows
+from audiorl.trainers.logs import log_completions
 from audiorl.trainers.metrics import Metrics
-from audiorl.trainers.rollout_config import SamplingConfig
+from audiorl.trainers.report_files import group_records
+from audiorl.trainers.rewarded import SamplingConfig
 from audiorl.trainers.rollouts import Rollout
 
 COMPLETIONS_FOLDER = "completions"
@@ -222,3 +224,56 @@ def write_completions(records: Sequence[dict[str, Any]], step: int, output_dir: 
     lines = [strict_json({"step": step, **record}, ensure_ascii=False) for record in records]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+# For the report, of process 0: a run of a thousand logs leaves some thousand groups, one of six cycles 300.
+GROUPS_A_LOG = 4
+GROUPS_A_CYCLE = 50
+
+
+class SampledTexts:
+    """The completions of `log_completions` and some groups for the report.
+
+    Args:
+        trainer: a `RewardedTrainer`.
+        most_groups: that are kept until they are told.
+    """
+
+    def __init__(self, trainer: Any, most_groups: int = GROUPS_A_LOG):
+        self.trainer = trainer
+        self.most_groups = most_groups
+        self.start()
+
+    def start(self) -> None:
+        """Forget what was not told."""
+        self.completions: list[dict[str, Any]] = []
+        self.groups: list[dict[str, Any]] = []
+
+    def add(self, rollouts: Sequence[Rollout]) -> None:
+        names = self.trainer.rewards.names
+        if self.trainer.args.log_completions:
+            self.completions += completion_records(rollouts, names)
+        self.groups += group_records(rollouts, names, self.most_groups - len(self.groups))
+
+    def mark_kept(self, row_ids: Tensor, kept: Tensor) -> None:
+        """Note which hypotheses are learnt from, where not all are.
+
+        Args:
+            row_ids, kept: (N,) and (N, K) bool of all clips.
+        """
+        of_row = dict(zip(row_ids.tolist(), kept.tolist(), strict=True))
+        for group in self.groups:
+            for hypothesis, is_kept in zip(group["hypotheses"], of_row[group["row"]["row_id"]], strict=True):
+                hypothesis["kept"] = is_kept
+
+    def tell(self, learnt_at: int) -> None:
+        """Show, log and keep them, once; a collective call where there are several processes.
+
+        Args:
+            learnt_at: the optimizer step that learns from the groups, the first one where several do.
+        """
+        trainer = self.trainer
+        if trainer.args.log_completions:
+            log_completions(trainer, show_completions(self.completions, trainer.state.global_step, trainer.args))
+        trainer.run_report.keep_groups(self.groups, learnt_at)
+        self.start()

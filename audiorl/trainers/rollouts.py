@@ -1,30 +1,83 @@
 """Rollouts of one optimizer step: K sampled hypotheses of each clip and their rewards.
 
-1. Every clip is encoded once, without a graph.
-2. K hypotheses of each are sampled, their randomness drawn from (seed, step, row).
-3. All hypotheses of the step are rewarded in one call.
-4. Groups whose rewards do not vary teach nothing; they are sampled again as often as is allowed, the randomness then
+1. Batches carry their rows, since rewards read columns.
+2. Every clip is encoded once, without a graph.
+3. K hypotheses of each are sampled, their randomness drawn from (seed, step, row).
+4. All hypotheses of the step are rewarded in one call.
+5. Groups whose rewards do not vary teach nothing; they are sampled again as often as is allowed, the randomness then
    drawn from (seed, step, row, try).
+6. What the steps learn from is kept in tensors that fit into a checkpoint.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import TrainerState
 
-from audiorl.batch import GroupBatch, GroupSamples, pad_to
+from audiorl.batch import AUDIO_COMPANIONS, BatchRows, GroupBatch, GroupSamples, pad_to
+from audiorl.collator import SpeechCollator
+from audiorl.datasets import RowFault
 from audiorl.datasets.rows import OURS
 from audiorl.losses import zero_variance
 from audiorl.models import SpeechFamily
 from audiorl.rewards import RewardSet
 from audiorl.rollout import rollout_noise
+from audiorl.trainers.distributed import gathered_rows
+
+
+class RolloutCollator(SpeechCollator):
+    """`SpeechCollator` whose batches also carry their rows, for rewards that read columns.
+
+    Args:
+        max_tokens: where rollouts stop; a row with a longer transcript is a bad row.
+
+    The other arguments are those of `SpeechCollator`.
+    """
+
+    def __init__(self, family: SpeechFamily, *, max_tokens: int, **kwargs: Any):
+        super().__init__(family, **{"text_columns": ("text",), **kwargs})
+        self.max_tokens = max_tokens
+
+    def _judge(self, row: Mapping[str, Any]) -> list[RowFault]:
+        faults = super()._judge(row)
+        too_long = None if faults else length_fault(self.family, row, self.max_tokens)
+        return faults if too_long is None else [too_long]
+
+    def _batch(self, usable: list[tuple[Mapping[str, Any], np.ndarray]]) -> GroupBatch:
+        return super()._batch(usable).replace(rows=BatchRows([row for row, _ in usable]))
+
+    def _placeholder(self) -> GroupBatch:
+        return super()._placeholder().replace(rows=BatchRows([{}]))
+
+
+def length_fault(family: SpeechFamily, row: Mapping[str, Any], max_tokens: int) -> RowFault | None:
+    """The fault of a row whose transcript no rollout can reach; none where no number of tokens limits a rollout."""
+    if not family.token_level:
+        return None
+    tokens = family.tokenize_row(row["text"], row)
+    length = len(tokens.ids) - tokens.first_kept
+    if length <= max_tokens:
+        return None
+    problem = f"text has {length} tokens, rollouts stop after {max_tokens}"
+    return RowFault(row["where"], row["row_id"], problem, "Raise max_completion_length, or cut the clip.")
+
+
+def require_rows(collator: Any) -> None:
+    """Refuse a collator whose batches do not carry their rows."""
+    if not isinstance(collator, RolloutCollator):
+        raise ValueError(
+            f"Rewards read the columns of the rows, which RolloutCollator hands over; data_collator is a "
+            f"{type(collator).__name__}. Leave it out, or derive it from RolloutCollator."
+        )
 
 
 @dataclass
@@ -244,3 +297,129 @@ def merge_samples(ours: GroupSamples, theirs: GroupSamples, clips: Tensor, pad: 
         choose(pad_to(ours.logps, size, 0.0), pad_to(theirs.logps, size, 0.0)),
         torch.where(chosen, theirs.finished, ours.finished),
     )
+
+
+class Learnt(NamedTuple):
+    """What a method makes of one rollout."""
+
+    tensors: dict[str, Tensor]  # tokens (B, H, T+1) and keep (B, H, T) of H hypotheses, and what its loss reads beside
+    counts: Tensor  # (n,) what its losses are divided by, of this micro-batch
+
+
+class StepData(NamedTuple):
+    """Everything sampled that the inner updates read; the audio comes from the loader again."""
+
+    step: int  # the optimizer step that sampled
+    batches: list[dict[str, Tensor]]  # of each micro-batch: row_ids and the tensors of `Learnt`
+    counts: Tensor  # (n,) over micro-batches and processes
+    states: list[Tensor | None]  # of a frozen encoder; None: every step encodes
+
+    def save(self, path: str) -> None:
+        """Write all but the encoder's states, which are computed again."""
+        batches = [{name: tensor.cpu() for name, tensor in tensors.items()} for tensors in self.batches]
+        torch.save({"step": self.step, "batches": batches, "counts": self.counts.cpu()}, path)
+
+    def check_rows(self, batches: Sequence[GroupBatch]) -> None:
+        """Whether this was sampled for these micro-batches.
+
+        Raises:
+            ValueError: a resumed run goes on with other rows than it stopped with.
+        """
+        if [tensors["row_ids"].tolist() for tensors in self.batches] != [b.row_ids.tolist() for b in batches]:
+            raise ValueError(
+                f"The rollouts of step {self.step} are of other rows than the loader brings. Resume with the batch "
+                "size, accumulation, seed, num_iterations and number of processes of the interrupted run."
+            )
+
+
+def rollouts_file(checkpoint: str, process_index: int) -> str:
+    """Where a process keeps its rollouts in a checkpoint that falls between two updates on them."""
+    return os.path.join(checkpoint, f"rollouts_{process_index}.pt")
+
+
+def load_step_data(path: str, device: torch.device, num_iterations: int) -> StepData:
+    """What `StepData.save` wrote.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if not os.path.exists(path):
+        raise ValueError(
+            f"The checkpoint falls between the {num_iterations} updates on one round of rollouts, but there is no "
+            f"{path}. Resume with the num_iterations and the number of processes of the interrupted run."
+        )
+    saved = torch.load(path, weights_only=True)
+    states: list[Tensor | None] = [None] * len(saved["batches"])
+    return StepData(saved["step"], saved["batches"], saved["counts"].to(device), states)
+
+
+class HeldRollouts:
+    """What the inner updates of a step read; written into checkpoints that fall between two of them.
+
+    Args:
+        trainer: a `RolloutTrainer`.
+
+    Attributes:
+        data: None before the first step.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.data: StepData | None = None
+
+    def get(self) -> StepData:
+        assert self.data is not None, "sampled in the first of the inner updates, or read from the checkpoint"
+        return self.data
+
+    @property
+    def _between(self) -> bool:
+        return bool(self.trainer.state.global_step % self.trainer.args.num_iterations)
+
+    def save(self, checkpoint: str) -> None:
+        if self.data is not None and self._between:
+            self.data.save(rollouts_file(checkpoint, self.trainer.args.process_index))
+
+    def load(self, checkpoint: str) -> None:
+        args, self.data = self.trainer.args, None
+        if self._between:
+            path = rollouts_file(checkpoint, args.process_index)
+            self.data = load_step_data(path, args.device, args.num_iterations)
+
+
+def audio_of(batch: GroupBatch) -> dict[str, Tensor]:
+    """The audio tensors of a batch."""
+    return {key: batch.tensors[key] for key in (batch.audio_key, *AUDIO_COMPANIONS) if key in batch}
+
+
+def with_transcript(tensors: dict[str, Tensor], batch: GroupBatch, pad: int) -> dict[str, Tensor]:
+    """The tensors with the row's transcript behind the H hypotheses: `tokens` and `keep` (B, H + 1, ...).
+
+    Args:
+        tensors: what lies beside the tokens of the H hypotheses, (B, H, T), is made as long as these become.
+        batch: as it came from the collator, the transcript its only hypothesis.
+        pad: the token written behind the shorter ones.
+    """
+    tokens, keep = tensors["tokens"], tensors["keep"]
+    length = max(tokens.shape[-1], batch.tokens.shape[-1])
+
+    beside = {
+        name: pad_to(values, length - 1)
+        for name, values in tensors.items()
+        if name not in ("tokens", "keep") and values.shape == keep.shape
+    }
+    return {
+        **tensors,
+        **beside,
+        "tokens": torch.cat([pad_to(tokens, length, pad), pad_to(batch.tokens, length, pad)], 1),
+        "keep": torch.cat([pad_to(keep, length - 1), pad_to(batch.keep, length - 1)], 1),
+    }
+
+
+def each_row_once(batches: Sequence[GroupBatch], accelerator: Accelerator) -> list[GroupBatch]:
+    """Turn rows that come twice among the micro-batches of all processes into placeholders; the first one stays."""
+    sizes = [len(batch.row_ids) for batch in batches]
+    everywhere, start = gathered_rows(torch.cat([batch.row_ids for batch in batches]), accelerator)
+    ids = everywhere.tolist()
+    repeated = torch.tensor([row in ids[:i] for i, row in enumerate(ids)], device=everywhere.device)
+    parts = repeated[start : start + sum(sizes)].split(sizes)
+    return [batch.without(part) for batch, part in zip(batches, parts, strict=True)]

@@ -19,9 +19,8 @@ from audiorl.evaluation.transcription import load_clip
 from audiorl.models import speech_family
 from audiorl.pairs import MiningConfig, MiningFolder, mine_into
 from audiorl.report.audio import PageAudio
-from audiorl.report.leaving import KeptAudio, leave_pairs
 from audiorl.report.page_data import page_data
-from audiorl.report.run_folder import read_run
+from audiorl.report.run_folder import KeptAudio, leave_pairs, read_run
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from tests.evaluation.server import serving
 from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper

@@ -16,7 +16,7 @@ from audiorl.datasets import corpora as loading
 from audiorl.datasets import rows as rows_in
 from audiorl.datasets.corpora import rows_for
 from audiorl.datasets.corpus import _table, named_corpus
-from audiorl.datasets.stored_audio import AUDIO
+from audiorl.datasets.storage import AUDIO
 from tests.datasets.corpus_copies import RATE, SCHEMAS, flac, some_rows, write_copy
 
 

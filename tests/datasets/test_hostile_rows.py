@@ -13,7 +13,7 @@ from datasets import Dataset, IterableDataset
 from audiorl.audio import AudioFault, audio_seconds, load_audio
 from audiorl.datasets import BadRowsError, check_rows, export_rows, judge_row, missing_columns, speech_rows
 from audiorl.datasets.checks import UNLIMITED
-from audiorl.datasets.stored_columns import unkept_values
+from audiorl.datasets.storage import unkept_values
 from audiorl.models.family_data import TokenizedText, row_task
 
 

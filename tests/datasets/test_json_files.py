@@ -8,7 +8,7 @@ import json
 import pytest
 
 from audiorl.datasets import BadRowsError
-from audiorl.datasets.json_files import read_json_rows
+from audiorl.datasets.formats import read_json_rows
 
 
 def test_lines_are_counted_as_an_editor_counts_them(tmp_path):

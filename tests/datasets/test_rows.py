@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from audiorl.audio import AudioFault, load_audio
 from audiorl.datasets import BadRowsError, iterate_batches, speech_rows
-from audiorl.datasets.stored_audio import AUDIO, audio_column
+from audiorl.datasets.storage import AUDIO, audio_column
 
 RATE = 16000
 
@@ -368,7 +368,7 @@ def test_rows_come_in_batches_the_last_one_shorter():
 
 
 def test_audio_is_stored_in_chunks_that_arrow_can_count(monkeypatch):
-    monkeypatch.setattr("audiorl.datasets.stored_audio._CHUNK_BYTES", 100)
+    monkeypatch.setattr("audiorl.datasets.storage._CHUNK_BYTES", 100)
     entries = [{"bytes": bytes([i]) * size, "path": None} for i, size in enumerate((60, 30, 60, 250, 0, 10))]
     column = audio_column(entries)
     assert [len(chunk) for chunk in column.chunks] == [2, 1, 1, 2]

@@ -7,8 +7,8 @@ import torch
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from audiorl.demo import CHECKPOINT, WINDOW_SECONDS, demo_rows
-from audiorl.demo.measure import transcribe_rows, word_error_rate
-from audiorl.demo.sentences import VOCABULARY
+from audiorl.demo.rows import VOCABULARY
+from audiorl.demo.train_base import transcribe_rows, word_error_rate
 
 Loaded = tuple[WhisperForConditionalGeneration, WhisperProcessor]
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from audiorl.demo import WINDOW_SECONDS, demo_rows
-from audiorl.demo.sentences import split_of
-from audiorl.demo.voices import BABBLE_VOICES, SPLITS
+from audiorl.demo.rows import BABBLE_VOICES, SPLITS, split_of
 
 
 def speakers(voices: tuple[str, ...]) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from audiorl.demo.sentences import SPLIT_SHARES, VOCABULARY, random_sentence, split_of, split_sentence
+from audiorl.demo.rows import SPLIT_SHARES, VOCABULARY, random_sentence, split_of, split_sentence
 
 
 def test_sentences_are_seeded() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from audiorl.demo import Synthesiser, SynthesiserError, SynthesiserMissing, UnknownVoice, Voice
-from audiorl.demo.sentences import VOCABULARY
+from audiorl.demo.rows import VOCABULARY
 
 SENTENCE = "send thirteen red boats to dan"
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import WhisperProcessor
 
-from audiorl.demo.processor import build_processor
 from audiorl.demo.train_base import (
     Corpus,
     Recipe,
+    build_processor,
     learning_rate_share,
     letter_loss,
     main,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from audiorl.evaluation.clips import Clip
-from audiorl.evaluation.measurement import Measurement, Timing, measure
+from audiorl.evaluation.measurement import Clip, Measurement, Timing, measure
 from audiorl.evaluation.settings import EvaluationSettings
 
 TIMING = Timing(2.0, "everything")

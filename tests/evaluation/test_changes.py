@@ -3,7 +3,7 @@
 import pytest
 
 from audiorl.evaluation import count_errors, paired_bootstrap
-from audiorl.evaluation.changes import changes
+from audiorl.evaluation.measurement import changes
 from tests.evaluation.clips import measured
 
 TRANSCRIPTS = ["a b c", "d e", "f", "g h i j", "k"]

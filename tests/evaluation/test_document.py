@@ -7,8 +7,8 @@ from datetime import datetime
 import pytest
 
 from audiorl.evaluation import EvaluationSettings, document
-from audiorl.evaluation.changes import changes
 from audiorl.evaluation.document import Compared, Evaluated, check_output, read_document, write_document
+from audiorl.evaluation.measurement import changes
 from audiorl.evaluation.run import Evaluation
 from tests.evaluation.clips import measured
 

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 
 from audiorl.evaluation import EvaluationSettings, bootstrap_interval, count_errors
-from audiorl.evaluation.breakdowns import breakdown, duration_group, duration_name
-from audiorl.evaluation.clips import clip_of, row_problem
-from audiorl.evaluation.measurement import measure
+from audiorl.evaluation.measurement import breakdown, clip_of, duration_group, duration_name, measure, row_problem
 from audiorl.evaluation.transcription import TranscribedRow
 from tests.evaluation.clips import make_clips, measured
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from audiorl.batch import GroupBatch
 from audiorl.testing import CHECKS, FamilyCase
-from audiorl.testing.training_checks import TRAINING_CHECKS
+from audiorl.testing.wrapping_checks import TRAINING_CHECKS
 from tests.families.ctc_cases import CTC_CASES
 from tests.families.toys import ToyAudioPrefix, ToyCTC, build_toy
 from tests.tiny_audio_llms import KINDS as AUDIO_LLMS

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiorl.pairs import CORRUPTIONS, synthetic_negatives
-from audiorl.pairs.confusions import HOMOPHONES, NEIGHBOURS, NUMBER_WORDS
-from audiorl.pairs.corruptions import Source
-from audiorl.rewards.stock_phrases import STOCK_PHRASES
+from audiorl.pairs.corruptions import HOMOPHONES, NEIGHBOURS, NUMBER_WORDS, Source
+from audiorl.rewards.hallucination import STOCK_PHRASES
 from audiorl.text.normalizers import normalizer
 
 WORDS = st.sampled_from(

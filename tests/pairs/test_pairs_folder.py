@@ -17,9 +17,8 @@ import pytest
 
 from audiorl.datasets import speech_rows
 from audiorl.pairs import MiningConfig, MiningFolder, mine_into, mine_pairs
-from audiorl.pairs.export import as_dataset, save_dataset
 from audiorl.pairs.miner import Miner
-from audiorl.pairs.records import MinedBatch
+from audiorl.pairs.records import MinedBatch, as_dataset, save_dataset
 from tests.pairs.mining_rows import TEXTS, rows, rows_on_disk
 from tests.tiny_models import tiny_whisper
 from tests.trainers.pair_rows import trainer

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from audiorl.evaluation.comparison import Decoded
-from audiorl.report.leaving import Systems, leave_evaluation, leave_facts
+from audiorl.evaluation.significance import Decoded
+from audiorl.report.run_folder import Systems, leave_evaluation, leave_facts
 
 SPEAKERS = ("1919", "2035", "3170")
 WORDS = "long pepper is the produce of a different plant from that which makes black half ripe flower heads".split()

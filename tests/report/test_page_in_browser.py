@@ -9,7 +9,7 @@ import pytest
 
 from audiorl.evaluation import Decoded
 from audiorl.report import write_report
-from audiorl.report.leaving import Systems, leave_evaluation
+from audiorl.report.run_folder import Systems, leave_evaluation
 from tests.report.browser import chromium
 from tests.report.example_run import SCRIPT, write_lines, write_run
 

@@ -17,12 +17,10 @@ from audiorl.commands.report import main
 from audiorl.evaluation import Decoded
 from audiorl.evaluation.document import read_document
 from audiorl.report import checkpoint_table, read_run, write_report
-from audiorl.report.alignment import DELETION, EQUAL, INSERTION, SUBSTITUTION, Piece, align, true_units
 from audiorl.report.audio import PageAudio, safe_link
-from audiorl.report.breakdown import by_word
-from audiorl.report.curves import charts
-from audiorl.report.leaving import KeptAudio, Systems, leave_evaluation, leave_groups, start_run
 from audiorl.report.page import script_safe_json
+from audiorl.report.page_data import DELETION, EQUAL, INSERTION, SUBSTITUTION, Piece, align, by_word, charts, true_units
+from audiorl.report.run_folder import KeptAudio, Systems, leave_evaluation, leave_groups, start_run
 from audiorl.text.error_rates import count_errors
 from audiorl.text.normalizers import normalizer
 from tests.report.example_run import SCRIPT, history, texts, write_clip, write_lines, write_run

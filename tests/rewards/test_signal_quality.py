@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from audiorl.demo import Synthesiser, Voice, add_noise
-from audiorl.rewards.signal_quality import (
+from audiorl.rewards.speech_quality import (
     RAMPS,
     SignalQuality,
     clipped_share,

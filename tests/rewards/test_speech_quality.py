@@ -8,7 +8,7 @@ import soundfile
 
 from audiorl.demo import CHECKPOINT, Synthesiser, Voice, add_noise
 from audiorl.rewards import RewardError, RewardSet, SpeechQuality
-from audiorl.rewards.signal_quality import signal_quality
+from audiorl.rewards.speech_quality import signal_quality
 
 RATE = 16_000
 SENTENCE = "send thirteen red boats to dan"

@@ -22,7 +22,7 @@ from peft import LoraConfig
 from torch.distributed.tensor import DTensor
 from transformers import WhisperForConditionalGeneration
 
-from audiorl.trainers.bad_numbers import StopOnBadNumbers
+from audiorl.trainers.callbacks import StopOnBadNumbers
 from audiorl.trainers.dpo import DPOTrainer
 from tests.tiny_models import tiny_whisper
 from tests.trainers.launching import CONFIGS, launched

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from audiorl.trainers.adalora import adapter_ranks
+from audiorl.trainers.adapters import adapter_ranks
 from audiorl.trainers.checkpoints import run_of, write_list
 from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, pair_rows, trainer, weights
 from tests.trainers.test_adapters import SAVING, adalora, adapted
@@ -82,7 +82,7 @@ PROCESS = """
 import sys
 sys.path.insert(0, {root!r})
 import torch
-from audiorl.trainers.adalora import adapter_ranks
+from audiorl.trainers.adapters import adapter_ranks
 from tests.trainers.pair_rows import PLAIN_STEPS, weights
 from tests.trainers.test_adapters import adalora, adapted
 torch.set_num_threads(1)

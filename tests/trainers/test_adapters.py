@@ -17,7 +17,7 @@ from audiorl.adapters import (
     checked_adapter,
     decoder_only_targets,
 )
-from audiorl.trainers.adalora import adapter_ranks
+from audiorl.trainers.adapters import adapter_ranks
 from audiorl.trainers.loading import merge_and_unload
 from tests.tiny_models import saved, tiny_whisper
 from tests.trainers.pair_rows import CHECKPOINTING, PLAIN_STEPS, largest_difference, trainer, weights

@@ -17,7 +17,7 @@ from audiorl.collator import SpeechCollator
 from audiorl.rewards import RewardError
 from audiorl.trainers.checkpoints import run_of, write_list
 from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
-from audiorl.trainers.repeated_blocks import RepeatedBlocks
+from audiorl.trainers.rollout_trainer import RepeatedBlocks
 from tests.tiny_models import SAMPLING_RATE, tiny_whisper
 from tests.trainers.grpo_rows import check_accumulation, config, letters, rows, shortness, trainer
 from tests.trainers.pair_rows import CHECKPOINTING, PLAIN_STEPS, largest_difference, weights

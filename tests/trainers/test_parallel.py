@@ -19,9 +19,9 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from audiorl import exits
-from audiorl.trainers import parallel
+from audiorl.trainers import distributed
 from audiorl.trainers.checkpoints import is_whole, write_list
-from audiorl.trainers.parallel import check_parallelism
+from audiorl.trainers.distributed import check_parallelism
 from tests.tiny_models import saved, tiny_clips, tiny_whisper
 from tests.trainers.launching import CONFIGS, launch_arguments, launched
 from tests.trainers.pair_rows import config, largest_difference
@@ -358,18 +358,18 @@ def test_what_our_program_did_not_tell_the_launcher_still_reports(tmp_path):
 def as_one_of_two(monkeypatch):
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(parallel, "_device_joins_processes", lambda: False)
+    monkeypatch.setattr(distributed, "_device_joins_processes", lambda: False)
 
 
 def test_several_processes_without_a_gpu_train_together_on_cpus_and_say_so(as_one_of_two, monkeypatch, caplog):
-    assert parallel.falls_back_to_cpus(use_cpu=False)
+    assert distributed.falls_back_to_cpus(use_cpu=False)
     assert "2 processes train one model on CPUs, joined by gloo" in caplog.text and "--use_cpu true" in caplog.text
     caplog.clear()
-    assert not parallel.falls_back_to_cpus(use_cpu=True) and not caplog.records  # asked for, nothing to say
+    assert not distributed.falls_back_to_cpus(use_cpu=True) and not caplog.records  # asked for, nothing to say
     monkeypatch.setenv("RANK", "1")
-    assert parallel.falls_back_to_cpus(use_cpu=False) and not caplog.records  # the first process says it
-    monkeypatch.setattr(parallel, "_device_joins_processes", lambda: True)
-    assert not parallel.falls_back_to_cpus(use_cpu=False)
+    assert distributed.falls_back_to_cpus(use_cpu=False) and not caplog.records  # the first process says it
+    monkeypatch.setattr(distributed, "_device_joins_processes", lambda: True)
+    assert not distributed.falls_back_to_cpus(use_cpu=False)
 
 
 @pytest.mark.parametrize(("variable", "name"), [("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed")])
@@ -377,20 +377,20 @@ def test_several_processes_without_a_gpu_train_together_on_cpus_and_say_so(as_on
 def test_sharding_on_cpus_is_refused_before_anything_is_loaded(as_one_of_two, monkeypatch, variable, name, use_cpu):
     monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
     with pytest.raises(ValueError, match=rf"{name} was asked for.*ddp\.yaml --use_cpu true --mixed_precision no"):
-        parallel.falls_back_to_cpus(use_cpu)
+        distributed.falls_back_to_cpus(use_cpu)
 
 
 def test_processes_that_are_not_joined_are_refused(as_one_of_two):
-    parallel.check_joined(2)
+    distributed.check_joined(2)
     with pytest.raises(ValueError, match=r"2 processes were started.*knows of 1.*--use_cpu true"):
-        parallel.check_joined(1)
+        distributed.check_joined(1)
 
 
 def test_one_process_stays_as_it_is(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert not parallel.falls_back_to_cpus(use_cpu=False)
-    parallel.check_joined(1)
+    assert not distributed.falls_back_to_cpus(use_cpu=False)
+    distributed.check_joined(1)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from audiorl.rewards.labels import LabelMatch
 from audiorl.script import RewardScriptArguments
 from audiorl.trainers.checkpoints import run_of, write_list
 from audiorl.trainers.raft import RAFTConfig, RAFTTrainer
-from audiorl.trainers.raft_samples import KEPT_FILE
+from audiorl.trainers.raft_cycle import KEPT_FILE
 from tests.families.toys import ToyCTC, build_toy
 from tests.tiny_classifiers import DIGITS, tiny_classifier
 from tests.tiny_models import SAMPLING_RATE, tiny_whisper

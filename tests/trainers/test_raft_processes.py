@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from audiorl.trainers.raft_samples import KEPT_FILE
+from audiorl.trainers.raft_cycle import KEPT_FILE
 from tests.trainers.processes import check_killed_and_resumed
 
 

@@ -8,8 +8,7 @@ from itertools import islice
 import pytest
 import torch
 
-from audiorl.trainers.raft_samples import KeptRows, KeptSamples
-from audiorl.trainers.raft_selection import clips_of_cycle, cycle_factor, select_hypotheses
+from audiorl.trainers.raft_cycle import KeptRows, KeptSamples, clips_of_cycle, cycle_factor, select_hypotheses
 from tests.oracles_raft import kept_places
 
 NAN = float("nan")

@@ -1,4 +1,4 @@
-"""Ways of spreading a model over processes: which of them the trainers take, and what each needs.
+"""Several processes: how a model is spread over them, and what is computed over all of them.
 
 DDP       whole copies; everything works
 FSDP2     parameters sharded; no decoding while training, no synced reference
@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from torch import nn
+from torch import Tensor, nn
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
+
+from audiorl.losses import PairScores
 
 CONFIGS = "examples/accelerate_configs"
 ON_CPUS = "--use_cpu true --mixed_precision no"  # flags of `accelerate launch`, before the script
@@ -128,3 +130,37 @@ def prepare_frozen(model: nn.Module, accelerator: Accelerator) -> Any:
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         return prepare_deepspeed(model, accelerator)
     return accelerator.prepare_model(model, evaluation_mode=True)
+
+
+def gathered_pairs(pairs: PairScores, accelerator: Accelerator) -> PairScores:
+    """The pairs of all processes in process order; those of this process keep their graph.
+
+    Source: the sum over processes of a function of the gathered batch, differentiated where each process stands.
+    """
+    size = torch.tensor([len(pairs.logps)], device=pairs.logps.device)
+    sizes = accelerator.gather(size).tolist()
+
+    def gather(own: Tensor) -> Tensor:
+        padded = nn.functional.pad(own.detach(), (0, 0, 0, max(sizes) - len(own)))
+        parts = list(accelerator.gather(padded).split(max(sizes)))
+        parts = [part[:n] for part, n in zip(parts, sizes, strict=True)]
+        parts[accelerator.process_index] = own
+        return torch.cat(parts)
+
+    unweighted = pairs.unweighted_logps
+    logps, ref_logps, lengths = (gather(field) for field in pairs[:3])
+    return PairScores(logps, ref_logps, lengths, None if unweighted is None else gather(unweighted))
+
+
+def gathered_rows(own: Tensor, accelerator: Accelerator) -> tuple[Tensor, int]:
+    """The rows of all processes in process order, and where this process's own begin; no gradient.
+
+    Args:
+        own: (n, ...); n may differ from process to process, the other sizes may not.
+    """
+    sizes = accelerator.gather(torch.tensor([len(own)], device=accelerator.device)).tolist()
+    padded = own.detach().new_zeros(max(sizes), *own.shape[1:])
+    padded[: len(own)] = own.detach()
+    parts = accelerator.gather(padded.to(accelerator.device)).to(own.device).split(max(sizes))
+    start = sum(sizes[: accelerator.process_index])
+    return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)]), start

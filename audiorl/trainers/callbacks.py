@@ -1,0 +1,230 @@
+"""What watches a run.
+
+Numbers   a gradient, a weight or a sampled hypothesis that is not finite ends the run with the step
+Configs   stay as the checkpoint has them, whatever `Trainer` writes into them. When it is built it sets `use_cache` of
+          the model's config to its own argument, off unless asked for; saved, that would make every later `generate`
+          slow. When training starts it writes the tokenizer's ids of padding, begin and end over those of config and
+          generation config, and warns that it did: large-v3 pads with another token in its config than its tokenizer
+          does. Older releases (5.17) make a list of the one end token, too; Whisper's `generate` then takes the end for
+          padding and stops with an IndexError where a clip has no words.
+SIGTERM   which schedulers send before they take a machine away. Every process of a run hears of it at the end of the
+          same optimizer step, because saving is a matter of all of them; an evaluation that is due at that step is
+          left out. The checkpoint is written, and the program ends with exit code 143. A second SIGTERM ends it at
+          once; under torchrun one that comes within seconds of the first counts as the first, since there the system
+          and torchrun both send one. A program that handles SIGTERM itself, and `enable_jit_checkpoint` of
+          transformers, are left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from audiorl.exits import TERMINATED
+from audiorl.models.sampling import DivergedModelError
+
+
+class StopOnBadNumbers(TrainerCallback):
+    """Stops before a step whose gradients are not finite, and before weights that are not finite are saved.
+
+    A sum of norms is finite if, and only if, all numbers are (and none is above 1e19, where a norm of float32
+    overflows). Norms take one pass over what is trained and no memory. fp16 has a scaler that skips steps with bad
+    gradients itself.
+
+    Args:
+        trainer: a `SpeechTrainer`.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
+        if not args.fp16 and not all_finite(gradients):
+            raise FloatingPointError(
+                f"A gradient is not finite at step {state.global_step + 1}. The weights were not updated. Lower the "
+                f"learning rate, or look at the rows of this step. {self.trainer.checkpoints.last()}"
+            )
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not all_finite([p for p in self.trainer.model.parameters() if p.requires_grad]):
+            optimizer = getattr(args.optim, "value", args.optim)
+            raise FloatingPointError(
+                f"Weights are not finite after the optimizer's update at step {state.global_step + 1}, although the "
+                f"gradients were ({optimizer} with a learning rate of {args.learning_rate:g}). These weights are not "
+                "saved. Lower the learning rate, or look at the optimizer's settings (adam_epsilon, weight_decay). "
+                f"{self.trainer.checkpoints.last()}"
+            )
+
+
+@torch.no_grad()
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether all numbers of all tensors are finite, in one pass over each."""
+    return not tensors or bool(torch.isfinite(torch.stack(torch._foreach_norm(list(tensors))).sum()))
+
+
+@contextmanager
+def sampling_guarded(trainer: Any) -> Iterator[None]:
+    """Say of a model from which nothing can be sampled any more at which step that was.
+
+    Raises:
+        FloatingPointError: with the step and the rows.
+    """
+    try:
+        yield
+    except DivergedModelError as error:
+        args, step = trainer.args, trainer.state.global_step
+        raise FloatingPointError(
+            f"The model's log-probabilities are not finite at step {step + 1}, rows {error.row_ids} of the training "
+            f"set (process {args.process_index}), so no hypotheses can be sampled: its weights have diverged, or half "
+            f"precision overflows. Go on from a checkpoint in {args.output_dir} of an earlier step with a lower "
+            "learning rate, or use bf16, not fp16."
+        ) from error
+
+
+TOKENS = ("eos_token_id", "bos_token_id", "pad_token_id")
+_ABSENT = object()
+
+
+class OwnConfigs(TrainerCallback):
+    """Remembers a model's configs and puts back what `Trainer` changes.
+
+    Args:
+        base: the transformers model, before a `Trainer` gets it.
+    """
+
+    def __init__(self, base: nn.Module):
+        self.base: Any = base
+        self._use_cache = getattr(self._config, "use_cache", _ABSENT)
+        self._ids: list[tuple[Any, str, Any]] = []
+
+    @property
+    def _config(self) -> Any:
+        return getattr(self.base, "config", None)
+
+    def restore_use_cache(self) -> None:
+        """After the trainer was built."""
+        _write(self._config, "use_cache", self._use_cache)
+
+    @contextlib.contextmanager
+    def agreeing_with(self, processor: Any) -> Iterator[None]:
+        """Within this block, until training begins, the configs have the tokenizer's ids: nothing is left to align."""
+        tokenizer, config = getattr(processor, "tokenizer", processor), self._config
+        if hasattr(config, "get_text_config"):
+            config = config.get_text_config()
+        for place in (config, getattr(self.base, "generation_config", None)):
+            for name in TOKENS:
+                theirs = getattr(tokenizer, name, None)
+                if place is not None and theirs is not None:
+                    self._ids.append((place, name, getattr(place, name, _ABSENT)))
+                    setattr(place, name, theirs)
+        try:
+            yield
+        finally:
+            self._restore_ids()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._restore_ids()
+        generation = getattr(self.base, "generation_config", None)
+        if generation is not None and isinstance(generation.eos_token_id, list) and len(generation.eos_token_id) == 1:
+            (generation.eos_token_id,) = generation.eos_token_id
+
+    def _restore_ids(self) -> None:
+        while self._ids:
+            _write(*self._ids.pop())
+
+
+def _write(place: Any, name: str, value: Any) -> None:
+    if value is not _ABSENT:
+        setattr(place, name, value)
+    elif name in getattr(place, "__dict__", {}):
+        delattr(place, name)
+
+
+# Seconds within which torchrun passes a signal on that its processes got from the system as well.
+PASSED_ON = 5.0
+HEARD = b"SIGTERM: a checkpoint is written at the end of this step; a second one ends the run at once\n"
+
+
+class StopOnSigterm(TrainerCallback):
+    """Ends a run with a checkpoint when its process is told to end.
+
+    Args:
+        trainer: a `SpeechTrainer`.
+
+    Attributes:
+        stopping: whether all processes have agreed to end after this step.
+    """
+
+    def __init__(self, trainer: Any):
+        self._trainer = trainer
+        self._told: float | None = None
+        self.stopping = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear SIGTERM within this block; afterwards it ends the program again.
+
+        Raises:
+            SystemExit: (at the end of the block) training was ended by one, with code 143.
+        """
+        self._told, self.stopping = None, False
+        alone = threading.current_thread() is not threading.main_thread()
+        if alone or self._trainer.args.enable_jit_checkpoint or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+            yield
+            return
+        signal.signal(signal.SIGTERM, self._hear)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if self.stopping or self._told is not None:
+            self._end()
+
+    def _hear(self, number: int, frame: Any) -> None:
+        now = time.monotonic()
+        if self._told is None:
+            self._told = now
+            os.write(
+                2, b"SIGTERM: a checkpoint is written at the end of this step; a second one ends the run at once\n"
+            )
+        elif "TORCHELASTIC_RUN_ID" not in os.environ or now - self._told > PASSED_ON:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        told = self._told is not None
+        if args.world_size > 1:
+            mark = torch.tensor(float(told), device=args.device)
+            told = bool(self._trainer.accelerator.reduce(mark, reduction="sum"))
+        if told:
+            self.stopping = True
+            control.should_evaluate, control.should_save = False, True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # not before: the switch is part of what a checkpoint holds
+        if self.stopping:
+            control.should_training_stop = True
+
+    def _end(self) -> None:
+        trainer = self._trainer
+        if trainer.args.process_index == 0:
+            step, steps = trainer.state.global_step, trainer.state.max_steps
+            if self.stopping:
+                written = os.path.join(trainer.args.output_dir, f"checkpoint-{step}")
+                told = f"{written} is written. Start the same command with --resume_from_checkpoint True to go on."
+            else:  # too late for a step: training was over
+                told = trainer.checkpoints.last()
+            print(f"stopped by SIGTERM after step {step} of {steps}. {told}", file=sys.stderr, flush=True)
+        raise SystemExit(TERMINATED)
