@@ -1,20 +1,21 @@
 """The command line: `audiorl NAME ...` or `python -m audiorl NAME ...`, also behind `torchrun -m audiorl`.
 
-Each command is a module of `audiorl.commands` with a `main(argv)`, imported when it is asked for.
+Each command is a function of a module of `audiorl.commands`, imported when it is asked for.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 from audiorl import elsewhere
 from audiorl._version import __version__
 from audiorl.exits import MISTYPED, run, stop
 
-# name -> what it does; the module is audiorl.commands.<name>
+TRAINING = ("dpo", "orpo", "grpo", "raft")
+# name -> what it does
 COMMANDS = {
     "dpo": "tune on preference pairs, mined from transcripts where rows have none",
     "orpo": "tune on preference pairs without a frozen policy",
@@ -51,7 +52,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if {"--help", "-h"} & set(rest):
         # peft imports it where it is there, which takes two seconds, and help needs nothing of it
         sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]
-    run(lambda: importlib.import_module(f"audiorl.commands.{name}").main(rest))
+    run(lambda: command(name)(rest))
+
+
+def command(name: str) -> Callable[[Sequence[str]], None]:
+    """The function of a command: `audiorl.commands.train.<name>` for those that train, else that module's `main`."""
+    if name in TRAINING:
+        return getattr(importlib.import_module("audiorl.commands.train"), name)
+    return importlib.import_module(f"audiorl.commands.{name}").main
 
 
 def usage() -> str:

@@ -209,3 +209,12 @@ def _config_of(trainer: type) -> Any:
     name = annotation.split("|")[0].strip()
     found = getattr(sys.modules[trainer.__module__], name, None)
     return found if is_dataclass(found) else None
+
+
+# Flags of other ORPO scripts that would change nothing here
+ORPO_REFUSED: dict[str, str] = {
+    "--timestamps": "no flag says so here, each row does: a text that begins with a timestamp such as <|0.00|> is "
+    "learnt with its timestamps. Write them into the columns chosen and rejected.",
+    "--disable_prompt_loss": "there is no prompt beside an encoder: the audio is no token, and prefix tokens "
+    "(language, task, a row's prompt) never count. Leave it out; --nll_weight weights the chosen text's likelihood.",
+}

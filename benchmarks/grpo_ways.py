@@ -14,8 +14,8 @@ from torch import Tensor
 from audiorl.losses.advantages import ADVANTAGES
 from audiorl.losses.policy import PolicyBatch, PolicyObjective, policy_counts
 from audiorl.models.head import score_tokens
+from audiorl.models.sampling import rollout_noise
 from audiorl.rewards import RewardSet
-from audiorl.rollout import rollout_noise
 
 LEARNING_RATE = 1e-6
 # K samples of random weights have nothing in common with a transcript but characters, so that is what is rewarded; the

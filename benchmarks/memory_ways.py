@@ -16,7 +16,7 @@ from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
 from audiorl.batch import GroupBatch
 from audiorl.losses import OddsRatioObjective, pair_scores
-from audiorl.rollout import rollout_noise
+from audiorl.models.sampling import rollout_noise
 
 BETA, RANK = 0.1, 16
 ADAPTED = r".*decoder.*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, GenerationMixin, WhisperForConditiona
 
 from audiorl.batch import GroupBatch
 from audiorl.models import disable_dropout
-from audiorl.rollout import rollout_noise
+from audiorl.models.sampling import rollout_noise
 
 END, START = 0, 1
 PREFIX_TOKENS = 2  # the start and "no timestamps", as Whisper's generate writes it for an English-only checkpoint

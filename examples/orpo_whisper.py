@@ -16,8 +16,8 @@ examples/README.md has the flags of another project's ORPO command line beside t
 from accelerate.utils import gather_object
 
 from audiorl import ORPOConfig, ORPOTrainer, SpeechModelConfig, mine_pairs, script
-from audiorl.commands.orpo import REFUSED
 from audiorl.demo.settings import DEMO_ARGUMENTS
+from audiorl.elsewhere import ORPO_REFUSED
 from audiorl.exits import run
 
 
@@ -40,7 +40,7 @@ def with_pairs(rows, model, processor, data, args):
 def main() -> None:
     # 1. Flags: every field of these three; without a model and rows of one's own, the demo's
     kinds = (script.SpeechScriptArguments, ORPOConfig, SpeechModelConfig)
-    data, args, model_args = script.parse(kinds, DEMO_ARGUMENTS["orpo"], refused=REFUSED)
+    data, args, model_args = script.parse(kinds, DEMO_ARGUMENTS["orpo"], refused=ORPO_REFUSED)
 
     # 2. Model, processor and, where --use_peft asks for it, an adapter
     model, processor, adapter = script.load_from_flags(model_args, args)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from audiorl.cli import COMMANDS
+from audiorl.cli import COMMANDS, TRAINING, command
 from tests.test_script import arguments, base, data  # noqa: F401 (fixtures)
 
 ROOT = Path(__file__).parents[1]
@@ -33,12 +32,12 @@ def test_help_lists_every_command_and_loads_nothing_slow():
     assert done.stdout.endswith("set()\n")
     for name, does in COMMANDS.items():
         assert name in done.stdout and does in done.stdout
-        assert importlib.util.find_spec(f"audiorl.commands.{name}") is not None
+        assert callable(command(name))
 
 
 def test_every_command_of_the_folder_is_listed():
     modules = {path.stem for path in (ROOT / "audiorl" / "commands").glob("[a-z]*.py")}
-    assert modules == set(COMMANDS)
+    assert modules - {"train"} == set(COMMANDS) - set(TRAINING)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 # What a script needs of audiorl: the package itself, its flags, its demo, how a program ends
-PUBLIC = {"audiorl", "audiorl.exits", "audiorl.demo.settings", "audiorl.commands.orpo"}
+PUBLIC = {"audiorl", "audiorl.exits", "audiorl.demo.settings", "audiorl.elsewhere"}
 STEPS = ("Flags", "Model, processor", "Rows", "Trainer", "WER before", "Train;", "Save", "WER after", "Push")
 
 

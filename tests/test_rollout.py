@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from audiorl.rollout import rollout_noise
+from audiorl.models.sampling import rollout_noise
 
 SHAPE = {"num_generations": 3, "max_tokens": 5}
 

@@ -3,14 +3,18 @@
 `sample_from` asks a decoder for logits and draws from them by inverse-transform sampling, from noise that the caller
 gives. A `Sampler` may restrict what is drawn (top-k, top-p, min-p, repetition control); the log-probabilities are those
 of the policy all the same.
+
+Randomness is drawn row by row, so that it is the same whatever the batch, the process or the resumed step.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -249,3 +253,25 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
 def _below(target: Tensor, total: Tensor) -> Tensor:
     """Below the total whatever the rounding, so that what is found has a probability above zero."""
     return torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
+
+
+def rollout_noise(row_ids: Sequence[int], *, seed: int, step: int, num_generations: int, max_tokens: int) -> Tensor:
+    """The randomness of a rollout, drawn for each row from (seed, step, row) and from nothing else.
+
+    A row's numbers do not depend on the rows beside it, on the process, on the global generators, or on `max_tokens`
+    (a smaller limit gives the first of them).
+
+    Args:
+        row_ids: B row numbers, >= 0; negative ones (placeholders) get numbers as well.
+        seed, step: integers >= 0.
+        num_generations: K.
+        max_tokens: T.
+
+    Returns:
+        (B, K, T) float64, uniform in [0, 1).
+    """
+    drawn = [
+        np.random.default_rng([seed, step, row + 1]).random((max_tokens, num_generations)).T
+        for row in (max(row, -1) for row in row_ids)
+    ]
+    return torch.from_numpy(np.ascontiguousarray(np.stack(drawn)))

@@ -27,12 +27,12 @@ from audiorl.datasets.checks import UNLIMITED
 from audiorl.evaluation import count_errors
 from audiorl.evaluation.transcription import row_settings
 from audiorl.models import SpeechFamily
+from audiorl.models.sampling import rollout_noise
 from audiorl.pairs.corruptions import synthetic_negatives
 from audiorl.pairs.records import MinedBatch, MinedClip, check_columns, own_columns
 from audiorl.pairs.settings import MiningConfig
 from audiorl.pairs.strategies import STRATEGIES, TRANSCRIPT, Pair, ScoredTexts, is_hard_case
 from audiorl.rewards import RewardError, RewardSet, RightScript
-from audiorl.rollout import rollout_noise
 from audiorl.text.normalizers import Normalizer, normalizer
 
 # A hypothesis this many times as long as its transcript is a loop: it is as wrong as it needs to be and is cut there.

@@ -29,8 +29,8 @@ from audiorl.datasets import RowFault
 from audiorl.datasets.rows import OURS
 from audiorl.losses import zero_variance
 from audiorl.models import SpeechFamily
+from audiorl.models.sampling import rollout_noise
 from audiorl.rewards import RewardSet
-from audiorl.rollout import rollout_noise
 from audiorl.trainers.distributed import gathered_rows
 
 

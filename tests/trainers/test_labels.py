@@ -14,7 +14,7 @@ from peft import LoraConfig
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
 
 from audiorl.audio import load_audio
-from audiorl.commands.grpo import main as tune
+from audiorl.commands.train import grpo as tune
 from audiorl.datasets import BadRowsError
 from audiorl.evaluation.document import read_document
 from audiorl.rewards import LabelMatch, LabelSetMatch
