@@ -146,7 +146,7 @@ def group_family(model: WhisperForConditionalGeneration, shape: Shape) -> Speech
     vocabulary = {START: 1, END: 0, NO_TIMESTAMPS: 2}
     processor = SimpleNamespace(
         feature_extractor=WhisperFeatureExtractor(shape.mel_bins, chunk_length=shape.positions // 50),
-        tokenizer=SimpleNamespace(get_vocab=lambda: vocabulary),
+        tokenizer=SimpleNamespace(get_vocab=lambda: vocabulary, all_special_ids=[*vocabulary.values()]),
     )
     return speech_family(model, processor)
 
