@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from audiorl.cli import COMMANDS, TRAINING, command
-from tests.test_script import arguments, base, data  # noqa: F401 (fixtures)
+from tests.script_runs import arguments, base, data  # noqa: F401 (fixtures)
 
 ROOT = Path(__file__).parents[1]
 

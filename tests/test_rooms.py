@@ -212,3 +212,17 @@ def test_imports_for_type_checkers_draw_no_arrow():
 def test_a_circle_is_found_through_a_third_room():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
     assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_test_imports_another_test_file():
+    """What tests share has a home of its own; a test file can be moved or left out without breaking others."""
+    tests = Path(__file__).parent
+    found = [
+        f"{path.relative_to(tests)}:{node.lineno}"
+        for path in tests.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom | ast.Import)
+        for name in [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+        if name.split(".")[-1].startswith("test_")
+    ]
+    assert found == []

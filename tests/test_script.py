@@ -1,3 +1,4 @@
+# ruff: noqa: F811 (fixtures of tests.script_runs are named as arguments)
 """The example as a person runs it: flags, errors without tracebacks, exit codes."""
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pytest
 import soundfile
 
 from tests.demo_runs import rates_of_demo
-from tests.tiny_models import saved, tiny_clips, tiny_whisper
+from tests.script_runs import arguments, base, data  # noqa: F401 (fixtures)
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = str(ROOT / "examples" / "dpo_whisper.py")
@@ -33,37 +34,12 @@ def run_example(*flags: str, cwd: Path, example: str = EXAMPLE, **environment: s
     )
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return Path(saved(tiny_whisper(), tmp_path_factory.mktemp("base")))
-
-
-@pytest.fixture
-def data(tmp_path) -> Path:
-    """Four good rows."""
-    lines = []
-    for i, clip in enumerate(tiny_clips(4)):
-        soundfile.write(tmp_path / f"{i}.wav", clip, 16_000)
-        lines.append({"audio": f"{i}.wav", "text": "the lazy dog", "chosen": "the lazy dog", "rejected": f"dog {i}"})
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("\n".join(map(json.dumps, lines)))
-    return path
-
-
 def break_rows(path: Path, **changes: dict) -> None:
     """Change fields of lines, by line number: `break_rows(path, line2={"chosen": ""})`."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for line, fields in changes.items():
         rows[int(line.removeprefix("line")) - 1].update(fields)
     path.write_text("\n".join(map(json.dumps, rows)))
-
-
-def arguments(base: Path, data: Path, out: Path) -> list[str]:
-    return [
-        *("--model_name_or_path", str(base), "--dataset_name", str(data), "--output_dir", str(out)),
-        *("--max_steps", "2", "--per_device_train_batch_size", "2", "--report_to", "none", "--use_cpu", "true"),
-        *("--save_strategy", "no"),
-    ]
 
 
 def test_pairs_of_ones_own_are_tuned_on_and_measured(base, data, tmp_path):

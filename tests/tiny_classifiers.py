@@ -27,6 +27,8 @@ from transformers import (
 
 from tests.tiny_models import SAMPLING_RATE, WINDOW_FRAMES_PER_SECOND, tiny_clips
 
+# torch's own, of the masks that transformers' WavLM hands to its attention
+WAVLM_MASKS = "ignore:Support for mismatched key_padding_mask and attn_mask is deprecated:UserWarning"
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 # Standard deviation of the ten logits of a clip.
 LOGIT_SPREAD = 1.2

@@ -14,7 +14,7 @@ import soundfile
 
 from audiorl.audio import AudioFault, audio_seconds, load_audio
 from audiorl.audio.containers import inspect_container
-from tests.audio.test_load import RATE, encoded, sine
+from tests.audio.sounds import RATE, encoded, sine
 
 # libsndfile's containers that state how many samples there are, with a codec each, blocks of telephony among them
 STATED = [

@@ -17,7 +17,7 @@ from audiorl.audio import AudioFault, audio_seconds, ffmpeg, load, load_audio
 from audiorl.audio.containers import Container, Kind
 from audiorl.datasets import BadRowsError
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
-from tests.audio.test_load import RATE, encoded, sine
+from tests.audio.sounds import RATE, encoded, sine
 from tests.tiny_models import tiny_whisper
 from tests.trainers.pair_rows import CHOSEN, REJECTED, settings
 

@@ -14,22 +14,9 @@ import pytest
 import soundfile
 
 from audiorl.audio import SILENCE_PEAK, AudioFault, audio_bytes, audio_seconds, load_audio
+from tests.audio.sounds import RATE, encoded, sine
 
-RATE = 16000
 LOSSY = {"mp3", "ogg", "opus"}
-SUBTYPES = {"opus": "OPUS", "ogg": "VORBIS"}
-FORMATS = {"opus": "OGG"}
-
-
-def sine(hertz: float = 440.0, seconds: float = 1.0, rate: int = RATE) -> np.ndarray:
-    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
-
-
-def encoded(samples: np.ndarray, kind: str = "wav", rate: int = RATE, **options) -> bytes:
-    content = io.BytesIO()
-    options = {"subtype": SUBTYPES.get(kind), **options}
-    soundfile.write(content, samples, rate, format=FORMATS.get(kind, kind.upper()), **options)
-    return content.getvalue()
 
 
 def written(folder: Path, content: bytes, name: str) -> Path:

@@ -15,11 +15,8 @@ from audiorl.models.classifier import label_scores
 from audiorl.models.padding import read_waveforms, shortest_clip, waveform_features
 from audiorl.testing.case import gradients, group_batch
 from tests.oracles_labels import label_statistics
-from tests.tiny_classifiers import DIGITS, KINDS, tiny_classifier
+from tests.tiny_classifiers import DIGITS, KINDS, WAVLM_MASKS, tiny_classifier
 from tests.tiny_models import SAMPLING_RATE, tiny_clips
-
-# torch's own, of the masks that transformers' WavLM hands to its attention
-WAVLM_MASKS = "ignore:Support for mismatched key_padding_mask and attn_mask is deprecated:UserWarning"
 
 
 def rows(*texts: str, seconds: float = 0.5) -> list[dict]:

@@ -14,8 +14,8 @@ from transformers import TrainerCallback
 
 from audiorl.trainers.adapters import adapter_ranks
 from audiorl.trainers.checkpoints import run_of, write_list
+from tests.trainers.adapted import SAVING, adalora, adapted
 from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, pair_rows, trainer, weights
-from tests.trainers.test_adapters import SAVING, adalora, adapted
 
 
 def test_the_sum_of_ranks_comes_down_to_the_target_along_the_papers_schedule(tmp_path):
@@ -84,7 +84,7 @@ sys.path.insert(0, {root!r})
 import torch
 from audiorl.trainers.adapters import adapter_ranks
 from tests.trainers.pair_rows import PLAIN_STEPS, weights
-from tests.trainers.test_adapters import adalora, adapted
+from tests.trainers.adapted import adalora, adapted
 torch.set_num_threads(1)
 dpo = adapted({out!r}, adalora(), per_device_train_batch_size={batch}, num_train_epochs=3, **PLAIN_STEPS)
 dpo.train()

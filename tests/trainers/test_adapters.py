@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from peft import AdaLoraConfig, IA3Config, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import WhisperForConditionalGeneration
 
 from audiorl.adapters import (
@@ -20,6 +20,7 @@ from audiorl.adapters import (
 from audiorl.trainers.adapters import adapter_ranks
 from audiorl.trainers.loading import merge_and_unload
 from tests.tiny_models import saved, tiny_whisper
+from tests.trainers.adapted import SAVING, adalora, adapted
 from tests.trainers.pair_rows import CHECKPOINTING, PLAIN_STEPS, largest_difference, trainer, weights
 
 # PEFT takes AdaLoRA's rank_pattern for LoRA's when it loads one
@@ -32,25 +33,6 @@ KINDS = {
     "adalora": lambda: adalora(),
     "ia3": lambda: IA3Config(target_modules=["k_proj", "fc2"], feedforward_modules=["fc2"]),
 }
-SAVING = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2}
-
-
-def adalora(**changes) -> AdaLoraConfig:
-    settings = {
-        "init_r": 6,
-        "target_r": 2,
-        "target_modules": ["q_proj", "fc1"],
-        "lora_alpha": 32,
-        "total_step": TOLD_BY_TRAINER,
-        "tinit": 1,
-        "tfinal": 2,
-    }
-    return AdaLoraConfig(**{**settings, **changes})
-
-
-def adapted(folder, config, **changes):
-    """A trainer that gives a fresh tiny model an adapter; gradients large enough to be seen in a few steps."""
-    return trainer(folder, trainer_peft_config=config, **{"learning_rate": 1e-2, **changes})
 
 
 def first_scores(dpo) -> torch.Tensor:

@@ -17,13 +17,7 @@ from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from audiorl.trainers.raft import RAFTConfig
 from tests.tiny_models import saved, tiny_whisper
 from tests.trainers.pair_rows import CHECKPOINTING, PLAIN_STEPS, config, largest_difference, pair_rows, trainer, weights
-
-
-def sequence_logp(model, features, ids, first_kept) -> torch.Tensor:
-    """Log-probability of one transcript by a stock forward: the oracle."""
-    logits = model(input_features=features[None], decoder_input_ids=torch.tensor([ids[:-1]])).logits[0]
-    logps = logits.log_softmax(-1).gather(-1, torch.tensor(ids[1:])[:, None]).squeeze(-1)
-    return logps[first_kept - 1 :].sum()
+from tests.trainers.stock_scores import nudge, sequence_logp
 
 
 def plain_dpo_loss(model, ref_model, batch: GroupBatch, texts, family, beta: float) -> torch.Tensor:
@@ -43,15 +37,6 @@ def plain_dpo_loss(model, ref_model, batch: GroupBatch, texts, family, beta: flo
 
 def first_batch(dpo: DPOTrainer, count: int = 2) -> GroupBatch:
     return dpo.data_collator([dpo.train_dataset[i] for i in range(count)])
-
-
-def nudge(model, amount: float = 0.01, seed: int = 3) -> None:
-    """Move the policy away from its reference."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(amount * torch.randn(parameter.shape, generator=generator))
 
 
 @pytest.mark.parametrize("freeze", [False, True])

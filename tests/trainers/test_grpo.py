@@ -21,24 +21,7 @@ from audiorl.trainers.rollout_trainer import RepeatedBlocks
 from tests.tiny_models import SAMPLING_RATE, tiny_whisper
 from tests.trainers.grpo_rows import check_accumulation, config, letters, rows, shortness, trainer
 from tests.trainers.pair_rows import CHECKPOINTING, PLAIN_STEPS, largest_difference, weights
-from tests.trainers.test_dpo import nudge
-
-
-def first_inputs(grpo: GRPOTrainer, count: int = 2):
-    """What `compute_loss` gets for the first `count` rows in one micro-batch."""
-    batch = grpo.data_collator([grpo.train_dataset[i] for i in range(count)])
-    (inputs,), _ = grpo.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
-    grpo.current_gradient_accumulation_steps = 1
-    grpo.model.train()
-    return inputs
-
-
-def stock_scores(model, features, ids, keep, temperature):
-    """Log-probability and entropy of the kept tokens of one hypothesis by a stock forward."""
-    logits = model(input_features=features[None], decoder_input_ids=ids[None, :-1]).logits[0] / temperature
-    log_probabilities = logits.log_softmax(-1)
-    logps = log_probabilities.gather(-1, ids[1:, None]).squeeze(-1)
-    return logps[keep], -(log_probabilities.exp() * log_probabilities).sum(-1)[keep]
+from tests.trainers.stock_scores import first_inputs, nudge, stock_scores
 
 
 def plain_dapo_loss(model, ref_model, inputs, texts, family, *, temperature, beta, sft_weight, entropy_coef):

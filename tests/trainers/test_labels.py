@@ -23,8 +23,7 @@ from audiorl.trainers.grpo import GRPOTrainer
 from audiorl.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from audiorl.trainers.raft import RAFTTrainer
-from tests.models.test_classifier import WAVLM_MASKS
-from tests.tiny_classifiers import DIGITS, LABELS, tiny_classifier
+from tests.tiny_classifiers import DIGITS, LABELS, WAVLM_MASKS, tiny_classifier
 from tests.tiny_models import SAMPLING_RATE
 from tests.trained_models import CLASSIFIERS, Trained
 from tests.trainers import grpo_rows, pair_rows, raft_rows

@@ -10,8 +10,7 @@ import torch
 from tests.tiny_models import tiny_whisper
 from tests.trainers.grpo_rows import letters, rows, trainer
 from tests.trainers.pair_rows import largest_difference, weights
-from tests.trainers.test_dpo import nudge, sequence_logp
-from tests.trainers.test_grpo import first_inputs
+from tests.trainers.stock_scores import first_inputs, nudge, sequence_logp
 
 
 def test_loss_is_that_of_the_best_against_the_worst_by_stock_forwards(tmp_path):

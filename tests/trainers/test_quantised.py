@@ -22,8 +22,8 @@ from tests.tiny_audio_llms import KINDS as AUDIO_LLMS
 from tests.tiny_audio_llms import tiny_audio_llm
 from tests.tiny_models import saved, tiny_clips, tiny_whisper
 from tests.trained_models import FAST_QUANTISED
+from tests.trainers.adapted import adalora
 from tests.trainers.pair_rows import config, largest_difference, logged, pair_rows, trainer, weights
-from tests.trainers.test_adapters import adalora
 
 # PEFT takes AdaLoRA's rank_pattern for LoRA's when it loads one
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*rank_pattern keys did not match:RuntimeWarning")

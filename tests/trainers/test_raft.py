@@ -27,8 +27,7 @@ from tests.tiny_models import SAMPLING_RATE, tiny_whisper
 from tests.trainers.grpo_rows import check_accumulation, letters, rows, shortness
 from tests.trainers.pair_rows import largest_difference, weights
 from tests.trainers.raft_rows import config, trainer
-from tests.trainers.test_dpo import nudge
-from tests.trainers.test_grpo import stock_scores
+from tests.trainers.stock_scores import nudge, stock_scores
 
 
 def watch_losses(raft: RAFTTrainer) -> list[Any]:
