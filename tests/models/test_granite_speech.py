@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import peft
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -65,6 +67,9 @@ def test_training_mode_neither_uses_nor_moves_the_statistics_of_a_batch():
 @pytest.fixture(scope="module")
 def with_own_adapter(tmp_path_factory):
     """A checkpoint that brings an adapter for speech: its files beside those of the bare model."""
+    wanted = getattr(transformers.integrations.peft, "MIN_PEFT_VERSION", "0")
+    if Version(wanted) > Version(peft.__version__):
+        pytest.skip(f"transformers {transformers.__version__} loads such adapters with PEFT {wanted} or newer only")
     folder = str(tmp_path_factory.mktemp("own-adapter"))
     model, processor = tiny_audio_llm("granite_speech")
     model.config.has_lora_adapter = True
