@@ -119,7 +119,13 @@ def test_rows(
     if own is not None and named_corpus(own) is not None:
         own = own.partition(":")[0]  # a split that its name gives is the one trained on
     rows = _rows(script, script.eval_dataset_name or own, script.dataset_test_split, args, columns)
-    return rows if args is None else rows_within_bounds(rows, args, "test rows")
+    rows = rows if args is None else rows_within_bounds(rows, args, "test rows")
+    if isinstance(rows, Dataset) and len(rows) < 2:
+        raise ValueError(
+            "Before and after are compared with intervals, which one held-out clip does not have. Measure on more "
+            "clips (--eval_dataset_name), or leave the held-out rows out."
+        )
+    return rows
 
 
 def data_source(script: RowScriptArguments, *, test: bool = False, mined: bool = False) -> DataSource:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from audiorl.adapters import SpeechModelConfig
-from audiorl.evaluation import Decoded
 from audiorl.exits import interruptible
 from audiorl.model_card import DataSource
 from audiorl.rewards import RewardSet
@@ -127,11 +126,6 @@ def tune_and_measure(
     if args.process_index == 0:
         trainer.checkpoints.claim()
     before = trainer.decode(held_out) if held_out is not None else None
-    if before is not None and len(before.transcripts) < 2:
-        raise ValueError(
-            "Before and after are compared with intervals, which one held-out clip does not have. Measure on more "
-            "clips (--eval_dataset_name), or leave the held-out rows out."
-        )
     trainer.run_report.comes_later = before is not None
     with interruptible("go on with --resume_from_checkpoint True if a checkpoint was written"):
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
@@ -140,7 +134,7 @@ def tune_and_measure(
     if before is not None:
         after = trainer.decode(held_out)
         result = trainer.record_evaluation(before, after, source, rows=held_out)
-        found.append(str(result) if trainer.family.labels is None else _accuracies(before, after))
+        found.append(str(result))
     found.append(f"The tuned checkpoint lies in {args.output_dir}")
     try:
         if merge_adapter and (merged := trainer.save_merged()) is not None:
@@ -150,11 +144,3 @@ def tune_and_measure(
     finally:
         if args.process_index == 0:
             print("\n".join(found))
-
-
-def _accuracies(before: Decoded, after: Decoded) -> str:
-    """What is said of labels, which are right or wrong."""
-    return (
-        f"Accuracy before  {100 * before.accuracy:.1f} %  on {len(before.transcripts)} held-out clips\n"
-        f"Accuracy after   {100 * after.accuracy:.1f} %  on the same clips"
-    )

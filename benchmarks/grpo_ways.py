@@ -134,7 +134,7 @@ class GrpoTask:
         self.model.zero_grad(set_to_none=True)
 
 
-def _written(ids: list[int], skip_special_tokens: bool = True) -> str:
+def _written(ids: list[int], **options: bool) -> str:
     """Any text that follows from the tokens."""
     return " ".join(map(str, ids))
 

@@ -143,7 +143,8 @@ def build_batch(setting: Setting) -> GroupBatch:
 
 def group_family(model: WhisperForConditionalGeneration, shape: Shape) -> SpeechFamily:
     """The family with the least of a processor: no text is read here."""
-    vocabulary = {START: 1, END: 0, NO_TIMESTAMPS: 2}
+    no_timestamps = getattr(model.generation_config, "no_timestamps_token_id", 2)
+    vocabulary = {START: 1, END: 0, NO_TIMESTAMPS: no_timestamps}
     processor = SimpleNamespace(
         feature_extractor=WhisperFeatureExtractor(shape.mel_bins, chunk_length=shape.positions // 50),
         tokenizer=SimpleNamespace(get_vocab=lambda: vocabulary, all_special_ids=[*vocabulary.values()]),

@@ -111,7 +111,7 @@ def test_a_card_says_how_hypotheses_were_searched_for_and_how_pairs_were_made(tm
     made.record_evaluation(Decoded(["a dog", "a fox"] * 4, ["a dog", "a fox"] * 4), worse)
     made.save_model()
     _, text = card_of(tmp_path / "out")
-    assert "Decoding: search greedy, batch_size 2, max_length 24." in text
+    assert "Decoding: search greedy, batch_size 2, max_length 24, return_timestamps False." in text
     assert "rejected the worst of 6 hypotheses that the model itself sampled before training, at temperature 1." in text
     assert "makes more errors than the model that training began with" in text
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 import pytest
+import soundfile
 import torch
 import yaml
 
@@ -69,8 +70,9 @@ SLOW: dict[str, str] = {}
 
 def orpo_rows(folder: Path) -> None:
     """Rows as another project writes them: an array, Chinese, one of them with timestamps."""
-    row = {"duration": 0.9, "chosen": "你好世界", "rejected": "你好", "language": "Chinese"}
-    rows = [{"audio": {"path": f"clips/{i + 1:04}.wav"}, **row} for i in range(4)]
+    row = {"chosen": "你好世界", "rejected": "你好", "language": "Chinese"}
+    paths = [f"clips/{i + 1:04}.wav" for i in range(4)]
+    rows = [{"audio": {"path": path}, "duration": soundfile.info(folder / path).duration, **row} for path in paths]
     rows[0] |= {"chosen": "<|0.00|>你好<|0.84|>", "rejected": "<|0.00|>你<|0.84|>"}
     (folder / "train.json").write_text(json.dumps(rows), encoding="utf-8")
     test = [{**row, "text": row["chosen"]} for row in rows]

@@ -188,7 +188,7 @@ class Decoded(NamedTuple):
 class Comparison(NamedTuple):
     """Error counts of two systems on the same clips.
 
-    `str()` gives three lines: before, after, difference.
+    `str()` gives three lines: before, after, difference. Of labels it says the accuracy.
     """
 
     before: Errors
@@ -203,6 +203,16 @@ class Comparison(NamedTuple):
     def __str__(self) -> str:
         low, high = (100 * end for end in (self.paired.low, self.paired.high))
         clips = f"{len(self.before)} held-out clips"
+        if self.before.unit == "label":
+            before, after = (f"{100 * (1 - errors.wer):.1f} %" for errors in (self.before, self.after))
+            return "\n".join(
+                [
+                    f"Accuracy before  {before}  on {clips}",
+                    f"Accuracy after   {after}  on the same clips",
+                    f"Difference       {-100 * self.paired.difference:+.1f} points (95 % interval {-high:+.1f} to "
+                    f"{-low:+.1f}), paired bootstrap p = {self.paired.p_value:.2g}",
+                ]
+            )
         return "\n".join(
             [
                 f"WER before  {_rate(self.before)}  on {clips}",

@@ -2,7 +2,7 @@
 
 Each row is refused with its place, in words and with a remedy, or it is trained with exactly its text and finite
 features. No exception but `BadRowsError` leaves the library, and no row takes long. A few hundred rows run with the
-suite, 20,000 with `pytest -m slow tests/attack/test_rows.py`; both print their figures.
+suite, 20,000 with `pytest -m slow tests/attack/test_row_fuzz.py`; both print their figures.
 
 The oracle of a text reads tokens without the library: bytes of the byte-level alphabet, or the symbols of a CTC
 vocabulary.
