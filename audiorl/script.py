@@ -111,7 +111,11 @@ def train_rows(
 def test_rows(
     script: RowScriptArguments, args: SpeechConfig | None = None, *, columns: ColumnNames | None = None
 ) -> Any:
-    """The rows to measure on, likewise; None where a file was given to train on and no other to measure."""
+    """The rows to measure on, likewise; None where a file was given to train on and no other to measure.
+
+    Raises:
+        ValueError: with `args`, whose run measures before and after: fewer than two clips.
+    """
     on_disk = script.dataset_name != DEMO and os.path.exists(script.dataset_name or "")
     if script.eval_dataset_name is None and on_disk:
         return None
@@ -119,7 +123,9 @@ def test_rows(
     if own is not None and named_corpus(own) is not None:
         own = own.partition(":")[0]  # a split that its name gives is the one trained on
     rows = _rows(script, script.eval_dataset_name or own, script.dataset_test_split, args, columns)
-    rows = rows if args is None else rows_within_bounds(rows, args, "test rows")
+    if args is None:
+        return rows
+    rows = rows_within_bounds(rows, args, "test rows")
     if isinstance(rows, Dataset) and len(rows) < 2:
         raise ValueError(
             "Before and after are compared with intervals, which one held-out clip does not have. Measure on more "

@@ -120,7 +120,7 @@ def tune_and_measure(
         merge_adapter: write the adapter merged into its base beside `output_dir`.
 
     Raises:
-        ValueError: another run writes to `output_dir`, or there are too few held-out clips, before anything is trained.
+        ValueError: another run writes to `output_dir`, before anything is trained.
     """
     args = trainer.args
     if args.process_index == 0:
