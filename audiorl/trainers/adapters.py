@@ -1,4 +1,6 @@
-"""AdaLoRA (Zhang et al. 2023, arXiv:2303.10512) in a trainer: ranks are cut while it trains.
+"""What a run does for its adapter: say what is trained, save the adapter's own files alone, cut AdaLoRA's ranks.
+
+AdaLoRA (Zhang et al. 2023, arXiv:2303.10512):
 
 1. The schedule is told how many optimizer steps there are.
 2. After each optimizer step, while its gradients are still there, the importance of every rank is updated; every
@@ -10,7 +12,6 @@
 Deviations from the paper: those of PEFT, whose allocator this drives (norms instead of squared norms, ranks that were
 cut may come back until the end of the schedule). Steps are counted from 1, so that with tfinal = 0 the last step is
 the one that reaches the target; counted from 0, as in PEFT's example, the last cut would never come.
-Beside it what every run does for an adapter: say what is trained, and keep PEFT to the adapter's own files.
 """
 
 from __future__ import annotations
