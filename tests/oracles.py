@@ -199,3 +199,17 @@ def central_differences(function: Callable[[list[list[float]]], float], at: list
                 sides.append(function(moved))
             gradient[i][j] = (sides[0] - sides[1]) / (2 * step)
     return gradient
+
+
+# ---- words ----
+
+
+def edit_distance(first, second):
+    """Levenshtein 1966: the fewest substitutions, deletions and insertions, by the table of all prefixes."""
+    table = [[i + j if not i * j else 0 for j in range(len(second) + 1)] for i in range(len(first) + 1)]
+    for i in range(1, len(first) + 1):
+        for j in range(1, len(second) + 1):
+            table[i][j] = min(
+                table[i - 1][j] + 1, table[i][j - 1] + 1, table[i - 1][j - 1] + (first[i - 1] != second[j - 1])
+            )
+    return table[-1][-1]

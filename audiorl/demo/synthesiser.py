@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+
+from audiorl.text.phonemes import ONE_AT_A_TIME, espeak_paths, loaded_library
 
 __all__ = ["SAMPLING_RATE", "Synthesiser", "SynthesiserError", "SynthesiserMissing", "UnknownVoice", "Voice"]
 
@@ -32,16 +30,6 @@ _SYNTH_ARGUMENTS = (
     *(ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int, ctypes.c_uint, ctypes.c_uint),
     *(ctypes.c_void_p, ctypes.c_void_p),
 )
-
-# One utterance at a time: the library is not reentrant. A fork waits for the utterance under way, so that the
-# child inherits neither a held lock nor a half-used library.
-_ONE_AT_A_TIME = threading.Lock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_ONE_AT_A_TIME.acquire,
-        after_in_parent=_ONE_AT_A_TIME.release,
-        after_in_child=_ONE_AT_A_TIME.release,
-    )
 
 
 class SynthesiserMissing(ImportError):
@@ -114,7 +102,8 @@ class Synthesiser:
         """
         import librosa
 
-        with _ONE_AT_A_TIME, _loaded(self.library_path) as library:
+        with ONE_AT_A_TIME, loaded_library(self.library_path) as library:
+            library.espeak_Synth.argtypes = _SYNTH_ARGUMENTS
             rate = library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(self.data_path), _DO_NOT_EXIT)
             if rate <= 0:
                 raise SynthesiserError(
@@ -137,29 +126,12 @@ class Synthesiser:
 def _wheel_paths() -> tuple[str, str]:
     """Paths of the wheel's shared library and of its data folder."""
     try:
-        import espeakng_loader
+        return espeak_paths()
     except ImportError as error:
         raise SynthesiserMissing(
             "The demo's speech synthesiser is not installed: `import espeakng_loader` failed in "
             'audiorl.demo. Run: pip install "audiorl[demo]"'
         ) from error
-    return espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
-
-
-@contextmanager
-def _loaded(path: str) -> Iterator[ctypes.CDLL]:
-    """A freshly loaded library, unloaded afterwards: reloading is the only reset of its statics."""
-    import _ctypes
-
-    library = ctypes.CDLL(path)
-    library.espeak_Synth.argtypes = _SYNTH_ARGUMENTS
-    try:
-        yield library
-    finally:
-        if sys.platform == "win32":
-            _ctypes.FreeLibrary(library._handle)
-        else:
-            _ctypes.dlclose(library._handle)
 
 
 def _speak(library: ctypes.CDLL, text: str, voice: Voice) -> np.ndarray:

@@ -73,7 +73,10 @@ A summary:
     empty, empty_share                 clips without a word in the hypothesis, those of silence among them
     looping, looping_share             clips whose hypothesis loops
     silence                            {"clips", "with_output", "words"} of clips with an empty transcript; null: none
-    keywords                           {"hits", "true", "said", "precision", "recall", "f1"}; null: none asked for
+    keywords                           {"hits", "true", "said", "precision", "recall", "f1", "entity_cer",
+                                       "entity_hit_rate"}; null: none asked for. entity_cer is the character error rate
+                                       of the spoken keywords, each against the words most like it, entity_hit_rate the
+                                       share of them at 0.15 or below; null where none was spoken
     decoding_seconds, rtfx, rtfx_includes    wall time, audio seconds / wall seconds, and what the time includes; null
                                        in breakdowns
 """

@@ -25,7 +25,7 @@ from audiorl.evaluation.transcription import Row, TranscribedRow, check_kept
 from audiorl.rewards.hallucination import ONE_CHARACTER_OVER_AND_OVER, Hallucination
 from audiorl.rewards.labels import accepted_answers, is_answer
 from audiorl.text.error_rates import Errors, count_errors, tagged_transcript
-from audiorl.text.keywords import KeywordCounts, KeywordFinder, count_keywords
+from audiorl.text.keywords import EntityErrors, KeywordCounts, KeywordFinder, count_keywords, entity_errors
 from audiorl.text.pairs import text_pairs
 
 
@@ -171,14 +171,18 @@ class Keywords:
     precision: float
     recall: float
     f1: float  # 2 precision recall / (precision + recall), 0 where both are 0
+    entity_cer: float | None  # character error rate of the spoken keywords in their nearest windows; None: none spoken
+    entity_hit_rate: float | None  # share of them that are right or nearly right
 
     @classmethod
-    def of(cls, counts: Sequence[KeywordCounts]) -> Keywords:
+    def of(cls, counts: Sequence[KeywordCounts], entities: Sequence[EntityErrors]) -> Keywords:
         """Of the counts of at least one clip."""
         total = KeywordCounts(*map(sum, zip(*counts, strict=True)))
         precision, recall = total.precision, total.recall
         f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-        return cls(*total, precision, recall, f1)
+        near = EntityErrors(*map(sum, zip(*entities, strict=True)))
+        of_entities = (near.rate, near.hit_rate) if near.spoken else (None, None)
+        return cls(*total, precision, recall, f1, *of_entities)
 
 
 @dataclass(frozen=True)
@@ -231,6 +235,7 @@ class Measurement:
         looping: (N,) bool, an n-gram comes back more often than in the transcript, or one character ten times in a row.
         silent: (N,) bool, nothing is left of the normalised transcript.
         keywords: N counts; None for clips without keywords.
+        entities: N, how near hypotheses come to the keywords spoken; None likewise.
         answers: what the hypotheses stand for; None in transcription.
         settings: how it was counted.
         timing: None for a part of the clips.
@@ -243,6 +248,7 @@ class Measurement:
     looping: np.ndarray
     silent: np.ndarray
     keywords: Sequence[KeywordCounts | None]
+    entities: Sequence[EntityErrors | None]
     answers: LabelAnswers | None
     settings: EvaluationSettings
     timing: Timing | None = None
@@ -282,6 +288,7 @@ class Measurement:
             looping=self.looping[places],
             silent=self.silent[places],
             keywords=[self.keywords[place] for place in places],
+            entities=[self.entities[place] for place in places],
             answers=None if self.answers is None else self.answers.part(places),
             timing=None,
         )
@@ -291,6 +298,7 @@ class Measurement:
         total, timing = self.errors.total, self.timing
         seconds = float(sum(clip.seconds for clip in self.clips))
         found = [counts for counts in self.keywords if counts is not None]
+        near = [errors for errors in self.entities if errors is not None]
         return Summary(
             clips=len(self),
             seconds=seconds,
@@ -308,7 +316,7 @@ class Measurement:
             looping=int(self.looping.sum()),
             looping_share=float(self.looping.mean()),
             silence=self._silence(),
-            keywords=Keywords.of(found) if found else None,
+            keywords=Keywords.of(found, near) if found else None,
             decoding_seconds=None if timing is None else timing.seconds,
             rtfx=seconds / timing.seconds if timing is not None and timing.seconds > 0 else None,
             rtfx_includes=None if timing is None else timing.includes,
@@ -348,6 +356,7 @@ def measure(clips: Iterable[Clip], settings: EvaluationSettings, timing: Timing 
     else:
         errors, characters = label_answers.errors(function.name), None
     empty = np.array([not function(text).strip() for text in hypotheses])
+    counted = _keyword_counts(clips, settings)
     return Measurement(
         clips=clips,
         errors=errors,
@@ -355,7 +364,8 @@ def measure(clips: Iterable[Clip], settings: EvaluationSettings, timing: Timing 
         empty=empty,
         looping=_loops(transcripts, hypotheses, settings) & ~empty,
         silent=np.array([not function(text).strip() for text in transcripts]),
-        keywords=_keyword_counts(clips, settings),
+        keywords=[None if found is None else found[0] for found in counted],
+        entities=[None if found is None else found[1] for found in counted],
         answers=label_answers,
         settings=settings,
         timing=timing,
@@ -370,7 +380,9 @@ def _loops(transcripts: Sequence[str], hypotheses: Sequence[str], settings: Eval
     return np.array([bool(penalty) for penalty in detector(hypotheses, transcripts)])
 
 
-def _keyword_counts(clips: Sequence[Clip], settings: EvaluationSettings) -> list[KeywordCounts | None]:
+def _keyword_counts(
+    clips: Sequence[Clip], settings: EvaluationSettings
+) -> list[tuple[KeywordCounts, EntityErrors] | None]:
     lists = [clip.keywords if settings.keywords is None else settings.keywords for clip in clips]
     if not any(lists):
         return [None] * len(clips)
@@ -378,10 +390,14 @@ def _keyword_counts(clips: Sequence[Clip], settings: EvaluationSettings) -> list
     pairs = text_pairs(
         [clip.hypothesis for clip in clips], [clip.transcript for clip in clips], settings.normaliser, "auto"
     )
-    return [
-        count_keywords(pair, find(keywords, pair.unit)) if keywords and pair is not None else None
-        for keywords, pair in zip(lists, pairs, strict=True)
-    ]
+    counted: list[tuple[KeywordCounts, EntityErrors] | None] = []
+    for keywords, pair in zip(lists, pairs, strict=True):
+        if keywords and pair is not None:
+            index = find(keywords, pair.unit)
+            counted.append((count_keywords(pair, index), entity_errors(pair, index)))
+        else:
+            counted.append(None)
+    return counted
 
 
 Parts = list[tuple[str, Summary]]

@@ -107,6 +107,11 @@ def _details(one: Evaluated, several: bool) -> Iterator[str]:
             f"keywords: precision {percent(words.precision)} %, recall {percent(words.recall)} %, "
             f"F1 {percent(words.f1)} % ({words.true} spoken, {words.said} said, {words.hits} right)"
         )
+        if words.entity_cer is not None and words.entity_hit_rate is not None:
+            yield (
+                f"keywords letter by letter: CER {percent(words.entity_cer)} %, {percent(words.entity_hit_rate)} % of "
+                "those spoken right or nearly right"
+            )
     if one.measured.answers is not None:
         yield from _labels(one)
     for name, parts in one.breakdown.items():

@@ -3,6 +3,8 @@
 from audiorl.rewards.base import RewardError
 from audiorl.rewards.error_rate import (
     ExactMatch,
+    ExpCER,
+    LengthHallucination,
     LengthRatio,
     NegativeCER,
     NegativeEdits,
@@ -12,7 +14,14 @@ from audiorl.rewards.error_rate import (
 )
 from audiorl.rewards.funasr import FunASR
 from audiorl.rewards.hallucination import STOCK_PHRASES, Hallucination, NoStockPhrases
-from audiorl.rewards.keywords import KeywordPrecision, KeywordRecall, KeywordScore, OneMinusKeywordWER
+from audiorl.rewards.keywords import (
+    ContextKeywords,
+    EntityScore,
+    KeywordPrecision,
+    KeywordRecall,
+    KeywordScore,
+    OneMinusKeywordWER,
+)
 from audiorl.rewards.labels import AnswerMatch, LabelMatch, LabelSetMatch
 from audiorl.rewards.language import RightScript
 from audiorl.rewards.registry import REWARDS, load_reward, reward_names
@@ -23,7 +32,10 @@ __all__ = [
     "REWARDS",
     "STOCK_PHRASES",
     "AnswerMatch",
+    "ContextKeywords",
+    "EntityScore",
     "ExactMatch",
+    "ExpCER",
     "FunASR",
     "Hallucination",
     "KeywordPrecision",
@@ -31,6 +43,7 @@ __all__ = [
     "KeywordScore",
     "LabelMatch",
     "LabelSetMatch",
+    "LengthHallucination",
     "LengthRatio",
     "NegativeCER",
     "NegativeEdits",

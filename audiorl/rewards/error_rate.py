@@ -13,6 +13,7 @@ Rewards of length alone stand beside them: too short or too long for the transcr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -105,6 +106,45 @@ class NegativeCER(NegativeWER):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpCER(PairReward):
+    """Share of the characters that are right, on a scale that tells good hypotheses apart better than bad ones.
+
+        reward = exp(-rate * CER)
+
+    From CER 0 to 0.1 it falls by 0.18, from 0.9 to 1 by 0.03; it never reaches 0, so that of two bad hypotheses the
+    less bad one still earns more.
+
+    Args:
+        rate: > 0, how fast it falls.
+
+    Range: [0, 1]; 1 for the transcript itself, exp(-rate) = 0.14 for an empty hypothesis for speech. Silence: 1 for an
+    empty hypothesis, exp(-rate n) for n characters.
+
+    Source: exp(-2 CER) is the accuracy reward of NIM4-ASR, Xie et al. 2026, arXiv:2604.18105, as reported to us; the
+    passage could not be looked up.
+
+    Raises:
+        ValueError: rate is not above 0 and finite.
+    """
+
+    rate: float = 2.0
+    unit: str = "character"
+
+    default_name: ClassVar[str] = "exp_cer"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.rate < float("inf"):
+            raise ValueError(
+                f"{self.__name__} is exp(-rate * CER), so rate is above 0 and finite; got {self.rate}. Use 2, or "
+                "NegativeCER for a reward that falls in proportion to the errors."
+            )
+
+    def score(self, pair: TextPair) -> float:
+        return math.exp(-self.rate * error_rate(pair))
+
+
+@dataclass(frozen=True, kw_only=True)
 class NegativeEdits(PairReward):
     """Minus the number of errors, not divided by the transcript's length: long clips weigh more.
 
@@ -153,6 +193,29 @@ class LengthRatio(PairReward):
     def score(self, pair: TextPair) -> float:
         shorter, longer = sorted((len(pair.transcript), len(pair.hypothesis)))
         return shorter / longer if longer else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthHallucination(PairReward):
+    """Above 0 for a plausible length, below 0 only for one that must be invented.
+
+        reward = max(-1, 1 - |n - N| / max(N, 1))   with n units in the hypothesis and N in the transcript
+
+    A hypothesis twice as long as the transcript gets 0, one three times as long -1; leaving words out never costs more
+    than the 1 that the right length earns, so that silence is not taken for hallucination.
+
+    Range: [-1, 1]. Silence: 1 for an empty hypothesis, 0 for one unit, -1 for more. Empty hypothesis for speech: 0. It
+    sees no words: an invention of the right length scores 1.
+
+    Source: NIM4-ASR, Xie et al. 2026, arXiv:2604.18105, has a signed reward of the length ratio against hallucination;
+    the passage could not be looked up, and **this formula is our interpretation**.
+    """
+
+    default_name: ClassVar[str] = "length_hallucination"
+
+    def score(self, pair: TextPair) -> float:
+        spoken = len(pair.transcript)
+        return max(-1.0, 1.0 - abs(len(pair.hypothesis) - spoken) / max(spoken, 1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,8 @@ from typing import Any
 from audiorl.rewards.base import RewardError
 from audiorl.rewards.error_rate import (
     ExactMatch,
+    ExpCER,
+    LengthHallucination,
     LengthRatio,
     NegativeCER,
     NegativeEdits,
@@ -26,7 +28,14 @@ from audiorl.rewards.error_rate import (
 )
 from audiorl.rewards.funasr import FunASR
 from audiorl.rewards.hallucination import Hallucination, NoStockPhrases
-from audiorl.rewards.keywords import KeywordPrecision, KeywordRecall, KeywordScore, OneMinusKeywordWER
+from audiorl.rewards.keywords import (
+    ContextKeywords,
+    EntityScore,
+    KeywordPrecision,
+    KeywordRecall,
+    KeywordScore,
+    OneMinusKeywordWER,
+)
 from audiorl.rewards.labels import AnswerMatch, LabelMatch, LabelSetMatch
 from audiorl.rewards.language import RightScript
 
@@ -42,16 +51,21 @@ REWARDS: dict[str, Reward] = {
         OneMinusWER(),
         NegativeWER(),
         NegativeCER(),
+        ExpCER(),
         NegativeEdits(),
         ExactMatch(),
         KeywordScore(),
         KeywordPrecision(),
         KeywordRecall(),
         OneMinusKeywordWER(),
+        ContextKeywords(),
+        EntityScore(),
+        EntityScore(name="sounding_entities", phonetic=True),
         Hallucination(),
         RightScript(),
         NoStockPhrases(),
         LengthRatio(),
+        LengthHallucination(),
         SoftOverlong(),
         LabelMatch(),
         LabelMatch(name="fuzzy_label_match", min_similarity=0.8),

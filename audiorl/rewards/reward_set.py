@@ -54,7 +54,7 @@ class RewardSet:
 
     Raises:
         RewardError: no reward, two of one name, a count or value of weights that makes no sense, a timeout that is not
-            above 0, or a reward that does not take TRL's keywords.
+            above 0, a reward that does not take TRL's keywords, or one whose `check_ready` finds something missing.
     """
 
     def __init__(
@@ -81,6 +81,9 @@ class RewardSet:
                 f"Each reward is logged under its name; {sorted(twice)} name several of {list(self.names)}. "
                 "Give shipped rewards a name=, functions a __name__ of their own."
             )
+        for reward in self.rewards:
+            if hasattr(reward, "check_ready"):
+                reward.check_ready()
         self._needed = {
             name: needed_columns(reward, name) for name, reward in zip(self.names, self.rewards, strict=True)
         }

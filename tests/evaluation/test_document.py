@@ -76,6 +76,7 @@ def test_the_report_for_a_terminal_has_the_numbers():
         "RTFx over everything",
         "silence: 1 of 1 clips got words, 1 altogether",
         "keywords: precision 100.0 %, recall 100.0 %",
+        "keywords letter by letter: CER 0.0 %, 100.0 % of those spoken right or nearly right",
         "1 clips left out",
         "speaker",
         "unknown",

@@ -70,6 +70,8 @@ def test_keyword_counts_worked_by_hand():
     found = measured(*KEYWORDS, settings={"keywords": ["Anna", "Bob", "Carl"]}).summary().keywords
     assert (found.hits, found.true, found.said) == (2, 4, 4)
     assert (found.precision, found.recall, found.f1) == (0.5, 0.5, 0.5)
+    # anna, bob for rob: 1 edit of 3 | bob, anna for hannah: 2 of 4; 14 letters spoken, two of four names right
+    assert (found.entity_cer, found.entity_hit_rate) == (pytest.approx(3 / 14), 0.5)
 
 
 def test_each_row_may_have_keywords_of_its_own():
