@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping, Set
 from functools import cache
 from pathlib import Path
@@ -179,6 +180,19 @@ def test_rooms_have_no_circle_but_those_that_are_known(drawn):
 def test_modules_have_no_circle_but_those_that_are_known(imports):
     found = {frozenset(ring) for ring in circles(imports)}
     assert found == KNOWN_CIRCLES_OF_MODULES, "a circle that is gone has to leave the list"
+
+
+@pytest.mark.parametrize("folder", ["trainers", "evaluation", "model_card", "report"])
+def test_who_measures_asks_a_task_and_not_the_kind_of_model(folder):
+    """`family.task` answers what differs between transcripts and labels; no name of a class is looked at."""
+    asks = re.compile(r"labels is (not )?None|endswith\([\"']For|_MAPPING_NAMES")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in (LIBRARY / folder).rglob("*.py")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if asks.search(line)
+    ]
+    assert found == []
 
 
 # ---- the test itself: what it would not see, it could not forbid ----

@@ -23,7 +23,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -42,6 +42,7 @@ from audiorl.audio import AudioFault, audio_bytes, audio_suffix, channel_of, row
 from audiorl.evaluation.transcription import Check, Row, TranscribedRow, read_rows, where
 from audiorl.text.error_rates import tagged_transcript
 from audiorl.text.languages import DETECT, language_code, language_names, nearest_language
+from audiorl.text.tasks import TRANSCRIPTION, Task
 
 PATH = "/v1/audio/transcriptions"
 TRY_AGAIN = (408, 429, 500, 502, 503, 504)
@@ -77,7 +78,7 @@ class Endpoint:
 
     max_seconds: float | None = None
     min_seconds: float = 0.0
-    labels: Sequence[str] | None = None
+    task: Task = TRANSCRIPTION
 
     def __init__(
         self,

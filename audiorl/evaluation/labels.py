@@ -11,7 +11,8 @@ import numpy as np
 
 from audiorl.evaluation.settings import EvaluationSettings
 from audiorl.rewards.labels import LabelMatch
-from audiorl.text.error_rates import Errors, transcripts_digest
+from audiorl.text.error_rates import Errors
+from audiorl.text.tasks import whole_answers
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ class LabelAnswers:
 
     def errors(self, normaliser: str) -> Errors:
         """One substitution or one hit for each clip, so that the error rate is 1 - accuracy and can be resampled."""
-        none = np.zeros(len(self.true), dtype=np.int64)
-        return Errors(~self.right, none, none, self.right, "label", normaliser, transcripts_digest(self.true))
+        return whole_answers(self.true, self.predicted, normaliser)
 
     def to_dict(self) -> dict[str, Any]:
         """Accuracy overall and by label, and the counts of each pair of true and predicted label that occurs."""

@@ -72,7 +72,7 @@ def check_probe(seconds: float, system: System) -> None:
             f"The probe's clips are of a length that the model hears; got {seconds:g} s, and {system.name} hears "
             f"{system.min_seconds:g} s to {longest}. Change --probe_seconds."
         )
-    if system.labels is not None:
+    if not system.task.writes_text:
         raise ValueError(
             f"{system.name} answers with a label whatever it hears, so silence shows nothing. Leave --probe_seconds "
             "out."

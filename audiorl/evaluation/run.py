@@ -177,15 +177,15 @@ def chosen_rows(
 
 def _with_labels_of(systems: Sequence[System], settings: EvaluationSettings) -> EvaluationSettings:
     """A model may say a label that no row has: what it can say are labels too."""
-    answering = [system for system in systems if system.labels is not None]
+    answering = [system for system in systems if not system.task.writes_text]
     if not answering:
         return settings
     if settings.task != LABELS:
         raise ValueError(
-            f"{answering[0].name} answers with one of {len(answering[0].labels or ())} labels, and transcripts are "
+            f"{answering[0].name} answers with one of {len(answering[0].task.labels)} labels, and transcripts are "
             "asked for. Say with --label_column which column holds the true labels."
         )
-    return replace(settings, labels=[label for system in answering for label in system.labels or ()])
+    return replace(settings, labels=[label for system in answering for label in system.task.labels])
 
 
 def _with_label_names(rows: Dataset, settings: EvaluationSettings) -> Dataset:

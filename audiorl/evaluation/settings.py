@@ -9,10 +9,11 @@ from typing import Any
 
 from audiorl.text.error_rates import resolve_unit
 from audiorl.text.normalizers import Normalizer, normalizer
+from audiorl.text.tasks import Labels, Transcription
 
 # Of every interval; `paired_bootstrap` knows no other.
 LEVEL = 0.95
-TRANSCRIPTION, LABELS = "transcription", "labels"
+TRANSCRIPTION, LABELS = Transcription.name, Labels.name
 
 
 @dataclass(frozen=True, kw_only=True)

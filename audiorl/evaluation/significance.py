@@ -236,7 +236,12 @@ def compare(
         ValueError: the two were not measured on the same clips.
     """
     first, second = (count_errors(*decoded, unit=unit, normalise=normalise) for decoded in (before, after))
-    return Comparison(first, second, paired_bootstrap(first, second))
+    return compared(first, second)
+
+
+def compared(before: Errors, after: Errors) -> Comparison:
+    """Put two error counts of the same clips side by side, with a paired bootstrap of the clips."""
+    return Comparison(before, after, paired_bootstrap(before, after))
 
 
 def _rate(errors: Errors) -> str:

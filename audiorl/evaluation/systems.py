@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from audiorl.evaluation.results import decoding_in_force
 from audiorl.evaluation.transcription import Check, TranscribedRow, family_of, transcribed_rows
 from audiorl.models import base_model
+from audiorl.text.tasks import Task
 
 
 class System(Protocol):
@@ -20,7 +21,7 @@ class System(Protocol):
         name: under which it is reported.
         max_seconds: longest clip it takes; None where there is no limit, or none is known.
         min_seconds: shortest clip it takes.
-        labels: all that it can say, where it answers with one of a few labels; None where it writes text.
+        task: what it answers with, text or one of a few labels.
         includes: what `decoding_seconds` includes.
         decoding_seconds: wall time of the rows transcribed since the last call of `transcribe` began.
     """
@@ -28,7 +29,7 @@ class System(Protocol):
     name: str
     max_seconds: float | None
     min_seconds: float
-    labels: Sequence[str] | None
+    task: Task
     includes: str
     decoding_seconds: float
 
@@ -96,9 +97,9 @@ class LocalModel:
         self.family.set_defaults(language=language, task=task)
         self.max_seconds: float | None = self.family.max_seconds
         self.min_seconds: float = self.family.min_seconds
-        self.labels: Sequence[str] | None = self.family.labels
+        self.task: Task = self.family.task
         self.generation = dict(generation or {})
-        if self.labels is not None and self.generation:
+        if self.generation and not self.task.writes_text:
             raise ValueError(
                 f"{name} answers with a label, which takes no search; got {', '.join(self.generation)}. Leave it out."
             )
@@ -139,7 +140,7 @@ class LocalModel:
 
     def decoding(self) -> dict[str, Any]:
         given = {name: value for name, value in self._defaults.items() if value is not None}
-        search = {} if self.labels is not None else {"num_beams": 1}
+        search = {"num_beams": 1} if self.task.writes_text else {}
         dtype = next((str(parameter.dtype) for parameter in self.model.parameters()), "none")
         return {
             **search,

@@ -8,8 +8,7 @@ from typing import Any
 
 from audiorl.evaluation import Comparison
 from audiorl.model_card.papers import Method, Paper
-
-WRONG_LABELS = "wrong labels"
+from audiorl.text.tasks import WRONG_LABELS as WRONG_LABELS
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,19 @@ class ClassifierFamily(SpeechFamily):
     def load_processor(cls, name: str) -> Any:
         return AutoFeatureExtractor.from_pretrained(name)
 
+    def runs_in_pipeline(self, model: nn.Module) -> bool:
+        return True
+
+    def check_same_answers(self, model: nn.Module, ref_model: nn.Module) -> None:
+        config = base_model(ref_model).config
+        theirs = [config.id2label[i] for i in range(config.num_labels)]
+        if theirs != list(self.labels):
+            raise ValueError(
+                f"ref_model has the labels {theirs[:8]}, the policy {list(self.labels[:8])}, so their "
+                "log-probabilities cannot be compared. Pass a ref_model with the policy's own labels in the same "
+                "order, or none."
+            )
+
     # ---- data ----
 
     def tokenize(

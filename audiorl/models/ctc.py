@@ -117,6 +117,9 @@ class CTCFamily(SpeechFamily):
         self.end_token = config.pad_token_id
         self.ctc_text = CTCText(processor.tokenizer, config.pad_token_id, config.vocab_size)
 
+    def runs_in_pipeline(self, model: nn.Module) -> bool:
+        return True
+
     # ---- what a subclass says ----
 
     @abstractmethod

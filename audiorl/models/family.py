@@ -20,6 +20,7 @@ from audiorl.models.beam_search import BeamDecoder, BeamSettings, GroupBeams, be
 from audiorl.models.family_data import FamilyData, TokenizedText
 from audiorl.models.forward import Backbone, base_model, calls_in_step, evaluating, install_speech_call, run_inside
 from audiorl.models.sampling import Sampler, check_finite, prefix_lengths, sample_from
+from audiorl.text.tasks import TRANSCRIPTION, Labels, Task
 
 __all__ = ["AutoregressiveFamily", "SpeechFamily", "TokenizedText"]
 
@@ -43,8 +44,8 @@ class SpeechFamily(FamilyData):
             `llm_int8_skip_modules` of `BitsAndBytesConfig`; used if that is not set. Empty means the head alone.
         decodes_with_prompts: whether `transcribe` takes `prompts`, a question or context for each clip.
         compiles_backbone: whether `_encode` and `_score` go through `backbone`.
-        labels: all answers of a model that gives one of a few labels; then accuracy is measured instead of error rates.
-            None for a model that writes transcripts.
+        labels: all answers of a model that gives one of a few labels; None for a model that writes transcripts.
+        task: how answers are measured: error rates of transcripts, or the accuracy of labels.
     """
 
     token_level: bool = True
@@ -64,6 +65,33 @@ class SpeechFamily(FamilyData):
     def __repr__(self) -> str:
         names = ("sampling_rate", "min_seconds", "max_seconds", "mel_bins", "engine")
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+    @property
+    def task(self) -> Task:
+        return TRANSCRIPTION if self.labels is None else Labels(self.labels)
+
+    def runs_in_pipeline(self, model: nn.Module) -> bool:
+        """Whether a pipeline of transformers, which sends audio alone, runs the model as it was trained.
+
+        By default it runs encoder-decoders, except those that are asked through a chat template.
+        """
+        decodes = getattr(base_model(model).config, "is_encoder_decoder", False)
+        return bool(decodes) and getattr(self.processor, "chat_template", None) is None
+
+    def check_same_answers(self, model: nn.Module, ref_model: nn.Module) -> None:
+        """Check that the log-probabilities of two models are about the same answers.
+
+        Raises:
+            ValueError: the models have vocabularies of different sizes, or different labels.
+        """
+        ours, theirs = (
+            getattr(base_model(known).config.get_text_config(), "vocab_size", None) for known in (model, ref_model)
+        )
+        if ours != theirs:
+            raise ValueError(
+                f"ref_model has a vocabulary of {theirs}, the policy one of {ours}, so their log-probabilities "
+                "cannot be compared. Pass a ref_model with the policy's own tokenizer, or none."
+            )
 
     def set_engine(self, engine: str) -> None:
         """Choose how steps of sampling and beam search run; the samples stay the same.

@@ -28,10 +28,11 @@ from typing import Any, NamedTuple
 from audiorl.audio import AudioFault, row_audio_seconds
 from audiorl.evaluation.document import Compared, Evaluated, document, read_document, write_document
 from audiorl.evaluation.measurement import Measurement, audio_path, changes, clip_of, measure, row_channel
-from audiorl.evaluation.settings import LABELS, EvaluationSettings
+from audiorl.evaluation.settings import EvaluationSettings
 from audiorl.evaluation.significance import Decoded
 from audiorl.evaluation.transcription import TranscribedRow
 from audiorl.report.audio import compressed
+from audiorl.text.tasks import TRANSCRIPTION, Task
 
 METRICS_FILE = "metrics.jsonl"
 STATE_FILE = "trainer_state.json"
@@ -346,7 +347,7 @@ def leave_evaluation(
     systems: Systems,
     *,
     normalise: str | Callable[[str], str],
-    labels: Sequence[str] | None = None,
+    task: Task = TRANSCRIPTION,
 ) -> None:
     """Write `evaluation.json`: every clip's transcript with what two models made of it, and all rates.
 
@@ -355,12 +356,10 @@ def leave_evaluation(
         before, after: N hypotheses each, in the order of the rows.
         systems: their names.
         normalise: as in `audiorl.evaluation.count_errors`.
-        labels: all that the models can say, which is right or wrong as a whole, letter for letter; None for words.
+        task: of the models; labels are right or wrong as a whole, letter for letter.
     """
     text_column = "text" if "text" in rows[0] else "chosen"
-    settings = EvaluationSettings(normalise=normalise, text_column=text_column)
-    if labels is not None:
-        settings = EvaluationSettings(task=LABELS, labels=labels, normalise="none", text_column=text_column)
+    settings = EvaluationSettings(text_column=text_column, **task.evaluation(normalise))
     kept = KeptAudio(run)
     seconds = [row_seconds(row) for row in rows]
     measured = [_measured(rows, seconds, decoded, settings) for decoded in (before, after)]

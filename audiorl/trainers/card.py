@@ -26,18 +26,16 @@ from huggingface_hub import ModelCard, get_token, try_to_load_from_cache
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
-from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES
 
 from audiorl._version import __version__
 from audiorl.adapters.vocabulary import embedding_layers, vocabulary, vocabulary_changed
-from audiorl.evaluation import Comparison, Decoded, compare, paired_bootstrap
-from audiorl.evaluation.labels import LabelAnswers
+from audiorl.evaluation import Comparison, Decoded
 from audiorl.evaluation.results import decoding_in_force
+from audiorl.evaluation.significance import compared
 from audiorl.losses import LOSS_PRESETS
 from audiorl.model_card import (
     MODEL_CARD,
     RESULTS_FOLDER,
-    WRONG_LABELS,
     Adapter,
     BeforeAndAfter,
     CardFacts,
@@ -47,9 +45,8 @@ from audiorl.model_card import (
 from audiorl.model_card import write_card as write_card_files
 from audiorl.model_card.card import iso_code
 from audiorl.model_card.papers import method_of, papers
-from audiorl.models import base_model
+from audiorl.models import SpeechFamily, base_model
 from audiorl.models.footprint import parameter_counts
-from audiorl.text.normalizers import Normalizer
 from audiorl.trainers.checkpoints import publish_files, staging_dir
 from audiorl.trainers.config import without_tokens
 
@@ -134,13 +131,14 @@ class RunCard:
 
     def measure(self, before: Decoded, after: Decoded, source: DataSource | None) -> Comparison:
         """Keep and return the comparison of what the model said before and after; see `record_evaluation`."""
-        model, args, labels = self.trainer.model, self.trainer.args, self.trainer.family.labels
-        if labels is None:
-            rates = compared_texts(before, after, self.trainer.normalizer)
-        else:
-            rates = {WRONG_LABELS: compared_labels(before, after)}
+        model, args = self.trainer.model, self.trainer.args
+        first, second = (
+            self.trainer.family.task.count_all(*decoded, self.trainer.normalizer) for decoded in (before, after)
+        )
+        rates = {name: compared(first[name], second[name]) for name in first}
         decoding = decoding_in_force(model, {}, args.per_device_eval_batch_size)
-        decoding = {**search_of(model, decoding), **decoding}
+        if self.trainer.family.task.writes_text:
+            decoding = {"search": search_of(model, decoding), **decoding}
         self.measurement = BeforeAndAfter(rates, source or DataSource(), decoding)
         return self.measurement.main[1]
 
@@ -173,7 +171,7 @@ class RunCard:
             base_on_hub=on_hub,
             model_type=base_model(model).config.model_type,
             model_class=type(base_model(model)).__name__,
-            pipeline_tag=pipeline_tag(model, trainer.train_dataset),
+            pipeline_tag=pipeline_tag(trainer.family, model, trainer.train_dataset),
             trainer=type(trainer).__name__,
             method=method,
             papers=papers(method, losses, settings, adapter.kind if adapter else None),
@@ -190,9 +188,7 @@ class RunCard:
             sampling_rate=trainer.family.sampling_rate,
             window=trainer.family.max_seconds,
             run=self._run(),
-            runs_in_pipeline=runs_in_pipeline(
-                model, trainer.processing_class, adapted=adapter is not None and not merged
-            ),
+            runs_in_pipeline=runs_in_pipeline(trainer.family, model, adapted=adapter is not None and not merged),
             call_settings=call_settings(model, args),
             row_settings=row_settings(args, trainer.train_dataset),
             adapter=None if merged else adapter,
@@ -226,18 +222,6 @@ def hub_name(trainer: Any) -> str:
     """The model's id on the Hub as far as it is known: without its owner where the Hub was not reached yet."""
     folder = os.path.basename(os.path.abspath(trainer.args.output_dir))
     return trainer.hub_model_id or trainer.args.hub_model_id or folder
-
-
-def compared_texts(before: Decoded, after: Decoded, normalise: str | Normalizer) -> dict[str, Comparison]:
-    """WER and CER; CER alone where a script without spaces makes characters the unit of both."""
-    words, characters = (compare(before, after, unit=unit, normalise=normalise) for unit in ("auto", "character"))
-    return {"CER": characters} if words.after.unit == "character" else {"WER": words, "CER": characters}
-
-
-def compared_labels(before: Decoded, after: Decoded) -> Comparison:
-    """One error for each clip whose label is not the row's."""
-    first, second = (LabelAnswers(said.transcripts, list(said.hypotheses)).errors("none") for said in (before, after))
-    return Comparison(first, second, paired_bootstrap(first, second))
 
 
 # ---- what a run can say of itself ----
@@ -364,32 +348,26 @@ def row_settings(args: Any, rows: Any) -> dict[str, str]:
     return {**found, "prompt": prompts.pop() if len(prompts) == 1 else A_QUESTION}
 
 
-def runs_in_pipeline(model: nn.Module, processor: Any, *, adapted: bool) -> bool:
-    """Whether a pipeline of transformers runs the model as it was trained: encoder-decoders, CTC and classifiers.
+def runs_in_pipeline(family: SpeechFamily, model: nn.Module, *, adapted: bool) -> bool:
+    """Whether a pipeline of transformers runs the model as it was trained; see `SpeechFamily.runs_in_pipeline`.
 
-    No language models, and no decoder that is asked by a chat template: the pipeline sends audio alone. No adapter of a
-    class that loads adapters of its own kind only, as Wav2Vec2 does.
+    Some classes, Wav2Vec2's for example, load only adapters of their own kind: a pipeline cannot load one of PEFT's.
 
     Args:
-        adapted: whether what is run is a base with its adapter beside it.
+        adapted: whether the model is a base with its adapter beside it.
     """
-    base = base_model(model)
-    if adapted and type(base).load_adapter is not PreTrainedModel.load_adapter:
+    if adapted and type(base_model(model)).load_adapter is not PreTrainedModel.load_adapter:
         return False
-    labels = type(base).__name__ in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.values()
-    decoder = getattr(base.config, "is_encoder_decoder", False) and getattr(processor, "chat_template", None) is None
-    return labels or bool(decoder) or type(base).__name__.endswith("ForCTC")
+    return family.runs_in_pipeline(model)
 
 
-def search_of(model: nn.Module, decoding: Mapping[str, Any]) -> dict[str, str]:
-    """How hypotheses were searched for, in words; nothing for models that choose a label."""
-    if pipeline_tag(model, None) == "audio-classification":
-        return {}
+def search_of(model: nn.Module, decoding: Mapping[str, Any]) -> str:
+    """How hypotheses were searched for, in words."""
     if not getattr(base_model(model), "can_generate", bool)():
-        return {"search": "best path"}
+        return "best path"
     if decoding.get("do_sample"):
-        return {"search": "sampling"}
-    return {"search": "greedy" if decoding.get("num_beams", 1) == 1 else "beams"}
+        return "sampling"
+    return "greedy" if decoding.get("num_beams", 1) == 1 else "beams"
 
 
 def _knows_languages(model: nn.Module) -> bool | None:
@@ -397,12 +375,11 @@ def _knows_languages(model: nn.Module) -> bool | None:
     return getattr(getattr(base_model(model), "generation_config", None), "is_multilingual", None)
 
 
-def pipeline_tag(model: nn.Module, rows: Any) -> str:
+def pipeline_tag(family: SpeechFamily, model: nn.Module, rows: Any) -> str:
     """The Hub's name of what the model does: label, answer where every row brings a prompt, or transcribe."""
-    base = base_model(model)
-    if type(base).__name__ in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.values():
+    if not family.task.writes_text:
         return "audio-classification"
-    asked = _asks(_values(rows, "prompt")) and not getattr(base.config, "is_encoder_decoder", False)
+    asked = _asks(_values(rows, "prompt")) and not getattr(base_model(model).config, "is_encoder_decoder", False)
     return "audio-text-to-text" if asked else "automatic-speech-recognition"
 
 

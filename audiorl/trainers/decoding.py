@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import EvalPrediction
 
 from audiorl.datasets import speech_rows
-from audiorl.evaluation import Decoded, count_errors, transcribe
+from audiorl.evaluation import Decoded, transcribe
 from audiorl.trainers.distributed import check_whole_weights
 from audiorl.trainers.logs import console_of
 
@@ -35,14 +35,15 @@ class Decoder:
     def check(self) -> None:
         """Decoding at evaluation needs rows that can be read again and weights that are in one piece.
 
-        Of labels there is no WER: the checkpoint that would be best by it is the one with the highest accuracy.
+        Where the best checkpoint is chosen by "wer", labels, which have none, choose it by accuracy.
 
         Raises:
             ValueError: evaluation rows that are a stream, or weights that are sharded.
         """
         trainer, rows = self.trainer, self.trainer.eval_dataset
-        if trainer.family.labels is not None and trainer.args.metric_for_best_model == "wer":
-            trainer.args.metric_for_best_model, trainer.args.greater_is_better = "accuracy", True
+        if trainer.args.metric_for_best_model == "wer":
+            task = trainer.family.task
+            trainer.args.metric_for_best_model, trainer.args.greater_is_better = task.metric, task.greater_is_better
         if rows is None or not self.asked:
             return
         if any(not isinstance(part, Dataset) for part in (rows.values() if isinstance(rows, dict) else [rows])):
@@ -80,11 +81,8 @@ class Decoder:
     def measure(self, decoded: Decoded) -> dict[str, float]:
         """WER and CER, or accuracy, where `eval_wer` asks for them, and what `compute_metrics` makes of the texts."""
         args, found = self.trainer.args, dict[str, float]()
-        if args.eval_wer and self.trainer.family.labels is not None:
-            found["accuracy"] = decoded.accuracy
-        elif args.eval_wer:
-            for name, unit in (("wer", "auto"), ("cer", "character")):
-                found[name] = count_errors(*decoded, unit=unit, normalise=self.trainer.normalizer).wer
+        if args.eval_wer:
+            found.update(self.trainer.family.task.metrics(*decoded, self.trainer.normalizer))
         if self.trainer.compute_metrics is not None:
             texts = EvalPrediction(predictions=decoded.hypotheses, label_ids=decoded.transcripts)
             found.update(self.trainer.compute_metrics(texts))

@@ -365,7 +365,7 @@ class RAFTTrainer(RewardedTrainer):
         with evaluation_mode(self.model_wrapped), self.compute_loss_context_manager():
             own = joined([self._draw(batch, cycle) for batch in self._rollout_batches(rows, order, cycle)])
             asked = [all_ids[i] for i in order]
-            row_ids, eligible, step = gather_drawn(own, asked, self.accelerator, labels=self.family.labels is not None)
+            row_ids, eligible, step = gather_drawn(own, asked, self.accelerator, self.family.task)
             chosen = select_hypotheses(
                 step.rewards,
                 eligible,

@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from audiorl.text.tasks import Task
 from audiorl.trainers.distributed import gathered_rows
 from audiorl.trainers.rollout_metrics import StepRollouts, gather_numbers
 from audiorl.trainers.rollouts import Rollout, kept_tokens
@@ -188,19 +189,19 @@ def joined(parts: Sequence[Drawn]) -> Drawn:
 
 
 def gather_drawn(
-    own: Drawn, order: Sequence[int], accelerator: Accelerator, *, labels: bool
+    own: Drawn, order: Sequence[int], accelerator: Accelerator, task: Task
 ) -> tuple[Tensor, Tensor, StepRollouts]:
     """What all processes drew, without placeholders and in the order of the cycle; a collective call.
 
     Args:
         own: of this process.
         order: row ids of the cycle.
-        labels: whether hypotheses are labels.
+        task: of the family.
 
     Returns:
         (N,) row ids, (N, K) whether a hypothesis is eligible, and the numbers of the N clips.
     """
-    everything = gather_numbers(own.numbers, accelerator, labels=labels)
+    everything = gather_numbers(own.numbers, accelerator, task)
     known, _ = gathered_rows(torch.cat([own.row_ids[:, None], own.eligible.long()], 1), accelerator)
     place = {row: i for i, row in enumerate(order)}
     by_place = sorted((place[row], i) for i, row in enumerate(known[:, 0].tolist()) if row >= 0)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -100,7 +100,7 @@ class FrozenPolicy:
         return self._frozen(frozen_copy(self.trainer.model, share_frozen=not self.trainer.args.sync_ref_model))
 
     def _frozen(self, ref_model: nn.Module) -> FrozenCopy:
-        check_same_tokens(self.trainer.model, ref_model, self.trainer.family.labels)
+        self.trainer.family.check_same_answers(self.trainer.model, ref_model)
         if self.trainer.args.sync_ref_model and is_fsdp(self.trainer.accelerator):
             raise ValueError(
                 "sync_ref_model moves a whole reference towards a whole policy, and FSDP shards both. Train with DDP, "
@@ -353,26 +353,3 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         _activate(adapted, active, frozen)
-
-
-def check_same_tokens(model: nn.Module, ref_model: nn.Module, labels: Sequence[str] | None = None) -> None:
-    """A reference with another vocabulary, or with other labels, would score other words.
-
-    Args:
-        labels: of the policy's family, where it answers with labels.
-    """
-    configs = [base_model(m).config for m in (model, ref_model)]
-    if labels is not None:
-        theirs = [configs[1].id2label[i] for i in range(configs[1].num_labels)]
-        if theirs != list(labels):
-            raise ValueError(
-                f"ref_model has the labels {theirs[:8]}, the policy {list(labels[:8])}, so their log-probabilities "
-                "cannot be compared. Pass a ref_model with the policy's own labels in the same order, or none."
-            )
-        return
-    sizes = [getattr(config.get_text_config(), "vocab_size", None) for config in configs]
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f"ref_model has a vocabulary of {sizes[1]}, the policy one of {sizes[0]}, so their log-probabilities "
-            "cannot be compared. Pass a ref_model with the policy's own tokenizer, or none."
-        )

@@ -157,7 +157,7 @@ def leave_comparison(trainer: Any, held_out: Any, before: Decoded, after: Decode
         after,
         systems,
         normalise=trainer.normalizer,
-        labels=trainer.family.labels,
+        task=trainer.family.task,
     )
     if args.report_html:
         write_page(args.output_dir)

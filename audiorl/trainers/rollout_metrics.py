@@ -12,10 +12,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from audiorl.evaluation import count_errors
 from audiorl.losses import zero_variance
 from audiorl.models import SpeechFamily
 from audiorl.report.run_folder import strict_json
+from audiorl.text.tasks import TRANSCRIPTION, Task
 from audiorl.trainers.distributed import gathered_rows
 from audiorl.trainers.logs import log_completions
 from audiorl.trainers.metrics import Metrics
@@ -33,12 +33,12 @@ class StepRollouts(NamedTuple):
     parts: Tensor  # (N, K, R) each reward by itself; NaN where it abstained
     lengths: Tensor  # (N, K) sampled tokens, end token included
     truncated: Tensor  # (N, K) bool, cut by the length limit
-    errors: Tensor  # (N, K) word errors; of a family with labels 1 for a wrong one
+    errors: Tensor  # (N, K) word errors; for labels 1 where the label is wrong
     words: Tensor  # (N, K) words of the transcript; 1 for a label
     valid: Tensor  # (N,) bool, no placeholder
     resampled: Tensor  # (N,) bool
     own: slice  # the clips of this process
-    labels: bool = False  # hypotheses are labels
+    task: Task = TRANSCRIPTION  # what errors and words count
 
 
 def gather_step(
@@ -46,10 +46,10 @@ def gather_step(
 ) -> StepRollouts:
     """Put the numbers of all micro-batches and processes together; a collective call."""
     table = torch.cat([numbers(rollout, family, normalise) for rollout in rollouts])
-    return gather_numbers(table, accelerator, labels=family.labels is not None)
+    return gather_numbers(table, accelerator, family.task)
 
 
-def gather_numbers(table: Tensor, accelerator: Accelerator, *, labels: bool) -> StepRollouts:
+def gather_numbers(table: Tensor, accelerator: Accelerator, task: Task) -> StepRollouts:
     """What the processes know of their clips, each (n, K, 7 + R) from `numbers`, put together; a collective call."""
     everywhere, start = gathered_rows(table, accelerator)
     lengths, truncated, errors, words, valid, resampled, rewards = everywhere[..., :7].unbind(-1)
@@ -63,17 +63,14 @@ def gather_numbers(table: Tensor, accelerator: Accelerator, *, labels: bool) -> 
         valid[:, 0].bool(),
         resampled[:, 0].bool(),
         slice(start, start + len(table)),
-        labels,
+        task,
     )
 
 
 def numbers(rollout: Rollout, family: SpeechFamily, normalise: str | Callable[[str], str]) -> Tensor:
     """What `StepRollouts` says of the clips of one rollout, (B, K, 7 + R) float64."""
     transcripts = [family.words(row.get("text", "")) for row in rollout.batch.rows]
-    if family.labels is None:
-        errors, words = sampled_errors(rollout, transcripts, normalise).unbind(-1)
-    else:
-        errors, words = wrong_labels(rollout, transcripts).unbind(-1)
+    errors, words = sampled_errors(rollout, transcripts, family.task, normalise).unbind(-1)
     keep, finished = rollout.samples.keep.cpu(), rollout.samples.finished.cpu()
     valid = rollout.batch.valid.cpu()[:, None].expand_as(finished)
     columns = [keep.sum(-1), ~finished, errors, words, valid, rollout.resampled[:, None].expand_as(finished)]
@@ -81,21 +78,16 @@ def numbers(rollout: Rollout, family: SpeechFamily, normalise: str | Callable[[s
     return torch.cat([table, rollout.parts], -1)
 
 
-def sampled_errors(rollout: Rollout, transcripts: Sequence[str], normalise: str | Callable[[str], str]) -> Tensor:
+def sampled_errors(
+    rollout: Rollout, transcripts: Sequence[str], task: Task, normalise: str | Callable[[str], str]
+) -> Tensor:
     """(B, K, 2) errors and words of each hypothesis, counted clip by clip; zero for placeholders."""
     counts = torch.zeros(*rollout.rewards.shape, 2, dtype=torch.float64)
     for b in rollout.batch.valid.nonzero().flatten().tolist():
         texts = rollout.texts[b]
-        errors = count_errors([transcripts[b]] * len(texts), texts, unit="auto", normalise=normalise)
+        errors = task.count([transcripts[b]] * len(texts), texts, normalise)
         counts[b] = torch.from_numpy(np.stack([errors.errors, errors.words], -1))
     return counts
-
-
-def wrong_labels(rollout: Rollout, labels: Sequence[str]) -> Tensor:
-    """(B, K, 2) 1 for each hypothesis that is not the row's label, and 1 for each; zero for placeholders."""
-    wrong = [[said != label for said in texts] for texts, label in zip(rollout.texts, labels, strict=True)]
-    counts = torch.stack([torch.tensor(wrong, dtype=torch.float64), torch.ones_like(rollout.rewards)], -1)
-    return counts * rollout.batch.valid.cpu()[:, None, None]
 
 
 def log_step(metrics: Metrics, step: StepRollouts, names: Sequence[str], *, resampling: bool) -> None:
@@ -120,13 +112,13 @@ def log_step(metrics: Metrics, step: StepRollouts, names: Sequence[str], *, resa
 
 
 def measured(step: StepRollouts, of: Tensor | None = None) -> tuple[str, Tensor, Tensor]:
-    """How right hypotheses are: "wer", word errors and words; of labels "accuracy", right ones and all.
+    """How right hypotheses are: "wer", errors and words; for labels "accuracy", right ones and all.
 
     Args:
         of: (N, K) bool, the hypotheses that are looked at; None for all.
     """
     errors, words = (values.sum() if of is None else values[of].sum() for values in (step.errors, step.words))
-    return ("accuracy", words - errors, words) if step.labels else ("wer", errors, words)
+    return step.task.metric, *step.task.parts(errors, words)
 
 
 def summary(step: StepRollouts, names: Sequence[str]) -> dict[str, Tensor]:

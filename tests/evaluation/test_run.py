@@ -15,6 +15,7 @@ from audiorl.evaluation.probe import SOUNDS, probe_rows
 from audiorl.evaluation.run import chosen_rows
 from audiorl.evaluation.systems import LocalModel
 from audiorl.evaluation.transcription import TranscribedRow, read_rows, where
+from audiorl.text.tasks import TRANSCRIPTION, Labels
 from tests.tiny_ctc import tiny_ctc
 
 SETTINGS = EvaluationSettings(resamples=50)
@@ -26,7 +27,7 @@ class Echo:
     name, includes, decoding_seconds = "echo", "nothing", 1.0
 
     def __init__(self, said=None, labels=None, window=(0.0, None)):
-        self.said, self.labels = said, labels
+        self.said, self.task = said, TRANSCRIPTION if labels is None else Labels(labels)
         self.min_seconds, self.max_seconds = window
         self.decodes_with_prompts = False
         self.setting_columns = ("language", "task")

@@ -10,6 +10,7 @@ import pytest
 from audiorl.evaluation import Decoded
 from audiorl.report import write_report
 from audiorl.report.run_folder import Systems, leave_evaluation
+from audiorl.text.tasks import Labels
 from tests.report.browser import chromium
 from tests.report.example_run import SCRIPT, write_lines, write_run
 
@@ -270,7 +271,9 @@ def labels_page(tmp_path_factory):
     ]
     said = Decoded(true, ["two", "nine hundred", "two"] * 10), Decoded(true, true)
     systems = Systems("base", "tuned", "rows", {"batch_size": 2})
-    leave_evaluation(run, rows, *said, systems, normalise="basic", labels=["seven", "nine", "nine hundred", "two"])
+    leave_evaluation(
+        run, rows, *said, systems, normalise="basic", task=Labels(["seven", "nine", "nine hundred", "two"])
+    )
     parts = {f"rewards/r{i}/mean": i for i in range(9)}
     logs = [{"step": step, "loss": 1 / step, "eval_accuracy": step / 10, **parts} for step in range(1, 6)]
     write_lines(run / "metrics.jsonl", logs)

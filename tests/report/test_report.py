@@ -23,6 +23,7 @@ from audiorl.report.page_data import DELETION, EQUAL, INSERTION, SUBSTITUTION, P
 from audiorl.report.run_folder import KeptAudio, Systems, leave_evaluation, leave_groups, start_run
 from audiorl.text.error_rates import count_errors
 from audiorl.text.normalizers import normalizer
+from audiorl.text.tasks import Labels
 from tests.report.example_run import SCRIPT, history, texts, write_clip, write_lines, write_run
 
 
@@ -92,7 +93,9 @@ def test_a_label_is_one_thing(tmp_path):
     rows = [{"chosen": text, "audio": clip, "where": "row", "duration": 1.0} for text in true]
     said = Decoded(true, ["nine", "two", "nine hundred", "One"]), Decoded(true, true)
     systems = Systems("base", "out", "held-out", {})
-    leave_evaluation(tmp_path, rows, *said, systems, normalise="basic", labels=["nine", "one", "two", "nine hundred"])
+    leave_evaluation(
+        tmp_path, rows, *said, systems, normalise="basic", task=Labels(["nine", "one", "two", "nine hundred"])
+    )
     document = read_document(tmp_path / "evaluation.json")
     assert [one["labels"]["accuracy"] for one in document["measurements"]] == [one.accuracy for one in said] == [0.5, 1]
     found = data_of(write_report(tmp_path))["evaluation"]
