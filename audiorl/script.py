@@ -191,7 +191,7 @@ def _rows(
     if name == DEMO:
         rows = speech_rows(_demo_rows("tune" if split == script.dataset_train_split else "held_out"))
     elif os.path.exists(name) or name.endswith((".json", ".jsonl")):
-        rows = speech_rows(name, columns=columns)
+        rows = speech_rows(name, columns=columns, keep_unread=True)  # whoever uses them checks them
     else:
         found = load_dataset(name, script.dataset_config, split=split, streaming=streaming)
         rows = speech_rows(found, columns=columns)

@@ -24,7 +24,7 @@ from audiorl.audio.sources import short_repr
 from audiorl.datasets.columns import told_columns
 from audiorl.datasets.faults import WHOLE_DATASET, BadRowsError, RowFault, SkippedRows
 from audiorl.datasets.rows import OURS, iterate_batches
-from audiorl.datasets.storage import is_number, text_problem, unkept_values
+from audiorl.datasets.storage import is_number, text_problem, unkept_values, unread_problem
 from audiorl.elsewhere import column_of
 
 Tokenize = Callable[[str, Mapping[str, Any]], object]
@@ -91,6 +91,8 @@ class RowJudge:
 
     def read(self, row: Mapping[str, Any]) -> list[Problem]:
         """What is wrong with a row's values; to be called from one thread."""
+        if unread := unread_problem(row):
+            return [unread]
         kept_none = {fault.column: (fault.problem, fault.remedy) for fault in unkept_values(row)}
         named = ("audio", *self.text_columns, *self.setting_columns)
         problems = [problem for column, problem in kept_none.items() if column not in named]
@@ -113,7 +115,7 @@ class RowJudge:
     def listen(self, row: Mapping[str, Any]) -> list[Problem]:
         """What is wrong with a row's clip, as far as its header tells, and with what the row says of it."""
         lost = [(fault.problem, fault.remedy) for fault in unkept_values(row) if fault.column == "audio"]
-        if lost or "audio" not in row:
+        if lost or "audio" not in row or unread_problem(row):
             return lost
         try:
             seconds = row_audio_seconds(row)

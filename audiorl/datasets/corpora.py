@@ -259,10 +259,13 @@ def load_named(
 def rows_for(
     source: Any, role: str, language: str | None = None, columns: ColumnNames | None = None
 ) -> Dataset | IterableDataset:
-    """What a trainer is given: the name of a corpus, of which `role` is the split, or anything `speech_rows` takes."""
+    """What a trainer is given: the name of a corpus, of which `role` is the split, or anything `speech_rows` takes.
+
+    Lines of a file that cannot be read are left to the check of rows.
+    """
     named = named_corpus(source) if isinstance(source, str) else None
     if named is None:
-        return speech_rows(source, columns=columns)
+        return speech_rows(source, columns=columns, keep_unread=True)
     return load_named(named, role, language, columns=column_names(columns))
 
 

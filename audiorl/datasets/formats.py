@@ -15,6 +15,8 @@ import csv
 import json
 import os
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from audiorl.audio.sources import SOUND_SUFFIXES
@@ -76,10 +78,14 @@ _REMEDY = 'Write one JSON object for each row, for example {"audio": "clip.wav",
 
 
 class JsonRows(NamedTuple):
-    """The objects of a file and where each of them stands."""
+    """The objects of a file, where each of them stands, and by their number the lines that could not be read.
+
+    Such a line has an empty row in its place.
+    """
 
     rows: list[dict[str, Any]]
     places: list[str]
+    unread: Mapping[int, RowFault] = MappingProxyType({})
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -94,14 +100,19 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
-def read_json_rows(path: str | os.PathLike[str]) -> JsonRows:
+def read_json_rows(path: str | os.PathLike[str], *, keep_unread: bool = False) -> JsonRows:
     """Read a file of JSON lines, or of one JSON array: its content tells which.
+
+    Args:
+        path: of the file.
+        keep_unread: whether lines and elements that cannot be read are kept as such, if there are others.
 
     Returns:
         Rows with "path:line", the path as given; "path: item n", from 1, where elements of an array share a line.
 
     Raises:
-        BadRowsError: what does not parse, is no object, or names a column twice; of JSON lines all such lines.
+        BadRowsError: what does not parse, is no object, or names a column twice; of JSON lines all such lines. An
+            array that does not parse is refused in any case, for nobody knows where its next element starts.
         ValueError: the file is not UTF-8 but UTF-16, UTF-32, gzip or a Git LFS pointer.
     """
     name = os.fspath(path)
@@ -111,14 +122,19 @@ def read_json_rows(path: str | os.PathLike[str]) -> JsonRows:
         if content.startswith(start):
             raise ValueError(f"{name} is {kind}; rows are read from UTF-8. Convert it: {command}.")
     if content.lstrip()[:1] == b"[":
-        return _array_rows(name, content)
-    return _line_rows(name, content)
+        rows, places = _array_rows(name, content)
+    else:
+        rows, places = _line_rows(name, content)
+    unread = {number: fault for number, fault in enumerate(rows) if isinstance(fault, RowFault)}
+    if unread and not (keep_unread and len(unread) < len(rows)):
+        raise BadRowsError(list(unread.values()))
+    return JsonRows([{} if number in unread else row for number, row in enumerate(rows)], places, unread)
 
 
-def _line_rows(name: str, content: bytes) -> JsonRows:
+def _line_rows(name: str, content: bytes) -> tuple[list[Any], list[str]]:
+    """An object, or the fault, of each line that is not blank, and its place."""
     rows: list[Any] = []
     places: list[str] = []
-    faults: list[RowFault] = []
     # Not splitlines(): U+2028 and its like may stand inside a JSON string.
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line or line.isspace():
@@ -127,30 +143,22 @@ def _line_rows(name: str, content: bytes) -> JsonRows:
         try:
             row = _DECODER.decode(line.decode())
         except (ValueError, RecursionError) as error:
-            faults.append(RowFault(place, len(rows) + len(faults), _reason(error), _REMEDY))
-            continue
-        if not isinstance(row, dict):
-            faults.append(_no_object(place, len(rows) + len(faults), row))
-            continue
-        rows.append(row)
+            row = RowFault(place, len(rows), _reason(error), _REMEDY)
+        rows.append(row if isinstance(row, dict | RowFault) else _no_object(place, len(rows), row))
         places.append(place)
-    if faults:
-        raise BadRowsError(faults)
-    return JsonRows(rows, places)
+    return rows, places
 
 
-def _array_rows(name: str, content: bytes) -> JsonRows:
+def _array_rows(name: str, content: bytes) -> tuple[list[Any], list[str]]:
+    """An object, or the fault, of each element, and its place."""
     elements, lines = _array_elements(name, content)
     own_lines = len(set(lines)) == len(lines)
     places = [f"{name}:{line}" if own_lines else f"{name}: item {i}" for i, line in enumerate(lines, start=1)]
-    faults = [
-        _no_object(place, i, element)
-        for i, (place, element) in enumerate(zip(places, elements, strict=True))
-        if not isinstance(element, dict)
+    rows = [
+        element if isinstance(element, dict) else _no_object(place, number, element)
+        for number, (place, element) in enumerate(zip(places, elements, strict=True))
     ]
-    if faults:
-        raise BadRowsError(faults)
-    return JsonRows(elements, places)
+    return rows, places
 
 
 def _array_elements(name: str, content: bytes) -> tuple[list[Any], list[int]]:
@@ -227,8 +235,12 @@ def is_audio_folder(name: str) -> bool:
     return any(map(_is_sound, below)) and not set(METADATA) & set(below)  # which would be one for each split
 
 
-def read_audio_folder(name: str) -> JsonRows:
+def read_audio_folder(name: str, *, keep_unread: bool = False) -> JsonRows:
     """The rows of a folder, with places for a person to find.
+
+    Args:
+        name: of the folder.
+        keep_unread: see `read_json_rows`.
 
     Raises:
         ValueError: two files of metadata, one without `file_name`, or without rows.
@@ -246,18 +258,19 @@ def read_audio_folder(name: str) -> JsonRows:
         )
         return JsonRows([{"audio": file} for file in files], [os.path.join(name, file) for file in files])
     path = os.path.join(name, told[0])
-    rows, places = _read_csv(path) if path.endswith(".csv") else read_json_rows(path)
+    rows, places, unread = _read_csv(path) if path.endswith(".csv") else read_json_rows(path, keep_unread=keep_unread)
     if not rows:
         raise ValueError(f"{path} has no rows. Write one for each clip: its file_name and its texts.")
-    if not all(NAME_COLUMN in row for row in rows):
-        raise ValueError(
-            f"{path} does not say which clip a row is about; its columns are {sorted(rows[0])}. Put each clip's path "
-            f"into the column {NAME_COLUMN}."
-        )
-    return JsonRows([{"audio": row.pop(NAME_COLUMN), **row} for row in map(dict, rows)], places)
+    for number, row in enumerate(rows):
+        if NAME_COLUMN not in row and number not in unread:
+            raise ValueError(
+                f"{places[number]} does not say which clip the row is about; its columns are {sorted(row)}. Put each "
+                f"clip's path into the column {NAME_COLUMN}."
+            )
+    return JsonRows([{"audio": row.pop(NAME_COLUMN, None), **row} for row in map(dict, rows)], places, unread)
 
 
-def _read_csv(path: str) -> tuple[list[dict[str, Any]], list[str]]:
+def _read_csv(path: str) -> JsonRows:
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         rows, places = [], []
@@ -271,7 +284,7 @@ def _read_csv(path: str) -> tuple[list[dict[str, Any]], list[str]]:
             raise ValueError(
                 f"{path}:{reader.line_num} cannot be read: {error}. Quote values that have commas."
             ) from error
-    return rows, places
+    return JsonRows(rows, places)
 
 
 def _is_sound(name: str) -> bool:

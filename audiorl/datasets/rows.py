@@ -10,7 +10,7 @@ reports it with its row. Files that `export_rows` wrote are read as what they we
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,7 @@ from audiorl.datasets.columns import (
 from audiorl.datasets.corpus import named_corpus
 from audiorl.datasets.faults import BadRowsError, RowFault
 from audiorl.datasets.formats import (
+    JsonRows,
     is_about_loading,
     is_audio_folder,
     loading_problem,
@@ -53,6 +54,7 @@ from audiorl.datasets.storage import (
     FAULTS,
     FAULTS_COLUMN,
     NO_AUDIO,
+    UNREAD,
     Unkept,
     audio_column,
     faults_column,
@@ -71,7 +73,7 @@ SAVED_FILES = ("state.json", "dataset_dict.json")
 
 
 def speech_rows(
-    source: Any, *, split: str | None = None, columns: ColumnNames | None = None
+    source: Any, *, split: str | None = None, columns: ColumnNames | None = None, keep_unread: bool = False
 ) -> Dataset | IterableDataset:
     """Bring rows of any form into the library's one form; rows that have it already come back as they are.
 
@@ -83,13 +85,15 @@ def speech_rows(
         split: which one of several splits; for a name, whatever `load_dataset` takes, for a corpus default "train".
         columns: ours -> theirs, for example `{"audio": "audio_path"}`, or texts, `["audio=audio_path"]`: columns to
             rename. Others keep their names; rows that were renamed already pass.
+        keep_unread: of a JSON file, whether lines that cannot be read become rows without values, which the check of
+            rows reports with their line, or leaves out. A file without a line that can be read is refused.
 
     Returns:
         A `Dataset`; for a stream an `IterableDataset`, of which nothing is read yet. A stream that several workers or
         processes share is numbered by each of them from 0; `where` names the worker then.
 
     Raises:
-        BadRowsError: JSON lines or elements that are no objects, all of them.
+        BadRowsError: JSON lines or elements that are no objects, all of them, unless they are kept.
         ValueError: no rows, no such file, split, corpus or column, `columns` that is no mapping, or a column that is
             called `where`, `row_id` or `row_faults`.
     """
@@ -98,9 +102,9 @@ def speech_rows(
         name = os.fspath(source)
         if is_audio_folder(name):
             _require_split("train", split, name)
-            return _from_folder(name, columns)
+            return _from_folder(name, columns, keep_unread)
         if os.path.isfile(name) or name.endswith(JSON_SUFFIXES):
-            return _from_json(name, split, columns)
+            return _from_json(name, split, columns, keep_unread)
         source, split = _load(name, split)
     if isinstance(source, Mapping):
         source = _one_split(source, split)
@@ -136,7 +140,7 @@ def iterate_batches(rows: Any, size: int) -> Iterator[list[dict[str, Any]]]:
 # ---- where rows come from ----
 
 
-def _from_json(name: str, split: str | None, columns: Mapping[str, str] | None) -> Dataset:
+def _from_json(name: str, split: str | None, columns: Mapping[str, str] | None, keep_unread: bool) -> Dataset:
     if not os.path.isfile(name):
         raise ValueError(f"There is no file {name}. Check the path; relative ones start at {os.getcwd()}.")
     if not name.endswith(JSON_SUFFIXES):
@@ -145,19 +149,27 @@ def _from_json(name: str, split: str | None, columns: Mapping[str, str] | None) 
             "datasets.load_dataset and pass the Dataset."
         )
     _require_split("train", split, name)
-    rows, places = read_json_rows(name)
-    if not rows:
+    found = read_json_rows(name, keep_unread=keep_unread)
+    if not found.rows:
         raise ValueError(f"{name} has no rows. Write at least one JSON object into it.")
-    rows = _named_as_ours(rows, columns, name)
-    _require_free_names({column for row in rows for column in row}, name)
-    return _table(rows, places, range(len(rows)), folder=os.path.dirname(name))
+    return _read_table(found, _named_as_ours, columns, name, os.path.dirname(name))
 
 
-def _from_folder(name: str, columns: Mapping[str, str] | None) -> Dataset:
-    rows, places = read_audio_folder(name)
-    rows = renamed_rows(rows, columns, name)
-    _require_free_names({column for row in rows for column in row}, name)
-    return _table(rows, places, range(len(rows)), folder=name)
+def _from_folder(name: str, columns: Mapping[str, str] | None, keep_unread: bool) -> Dataset:
+    return _read_table(read_audio_folder(name, keep_unread=keep_unread), renamed_rows, columns, name, name)
+
+
+def _read_table(
+    found: JsonRows, rename: Callable[..., list[Any]], columns: Mapping[str, str] | None, name: str, folder: str
+) -> Dataset:
+    """The rows of a file, renamed; lines that could not be read say so in `row_faults`."""
+    read = [number for number in range(len(found.rows)) if number not in found.unread]
+    renamed = rename([found.rows[number] for number in read], columns, name)
+    _require_free_names({column for row in renamed for column in row}, name)
+    rows = dict(zip(read, renamed, strict=True))
+    for number, fault in found.unread.items():
+        rows[number] = {FAULTS_COLUMN: [Unkept(UNREAD, fault.problem, fault.remedy)._asdict()]}
+    return _table([rows[number] for number in range(len(rows))], found.places, range(len(rows)), folder=folder)
 
 
 def _from_list(rows: Sequence[Any], columns: Mapping[str, str] | None) -> Dataset:
@@ -248,7 +260,7 @@ def _table(
 
 def _stored_entry(entry: Any, folder: str, found: list[Unkept]) -> dict[str, Any]:
     """An audio entry as it is kept; the fault of one that cannot be is added to those that the row has already."""
-    if any(fault.column == "audio" for fault in found):
+    if any(fault.column in ("audio", UNREAD) for fault in found):
         return NO_AUDIO
     try:
         return stored_audio(entry, folder)

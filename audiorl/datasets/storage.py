@@ -22,6 +22,8 @@ from datasets import Features, Json, List, Value
 from audiorl.audio.sources import AudioFault, array_clip, entry_file, holds_array, not_unicode, short_repr
 
 FAULTS_COLUMN = "row_faults"
+# The column of a fault that is the whole row's: it could not be read. No column may have this name.
+UNREAD = "\0"
 FAULTS = List({"column": Value("string"), "problem": Value("string"), "remedy": Value("string")})
 # Deeper lists and objects than any metadata has; Arrow and `datasets` recurse once for each level.
 _DEEPEST = 32
@@ -47,6 +49,11 @@ def unkept_values(row: Mapping[str, Any]) -> list[Unkept]:
     if not isinstance(found, list) or not all(_is_fault(fault) for fault in found):
         return []
     return [Unkept(fault["column"], fault["problem"], fault["remedy"]) for fault in found]
+
+
+def unread_problem(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Why a row from `speech_rows` could not be read, and what to do; None for one that was."""
+    return next(((fault.problem, fault.remedy) for fault in unkept_values(row) if fault.column == UNREAD), None)
 
 
 def raise_unkept(row: Mapping[str, Any], column: str) -> None:

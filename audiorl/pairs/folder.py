@@ -37,6 +37,7 @@ from filelock import FileLock, Timeout
 from audiorl.audio import audio_suffix
 from audiorl.datasets import BadRowsError, iterate_batches, missing_columns, speech_rows
 from audiorl.datasets.length_filter import check_bounds, drop_outside, outside_seconds, seconds_outside
+from audiorl.datasets.storage import FAULTS_COLUMN, unread_problem
 from audiorl.pairs.records import MinedBatch, MinedClip, MiningSummary, check_columns, json_text, own_columns
 from audiorl.pairs.settings import MiningConfig
 
@@ -112,8 +113,12 @@ class NumberedBatches:
     def _filtered(self, rows: Dataset) -> Dataset:
         bounds = (self.config.min_audio_seconds, self.config.max_audio_seconds)
         if self.config.languages:
-            spoken = rows["language"][:]
-            kept = [place for place, language in enumerate(spoken) if language in self.config.languages]
+            told = rows.select_columns([name for name in ("language", FAULTS_COLUMN) if name in rows.column_names])
+            kept = [
+                place
+                for place, row in enumerate(told)
+                if row["language"] in self.config.languages or unread_problem(row)  # which its check reports
+            ]
             self._leave_out(OTHER_LANGUAGE, len(rows) - len(kept))
             rows = rows.select(kept)
         if bounds != (None, None):

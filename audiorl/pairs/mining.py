@@ -95,7 +95,7 @@ def mine_pairs(
     """
     config = _config(config, settings)
     mined, summary = MinedPairs(), MiningSummary()
-    rows = speech_rows(rows, columns=columns)
+    rows = speech_rows(rows, columns=columns, keep_unread=skipped is not None)
     for batch in _batches(model, processor, rows, config, progress, family, skipped, None):
         summary.add(batch)
         mined.rows += [row for clip in batch.clips for row in clip.pair_rows()]
@@ -135,7 +135,7 @@ def mine_into(
     if folder.summary is not None:
         return folder.summary
     config = _config(config, settings)
-    source = NumberedBatches(speech_rows(rows, columns=columns), config)
+    source = NumberedBatches(speech_rows(rows, columns=columns, keep_unread=skipped is not None), config)
     for _ in _batches(model, processor, source, config, progress, family, skipped, folder):
         pass
     return folder.finish(source.count or 0, source.left_out)

@@ -235,9 +235,10 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         return model
 
     def _add_callbacks(self, args: SpeechConfig) -> None:
-        self.add_callback(StopOnBadNumbers(self))
         self.stop_on_sigterm = StopOnSigterm(self)
         self.add_callback(self.stop_on_sigterm)
+        self.bad_numbers = StopOnBadNumbers(self)
+        self.add_callback(self.bad_numbers)  # behind whatever asks for a checkpoint
         self.add_callback(self.own_configs)
         self.add_callback(self.card.stopwatch)
         write_logs(self)
@@ -353,6 +354,10 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         self.metrics.add("train", "loss/orthogonality", penalty)
         return loss + penalty
 
+    def _get_grad_norm(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        self.bad_numbers.gradient_norm = super()._get_grad_norm(model, *args, **kwargs)
+        return self.bad_numbers.gradient_norm
+
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
@@ -398,10 +403,12 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         """
         if not torch.isfinite(loss):
             rows = batch.row_ids[batch.valid].tolist()
+            before = f"; they were not finite before ({self.bad_numbers.update()})"
             raise FloatingPointError(
                 f"The loss is {loss.item()} at step {self.state.global_step + 1}, rows {rows} of the training set "
-                f"(process {self.args.process_index}). The weights were not updated. Lower the learning rate, use "
-                f"bf16, not fp16, or look at the rows. {self.checkpoints.last()}"
+                f"(process {self.args.process_index}). The weights were not updated"
+                f"{before if self.bad_numbers.spoiled_weights() else ''}. Lower the learning rate, use bf16, not fp16, "
+                f"or look at the rows. {self.checkpoints.last()}"
             )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

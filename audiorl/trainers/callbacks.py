@@ -1,6 +1,9 @@
 """What watches a run.
 
-Numbers   a gradient, a weight or a sampled hypothesis that is not finite ends the run with the step
+Numbers   a gradient, a weight or a sampled hypothesis that is not finite ends the run with the step. Of gradients the
+          norm is looked at that the step computes anyway. Weights that an update spoiled make the next loss NaN, so
+          they are read only where they would leave the run before that: when they are saved or evaluated, and at the
+          last step
 Configs   stay as the checkpoint has them, whatever `Trainer` writes into them. When it is built it sets `use_cache` of
           the model's config to its own argument, off unless asked for; saved, that would make every later `generate`
           slow. When training starts it writes the tokenizer's ids of padding, begin and end over those of config and
@@ -18,6 +21,7 @@ SIGTERM   which schedulers send before they take a machine away. Every process o
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -36,41 +40,66 @@ from audiorl.models.sampling import DivergedModelError
 
 
 class StopOnBadNumbers(TrainerCallback):
-    """Stops before a step whose gradients are not finite, and before weights that are not finite are saved.
+    """Stops before a step whose gradients are not finite, and before weights that are not finite are used or saved.
 
-    A sum of norms is finite if, and only if, all numbers are (and none is above 1e19, where a norm of float32
-    overflows). Norms take one pass over what is trained and no memory. fp16 has a scaler that skips steps with bad
-    gradients itself.
+    fp16 has a scaler that skips steps with bad gradients itself; DeepSpeed steps before it is asked.
 
     Args:
         trainer: a `SpeechTrainer`.
+
+    Attributes:
+        gradient_norm: of the step that comes, as the trainer computed it; None where it did not.
     """
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
+        self.gradient_norm: Any = None
+        self._sound = -1  # the step whose weights were looked at
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
-        if not args.fp16 and not all_finite(gradients):
+        norm, self.gradient_norm = self.gradient_norm, None
+        if args.fp16 or self.trainer.is_deepspeed_enabled:
+            return
+        if norm is None:
+            gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
+        if not (all_finite(gradients) if norm is None else math.isfinite(norm)):
             raise FloatingPointError(
                 f"A gradient is not finite at step {state.global_step + 1}. The weights were not updated. Lower the "
                 f"learning rate, or look at the rows of this step. {self.trainer.checkpoints.last()}"
             )
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not all_finite([p for p in self.trainer.model.parameters() if p.requires_grad]):
-            optimizer = getattr(args.optim, "value", args.optim)
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        leave = control.should_save or control.should_evaluate or control.should_training_stop
+        if not leave or self._sound == state.global_step:
+            return
+        if self.spoiled_weights():
             raise FloatingPointError(
-                f"Weights are not finite after the optimizer's update at step {state.global_step + 1}, although the "
-                f"gradients were ({optimizer} with a learning rate of {args.learning_rate:g}). These weights are not "
-                "saved. Lower the learning rate, or look at the optimizer's settings (adam_epsilon, weight_decay). "
-                f"{self.trainer.checkpoints.last()}"
+                f"Weights are not finite after the update of step {state.global_step}, although the gradients were "
+                f"({self.update()}). These weights are not saved. Lower the learning rate, or look at the optimizer's "
+                f"settings (adam_epsilon, weight_decay). {self.trainer.checkpoints.last()}"
             )
+        self._sound = state.global_step
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.on_step_end(args, state, control)
+
+    def spoiled_weights(self) -> bool:
+        """Whether a weight that is trained is not finite."""
+        return not all_finite([p for p in self.trainer.model.parameters() if p.requires_grad])
+
+    def update(self) -> str:
+        """How weights are updated, for a message."""
+        args = self.trainer.args
+        return f"{getattr(args.optim, 'value', args.optim)} with a learning rate of {args.learning_rate:g}"
 
 
 @torch.no_grad()
 def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether all numbers of all tensors are finite, in one pass over each."""
+    """Whether all numbers of all tensors are finite, in one pass over each and without further memory.
+
+    A sum of norms is finite if, and only if, all numbers are (and none is above 1e19, where a norm of float32
+    overflows).
+    """
     return not tensors or bool(torch.isfinite(torch.stack(torch._foreach_norm(list(tensors))).sum()))
 
 

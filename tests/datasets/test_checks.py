@@ -196,3 +196,33 @@ def test_real_clips_beyond_the_window_are_those_listed_as_longer(test_data):
     listed = [json.loads(line)["duration"] for line in path.read_text().splitlines()]
     assert [fault.row_id for fault in faults] == [i for i, seconds in enumerate(listed) if seconds > 12]
     assert faults
+
+
+@pytest.mark.parametrize("columns", [None, {"chosen": "right", "rejected": "wrong", "audio": "path"}])
+def test_a_line_that_cannot_be_read_is_one_fault_of_its_row_or_left_out(tmp_path, clips, columns):
+    lines = [json.dumps(pair(clip)) for clip in clips[:3]]
+    lines[1:1] = ['{"audio": "x.wav", "chosen": "cut', "", "5"]
+    text = "\n".join(lines)
+    for ours, theirs in (columns or {}).items():
+        text = text.replace(f'"{ours}":', f'"{theirs}":')
+    (tmp_path / "pairs.jsonl").write_text(text)
+    with pytest.raises(BadRowsError, match=r"pairs.jsonl:2: this is not JSON"):
+        speech_rows(tmp_path / "pairs.jsonl", columns=columns)
+    rows = speech_rows(tmp_path / "pairs.jsonl", columns=columns, keep_unread=True)
+    faults = check(rows)
+    assert [(Path(fault.where).name, fault.row_id) for fault in faults] == [("pairs.jsonl:2", 1), ("pairs.jsonl:4", 2)]
+    assert "not JSON" in faults[0].problem and "a JSON int, not an object" in faults[1].problem
+    assert [fault.problem for fault in judge(rows[1])] == [faults[0].problem]
+    skipped = SkippedRows(tmp_path / "skipped_rows.jsonl")
+    kept = drop_bad_rows(rows, faults, skipped)
+    assert kept["row_id"][:] == [0, 3, 4] and skipped.count() == 2
+    assert check(kept) == []
+
+
+def test_no_row_can_say_of_itself_that_it_was_not_read(tmp_path, clips):
+    forged = {"column": "\0", "problem": "not read", "remedy": "None."}
+    rows_of(tmp_path, [pair(clip) for clip in clips[:2]])
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(path.read_text() + json.dumps(pair(clips[0], row_faults=[forged])))
+    with pytest.raises(ValueError, match=r"'row_faults' of .* would be hidden"):
+        speech_rows(path, keep_unread=True)

@@ -15,7 +15,7 @@ def test_lines_are_counted_as_an_editor_counts_them(tmp_path):
     path = tmp_path / "rows.jsonl"
     separator = "\u2028"  # a line break to str.splitlines, text to JSON
     path.write_bytes(f'{{"text": "a{separator}b"}}\r\n\n  \n{{"text": "c"}}'.encode())
-    rows, places = read_json_rows(path)
+    rows, places, _ = read_json_rows(path)
     assert rows == [{"text": f"a{separator}b"}, {"text": "c"}]
     assert places == [f"{path}:1", f"{path}:4"]
 
@@ -32,7 +32,7 @@ def test_an_array_is_known_by_its_content_and_gives_the_same_rows(tmp_path, name
     expected = [{"text": "a, ] b", "n": [1, 2]}, {"text": "c"}, {"text": ""}]
     path = tmp_path / name
     path.write_text("\n" + json.dumps(expected, indent=indent) + "\n")
-    rows, places = read_json_rows(path)
+    rows, places, _ = read_json_rows(path)
     assert rows == expected
     by_line = [f"{path}:{line}" for line in (3, 10, 13)]
     by_item = [f"{path}: item {number}" for number in (1, 2, 3)]
@@ -60,6 +60,18 @@ def test_all_lines_that_are_no_objects_are_named_at_once(tmp_path):
     assert "list, not an object" in faults[3].problem
     assert "not JSON" in faults[4].problem
     assert all(f"{path}:{line}: " in str(caught.value) for line in (2, 3, 5, 6, 8))
+
+
+def test_lines_that_cannot_be_read_are_kept_as_such_where_asked(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"a": 1\n\n[5]\n{}\n')
+    rows, places, unread = read_json_rows(path, keep_unread=True)
+    assert rows == [{"a": 1}, {}, {}, {}]
+    assert places == [f"{path}:{line}" for line in (1, 2, 4, 5)]
+    assert {number: fault.where for number, fault in unread.items()} == {1: places[1], 2: places[2]}
+    path.write_text("not\nJSON\nat all\n")
+    with pytest.raises(BadRowsError, match="3 faults in 3 rows"):
+        read_json_rows(path, keep_unread=True)
 
 
 def test_elements_of_an_array_that_are_no_objects_are_named_at_once(tmp_path):

@@ -21,7 +21,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from audiorl import files
-from audiorl.trainers import checkpoints
+from audiorl.trainers import callbacks, checkpoints
 from audiorl.trainers.checkpoints import (
     LIST_FILE,
     check_resume,
@@ -449,3 +449,33 @@ def test_weights_that_are_not_finite_are_never_saved_nor_called_intact(tmp_path,
     with pytest.raises(FloatingPointError, match=r"not finite.* step \d(?s:.*)No checkpoint had been written"):
         trainer(tmp_path, lr_scheduler_type="constant", max_grad_norm=0.0, **SAVING, **settings).train()
     assert names(tmp_path) == []
+
+
+INFINITE = {"learning_rate": float("inf"), "lr_scheduler_type": "constant", "max_steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, r"loss is nan at step 2, .*; they were not finite before \(adamw_torch.* with a learning rate of inf\)"),
+        ({"max_steps": 1}, r"not finite after the update of step 1, .*adamw_torch.* of inf\)(?s:.*)not\s+saved"),
+        ({"save_strategy": "steps", "save_steps": 1}, "not finite after the update of step 1"),
+        ({"eval_strategy": "steps", "eval_steps": 1}, "not finite after the update of step 1"),
+        ({"save_strategy": "epoch", "max_steps": -1, "num_train_epochs": 2}, "(not finite after|is nan)"),
+    ],
+    ids=["next step", "last step", "saved", "evaluated", "epoch"],
+)
+def test_weights_that_an_update_spoiled_are_noticed_before_they_are_used(tmp_path, settings, message):
+    run = trainer(tmp_path, trainer_eval_dataset=pair_rows(1), **{"save_strategy": "no", **INFINITE, **settings})
+    with pytest.raises(FloatingPointError, match=message):
+        run.train()
+    assert names(tmp_path) == []
+
+
+def test_weights_are_read_where_they_leave_the_run_and_gradients_never(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(callbacks, "all_finite", lambda tensors: read.append(len(tensors)) or True)
+    run = trainer(tmp_path, max_steps=4, save_strategy="steps", save_steps=3)
+    run.train()
+    trained = sum(parameter.requires_grad for parameter in run.model.parameters())
+    assert read == [trained, trained]  # at step 3 and at the last one

@@ -9,7 +9,7 @@ import soundfile
 from datasets import Dataset
 
 from audiorl import BadRowsError, evaluate_model, mine_pairs, transcribe
-from audiorl.datasets import export_rows, speech_rows
+from audiorl.datasets import SkippedRows, export_rows, speech_rows
 from audiorl.evaluation.run import NamedRows, evaluate
 from audiorl.evaluation.settings import EvaluationSettings
 from audiorl.evaluation.systems import LocalModel
@@ -160,3 +160,32 @@ def test_a_pair_that_ctc_writes_alike_is_refused_and_never_mined():
 def test_transcribed_rows_given_to_dpo_are_sent_to_mining(tmp_path):
     with pytest.raises(BadRowsError, match=r"audiorl\.pairs\.mine_pairs\(model, processor, rows\)"):
         trainer(tmp_path, texts(2))
+
+
+def broken_file(folder, rows):
+    """The rows in a file whose third line is cut."""
+    path = as_form("file", rows, folder)
+    lines = (folder / "rows.jsonl").read_text().splitlines()
+    (folder / "rows.jsonl").write_text("\n".join([*lines[:2], lines[2][:-9], *lines[2:]]))
+    return path
+
+
+def test_a_line_that_is_no_json_is_left_out_of_training_where_bad_rows_are(tmp_path):
+    path = broken_file(tmp_path, pair_rows(4))
+    with pytest.raises(BadRowsError, match=r"rows\.jsonl:3: this is not JSON"):
+        trainer(tmp_path / "out", path)
+    dpo = trainer(tmp_path / "out", path, on_bad_rows="skip")
+    assert dpo.train_dataset["chosen"][:] == list(CHOSEN[:4])
+    (skipped,) = map(json.loads, (tmp_path / "out" / "skipped_rows.jsonl").read_text().splitlines())
+    assert skipped["where"] == f"{path}:3" and "not JSON" in skipped["problem"]
+
+
+@pytest.mark.parametrize("languages", [None, ("en",)])
+def test_a_line_that_is_no_json_is_left_out_of_mining_where_bad_rows_are(tmp_path, languages):
+    path = broken_file(tmp_path, texts(language="en"))
+    asked = {"progress": False, "source": "synthetic", "languages": languages}
+    with pytest.raises(BadRowsError, match=r"rows\.jsonl:3: this is not JSON"):
+        mine_pairs(None, None, path, **asked)
+    skipped = SkippedRows(tmp_path / "skipped_rows.jsonl")
+    assert mine_pairs(None, None, path, skipped=skipped, **asked).clips == 3
+    assert json.loads((tmp_path / "skipped_rows.jsonl").read_text())["where"] == f"{path}:3"
