@@ -12,9 +12,8 @@ from audiorl.lazy import lazy_names
 if TYPE_CHECKING:
     from audiorl.evaluation.document import read_document
     from audiorl.evaluation.endpoint import Endpoint, EndpointError
-    from audiorl.evaluation.measurement import Measurement, measure
-    from audiorl.evaluation.results import EvaluationResult, evaluate_model, format_result
-    from audiorl.evaluation.run import Evaluation, NamedRows, evaluate
+    from audiorl.evaluation.measurement import EvaluationResult, Measurement, format_result, measure
+    from audiorl.evaluation.run import Evaluation, NamedRows, evaluate, evaluate_model
     from audiorl.evaluation.settings import EvaluationSettings
     from audiorl.evaluation.significance import (
         Comparison,
@@ -37,7 +36,7 @@ _HOMES = {
     "ErrorCounts": "audiorl.text.error_rates",
     "Errors": "audiorl.text.error_rates",
     "Evaluation": "run",
-    "EvaluationResult": "results",
+    "EvaluationResult": "measurement",
     "EvaluationSettings": "settings",
     "LocalModel": "systems",
     "Measurement": "measurement",
@@ -47,8 +46,8 @@ _HOMES = {
     "compare": "significance",
     "count_errors": "audiorl.text.error_rates",
     "evaluate": "run",
-    "evaluate_model": "results",
-    "format_result": "results",
+    "evaluate_model": "run",
+    "format_result": "measurement",
     "measure": "measurement",
     "paired_bootstrap": "significance",
     "read_document": "document",

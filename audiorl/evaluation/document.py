@@ -83,20 +83,20 @@ A summary:
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from audiorl._version import __version__
-from audiorl.evaluation.measurement import Changes, Measurement, Parts, Summary, breakdown
+from audiorl.evaluation.measurement import Measurement
 from audiorl.evaluation.probe import Probe
 from audiorl.evaluation.settings import EvaluationSettings
+from audiorl.evaluation.significance import Comparison
 from audiorl.files import whole_file
 
 FORMAT, VERSION = "audiorl evaluation", 1
@@ -107,61 +107,18 @@ PACKAGES = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluated:
-    """One model on one data set.
-
-    Attributes:
-        model, dataset: their names.
-        left_out: clips outside the bounds that the user set.
-        decoding: the settings of the search in force.
-        measured: the counts.
-    """
-
-    model: str
-    dataset: str
-    left_out: int
-    decoding: dict[str, Any]
-    measured: Measurement
-
-    @functools.cached_property
-    def summary(self) -> Summary:
-        return self.measured.summary()
-
-    @functools.cached_property
-    def breakdown(self) -> dict[str, Parts]:
-        return breakdown(self.measured)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in an evaluation document."""
-        found = self.measured
-        return {
-            "model": self.model,
-            "dataset": self.dataset,
-            "left_out": self.left_out,
-            "decoding": self.decoding,
-            "summary": self.summary.to_dict(),
-            "breakdown": {
-                name: [{"value": value, **part.to_dict()} for value, part in parts]
-                for name, parts in self.breakdown.items()
-            },
-            "labels": None if found.answers is None else found.answers.to_dict(),
-            "clips": [_clip(found, place) for place in range(len(found))],
-        }
-
-
 @dataclass(frozen=True)
 class Compared:
     """Two of the measurements by their places, and what changed from one to the other."""
 
     before: int
     after: int
-    changes: Changes
+    changes: Comparison
 
 
 def document(
     settings: EvaluationSettings,
-    evaluated: Sequence[Evaluated],
+    evaluated: Sequence[Measurement],
     compared: Sequence[Compared] = (),
     probes: Sequence[Probe] = (),
 ) -> dict[str, Any]:
@@ -172,7 +129,7 @@ def document(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "settings": settings.to_dict(),
-        "measurements": [one.to_dict() for one in evaluated],
+        "measurements": [measurement(one) for one in evaluated],
         "comparisons": [
             {
                 "dataset": evaluated[pair.before].dataset,
@@ -257,8 +214,42 @@ def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
     return found
 
 
+# Of a summary, beside silence and keywords.
+_NUMBERS = (
+    *("clips", "seconds", "unit", "wer", "interval", "substitutions", "deletions", "insertions", "hits", "words"),
+    *("cer", "empty", "empty_share", "looping", "looping_share", "decoding_seconds", "rtfx", "rtfx_includes"),
+)
+
+
+def measurement(found: Measurement) -> dict[str, Any]:
+    """One of a document's measurements."""
+    return {
+        "model": found.model,
+        "dataset": found.dataset,
+        "left_out": found.left_out,
+        "decoding": dict(found.decoding),
+        "summary": summary(found),
+        "breakdown": {
+            name: [{"value": value, **summary(part)} for value, part in parts]
+            for name, parts in found.breakdown.items()
+        },
+        "labels": None if found.answers is None else found.answers.to_dict(),
+        "clips": [_clip(found, place) for place in range(len(found))],
+    }
+
+
+def summary(found: Measurement) -> dict[str, Any]:
+    """The numbers of all its clips."""
+    silence, keywords = found.silence, found.keywords
+    return {
+        **{name: getattr(found, name) for name in _NUMBERS},
+        "silence": None if silence is None else asdict(silence),
+        "keywords": None if keywords is None else asdict(keywords),
+    }
+
+
 def _clip(found: Measurement, place: int) -> dict[str, Any]:
-    clip, keywords, answers = found.clips[place], found.keywords[place], found.answers
+    clip, keywords, answers = found.rows[place], found.keyword_counts[place], found.answers
     return {
         "id": clip.id,
         "where": clip.where,
@@ -270,8 +261,8 @@ def _clip(found: Measurement, place: int) -> dict[str, Any]:
         "seconds": clip.seconds,
         "speaker": clip.speaker,
         "language": clip.language,
-        "empty": bool(found.empty[place]),
-        "looping": bool(found.looping[place]),
+        "empty": bool(found.is_empty[place]),
+        "looping": bool(found.is_looping[place]),
         "keywords": None if keywords is None else keywords._asdict(),
         "predicted": None if answers is None else answers.predicted[place],
     }

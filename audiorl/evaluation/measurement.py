@@ -1,7 +1,7 @@
 """What one model said of one data set: counted clip by clip, summed up for all clips or a part of them, compared.
 
-A clip is kept as its texts, counts and place once its audio is gone. Summaries are made of all clips, and of those of a
-speaker, a language or a duration. Changes hold two models against each other on the same clips.
+A clip is kept as its texts, counts and place once its audio is gone. A `Measurement` has the sums and rates of all
+clips, or of those of a speaker, a language or a duration. `changes` compares two of them on the same clips.
 """
 
 from __future__ import annotations
@@ -10,23 +10,27 @@ import difflib
 import functools
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from audiorl.audio import channel_of
 from audiorl.datasets.storage import text_problem, unkept_values
-from audiorl.evaluation.labels import LabelAnswers, answers
 from audiorl.evaluation.settings import LABELS, LEVEL, TRANSCRIPTION, EvaluationSettings
-from audiorl.evaluation.significance import PairedResult, bootstrap_interval, check_same_utterances, paired_bootstrap
+from audiorl.evaluation.significance import Comparison, bootstrap_interval, check_same_utterances, paired_bootstrap
 from audiorl.evaluation.transcription import Row, TranscribedRow, check_kept
 from audiorl.rewards.hallucination import ONE_CHARACTER_OVER_AND_OVER, Hallucination
-from audiorl.rewards.labels import accepted_answers, is_answer
-from audiorl.text.error_rates import Errors, count_errors, tagged_transcript
+from audiorl.rewards.labels import LabelMatch, accepted_answers, is_answer
+from audiorl.text.error_rates import ErrorCounts, Errors, count_errors, tagged_transcript
 from audiorl.text.keywords import EntityErrors, KeywordCounts, KeywordFinder, count_keywords, entity_errors
 from audiorl.text.pairs import text_pairs
+from audiorl.text.tasks import whole_answers
+
+# Parts of a measurement, each with its name: a speaker, a language, a duration.
+Parts = list[tuple[str, "Measurement"]]
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,90 @@ def audio_path(entry: Any) -> str | None:
     return path if "://" in path else os.path.abspath(path)
 
 
+# ---- answers of a label task ----
+
+
+@dataclass(frozen=True)
+class LabelAnswers:
+    """True and predicted label of N clips, by the name that the data set or the aliases give them."""
+
+    true: list[str]
+    predicted: list[str | None]  # None where a hypothesis is no known label
+
+    def part(self, places: Sequence[int]) -> LabelAnswers:
+        """Those of some of the clips."""
+        return LabelAnswers([self.true[place] for place in places], [self.predicted[place] for place in places])
+
+    @property
+    def right(self) -> np.ndarray:
+        """(N,) bool."""
+        return np.array([true == predicted for true, predicted in zip(self.true, self.predicted, strict=True)])
+
+    def errors(self, normaliser: str) -> Errors:
+        """One substitution or one hit for each clip, so that the error rate is 1 - accuracy and can be resampled."""
+        return whole_answers(self.true, self.predicted, normaliser)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Accuracy overall and by label, and the counts of each pair of true and predicted label that occurs."""
+        clips, right = Counter(self.true), Counter(np.array(self.true, dtype=object)[self.right].tolist())
+        pairs = Counter(zip(self.true, self.predicted, strict=True))
+        ordered = sorted(pairs.items(), key=lambda pair: (pair[0][0], -pair[1], pair[0][1] or ""))
+        return {
+            "accuracy": sum(right.values()) / len(self.true),
+            "per_label": [
+                {"label": label, "clips": count, "right": right[label], "accuracy": right[label] / count}
+                for label, count in sorted(clips.items())
+            ],
+            "confusion": [
+                {"label": label, "predicted": predicted, "clips": count} for (label, predicted), count in ordered
+            ],
+        }
+
+
+def answers(
+    labels: Sequence[str],
+    hypotheses: Sequence[str],
+    settings: EvaluationSettings,
+    accepted: Sequence[Sequence[str]] | None = None,
+) -> LabelAnswers:
+    """Find the label of each row and of each hypothesis, by `audiorl.rewards.labels.LabelMatch`.
+
+    A hypothesis that is one of its row's accepted answers, once normalised, stands for the row's label, as in
+    `audiorl.rewards.labels.AnswerMatch`.
+
+    Args:
+        labels: N labels of the rows, or aliases of them; together with those of the settings and of the aliases they
+            are all there are.
+        hypotheses: N texts of a model.
+        settings: normaliser, further labels, aliases and similarity.
+        accepted: N lists of what counts as the label in that row alone; None for none.
+
+    Raises:
+        ValueError: one spelling for two labels.
+    """
+    function = settings.normaliser
+    aliases = {function(alias) for spellings in settings.aliases.values() for alias in spellings}
+    own = [label for label in dict.fromkeys([*labels, *settings.labels]) if function(label) not in aliases]
+    names: dict[str, str] = {}
+    for label in (*settings.aliases, *own):
+        names.setdefault(function(label), label)
+    match = LabelMatch(
+        labels=own, aliases=settings.aliases, min_similarity=settings.label_similarity, normalise=function
+    )
+    true = [match.label_of(label) for label in labels]
+    predicted = [
+        label if function(said) in map(function, others) else match.label_of(said)
+        for label, said, others in zip(true, hypotheses, accepted or [()] * len(labels), strict=True)
+    ]
+    return LabelAnswers(
+        [names[label] for label in true if label is not None],
+        [None if label is None else names[label] for label in predicted],
+    )
+
+
+# ---- what was counted ----
+
+
 @dataclass(frozen=True)
 class Silence:
     """What was said where nothing was spoken."""
@@ -186,36 +274,6 @@ class Keywords:
 
 
 @dataclass(frozen=True)
-class Summary:
-    """Sums and rates; `audiorl.evaluation.document` says what each of them is."""
-
-    clips: int
-    seconds: float
-    unit: str
-    wer: float
-    interval: tuple[float, float] | None
-    substitutions: int
-    deletions: int
-    insertions: int
-    hits: int
-    words: int
-    cer: float | None
-    empty: int
-    empty_share: float
-    looping: int
-    looping_share: float
-    silence: Silence | None
-    keywords: Keywords | None
-    decoding_seconds: float | None
-    rtfx: float | None
-    rtfx_includes: str | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
 class Timing:
     """How long decoding took, and what that includes."""
 
@@ -225,51 +283,62 @@ class Timing:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """N clips with their counts, in the order of the rows.
+    """What one model said of N clips of one data set, counted clip by clip and summed up.
+
+    `audiorl.evaluation.document` says what each number is. Rates and shares are fractions.
 
     Attributes:
-        clips: N.
-        errors: (N,) counts in words, characters or labels.
+        rows: N clips with their texts, in the order of the data set.
+        errors: (N,) counts in words, characters or labels, for `paired_bootstrap` and `bootstrap_interval`.
         characters: (N,) counts in characters; None for labels.
-        empty: (N,) bool, nothing is left of the normalised hypothesis.
-        looping: (N,) bool, an n-gram comes back more often than in the transcript, or one character ten times in a row.
-        silent: (N,) bool, nothing is left of the normalised transcript.
-        keywords: N counts; None for clips without keywords.
+        is_empty: (N,) bool, nothing is left of the normalised hypothesis.
+        is_looping: (N,) bool, an n-gram comes back more often than in the transcript, or one character ten times in a
+            row.
+        is_silent: (N,) bool, nothing is left of the normalised transcript.
+        keyword_counts: N counts; None for clips without keywords.
         entities: N, how near hypotheses come to the keywords spoken; None likewise.
         answers: what the hypotheses stand for; None in transcription.
         settings: how it was counted.
         timing: None for a part of the clips.
+        model, dataset: their names, where known.
+        left_out: clips of the data set outside the seconds that the user set.
+        decoding: batch_size and the settings of the search that were in force.
     """
 
-    clips: Sequence[Clip]
+    rows: Sequence[Clip]
     errors: Errors
     characters: Errors | None
-    empty: np.ndarray
-    looping: np.ndarray
-    silent: np.ndarray
-    keywords: Sequence[KeywordCounts | None]
+    is_empty: np.ndarray
+    is_looping: np.ndarray
+    is_silent: np.ndarray
+    keyword_counts: Sequence[KeywordCounts | None]
     entities: Sequence[EntityErrors | None]
     answers: LabelAnswers | None
     settings: EvaluationSettings
     timing: Timing | None = None
+    model: str = ""
+    dataset: str = ""
+    left_out: int = 0
+    decoding: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.clips)
+        return len(self.rows)
+
+    # ---- rates ----
 
     @property
-    def groups(self) -> list[Any] | None:
-        """What the bootstrap draws; None for the clips themselves."""
-        return None if self.settings.group_column is None else [clip.group for clip in self.clips]
+    def wer(self) -> float:
+        """Corpus error rate in `unit`: for scripts without spaces the character error rate, for labels 1 - accuracy."""
+        return self.errors.wer
 
     @property
-    def can_be_resampled(self) -> bool:
-        """Whether there are two clips, or two groups, at least."""
-        return len(self.clips if self.groups is None else set(self.groups)) >= 2
+    def cer(self) -> float | None:
+        """Corpus character error rate; None for labels."""
+        return None if self.characters is None else self.characters.wer
 
     @functools.cached_property
     def interval(self) -> tuple[float, float] | None:
-        """95 % bootstrap interval of the error rate; None rather than an exception where there is nothing to resample:
-        an hour of decoding is not thrown away for want of a second speaker."""
+        """95 % bootstrap interval of `wer`; None with fewer than two clips, or groups, to resample."""
         if not self.can_be_resampled:
             return None
         given = self.settings
@@ -277,59 +346,206 @@ class Measurement:
             self.errors, level=LEVEL, resamples=given.resamples, seed=given.seed, groups=self.groups
         )
 
+    @property
+    def groups(self) -> list[Any] | None:
+        """What the bootstrap draws; None for the clips themselves."""
+        return None if self.settings.group_column is None else [clip.group for clip in self.rows]
+
+    @property
+    def can_be_resampled(self) -> bool:
+        """Whether there are two clips, or two groups, at least."""
+        return len(self.rows if self.groups is None else set(self.groups)) >= 2
+
+    # ---- sums ----
+
+    @property
+    def clips(self) -> int:
+        """N."""
+        return len(self.rows)
+
+    @property
+    def seconds(self) -> float:
+        """Of audio, summed over the clips."""
+        return float(sum(clip.seconds for clip in self.rows))
+
+    @property
+    def seconds_of_audio(self) -> float:
+        """The same as `seconds`."""
+        return self.seconds
+
+    @property
+    def unit(self) -> str:
+        """What `wer` counts: "word", "character", "mixed" or "label"."""
+        return self.errors.unit
+
+    @property
+    def normaliser(self) -> str:
+        """Name of the normaliser."""
+        return self.errors.normaliser
+
+    @property
+    def hypotheses(self) -> list[str]:
+        """The model's text of each clip, as decoded."""
+        return [clip.hypothesis for clip in self.rows]
+
+    @functools.cached_property
+    def total(self) -> ErrorCounts:
+        """Substitutions, deletions, insertions, hits and words, summed over the clips."""
+        return self.errors.total
+
+    @property
+    def substitutions(self) -> int:
+        return self.total.substitutions
+
+    @property
+    def deletions(self) -> int:
+        return self.total.deletions
+
+    @property
+    def insertions(self) -> int:
+        return self.total.insertions
+
+    @property
+    def hits(self) -> int:
+        return self.total.hits
+
+    @property
+    def words(self) -> int:
+        """Of all transcripts, in `unit`."""
+        return self.total.words
+
+    @property
+    def empty(self) -> int:
+        """How many clips have an empty hypothesis."""
+        return int(self.is_empty.sum())
+
+    @property
+    def empty_share(self) -> float:
+        return float(self.is_empty.mean())
+
+    @property
+    def looping(self) -> int:
+        """How many clips have a hypothesis that repeats itself."""
+        return int(self.is_looping.sum())
+
+    @property
+    def looping_share(self) -> float:
+        return float(self.is_looping.mean())
+
+    @property
+    def silence(self) -> Silence | None:
+        """What was said where nothing was spoken; None for labels, and without such clips."""
+        if self.answers is not None or not self.is_silent.any():
+            return None
+        return Silence(
+            clips=int(self.is_silent.sum()),
+            with_output=int((self.is_silent & ~self.is_empty).sum()),
+            words=int(self.errors.insertions[self.is_silent].sum()),
+        )
+
+    @property
+    def keywords(self) -> Keywords | None:
+        """Of the clips that have keywords; None where none has."""
+        found = [counts for counts in self.keyword_counts if counts is not None]
+        near = [errors for errors in self.entities if errors is not None]
+        return Keywords.of(found, near) if found else None
+
+    # ---- time ----
+
+    @property
+    def decoding_seconds(self) -> float | None:
+        """Wall time of `timing`; None for a part of the clips."""
+        return None if self.timing is None else self.timing.seconds
+
+    @property
+    def wall_seconds(self) -> float | None:
+        """The same as `decoding_seconds`: for `evaluate_model` from the first clip opened to the last one decoded."""
+        return self.decoding_seconds
+
+    @property
+    def rtfx(self) -> float | None:
+        """Seconds of audio for each second of decoding."""
+        return self.seconds / self.timing.seconds if self.timing is not None and self.timing.seconds > 0 else None
+
+    @property
+    def rtfx_includes(self) -> str | None:
+        return None if self.timing is None else self.timing.includes
+
+    # ---- parts, and other forms ----
+
     def part(self, places: Sequence[int]) -> Measurement:
         """The measurement of some of the clips, with their counts as they are."""
         return replace(
             self,
-            clips=[self.clips[place] for place in places],
+            rows=[self.rows[place] for place in places],
             errors=self.errors.part(places),
             characters=None if self.characters is None else self.characters.part(places),
-            empty=self.empty[places],
-            looping=self.looping[places],
-            silent=self.silent[places],
-            keywords=[self.keywords[place] for place in places],
+            is_empty=self.is_empty[places],
+            is_looping=self.is_looping[places],
+            is_silent=self.is_silent[places],
+            keyword_counts=[self.keyword_counts[place] for place in places],
             entities=[self.entities[place] for place in places],
             answers=None if self.answers is None else self.answers.part(places),
             timing=None,
         )
 
-    def summary(self) -> Summary:
-        """All sums and rates."""
-        total, timing = self.errors.total, self.timing
-        seconds = float(sum(clip.seconds for clip in self.clips))
-        found = [counts for counts in self.keywords if counts is not None]
-        near = [errors for errors in self.entities if errors is not None]
-        return Summary(
-            clips=len(self),
-            seconds=seconds,
-            unit=self.errors.unit,
-            wer=self.errors.wer,
-            interval=self.interval,
-            substitutions=total.substitutions,
-            deletions=total.deletions,
-            insertions=total.insertions,
-            hits=total.hits,
-            words=total.words,
-            cer=None if self.characters is None else self.characters.wer,
-            empty=int(self.empty.sum()),
-            empty_share=float(self.empty.mean()),
-            looping=int(self.looping.sum()),
-            looping_share=float(self.looping.mean()),
-            silence=self._silence(),
-            keywords=Keywords.of(found, near) if found else None,
-            decoding_seconds=None if timing is None else timing.seconds,
-            rtfx=seconds / timing.seconds if timing is not None and timing.seconds > 0 else None,
-            rtfx_includes=None if timing is None else timing.includes,
-        )
+    @functools.cached_property
+    def breakdown(self) -> dict[str, Parts]:
+        """See the function `breakdown`."""
+        return breakdown(self)
 
-    def _silence(self) -> Silence | None:
-        if self.answers is not None or not self.silent.any():
-            return None
-        return Silence(
-            clips=int(self.silent.sum()),
-            with_output=int((self.silent & ~self.empty).sum()),
-            words=int(self.errors.insertions[self.silent].sum()),
-        )
+    @property
+    def measured(self) -> Measurement:
+        """This measurement: the name that one model on one data set had beside its counts."""
+        return self
+
+    def summary(self) -> Measurement:
+        """This measurement, which has all sums and rates itself."""
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """The main numbers as plain values for JSON; `audiorl.evaluation.document` has all of them, clip by clip."""
+        plain = {name: getattr(self, name) for name in MAIN_NUMBERS}
+        interval = None if self.interval is None else list(self.interval)
+        return {**plain, "decoding": dict(self.decoding), "interval": interval, "errors": self.errors.to_dict()}
+
+    def __repr__(self) -> str:
+        name = f"{self.model!r} on {self.dataset!r}, " if self.model else ""
+        return f"Measurement({name}wer={self.wer:.4f}, unit={self.unit!r}, clips={self.clips})"
+
+    def __str__(self) -> str:
+        return format_result(self)
+
+
+# What `Measurement.to_dict` holds besides the counts of each clip.
+MAIN_NUMBERS = (
+    *("wer", "cer", "interval", "substitutions", "deletions", "insertions", "words", "unit", "clips", "empty_share"),
+    *("hypotheses", "seconds_of_audio", "wall_seconds", "normaliser", "looping_share"),
+)
+# The name that the measurement of `evaluate_model` had.
+EvaluationResult = Measurement
+
+
+def format_result(result: Measurement) -> str:
+    """One line: rate, interval, counts.
+
+    `WER 35.5 % (95 % interval 32.1 to 39.0), 412 S 120 D 98 I in 1772 words, 64 clips`
+    """
+    name = {"word": "WER", "label": "wrong"}.get(result.unit, "CER")
+    if result.interval is None:
+        interval = "no interval"
+    else:
+        low, high = (100 * end for end in result.interval)
+        interval = f"95 % interval {low:.1f} to {high:.1f}"
+    return (
+        f"{name} {100 * result.wer:.1f} % ({interval}), "
+        f"{result.substitutions} S {result.deletions} D {result.insertions} I "
+        f"in {_many(result.words, result.unit)}, {_many(result.clips, 'clip')}"
+    )
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def measure(clips: Iterable[Clip], settings: EvaluationSettings, timing: Timing | None = None) -> Measurement:
@@ -358,13 +574,13 @@ def measure(clips: Iterable[Clip], settings: EvaluationSettings, timing: Timing 
     empty = np.array([not function(text).strip() for text in hypotheses])
     counted = _keyword_counts(clips, settings)
     return Measurement(
-        clips=clips,
+        rows=clips,
         errors=errors,
         characters=characters,
-        empty=empty,
-        looping=_loops(transcripts, hypotheses, settings) & ~empty,
-        silent=np.array([not function(text).strip() for text in transcripts]),
-        keywords=[None if found is None else found[0] for found in counted],
+        is_empty=empty,
+        is_looping=_loops(transcripts, hypotheses, settings) & ~empty,
+        is_silent=np.array([not function(text).strip() for text in transcripts]),
+        keyword_counts=[None if found is None else found[0] for found in counted],
         entities=[None if found is None else found[1] for found in counted],
         answers=label_answers,
         settings=settings,
@@ -400,11 +616,8 @@ def _keyword_counts(
     return counted
 
 
-Parts = list[tuple[str, Summary]]
-
-
 def breakdown(measured: Measurement) -> dict[str, Parts]:
-    """Summaries of the parts, each with its name; an empty list where no clip has a speaker or language.
+    """The parts, each with its name; an empty list where no clip has a speaker or language.
 
     Speakers and languages are in alphabetical order, durations from short to long. Clips without a speaker or language
     among others that have one are the part "unknown".
@@ -436,98 +649,40 @@ def _parts(
     part: Callable[[Measurement, list[int]], Measurement] = Measurement.part,
 ) -> Parts:
     places: dict[str | None, list[int]] = {}
-    for place, clip in enumerate(measured.clips):
+    for place, clip in enumerate(measured.rows):
         places.setdefault(name(clip), []).append(place)
     if set(places) == {None}:
         return []
     named = sorted((value, found) for value, found in places.items() if value is not None)
     nameless = [("unknown", places[None])] if None in places else []
-    return [(value, part(measured, found).summary()) for value, found in [*named, *nameless]]
+    return [(value, part(measured, found)) for value, found in [*named, *nameless]]
 
 
 def _recounted(measured: Measurement, places: list[int]) -> Measurement:
     """Counted anew, so that unit "auto" is decided by the part's own script."""
     if measured.settings.task != TRANSCRIPTION or measured.settings.unit != "auto":
         return measured.part(places)
-    return measure([measured.clips[place] for place in places], measured.settings)
+    return measure([measured.rows[place] for place in places], measured.settings)
 
 
 def _durations(measured: Measurement) -> Parts:
     edges = measured.settings.duration_edges
     places: dict[int, list[int]] = {}
-    for place, clip in enumerate(measured.clips):
+    for place, clip in enumerate(measured.rows):
         places.setdefault(duration_group(clip.seconds, edges), []).append(place)
-    return [(duration_name(group, edges), measured.part(found).summary()) for group, found in sorted(places.items())]
+    return [(duration_name(group, edges), measured.part(found)) for group, found in sorted(places.items())]
 
 
-@dataclass(frozen=True)
-class Change:
-    """One clip on which two models make different numbers of errors."""
-
-    clip: int  # its place among the clips
-    id: str
-    errors_before: int
-    errors_after: int
-
-
-@dataclass(frozen=True)
-class Changes:
-    """From one model to another on the same clips.
-
-    Attributes:
-        difference: of the error rates, after - before; negative is better.
-        paired: interval and p-value; None where there are not two clips, or groups, to resample.
-        relative_gain: share of the errors that is gone; negative where there are more.
-        better, worse: clips with fewer and with more errors, the largest change first, equal ones in their order.
-        same: how many clips have as many.
-    """
-
-    difference: float
-    paired: PairedResult | None
-    relative_gain: float
-    better: list[Change]
-    worse: list[Change]
-    same: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in an evaluation document, but for which models and data set these are."""
-        paired = self.paired
-        return {
-            "difference": self.difference,
-            "interval": None if paired is None else [paired.low, paired.high],
-            "p_value": None if paired is None else paired.p_value,
-            "relative_gain": self.relative_gain,
-            "better": [asdict(change) for change in self.better],
-            "worse": [asdict(change) for change in self.worse],
-            "same": self.same,
-        }
-
-
-def changes(before: Measurement, after: Measurement) -> Changes:
+def changes(before: Measurement, after: Measurement) -> Comparison:
     """Compare two models clip by clip and by a paired bootstrap with the settings of `before`.
 
     Raises:
         ValueError: they were not measured on the same clips in the same way.
     """
     check_same_utterances(before.errors, after.errors)
-    settings = before.settings
-    paired = (
-        paired_bootstrap(
-            before.errors, after.errors, resamples=settings.resamples, seed=settings.seed, groups=before.groups
+    given, tested = before.settings, None
+    if before.can_be_resampled:
+        tested = paired_bootstrap(
+            before.errors, after.errors, resamples=given.resamples, seed=given.seed, groups=before.groups
         )
-        if before.can_be_resampled
-        else None
-    )
-    pairs = zip(before.clips, before.errors.errors.tolist(), after.errors.errors.tolist(), strict=True)
-    found = [Change(place, clip.id, one, other) for place, (clip, one, other) in enumerate(pairs)]
-    # sorted() keeps the order of equal ones
-    ordered = sorted(found, key=lambda change: -abs(change.errors_after - change.errors_before))
-    old, new = before.errors.wer, after.errors.wer
-    return Changes(
-        difference=new - old,
-        paired=paired,
-        relative_gain=1 - new / old if old else 0.0,
-        better=[change for change in ordered if change.errors_after < change.errors_before],
-        worse=[change for change in ordered if change.errors_after > change.errors_before],
-        same=sum(change.errors_after == change.errors_before for change in found),
-    )
+    return Comparison(before.errors, after.errors, tested, [clip.id for clip in before.rows])

@@ -37,7 +37,7 @@ class Probe:
 
     def to_dict(self) -> dict[str, Any]:
         """As in an evaluation document."""
-        found, silence = self.measured, self.measured.summary().silence
+        found, silence = self.measured, self.measured.silence
         assert silence is not None
         return {
             "model": self.model,
@@ -51,7 +51,7 @@ class Probe:
                     "looping": bool(looping),
                 }
                 for (kind, level), clip, words, looping in zip(
-                    SOUNDS, found.clips, found.errors.insertions, found.looping, strict=True
+                    SOUNDS, found.rows, found.errors.insertions, found.is_looping, strict=True
                 )
             ],
             "with_output": silence.with_output,

@@ -1,24 +1,49 @@
-"""Models times data sets: everything checked first, then decoded, counted and compared."""
+"""Evaluations: one model on one data set (`evaluate_model`), or all of several models on all of several data sets.
+
+Everything is checked first, then decoded, counted and compared.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datasets import ClassLabel, Dataset
+from torch import nn
 
 from audiorl.datasets import BadRowsError, RowFault, check_rows, missing_columns, speech_rows
 from audiorl.datasets.checks import any_text
 from audiorl.datasets.length_filter import check_bounds, drop_outside, outside_seconds
-from audiorl.evaluation.document import Compared, Evaluated, document, write_document
-from audiorl.evaluation.measurement import Timing, changes, check_row, clip_of, measure, row_problem
+from audiorl.evaluation.document import Compared, document, write_document
+from audiorl.evaluation.measurement import (
+    Clip,
+    Measurement,
+    Timing,
+    changes,
+    check_row,
+    clip_of,
+    measure,
+    row_problem,
+)
 from audiorl.evaluation.probe import Probe, check_probe, probe
 from audiorl.evaluation.settings import LABELS, EvaluationSettings
 from audiorl.evaluation.systems import System
 from audiorl.evaluation.table import report
+from audiorl.evaluation.transcription import (
+    decoding_in_force,
+    family_of,
+    generation_settings,
+    read_rows,
+    transcribed_rows,
+)
+from audiorl.text.normalizers import normalizer
+
+if TYPE_CHECKING:
+    from audiorl.datasets.columns import ColumnNames
 
 
 class NamedRows(NamedTuple):
@@ -34,7 +59,7 @@ class Evaluation:
     """What was found; `str()` is the report for a terminal."""
 
     settings: EvaluationSettings
-    evaluated: Sequence[Evaluated]
+    evaluated: Sequence[Measurement]
     compared: Sequence[Compared]
     probes: Sequence[Probe]
 
@@ -94,6 +119,70 @@ def evaluate(
         if probe_seconds is not None:
             probes.append(probe(system, probe_seconds, settings, progress=progress))
     return Evaluation(settings, evaluated, list(_compared(evaluated, len(data))), probes)
+
+
+def evaluate_model(
+    model: nn.Module,
+    processor: Any,
+    rows: Any,
+    *,
+    text_column: str = "text",
+    normalise: str | Callable[[str], str] = "basic",
+    unit: str = "auto",
+    group_column: str | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+    batch_size: int = 16,
+    max_new_tokens: int | None = None,
+    num_beams: int | None = None,
+    progress: bool = True,
+    family: Any = None,
+    columns: ColumnNames | None = None,
+) -> Measurement:
+    """Transcribe all rows as `transcribe` does and measure the hypotheses against the transcripts.
+
+    Args:
+        model, processor, rows, batch_size, max_new_tokens, num_beams, progress, family, columns: see `transcribe`.
+        text_column: column of the true transcript; "" is a transcript: nothing was said.
+        normalise: a name or function that `normaliser` takes; "english" uses the processor's spelling table.
+        unit: "word", "character" or "auto", see `count_errors`.
+        group_column: column that names the speaker; the interval then resamples speakers, see
+            `bootstrap_interval`.
+        resamples: bootstrap resamples, > 0.
+        seed: of the bootstrap.
+
+    Returns:
+        Rates, counts and hypotheses; `str()` is one line.
+
+    Raises:
+        AudioFault: a clip cannot be read or does not fit the model's window; the message names the row.
+        ValueError: no rows, or a row without a transcript or group. No row is left out or cut.
+    """
+    family = family or family_of(model, processor)
+    settings = EvaluationSettings(
+        text_column=text_column,
+        normalise=normalizer(normalise, processor=processor),
+        unit=unit,
+        group_column=group_column,
+        resamples=resamples,
+        seed=seed,
+    )
+    generation = generation_settings(max_new_tokens, num_beams)
+    start = time.perf_counter()
+    rows = read_rows(rows, columns)
+    clips = _decoded_clips(model, family, rows, settings, generation, batch_size=batch_size, progress=progress)
+    timing = Timing(time.perf_counter() - start, "everything from the first clip opened to the last one decoded")
+    return replace(measure(clips, settings, timing), decoding=decoding_in_force(model, generation, batch_size))
+
+
+def _decoded_clips(
+    model: nn.Module, family: Any, rows: Any, settings: EvaluationSettings, generation: Mapping[str, Any], **shown: Any
+) -> list[Clip]:
+    """Every row beside what the model says of it; `shown` goes to `transcribed_rows`."""
+    check = functools.partial(check_row, settings=settings)
+    transcript_column = settings.text_column
+    done = transcribed_rows(model, family, rows, generation, check=check, transcript_column=transcript_column, **shown)
+    return [clip_of(found, place, settings) for place, found in enumerate(done)]
 
 
 def check_data(
@@ -198,16 +287,17 @@ def _with_label_names(rows: Dataset, settings: EvaluationSettings) -> Dataset:
     return rows.remove_columns([settings.text_column]).add_column(settings.text_column, names)
 
 
-def _evaluated(system: System, data: NamedRows, settings: EvaluationSettings, progress: bool) -> Evaluated:
+def _evaluated(system: System, data: NamedRows, settings: EvaluationSettings, progress: bool) -> Measurement:
     check = functools.partial(check_row, settings=settings)
     done = system.transcribe(data.rows, settings.text_column, check=check, progress=progress)
     clips = [clip_of(found, place, settings) for place, found in enumerate(done)]
     timing = Timing(system.decoding_seconds, system.includes)
-    return Evaluated(system.name, data.name, data.left_out, system.decoding(), measure(clips, settings, timing))
+    found = measure(clips, settings, timing)
+    return replace(found, model=system.name, dataset=data.name, left_out=data.left_out, decoding=system.decoding())
 
 
-def _compared(evaluated: Sequence[Evaluated], datasets: int) -> Iterator[Compared]:
+def _compared(evaluated: Sequence[Measurement], datasets: int) -> Iterator[Compared]:
     """The first model's measurements stand first, those of each other one behind them in the same order."""
     for after in range(datasets, len(evaluated)):
         before = after % datasets
-        yield Compared(before, after, changes(evaluated[before].measured, evaluated[after].measured))
+        yield Compared(before, after, changes(evaluated[before], evaluated[after]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -185,20 +187,98 @@ class Decoded(NamedTuple):
         return sum(right) / len(right)
 
 
-class Comparison(NamedTuple):
+class Change(NamedTuple):
+    """One clip on which two systems make different numbers of errors."""
+
+    clip: int  # its place among the clips
+    id: str
+    errors_before: int
+    errors_after: int
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
     """Error counts of two systems on the same clips.
 
-    `str()` gives three lines: before, after, difference. Of labels it says the accuracy.
+    `str()` gives three lines: before, after, difference. For labels it gives the accuracy.
+
+    Attributes:
+        before, after: counts of the same N clips.
+        tested: interval and p-value; None where there are not two clips, or speakers, to resample.
+        ids: N names of the clips; empty names them by their places.
     """
 
     before: Errors
     after: Errors
-    paired: PairedResult
+    tested: PairedResult | None
+    ids: Sequence[str] = ()
+
+    @property
+    def paired(self) -> PairedResult:
+        """Interval and p-value.
+
+        Raises:
+            ValueError: there were not two clips, or speakers, to resample.
+        """
+        if self.tested is None:
+            raise ValueError(
+                f"A paired test resamples two clips or speakers at least; these are {len(self.before)} clips. Measure "
+                "more clips, or read difference, which needs no test."
+            )
+        return self.tested
+
+    @property
+    def difference(self) -> float:
+        """Of the error rates, after - before, a fraction: negative where `after` makes fewer errors."""
+        return self.after.wer - self.before.wer
 
     @property
     def relative_gain(self) -> float:
         """Share of the errors that is gone: 0.2 for a WER of 40 % that became 32 %; negative where it got worse."""
         return 1 - self.after.wer / self.before.wer if self.before.wer else 0.0
+
+    @functools.cached_property
+    def changes(self) -> list[Change]:
+        """Every clip, the largest change first, equal ones in their order."""
+        counts = zip(self.before.errors.tolist(), self.after.errors.tolist(), strict=True)
+        ids = self.ids or [f"clip {place}" for place in range(len(self.before))]
+        found = [Change(place, ids[place], one, other) for place, (one, other) in enumerate(counts)]
+        # sorted() keeps the order of equal ones
+        return sorted(found, key=lambda change: -abs(change.errors_after - change.errors_before))
+
+    @property
+    def better(self) -> list[Change]:
+        """Clips with fewer errors than before, the largest change first."""
+        return [change for change in self.changes if change.errors_after < change.errors_before]
+
+    @property
+    def worse(self) -> list[Change]:
+        """Clips with more errors than before, the largest change first."""
+        return [change for change in self.changes if change.errors_after > change.errors_before]
+
+    @property
+    def same(self) -> int:
+        """How many clips have as many errors as before."""
+        return sum(change.errors_after == change.errors_before for change in self.changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in an evaluation document, without the names of models and data set."""
+        tested = self.tested
+        return {
+            "difference": self.difference,
+            "interval": None if tested is None else [tested.low, tested.high],
+            "p_value": None if tested is None else tested.p_value,
+            "relative_gain": self.relative_gain,
+            "better": [change._asdict() for change in self.better],
+            "worse": [change._asdict() for change in self.worse],
+            "same": self.same,
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"Comparison(before={self.before.wer:.4f}, after={self.after.wer:.4f}, unit={self.before.unit!r}, "
+            f"clips={len(self.before)})"
+        )
 
     def __str__(self) -> str:
         low, high = (100 * end for end in (self.paired.low, self.paired.high))

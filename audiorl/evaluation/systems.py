@@ -8,8 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from audiorl.evaluation.results import decoding_in_force
-from audiorl.evaluation.transcription import Check, TranscribedRow, family_of, transcribed_rows
+from audiorl.evaluation.transcription import Check, TranscribedRow, decoding_in_force, family_of, transcribed_rows
 from audiorl.models import base_model
 from audiorl.text.tasks import Task
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from audiorl.evaluation.document import Compared, Evaluated
-from audiorl.evaluation.measurement import Parts, Summary
+from audiorl.evaluation.document import Compared
+from audiorl.evaluation.measurement import Measurement, Parts
 from audiorl.evaluation.probe import Probe
 from audiorl.evaluation.settings import LABELS, EvaluationSettings
 
@@ -18,7 +18,7 @@ _SHOWN_CLIPS = 5
 
 def report(
     settings: EvaluationSettings,
-    evaluated: Sequence[Evaluated],
+    evaluated: Sequence[Measurement],
     compared: Sequence[Compared] = (),
     probes: Sequence[Probe] = (),
 ) -> str:
@@ -26,7 +26,7 @@ def report(
     lines = [*_measurements(evaluated), ""]
     unit = settings.task if settings.task == LABELS else f"unit {settings.unit}"
     lines.append(f"normaliser {settings.normaliser.name}, {unit}; intervals: 95 %, bootstrap over {_drawn(settings)}")
-    lines += dict.fromkeys(f"RTFx over {text}" for one in evaluated if (text := one.summary.rtfx_includes))
+    lines += dict.fromkeys(f"RTFx over {text}" for one in evaluated if (text := one.rtfx_includes))
     for one in evaluated:
         lines += _details(one, several=len(evaluated) > 1)
     for pair in compared:
@@ -61,48 +61,46 @@ def _drawn(settings: EvaluationSettings) -> str:
     return "clips" if settings.group_column is None else f"the values of {settings.group_column!r}"
 
 
-def _interval(found: Summary) -> str:
+def _interval(found: Measurement) -> str:
     return "-" if found.interval is None else " to ".join(percent(end) for end in found.interval)
 
 
-def _counts(found: Summary) -> list[str]:
+def _counts(found: Measurement) -> list[str]:
     return [str(n) for n in (found.clips, found.words, found.substitutions, found.deletions, found.insertions)]
 
 
-def _measurements(evaluated: Sequence[Evaluated]) -> list[str]:
-    rate = "WER %" if all(one.summary.unit == "word" for one in evaluated) else "error %"
+def _measurements(evaluated: Sequence[Measurement]) -> list[str]:
+    rate = "WER %" if all(one.unit == "word" for one in evaluated) else "error %"
     head = ["model on data set", rate, "95 %", "CER %", "clips", "words", "S", "D", "I", "empty", "loops", "RTFx"]
     rows = [head]
     for one in evaluated:
-        found = one.summary
-        rtfx = "-" if found.rtfx is None else f"{found.rtfx:.1f}"
+        rtfx = "-" if one.rtfx is None else f"{one.rtfx:.1f}"
         rows.append(
             [
                 _title(one),
-                *(percent(found.wer), _interval(found), percent(found.cer)),
-                *_counts(found),
-                *(str(found.empty), str(found.looping), rtfx),
+                *(percent(one.wer), _interval(one), percent(one.cer)),
+                *_counts(one),
+                *(str(one.empty), str(one.looping), rtfx),
             ]
         )
     return columns(rows)
 
 
-def _title(one: Evaluated) -> str:
+def _title(one: Measurement) -> str:
     return f"{short_name(one.model)} on {short_name(one.dataset)}"
 
 
-def _details(one: Evaluated, several: bool) -> Iterator[str]:
-    found = one.summary
+def _details(one: Measurement, several: bool) -> Iterator[str]:
     yield ""
     if several:
         yield f"{_title(one)}:"
     if one.left_out:
         yield f"{one.left_out} clips left out for their length"
-    if found.silence is not None:
-        silence = found.silence
+    if one.silence is not None:
+        silence = one.silence
         yield f"silence: {silence.with_output} of {silence.clips} clips got words, {silence.words} altogether"
-    if found.keywords is not None:
-        words = found.keywords
+    if one.keywords is not None:
+        words = one.keywords
         yield (
             f"keywords: precision {percent(words.precision)} %, recall {percent(words.recall)} %, "
             f"F1 {percent(words.f1)} % ({words.true} spoken, {words.said} said, {words.hits} right)"
@@ -112,15 +110,15 @@ def _details(one: Evaluated, several: bool) -> Iterator[str]:
                 f"keywords letter by letter: CER {percent(words.entity_cer)} %, {percent(words.entity_hit_rate)} % of "
                 "those spoken right or nearly right"
             )
-    if one.measured.answers is not None:
+    if one.answers is not None:
         yield from _labels(one)
     for name, parts in one.breakdown.items():
         yield from _breakdown(name, parts)
 
 
-def _labels(one: Evaluated) -> Iterator[str]:
-    assert one.measured.answers is not None
-    found = one.measured.answers.to_dict()
+def _labels(one: Measurement) -> Iterator[str]:
+    assert one.answers is not None
+    found = one.answers.to_dict()
     yield f"accuracy {percent(found['accuracy'])} %"
     labels, head = found["per_label"], "label"
     if len(labels) > _MOST_LABELS:  # free answers, hardly one of them twice
@@ -149,20 +147,20 @@ def _breakdown(name: str, parts: Parts) -> Iterator[str]:
     yield from columns(rows)
 
 
-def _changes(pair: Compared, evaluated: Sequence[Evaluated]) -> Iterator[str]:
+def _changes(pair: Compared, evaluated: Sequence[Measurement]) -> Iterator[str]:
     before, after, found = evaluated[pair.before], evaluated[pair.after], pair.changes
     yield ""
     yield f"{short_name(before.model)} -> {short_name(after.model)} on {short_name(before.dataset)}:"
     tested = "nothing to resample"
-    if found.paired is not None:
-        low, high = (100 * end for end in (found.paired.low, found.paired.high))
-        tested = f"95 % interval {low:+.1f} to {high:+.1f}, paired bootstrap p = {found.paired.p_value:.2g}"
+    if found.tested is not None:
+        low, high = (100 * end for end in (found.tested.low, found.tested.high))
+        tested = f"95 % interval {low:+.1f} to {high:+.1f}, paired bootstrap p = {found.tested.p_value:.2g}"
     relative = 0.0 - 100 * found.relative_gain
     yield f"difference {100 * found.difference:+.1f} points ({tested}), {relative:+.0f} % relative"
     yield f"{len(found.better)} clips better, {len(found.worse)} worse, {found.same} with as many errors"
     for name, changed in (("better", found.better), ("worse", found.worse)):
         for change in changed[:_SHOWN_CLIPS]:
-            one, other = before.measured.clips[change.clip], after.measured.clips[change.clip]
+            one, other = before.rows[change.clip], after.rows[change.clip]
             yield f"  {name}: {change.id}, {change.errors_before} -> {change.errors_after} errors"
             yield f"    said    {one.transcript}"
             yield f"    before  {one.hypothesis}"

@@ -22,6 +22,24 @@ Row = Mapping[str, Any]
 # called with a row and its place; raises to refuse it
 Check = Callable[[Row, str], None]
 
+# What of a generation config decides how a transcript is searched for.
+DECODING_SETTINGS = (
+    "num_beams",
+    "max_new_tokens",
+    "max_length",
+    "length_penalty",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "do_sample",
+    "temperature",
+    "language",
+    "task",
+    "return_timestamps",
+    "condition_on_prev_tokens",
+    "compression_ratio_threshold",
+    "logprob_threshold",
+    "no_speech_threshold",
+)
 # Batches that are sorted by duration together: enough for even batches, little enough for streams.
 BATCHES_SORTED_TOGETHER = 64
 
@@ -89,6 +107,18 @@ def generation_settings(max_new_tokens: int | None, num_beams: int | None) -> di
     """Only what the caller set; the rest is the generation config's."""
     given = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def decoding_in_force(model: nn.Module, generation: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+    """The settings of the search: the caller's where given, else those of the generation config."""
+    from audiorl.models import base_model
+
+    config = getattr(base_model(model), "generation_config", None)
+    settings = {name: generation.get(name, getattr(config, name, None)) for name in DECODING_SETTINGS}
+    return {
+        "batch_size": batch_size,
+        **{name: value for name, value in settings.items() if value is not None},
+    }
 
 
 def transcribed_rows(

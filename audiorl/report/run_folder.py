@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from audiorl.audio import AudioFault, row_audio_seconds
-from audiorl.evaluation.document import Compared, Evaluated, document, read_document, write_document
+from audiorl.evaluation.document import Compared, document, read_document, write_document
 from audiorl.evaluation.measurement import Measurement, audio_path, changes, clip_of, measure, row_channel
 from audiorl.evaluation.settings import EvaluationSettings
 from audiorl.evaluation.significance import Decoded
@@ -367,7 +367,7 @@ def leave_evaluation(
         kept.keep(f"clip-{place}", rows[place]["audio"], row_channel(rows[place]))
     names = (systems.before, systems.after)
     evaluated = [
-        Evaluated(name, systems.dataset, 0, dict(systems.decoding), found)
+        dataclasses.replace(found, model=name, dataset=systems.dataset, decoding=dict(systems.decoding))
         for name, found in zip(names, measured, strict=True)
     ]
     found = document(settings, evaluated, [Compared(0, 1, changes(*measured))])

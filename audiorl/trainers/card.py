@@ -30,8 +30,8 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from audiorl._version import __version__
 from audiorl.adapters.vocabulary import embedding_layers, vocabulary, vocabulary_changed
 from audiorl.evaluation import Comparison, Decoded
-from audiorl.evaluation.results import decoding_in_force
 from audiorl.evaluation.significance import compared
+from audiorl.evaluation.transcription import decoding_in_force
 from audiorl.losses import LOSS_PRESETS
 from audiorl.model_card import (
     MODEL_CARD,

@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from audiorl.datasets import speech_rows
 from audiorl.evaluation import Decoded
-from audiorl.evaluation.results import decoding_in_force
+from audiorl.evaluation.transcription import decoding_in_force
 from audiorl.models import base_model
 from audiorl.report import write_report
 from audiorl.report.run_folder import (

@@ -47,3 +47,11 @@ def test_one_clip_has_no_p_value_and_other_clips_no_comparison():
     assert (told["interval"], told["p_value"], told["difference"]) == (None, None, -1.0)
     with pytest.raises(ValueError, match="same utterances"):
         changes(one, measured(("c", "a")))
+
+
+def test_a_comparison_without_a_test_says_so_where_one_is_asked_for():
+    found = changes(measured(("a", "b")), measured(("a", "a")))
+    assert found.tested is None and found.difference == -1.0
+    with pytest.raises(ValueError, match="two clips or speakers at least"):
+        _ = found.paired
+    assert repr(found) == "Comparison(before=1.0000, after=0.0000, unit='word', clips=1)"

@@ -2,12 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
 
 from audiorl.evaluation import EvaluationSettings, document
-from audiorl.evaluation.document import Compared, Evaluated, check_output, read_document, write_document
+from audiorl.evaluation.document import Compared, check_output, read_document, write_document
 from audiorl.evaluation.measurement import changes
 from audiorl.evaluation.run import Evaluation
 from tests.evaluation.clips import measured
@@ -19,7 +20,8 @@ def evaluation(settings=None):
     columns = {"speaker": ["a", "b", "b"], "language": ["en", "en", None], "keywords": [["cat"], None, None]}
     both = [measured(*pairs, settings=settings, **columns) for pairs in (PAIRS, [(true, true) for true, _ in PAIRS])]
     evaluated = [
-        Evaluated(name, "rows.jsonl", 1, {"num_beams": 1}, found) for name, found in zip("xy", both, strict=True)
+        replace(found, model=name, dataset="rows.jsonl", left_out=1, decoding={"num_beams": 1})
+        for name, found in zip("xy", both, strict=True)
     ]
     return Evaluation(EvaluationSettings(**(settings or {})), evaluated, [Compared(0, 1, changes(*both))], [])
 

@@ -5,7 +5,6 @@ import itertools
 import pytest
 
 from audiorl.evaluation import EvaluationSettings
-from audiorl.evaluation.document import Evaluated
 from audiorl.evaluation.measurement import changes, clip_of, row_problem
 from audiorl.evaluation.table import report
 from audiorl.evaluation.transcription import TranscribedRow
@@ -43,10 +42,9 @@ def test_accuracy_and_confusion_worked_by_hand():
         {"label": "sad", "predicted": None, "clips": 2},
         {"label": "sad", "predicted": "sad", "clips": 1},
     ]
-    summary = found.summary()
-    assert (summary.unit, summary.wer, summary.cer, summary.silence) == ("label", 0.5, None, None)
-    assert (summary.substitutions, summary.hits, summary.words, summary.empty) == (3, 3, 6, 1)
-    assert summary.interval[0] < 0.5 < summary.interval[1]
+    assert (found.unit, found.wer, found.cer, found.silence) == ("label", 0.5, None, None)
+    assert (found.substitutions, found.hits, found.words, found.empty) == (3, 3, 6, 1)
+    assert found.interval[0] < 0.5 < found.interval[1]
 
 
 def test_a_misspelt_label_counts_where_that_is_wanted():
@@ -68,7 +66,7 @@ def test_a_label_that_only_the_model_knows_is_what_it_predicted():
 def test_parts_of_answers_add_up():
     found = measured(*PAIRS, settings=settings(), speaker=list("ababab"))
     parts = [found.part([0, 2, 4]), found.part([1, 3, 5])]
-    assert sum(part.summary().hits for part in parts) == found.summary().hits
+    assert sum(part.hits for part in parts) == found.hits
     assert [part.answers.to_dict()["accuracy"] for part in parts] == [2 / 3, 1 / 3]
 
 
@@ -128,7 +126,7 @@ def test_rows_hold_a_label_or_a_list_of_right_answers():
 
 def test_of_many_answers_the_table_shows_the_worst():
     pairs = [(f"word{i}", f"word{i}" if i != 57 else "no") for i in range(60)]
-    found = Evaluated("model", "data", 0, {}, measured(*pairs, settings={"task": "labels"}))
+    found = measured(*pairs, settings={"task": "labels"})
     shown = report(EvaluationSettings(task="labels"), [found])
     (head,) = (line for line in shown.splitlines() if "the worst 8 of 60" in line)
     below = shown.splitlines()[shown.splitlines().index(head) + 1 :]

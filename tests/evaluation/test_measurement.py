@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from audiorl.evaluation import EvaluationSettings, bootstrap_interval, count_errors
+from audiorl.evaluation import EvaluationResult, EvaluationSettings, Measurement, bootstrap_interval, count_errors
 from audiorl.evaluation.measurement import breakdown, clip_of, duration_group, duration_name, measure, row_problem
 from audiorl.evaluation.transcription import TranscribedRow
 from tests.evaluation.clips import make_clips, measured
@@ -20,7 +20,7 @@ PAIRS = [
 
 def test_a_summary_worked_by_hand():
     # 3 hits | 2 D | 1 hit 1 S 1 I | 3 I | nothing | 3 hits 6 I
-    found = measured(*PAIRS, seconds=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).summary()
+    found = measured(*PAIRS, seconds=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     assert (found.substitutions, found.deletions, found.insertions, found.hits) == (1, 2, 10, 7)
     assert (found.words, found.unit, found.clips, found.seconds) == (10, "word", 6, 21.0)
     assert found.wer == 13 / 10
@@ -59,7 +59,7 @@ def test_the_interval_is_the_bootstrap_of_the_counts():
     ],
 )
 def test_a_loop_says_again_what_was_said_once(transcript, hypothesis, loops):
-    assert measured((transcript, hypothesis)).looping.tolist() == [loops]
+    assert measured((transcript, hypothesis)).is_looping.tolist() == [loops]
 
 
 KEYWORDS = [("call anna and bob", "call anna and rob"), ("bob called anna", "bob bob called hannah"), ("no", "carl")]
@@ -67,7 +67,7 @@ KEYWORDS = [("call anna and bob", "call anna and rob"), ("bob called anna", "bob
 
 def test_keyword_counts_worked_by_hand():
     # spoken anna, bob | bob, anna | -; said anna | bob, bob | carl; right anna | bob | -
-    found = measured(*KEYWORDS, settings={"keywords": ["Anna", "Bob", "Carl"]}).summary().keywords
+    found = measured(*KEYWORDS, settings={"keywords": ["Anna", "Bob", "Carl"]}).keywords
     assert (found.hits, found.true, found.said) == (2, 4, 4)
     assert (found.precision, found.recall, found.f1) == (0.5, 0.5, 0.5)
     # anna, bob for rob: 1 edit of 3 | bob, anna for hannah: 2 of 4; 14 letters spoken, two of four names right
@@ -76,11 +76,11 @@ def test_keyword_counts_worked_by_hand():
 
 def test_each_row_may_have_keywords_of_its_own():
     found = measured(*KEYWORDS, keywords=[["Anna"], None, ["Carl"]])
-    assert [counts and tuple(counts) for counts in found.keywords] == [(1, 1, 1), None, (0, 0, 1)]
-    assert (found.summary().keywords.precision, found.summary().keywords.recall) == (0.5, 1.0)
+    assert [counts and tuple(counts) for counts in found.keyword_counts] == [(1, 1, 1), None, (0, 0, 1)]
+    assert (found.keywords.precision, found.keywords.recall) == (0.5, 1.0)
     # those of the run come before those of the rows
     shared = measured(*KEYWORDS, keywords=[["Anna"], None, []], settings={"keywords": ["bob"]})
-    assert [tuple(counts) for counts in shared.keywords] == [(0, 1, 0), (1, 1, 2), (0, 0, 0)]
+    assert [tuple(counts) for counts in shared.keyword_counts] == [(0, 1, 0), (1, 1, 2), (0, 0, 0)]
 
 
 def test_parts_by_speaker_and_duration_add_up():
@@ -90,7 +90,6 @@ def test_parts_by_speaker_and_duration_add_up():
     assert [name for name, _ in parts["duration"]] == ["under 2 s", "2-5 s", "5-10 s", "10-20 s", "20 s and over"]
     assert [part.clips for _, part in parts["duration"]] == [1, 2, 1, 1, 1]
     assert parts["language"] == []
-    whole = found.summary()
     for name in ("speaker", "duration"):
         for count in (
             "clips",
@@ -103,7 +102,7 @@ def test_parts_by_speaker_and_duration_add_up():
             "empty",
             "looping",
         ):
-            assert sum(getattr(part, count) for _, part in parts[name]) == pytest.approx(getattr(whole, count))
+            assert sum(getattr(part, count) for _, part in parts[name]) == pytest.approx(getattr(found, count))
     # a said "" for "one two" and for silence
     a = dict(parts["speaker"])["a"]
     assert (a.deletions, a.words, a.wer, a.empty, a.rtfx) == (2, 2, 1.0, 2, None)
@@ -129,7 +128,7 @@ def test_a_group_of_durations_holds_its_lower_edge():
 
 def test_the_order_of_the_clips_changes_no_sum():
     order = np.random.default_rng(0).permutation(len(PAIRS))
-    one, other = measured(*PAIRS).summary(), measured(*[PAIRS[place] for place in order]).summary()
+    one, other = measured(*PAIRS), measured(*[PAIRS[place] for place in order])
     for name in ("wer", "cer", "empty", "looping", "silence", "substitutions", "deletions", "insertions"):
         assert getattr(one, name) == getattr(other, name)
 
@@ -191,3 +190,10 @@ def test_settings_are_checked_when_made(wrong, message):
 def test_no_clips_are_no_measurement():
     with pytest.raises(ValueError, match="no rows"):
         measure(make_clips(), EvaluationSettings())
+
+
+def test_the_names_that_one_type_took_over_stay():
+    found = measured(*PAIRS)
+    assert EvaluationResult is Measurement and found.measured is found is found.summary()
+    assert found.seconds_of_audio == found.seconds and found.wall_seconds == found.decoding_seconds == 2.0
+    assert repr(found) == f"Measurement(wer={found.wer:.4f}, unit='word', clips=6)"

@@ -67,7 +67,7 @@ def test_every_public_name_is_there():
 
 def test_every_model_meets_every_data_set_and_is_compared_with_the_first():
     found = evaluate([Echo(), Echo("a b")], [named("one"), named("two")], SETTINGS, probe_seconds=1.0, progress=False)
-    assert [(one.dataset, one.summary.wer) for one in found.evaluated] == [
+    assert [(one.dataset, one.wer) for one in found.evaluated] == [
         *(("one", 0.0), ("two", 0.0), ("one", 0.5), ("two", 0.5))
     ]
     assert [(pair.before, pair.after, pair.changes.difference) for pair in found.compared] == [(0, 2, 0.5), (1, 3, 0.5)]
@@ -113,7 +113,7 @@ def test_a_stream_is_measured_and_its_rows_are_checked_as_they_come():
     made = datasets.Dataset.from_list([{"text": text, "audio": wav(1)} for text in ("a", "b", "c")])
     stream = speech_rows(made.to_iterable_dataset())
     found = evaluate([Echo()], [chosen_rows("stream", stream, SETTINGS, limit=2)], SETTINGS, progress=False)
-    assert [clip.transcript for clip in found.evaluated[0].measured.clips] == ["a", "b"]
+    assert [clip.transcript for clip in found.evaluated[0].rows] == ["a", "b"]
     with pytest.raises(ValueError, match="as a stream"):
         chosen_rows("stream", stream, SETTINGS, max_seconds=1.0)
     bad = datasets.IterableDataset.from_generator(lambda: iter([{"text": None, "audio": wav(1)}]))

@@ -85,9 +85,9 @@ def check_evaluation(model: Any, processor: Any) -> None:
     data[1]["answers"] = ["never"]
     counted = EvaluationSettings(task="labels", text_column="answers", resamples=50)
     local = LocalModel("tuned", model, processor, generation={"max_new_tokens": 8})
-    (one,) = evaluate([local], [NamedRows("questions", speech_rows(data))], counted, progress=False).evaluated
-    clips = one.measured.clips
+    found = evaluate([local], [NamedRows("questions", speech_rows(data))], counted, progress=False)
+    (one,), clips = found.evaluated, found.evaluated[0].rows
     rewarded = AnswerMatch()([clip.hypothesis for clip in clips], answers=[row["answers"] for row in data])
     assert one.measured.answers.right.tolist() == [reward == 1 for reward in rewarded] == [True, False, True, True]
-    assert one.to_dict()["labels"]["accuracy"] == 3 / 4
+    assert found.to_dict()["measurements"][0]["labels"]["accuracy"] == 3 / 4
     assert one.measured.answers.predicted[0] == "cat", "the first of the right answers stands for all"
