@@ -11,7 +11,15 @@ from audiorl.losses.advantages import (
 )
 from audiorl.losses.ctc import ctc_logps, frames_needed
 from audiorl.losses.divergences import F_DIVERGENCES, f_divergence_scores
-from audiorl.losses.odds_ratio import OddsRatioObjective, log1mexp, log_odds, log_odds_ratio, odds_ratio_loss
+from audiorl.losses.odds_ratio import (
+    ODDS_RATIO_LOSSES,
+    OddsRatioObjective,
+    log1mexp,
+    log_odds,
+    log_odds_ratio,
+    odds_ratio_loss,
+)
+from audiorl.losses.own import loss_name
 from audiorl.losses.pair_scores import PairScores, pair_scores
 from audiorl.losses.policy import POLICY_LOSSES, PolicyMethod, PolicyObjective
 from audiorl.losses.policy_batch import PolicyBatch, PolicyCounts, PolicyLoss, count_copies, policy_counts
@@ -68,6 +76,7 @@ __all__ = [
     "ADVANTAGES",
     "F_DIVERGENCES",
     "LOSS_PRESETS",
+    "ODDS_RATIO_LOSSES",
     "POLICY_LOSSES",
     "PREFERENCE_LOSSES",
     "CombinedObjective",
@@ -112,6 +121,7 @@ __all__ = [
     "log1mexp",
     "log_odds",
     "log_odds_ratio",
+    "loss_name",
     "mean_advantages",
     "mwer_loss",
     "nca_pair_loss",

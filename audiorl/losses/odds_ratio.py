@@ -2,7 +2,8 @@
 
 1. A transcript's probability is the geometric mean of its tokens' probabilities, so its log-probability is the mean.
 2. `odds_ratio_loss` compares the odds of both: -log sigmoid(log-odds of chosen - log-odds of rejected).
-3. `OddsRatioObjective` adds it, `beta` times, to the chosen transcript's negative log-likelihood.
+3. `OddsRatioObjective` adds it, `beta` times, to the chosen transcript's negative log-likelihood; a loss of your
+   own may stand in its place.
 
 There is no frozen policy: `ref_logps` of the pairs is not read.
 """
@@ -10,16 +11,20 @@ There is no frozen policy: `ref_logps` of the pairs is not read.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from audiorl.losses.own import check_loss_settings, find_loss, is_own, loss_name, read_loss_settings, try_loss
 from audiorl.losses.pair_scores import PairScores
-from audiorl.losses.preference import LossTerm, ObjectiveTerms
+from audiorl.losses.preference import Loss, LossTerm, ObjectiveTerms, PreferenceObjective, made_up_pairs
 from audiorl.losses.preference_losses import sft_loss
 from audiorl.losses.reductions import length_mean
-from audiorl.losses.settings import LossSettingError, finite_number
+from audiorl.losses.settings import LossSettingError, check_settings, finite_number
 
 # Log of the largest float32 probability below 1, which is 1 - 2^-24; nearer to 1 the odds have no value.
 MAX_LOGP = -(2.0**-24)
@@ -93,6 +98,12 @@ def odds_ratio_loss(pairs: PairScores) -> Tensor:
     return -F.logsigmoid(log_odds_ratio(pairs))
 
 
+# name -> the loss beside the log-likelihood
+ODDS_RATIO_LOSSES: dict[str, PreferenceObjective] = {
+    "odds_ratio": PreferenceObjective(odds_ratio_loss, uses_reference=False),
+}
+
+
 class OddsRatioObjective:
     """Negative log-likelihood of the chosen transcript plus the odds-ratio loss.
 
@@ -102,14 +113,24 @@ class OddsRatioObjective:
         beta: >= 0, weight of the odds-ratio loss; the paper's lambda, `alpha` in the authors' code.
         nll_weight: >= 0, weight of the log-likelihood; 1 in the paper. At 0 nothing holds the chosen transcript up but
             its odds against the rejected one, which also grow when both become improbable.
+        loss_type: "odds_ratio", or a loss of your own in its place: the name of an entry point of "audiorl.losses", a
+            dotted path, a function of `PairScores` that returns (B,), or a `PreferenceObjective`. There is no frozen
+            policy, so `ref_logps` is 0.
+        loss_settings: keyword-only arguments of a loss of your own, by name.
 
     Raises:
-        LossSettingError: a weight below 0 or not finite, or both 0.
+        LossSettingError: a weight below 0 or not finite, or both 0; or a loss that cannot be called.
 
     Source: Hong et al. 2024 (ORPO), arXiv:2403.07691, eq. 6.
     """
 
-    def __init__(self, beta: float = 0.1, nll_weight: float = 1.0):
+    def __init__(
+        self,
+        beta: float = 0.1,
+        nll_weight: float = 1.0,
+        loss_type: Loss = "odds_ratio",
+        loss_settings: Mapping[str, Any] | None = None,
+    ):
         self.beta = finite_number("beta", beta)
         self.nll_weight = finite_number("nll_weight", nll_weight)
         if min(self.beta, self.nll_weight) < 0 or max(self.beta, self.nll_weight) == 0:
@@ -118,11 +139,26 @@ class OddsRatioObjective:
                 f"{beta!r} and {nll_weight!r}. "
                 "The paper uses 0.1 to 0.25 and 1; to reverse a preference, swap chosen and rejected."
             )
+        self.loss = find_loss(loss_type, ODDS_RATIO_LOSSES, lambda function: PreferenceObjective(function))
+        self.loss_type = loss_name(loss_type)
+        settings = read_loss_settings(loss_settings)
+        check_loss_settings(settings, {self.loss_type: self.loss.function}, {"beta", "nll_weight"})
+        check_settings("loss_type", self.loss_type, self.loss.function, settings)
+        if self.loss.batch_wide:
+            raise LossSettingError(
+                f"loss_type {self.loss_type!r} has a value of the whole batch, and ORPO adds one of each pair. Use it "
+                "with DPOTrainer (audiorl dpo)."
+            )
+        self._function = partial(self.loss.function, **settings)
+        if is_own(loss_type, ODDS_RATIO_LOSSES):
+            no_reference = made_up_pairs()
+            no_reference = no_reference._replace(ref_logps=torch.zeros_like(no_reference.ref_logps))
+            try_loss(self.loss_type, self._function, no_reference, (2,))
 
     def __call__(self, pairs: PairScores) -> ObjectiveTerms:
         """Both losses for every pair; the margin is the log of the odds ratio."""
         terms = (
             LossTerm("nll", self.nll_weight, "tokens", sft_loss(pairs)),
-            LossTerm("odds_ratio", self.beta, "pairs", odds_ratio_loss(pairs)),
+            LossTerm(self.loss_type, self.beta, self.loss.reduction, self._function(pairs)),
         )
         return ObjectiveTerms(terms, log_odds_ratio(pairs).detach(), pairs.lengths[:, 0])

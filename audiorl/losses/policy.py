@@ -1,7 +1,7 @@
 """The policy objective: one of `POLICY_LOSSES` with its settings, checked once when a trainer is built.
 
-1. `PolicyObjective(loss_type, epsilon=..., beta=..., ...)` looks the name up in `POLICY_LOSSES`, checks every setting
-   and binds it.
+1. `PolicyObjective(loss_type, epsilon=..., beta=..., ...)` looks the name up in `POLICY_LOSSES` (a loss of your own is
+   named by a dotted path or passed itself, see `own.py`), checks every setting and binds it.
 2. Called with a `PolicyBatch`, it clears the padding and takes ratios at the level asked for.
 3. The loss function gives one value for each token or hypothesis; `reductions.py` divides their sum by the counts of
    the whole optimizer step.
@@ -20,14 +20,23 @@ Deviations from TRL 1.16:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from audiorl.losses.own import check_loss_settings, find_loss, is_own, loss_name, read_loss_settings, try_loss
 from audiorl.losses.policy_batch import PolicyBatch, PolicyCounts, PolicyLoss, count_copies, policy_counts
-from audiorl.losses.policy_losses import POLICY_LOSSES, PolicyMethod, PolicyTerms, bounded_exp, k3_divergence
+from audiorl.losses.policy_losses import (
+    POLICY_LOSSES,
+    PolicyMethod,
+    PolicyTerms,
+    Surrogate,
+    bounded_exp,
+    k3_divergence,
+)
 from audiorl.losses.reductions import HALF_PRECISION, counted_mean, policy_reduction, sequence_mean, sequence_sum
 from audiorl.losses.settings import (
     LossSettingError,
@@ -66,7 +75,9 @@ class PolicyObjective:
         total = loss + beta * KL - entropy_coef * entropy,  each a sum divided by counts of the optimizer step
 
     Args:
-        loss_type: a key of `POLICY_LOSSES`.
+        loss_type: a key of `POLICY_LOSSES`. Or a loss of your own: the name of an entry point of "audiorl.losses", a
+            dotted path, a function of `PolicyTerms` that returns a `Surrogate` (its sum is divided by all tokens of the
+            step, as dapo's), or a `PolicyMethod`, which also says by what it is divided.
         epsilon: > 0, how far a ratio may fall; from 1 on without bound. Read by all but cispo and mwer.
         epsilon_high: > 0, how far a ratio may rise; default epsilon. cispo: the cap itself, >= 1, has to be given.
         delta: dual clip, > 1 + epsilon_high; None for none.
@@ -78,6 +89,7 @@ class PolicyObjective:
             is always at "sequence". bnpo, dapo, dr_grpo and cispo at "sequence" weigh a hypothesis by its length.
         max_completion_length: longest hypothesis in tokens; read by dr_grpo, which has to have it.
         entropy_coef: >= 0, weight of the mean entropy of the tokens.
+        loss_settings: further keyword-only arguments of a loss of your own, by name.
 
     Attributes:
         loss_type: the name.
@@ -95,7 +107,7 @@ class PolicyObjective:
 
     def __init__(
         self,
-        loss_type: str = "dapo",
+        loss_type: str | Callable[..., Surrogate] | PolicyMethod = "dapo",
         *,
         epsilon: float = 0.2,
         epsilon_high: float | None = None,
@@ -105,19 +117,27 @@ class PolicyObjective:
         importance_sampling_level: str = "token",
         max_completion_length: int | None = None,
         entropy_coef: float = 0.0,
+        loss_settings: Mapping[str, Any] | None = None,
     ):
-        self.loss_type = known_name("loss_type", loss_type, POLICY_LOSSES)
-        method = POLICY_LOSSES[loss_type]
+        method = policy_loss(loss_type)
+        self.loss_type = loss_name(loss_type)
         self.beta = number_not_below("beta", beta, 0)
         self.entropy_coef = number_not_below("entropy_coef", entropy_coef, 0)
         self.use_bias_correction_kl = checked_switch("use_bias_correction_kl", use_bias_correction_kl)
-        self.level = checked_level(importance_sampling_level, loss_type, self.beta > 0 and use_bias_correction_kl)
-        check_length(max_completion_length, loss_type)
-        settings = checked_clipping(loss_type, epsilon, epsilon_high, delta)
-        check_settings("loss_type", loss_type, method.function, settings.keys())
+        self.level = checked_level(
+            importance_sampling_level, self.loss_type, method, self.beta > 0 and use_bias_correction_kl
+        )
+        check_length(max_completion_length, self.loss_type, method)
+        settings: dict[str, Any] = dict(checked_clipping(self.loss_type, method, epsilon, epsilon_high, delta))
+        further = read_loss_settings(loss_settings)
+        check_loss_settings(further, {self.loss_type: method.function}, set(settings))
+        settings |= further
+        check_settings("loss_type", self.loss_type, method.function, settings.keys())
         self._function = partial(
             method.function, **{name: settings[name] for name in method.settings & settings.keys()}
         )
+        if is_own(loss_type, POLICY_LOSSES):
+            try_loss(self.loss_type, self._function, made_up_terms(), (2, 3, 4), (2, 3, 1))
         self._reduce = policy_reduction(method.reduction, max_completion_length)
         self._reduce_kl = policy_reduction(method.kl_reduction or method.reduction, max_completion_length)
         self.needs_tokens = method.needs_tokens or self.level == "sequence"
@@ -179,14 +199,31 @@ def _cleared(values: Tensor, keep: Tensor) -> Tensor:
 # ---- checks ----
 
 
-def checked_level(level: str, loss_type: str, kl_reads_it: bool) -> str:
+def policy_loss(loss: str | Callable[..., Surrogate] | PolicyMethod) -> PolicyMethod:
+    """A policy loss by its key, the name of an entry point, its dotted path, or from its function.
+
+    Raises:
+        LossSettingError: there is none, or it is no function.
+    """
+    return find_loss(loss, POLICY_LOSSES, lambda function: PolicyMethod(function, "tokens"))
+
+
+def made_up_terms() -> PolicyTerms:
+    """Terms of two clips with three hypotheses of up to four tokens, to try a loss on."""
+    keep = torch.arange(4) < torch.tensor([[4, 3, 2], [1, 4, 3]])[..., None]
+    logps = torch.where(keep, -1.5, 0.0).requires_grad_()
+    ratio = torch.exp(logps - logps.detach())
+    advantages = torch.tensor([[1.0, 0.0, -1.0], [0.5, -0.5, 0.0]])[..., None]
+    return PolicyTerms(logps, ratio, advantages, keep, torch.ones(2, 3))
+
+
+def checked_level(level: str, loss_type: str, method: PolicyMethod, kl_reads_it: bool) -> str:
     """The level at which ratios are taken: "token" or "sequence".
 
     Raises:
         LossSettingError: no such level, or nothing would read it.
     """
     known_name("importance_sampling_level", level, IMPORTANCE_SAMPLING_LEVELS)
-    method = POLICY_LOSSES[loss_type]
     if level == "sequence" and not method.uses_ratio and not kl_reads_it:
         raise LossSettingError(
             f"importance_sampling_level='sequence' would change nothing: {loss_type} uses no ratio. Set it to 'token'."
@@ -201,11 +238,11 @@ def checked_switch(name: str, value: object) -> bool:
     return value
 
 
-def check_length(max_completion_length: int | None, loss_type: str) -> None:
+def check_length(max_completion_length: int | None, loss_type: str, method: PolicyMethod) -> None:
     """Raises `LossSettingError` unless `max_completion_length` is a number of tokens, or None where it is not read."""
     if max_completion_length is not None:
         number_not_below("max_completion_length", max_completion_length, 1)
-    elif POLICY_LOSSES[loss_type].reduction == "budget":
+    elif method.reduction == "budget":
         raise LossSettingError(
             f"{loss_type} divides by max_completion_length; got None. Set it to the length in tokens at which sampling "
             "stops."
@@ -213,16 +250,16 @@ def check_length(max_completion_length: int | None, loss_type: str) -> None:
 
 
 def checked_clipping(
-    loss_type: str, epsilon: float, epsilon_high: float | None, delta: float | None
+    loss_type: str, method: PolicyMethod, epsilon: float, epsilon_high: float | None, delta: float | None
 ) -> dict[str, float | None]:
     """The bounds of the ratio that the loss reads, by name.
 
     Raises:
         LossSettingError: one of them is out of its range, or set although the loss does not read it.
     """
-    reads = POLICY_LOSSES[loss_type].settings
+    reads = method.settings
     low = positive_number("epsilon", epsilon)
-    _refuse_unread(loss_type, {"epsilon_high": epsilon_high, "delta": delta})
+    _refuse_unread(loss_type, reads, {"epsilon_high": epsilon_high, "delta": delta})
     if "epsilon" not in reads:
         return {"epsilon_high": _checked_cap(loss_type, epsilon_high)} if "epsilon_high" in reads else {}
     high = low if epsilon_high is None else positive_number("epsilon_high", epsilon_high)
@@ -235,9 +272,9 @@ def checked_clipping(
     return {"epsilon": low, "epsilon_high": high, "delta": upper}
 
 
-def _refuse_unread(loss_type: str, settings: dict[str, float | None]) -> None:
+def _refuse_unread(loss_type: str, reads: Collection[str], settings: dict[str, float | None]) -> None:
     for name, value in settings.items():
-        if value is not None and name not in POLICY_LOSSES[loss_type].settings:
+        if value is not None and name not in reads:
             readers = [other for other, method in POLICY_LOSSES.items() if name in method.settings]
             raise LossSettingError(
                 f"{name}={value!r} would change nothing: {loss_type} does not read it. Leave it out, or choose a loss "

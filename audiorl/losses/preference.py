@@ -1,7 +1,7 @@
 """The preference losses by name, and the objective: a weighted sum of them, checked once when a trainer is built.
 
-1. `CombinedObjective(loss_type, loss_weights, ...)` looks the names up in `PREFERENCE_LOSSES`, checks every
-   setting and binds it.
+1. `CombinedObjective(loss_type, loss_weights, ...)` looks the names up in `PREFERENCE_LOSSES` (a loss of your own is
+   named by a dotted path or passed itself, see `own.py`), checks every setting and binds it.
 2. Called with `PairScores`, it returns `ObjectiveTerms`: each loss for each pair, unreduced.
 3. `ObjectiveTerms.total(num_pairs, num_tokens)` is the sum of weight times mean, over pairs or over tokens.
 
@@ -15,9 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from audiorl.losses.divergences import f_divergence_scores
+from audiorl.losses.own import check_loss_settings, find_loss, is_own, loss_name, read_loss_settings, try_loss
 from audiorl.losses.pair_scores import PairScores
 from audiorl.losses.preference_losses import (
     aot_loss,
@@ -37,7 +39,7 @@ from audiorl.losses.preference_losses import (
     sppo_hard_loss,
 )
 from audiorl.losses.reductions import pair_mean, token_mean
-from audiorl.losses.settings import LossSettingError, check_settings, finite_number, known_name, positive_number
+from audiorl.losses.settings import LossSettingError, check_settings, finite_number, positive_number
 
 Reduction = Literal["pairs", "tokens"]
 Count = Tensor | int
@@ -59,6 +61,8 @@ class PreferenceObjective(NamedTuple):
         parameters = inspect.signature(self.function).parameters.values()
         return frozenset(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
 
+
+Loss = str | Callable[..., Tensor] | PreferenceObjective
 
 PREFERENCE_LOSSES: dict[str, PreferenceObjective] = {
     "sigmoid": PreferenceObjective(sigmoid_loss, allows_f_divergence=True),
@@ -138,13 +142,16 @@ class CombinedObjective:
         total = sum over losses i of loss_weights[i] * mean(loss_type[i])
 
     Args:
-        loss_type: a key of `PREFERENCE_LOSSES` or `LOSS_PRESETS`, or several keys of `PREFERENCE_LOSSES`.
+        loss_type: a key of `PREFERENCE_LOSSES` or `LOSS_PRESETS`, or several keys of `PREFERENCE_LOSSES`. Instead of a
+            key: the name of an entry point of "audiorl.losses", a dotted path, a function of `PairScores` that returns
+            (B,), or a `PreferenceObjective`, which also says how it is divided and what it reads.
         loss_weights: one weight >= 0 for each loss; default 1 each, or the preset's. Weight 0: logged only.
         beta: > 0, how much leaving the frozen policy costs.
         label_smoothing: 0 <= e < 0.5, read by robust, exo_pair (where it must be above 0), aot, aot_unpaired.
         f_divergence_type: a key of `F_DIVERGENCES`.
         f_alpha_divergence_coef: alpha, read by "alpha_divergence".
         discopop_tau: > 0, read by discopop.
+        loss_settings: further keyword-only arguments of losses of your own, by name.
 
     Attributes:
         loss_types: names of the losses, presets spelt out.
@@ -161,7 +168,7 @@ class CombinedObjective:
 
     def __init__(
         self,
-        loss_type: str | Sequence[str] = "sigmoid",
+        loss_type: Loss | Sequence[Loss] = "sigmoid",
         loss_weights: Sequence[float] | None = None,
         *,
         beta: float = 0.1,
@@ -169,9 +176,11 @@ class CombinedObjective:
         f_divergence_type: str = "reverse_kl",
         f_alpha_divergence_coef: float = 0.5,
         discopop_tau: float = 0.05,
+        loss_settings: Mapping[str, Any] | None = None,
     ):
-        self.loss_types, self.loss_weights = resolve_losses(loss_type, loss_weights)
-        self._losses = {name: PREFERENCE_LOSSES[name] for name in self.loss_types}
+        losses, self.loss_weights = _named_losses(loss_type, loss_weights)
+        self._losses = {name: preference_loss(loss) for name, loss in losses.items()}
+        self.loss_types = tuple(losses)
         settings: dict[str, Any] = {
             "beta": positive_number("beta", beta),
             "label_smoothing": _checked_label_smoothing(label_smoothing, self._losses),
@@ -179,12 +188,18 @@ class CombinedObjective:
             "discopop_tau": positive_number("discopop_tau", discopop_tau),
         }
         _check_f_divergence(f_divergence_type, self._losses)
+        further = read_loss_settings(loss_settings)
+        check_loss_settings(further, {name: loss.function for name, loss in self._losses.items()}, set(settings))
+        settings |= further
         for name, loss in self._losses.items():
             check_settings("loss_type", name, loss.function, settings.keys())
         self._functions = [
             partial(loss.function, **{name: settings[name] for name in loss.settings & settings.keys()})
             for loss in self._losses.values()
         ]
+        for (name, given), function in zip(losses.items(), self._functions, strict=True):
+            if is_own(given, PREFERENCE_LOSSES):
+                try_loss(name, function, made_up_pairs(), (2,))
         self.batch_wide = any(loss.batch_wide for loss in self._losses.values())
         self.uses_reference = any(loss.uses_reference for loss in self._losses.values())
 
@@ -195,8 +210,31 @@ class CombinedObjective:
         return ObjectiveTerms(tuple(terms), pairs.margin.detach(), pairs.lengths[:, 0])
 
 
+def preference_loss(loss: Loss) -> PreferenceObjective:
+    """A preference loss by its key, the name of an entry point, its dotted path, or from its function.
+
+    A plain function is divided by the pairs and may read `ref_logps`; it takes other f-divergences where it has an
+    argument `divergence`.
+
+    Raises:
+        LossSettingError: there is none, or it is no function.
+    """
+    return find_loss(loss, PREFERENCE_LOSSES, _from_function, also=LOSS_PRESETS)
+
+
+def _from_function(function: Callable[..., Tensor]) -> PreferenceObjective:
+    plain = PreferenceObjective(function)
+    return plain._replace(allows_f_divergence="divergence" in plain.settings)
+
+
+def made_up_pairs() -> PairScores:
+    """Scores of two pairs, to try a loss on."""
+    logps = torch.tensor([[-3.0, -4.0], [-6.0, -2.0]], requires_grad=True)
+    return PairScores(logps, torch.tensor([[-3.5, -3.5], [-5.0, -2.5]]), torch.tensor([[2, 3], [4, 2]]))
+
+
 def resolve_losses(
-    loss_type: str | Sequence[str], loss_weights: Sequence[float] | None = None
+    loss_type: Loss | Sequence[Loss], loss_weights: Sequence[float] | None = None
 ) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Names and weights of the losses that a user asked for, presets spelt out.
 
@@ -210,29 +248,40 @@ def resolve_losses(
     Raises:
         LossSettingError: an unknown or repeated name, or weights that do not fit.
     """
-    names = [loss_type] if isinstance(loss_type, str) else list(loss_type)
+    losses, weights = _named_losses(loss_type, loss_weights)
+    return tuple(losses), weights
+
+
+def _named_losses(
+    loss_type: Loss | Sequence[Loss], loss_weights: Sequence[float] | None
+) -> tuple[dict[str, Loss], tuple[float, ...]]:
+    one = isinstance(loss_type, str | PreferenceObjective) or not isinstance(loss_type, Sequence)
+    losses: list[Loss] = [loss_type] if one else list(loss_type)  # type: ignore[list-item, arg-type]
     weights = None if loss_weights is None else list(loss_weights)
-    if len(names) == 1 and names[0] in LOSS_PRESETS:
-        names, preset_weights = LOSS_PRESETS[names[0]]
-        weights = preset_weights if weights is None else weights
-    for name in names:
-        _check_loss_name(name, preset_is_possible=len(names) == 1)
+    if len(losses) == 1 and isinstance(losses[0], str) and losses[0] in LOSS_PRESETS:
+        preset, preset_weights = LOSS_PRESETS[losses[0]]
+        losses, weights = list(preset), preset_weights if weights is None else weights
+    for loss in losses:
+        _check_no_preset(loss)
+    names = [loss_name(loss) for loss in losses]
     if not names or len(set(names)) < len(names):
         raise LossSettingError(
-            f"loss_type needs at least one loss, each named once; got {list(names)}. "
+            f"loss_type needs at least one loss, each named once; got {names}. "
             "Name a loss once and put the sum of its weights into loss_weights."
         )
-    return tuple(names), _checked_weights(names, [1.0] * len(names) if weights is None else weights)
+    for loss in losses:
+        preference_loss(loss)
+    checked = _checked_weights(names, [1.0] * len(names) if weights is None else weights)
+    return dict(zip(names, losses, strict=True)), checked
 
 
-def _check_loss_name(name: str, preset_is_possible: bool) -> None:
-    if name in LOSS_PRESETS:
-        losses, weights = LOSS_PRESETS[name]
+def _check_no_preset(loss: Loss) -> None:
+    if isinstance(loss, str) and loss in LOSS_PRESETS:
+        losses, weights = LOSS_PRESETS[loss]
         raise LossSettingError(
-            f"loss_type {name!r} is a preset and stands alone; got it in a list with others. "
+            f"loss_type {loss!r} is a preset and stands alone; got it in a list with others. "
             f"Write its losses out: loss_type={losses}, loss_weights={weights}."
         )
-    known_name("loss_type", name, [*PREFERENCE_LOSSES, *(LOSS_PRESETS if preset_is_possible else ())])
 
 
 def _checked_weights(names: Sequence[str], weights: Sequence[float]) -> tuple[float, ...]:

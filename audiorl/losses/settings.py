@@ -71,8 +71,8 @@ def check_settings(setting: str, name: str, function: Callable[..., Any], given:
     if wanted:
         raise LossSettingError(
             f"{setting} {name!r} wants {', '.join(wanted)}, which nothing sets: a loss gets "
-            f"{', '.join(sorted(given)) or 'no settings'} from the config. Give it a default, or register "
-            f"functools.partial({getattr(function, '__name__', 'loss')}, {wanted[0]}=...)."
+            f"{', '.join(sorted(given)) or 'no settings'} from the config. Set it by --loss_settings "
+            f"{wanted[0]}=VALUE (loss_settings={{{wanted[0]!r}: ...}} in Python), or give it a default."
         )
 
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
-import os
-import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from audiorl.plugins import find_plugin, registered_names
 from audiorl.rewards.base import RewardError
 from audiorl.rewards.error_rate import (
     ExactMatch,
@@ -110,11 +106,8 @@ def load_reward(reward: str | Callable[..., Any]) -> Reward:
         return _callable(reward, repr(reward))
     if reward in REWARDS:
         return REWARDS[reward]
-    found = [point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name == reward]
-    if found:
-        return _callable(_load_plugin(found), f"the plug-in {reward!r}")
-    if "." in reward or ":" in reward:
-        return _callable(_import(reward), reward)
+    if (found := find_plugin("reward", ENTRY_POINT_GROUP, reward, RewardError)) is not None:
+        return _callable(found, reward)
     known = reward_names()
     near = get_close_matches(reward, known, n=1)
     raise RewardError(
@@ -126,7 +119,7 @@ def load_reward(reward: str | Callable[..., Any]) -> Reward:
 
 def reward_names() -> list[str]:
     """Shipped rewards and those that installed packages registered."""
-    return [*REWARDS, *sorted({point.name for point in entry_points(group=ENTRY_POINT_GROUP)} - set(REWARDS))]
+    return [*REWARDS, *sorted(registered_names(ENTRY_POINT_GROUP) - set(REWARDS))]
 
 
 def callable_name(function: Callable[..., Any]) -> str:
@@ -150,46 +143,3 @@ def _callable(reward: Any, described: str) -> Reward:
             "be called. Name a function, or a class with __call__."
         )
     return reward if hasattr(reward, "__name__") else NamedReward(reward, callable_name(reward))
-
-
-def _load_plugin(points: Sequence[EntryPoint]) -> Any:
-    targets = sorted({point.value for point in points})
-    if len(targets) > 1:
-        raise RewardError(
-            f"Several packages register a reward {points[0].name!r}: {', '.join(targets)}. Name the one you mean by "
-            f"its dotted path, {targets[0]!r} for example."
-        )
-    try:
-        return points[0].load()
-    except (ImportError, AttributeError) as error:
-        package = points[0].dist.name if points[0].dist else "an installed package"
-        raise RewardError(
-            f"The reward {points[0].name!r} of {package} does not load from {targets[0]}: {error}. "
-            "Reinstall the package, or use another reward."
-        ) from error
-
-
-def _import(path: str) -> Any:
-    module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
-    remedy = "Write package.module.name; modules are looked for where Python finds them and in the working folder."
-    try:
-        with _working_folder_importable():
-            return functools.reduce(getattr, name.split("."), importlib.import_module(module))
-    except (ImportError, ValueError) as error:
-        raise RewardError(f"The reward {path!r} cannot be imported: {error}. {remedy}") from error
-    except AttributeError as error:
-        raise RewardError(f"The module of the reward {path!r} has no such name: {error}. {remedy}") from error
-
-
-@contextmanager
-def _working_folder_importable() -> Iterator[None]:
-    """Last in line, so that a user's file shadows no installed package."""
-    folder = os.getcwd()
-    added = folder not in sys.path
-    if added:
-        sys.path.append(folder)
-    try:
-        yield
-    finally:
-        if added and folder in sys.path:
-            sys.path.remove(folder)

@@ -33,6 +33,7 @@ from audiorl.evaluation import Comparison, Decoded
 from audiorl.evaluation.significance import compared
 from audiorl.evaluation.transcription import decoding_in_force
 from audiorl.losses import LOSS_PRESETS
+from audiorl.losses.own import named_losses
 from audiorl.model_card import (
     MODEL_CARD,
     RESULTS_FOLDER,
@@ -266,6 +267,7 @@ def changed_settings(args: TrainingArguments) -> dict[str, tuple[Any, Any]]:
 def losses_of(args: Any) -> dict[str, float]:
     """The losses of a config by name, with weights; those of a preset spelt out, the preset first."""
     names = getattr(args, "loss_type", None) or []
+    names = named_losses(names)
     names = [names] if isinstance(names, str) else list(names)
     weights = getattr(args, "loss_weights", None) or [1.0] * len(names)
     found = dict(zip(names, weights, strict=True))
@@ -431,5 +433,5 @@ def last_logged_rates(history: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _plain_value(value: Any) -> Any:
-    """As JSON has it."""
-    return value.value if isinstance(value, Enum) else without_tokens(value)
+    """As JSON has it; a loss of one's own by its name."""
+    return value.value if isinstance(value, Enum) else without_tokens(named_losses(value))

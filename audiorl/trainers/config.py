@@ -20,7 +20,8 @@ from audiorl.augment import load_augmentation
 from audiorl.datasets.columns import column_names
 from audiorl.datasets.length_filter import check_bounds
 from audiorl.elsewhere import AnswersWrongArguments
-from audiorl.losses import CombinedObjective
+from audiorl.losses import CombinedObjective, PreferenceObjective
+from audiorl.losses.own import named_losses, read_loss_settings
 from audiorl.losses.settings import number_not_below
 from audiorl.models import SpeechFamily
 from audiorl.text.normalizers import normalizer
@@ -288,8 +289,11 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """As loggers get it: without access tokens, also where they are among keywords for the model."""
-        return {name: without_tokens(value) for name, value in super().to_dict().items()}
+        """As loggers get it: a loss of your own by its name, and no access tokens, not among keywords either."""
+        return {
+            name: without_tokens(named_losses(value) if name == "loss_type" else value)
+            for name, value in super().to_dict().items()
+        }
 
     def _check_logs(self) -> None:
         if self.quiet:
@@ -333,13 +337,24 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
                 setattr(self, f"{prefix}_checkpointing_kwargs", {"use_reentrant": False, **given})
 
 
+LOSS_SETTINGS_HELP = (
+    "Settings of a loss of your own, its keyword-only arguments: --loss_settings gamma=0.5 margin=2, in Python a dict."
+)
+
+
 @dataclass
 class PreferenceLossFields:
     """Which preference losses are summed and their settings, named as in TRL; `DPOConfig` and `OnlineDPOConfig`."""
 
     loss_type: list[str] = field(
         default_factory=lambda: ["sigmoid"],
-        metadata={"help": "One or several of audiorl.losses.PREFERENCE_LOSSES, or a preset: mpo."},
+        metadata={
+            "help": "One or several of audiorl.losses.PREFERENCE_LOSSES, a preset (mpo), or a loss of your own by its "
+            "dotted path, my_module.my_loss; in Python also the function itself."
+        },
+    )
+    loss_settings: list[str] | None | dict[str, Any] | str = field(  # noqa: RUF036
+        default=None, metadata={"help": LOSS_SETTINGS_HELP}
     )
     loss_weights: list[float] | None = field(
         default=None,
@@ -363,8 +378,9 @@ class PreferenceLossFields:
         Raises:
             ValueError: an unknown loss, or a value out of its range.
         """
-        if isinstance(self.loss_type, str):
+        if not isinstance(self.loss_type, list | tuple) or isinstance(self.loss_type, PreferenceObjective):
             self.loss_type = [self.loss_type]
+        self.loss_settings = read_loss_settings(self.loss_settings) or None
         return CombinedObjective(
             self.loss_type,
             self.loss_weights,
@@ -373,6 +389,7 @@ class PreferenceLossFields:
             f_divergence_type=self.f_divergence_type,
             f_alpha_divergence_coef=self.f_alpha_divergence_coef,
             discopop_tau=self.discopop_tau,
+            loss_settings=self.loss_settings,
         )
 
 

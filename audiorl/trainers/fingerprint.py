@@ -30,6 +30,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from audiorl.datasets.rows import OURS
+from audiorl.losses.own import named_losses
 from audiorl.models import base_model
 from audiorl.trainers.config import without_tokens
 
@@ -175,7 +176,7 @@ class RunFingerprint(TrainerCallback):
 def settings_of(args: Any) -> Run:
     """Settings that a resumed run must share, and the number of processes."""
     found = {
-        spec.name: _plain(getattr(args, spec.name))
+        spec.name: _plain(named_losses(getattr(args, spec.name)))
         for spec in fields(args)
         if spec.init and not spec.name.startswith(FREE)
     }

@@ -34,11 +34,14 @@ from audiorl.losses import (
     PolicyLoss,
     PolicyObjective,
     count_copies,
+    loss_name,
     policy_counts,
 )
+from audiorl.losses.own import read_loss_settings
 from audiorl.losses.settings import known_name
 from audiorl.models import SpeechFamily
 from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers
+from audiorl.trainers.config import LOSS_SETTINGS_HELP
 from audiorl.trainers.loading import default_output_dir
 from audiorl.trainers.rewarded import RolloutConfig
 from audiorl.trainers.rollout_metrics import StepRollouts
@@ -51,7 +54,14 @@ class GRPOConfig(RolloutConfig):
     """Arguments of `GRPOTrainer`, named as in TRL; settings of the losses are checked by `PolicyObjective`."""
 
     loss_type: str = field(
-        default="dapo", metadata={"help": "One of audiorl.losses.POLICY_LOSSES: dapo, grpo, dr_grpo, gspo, mwer, ..."}
+        default="dapo",
+        metadata={
+            "help": "One of audiorl.losses.POLICY_LOSSES (dapo, grpo, dr_grpo, gspo, mwer, ...), or a loss of your own "
+            "by its dotted path, my_module.my_loss; in Python also the function itself."
+        },
+    )
+    loss_settings: list[str] | None | dict[str, Any] | str = field(  # noqa: RUF036
+        default=None, metadata={"help": LOSS_SETTINGS_HELP}
     )
     scale_rewards: str = field(
         default="group",
@@ -86,6 +96,7 @@ class GRPOConfig(RolloutConfig):
         if isinstance(self.scale_rewards, bool):
             self.scale_rewards = "group" if self.scale_rewards else "none"
         known_name("scale_rewards", self.scale_rewards, ADVANTAGES)
+        self.loss_settings = read_loss_settings(self.loss_settings) or None
         self.objective()
 
     def check_family(self, family: SpeechFamily) -> None:
@@ -98,7 +109,7 @@ class GRPOConfig(RolloutConfig):
             )
         if family.token_level or not (objective.needs_tokens or objective.uses_entropy):
             return
-        loss = f"loss_type={self.loss_type!r} at level {objective.level!r}"
+        loss = f"loss_type={loss_name(self.loss_type)!r} at level {objective.level!r}"
         raise ValueError(
             f"{'entropy_coef' if objective.uses_entropy else loss} is made of tokens, but {type(family).__name__} "
             "scores a hypothesis as a whole. Use loss_type='grpo' or 'mwer' at level 'token', with entropy_coef=0."
@@ -120,6 +131,7 @@ class GRPOConfig(RolloutConfig):
             importance_sampling_level=self.importance_sampling_level,
             max_completion_length=self.max_completion_length,
             entropy_coef=self.entropy_coef,
+            loss_settings=self.loss_settings,  # type: ignore[arg-type]
         )
 
 

@@ -29,9 +29,10 @@ from transformers import TrainerCallback
 
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.losses import ObjectiveTerms, OddsRatioObjective, PairScores, pair_scores
+from audiorl.losses.own import read_loss_settings
 from audiorl.losses.reductions import length_mean
 from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers, SpeechTrainer
-from audiorl.trainers.config import SpeechConfig
+from audiorl.trainers.config import LOSS_SETTINGS_HELP, SpeechConfig
 from audiorl.trainers.loading import default_output_dir
 from audiorl.trainers.metrics import add_pair_rewards, add_pair_scores
 
@@ -52,9 +53,20 @@ class ORPOConfig(SpeechConfig):
             "odds ratio alone, which a model can also win by making both transcripts improbable."
         },
     )
+    loss_type: str = field(
+        default="odds_ratio",
+        metadata={
+            "help": "odds_ratio, or a loss of your own in its place, by its dotted path, my_module.my_loss; in Python "
+            "also the function itself."
+        },
+    )
+    loss_settings: list[str] | None | dict[str, Any] | str = field(  # noqa: RUF036
+        default=None, metadata={"help": LOSS_SETTINGS_HELP}
+    )
 
     def __post_init__(self):
         super().__post_init__()
+        self.loss_settings = read_loss_settings(self.loss_settings) or None
         self.objective()
 
     def objective(self) -> OddsRatioObjective:
@@ -63,7 +75,7 @@ class ORPOConfig(SpeechConfig):
         Raises:
             ValueError: a weight out of its range.
         """
-        return OddsRatioObjective(self.beta, self.nll_weight)
+        return OddsRatioObjective(self.beta, self.nll_weight, self.loss_type, self.loss_settings)  # type: ignore[arg-type]
 
 
 class ORPOTrainer(SpeechTrainer):
@@ -141,5 +153,8 @@ class ORPOTrainer(SpeechTrainer):
         add_pair_scores(self.metrics, mode, self.text_columns, mean_logps, scores)
         nll, odds_ratio = terms.terms
         self.metrics.add_ratio(mode, "nll_loss", nll.loss.sum(), terms.chosen_tokens.sum())
-        self.metrics.add(mode, "log_odds_ratio", -odds_ratio.loss)
+        if odds_ratio.name == "odds_ratio":
+            self.metrics.add(mode, "log_odds_ratio", -odds_ratio.loss)
+        else:
+            self.metrics.add(mode, f"loss/{odds_ratio.name}", odds_ratio.loss)
         self.metrics.add(mode, "log_odds_chosen", terms.margin)

@@ -170,7 +170,7 @@ def test_a_setting_of_a_loss_of_ones_own_has_to_come_from_somewhere(monkeypatch,
         pairs = random_pairs()
         torch.testing.assert_close(CombinedObjective("mine")(pairs).total(), -0.05 * pairs.margin.mean())
         return
-    with pytest.raises(LossSettingError, match=r"loss_type 'mine' wants gamma, which nothing sets: .*beta.*partial"):
+    with pytest.raises(LossSettingError, match=r"loss_type 'mine' wants gamma, which nothing sets: .*beta.*--loss"):
         CombinedObjective(["sigmoid", "mine"])
     bound = functools.partial(without, gamma=2.0)
     monkeypatch.setitem(PREFERENCE_LOSSES, "mine", PreferenceObjective(bound))

@@ -145,7 +145,7 @@ def test_a_setting_of_a_loss_of_ones_own_has_to_come_from_somewhere(monkeypatch,
     exec(f"def mine(terms, *, {settings}): return None", scope)
     monkeypatch.setitem(POLICY_LOSSES, "mine", PolicyMethod(scope["mine"], "tokens"))
     missing = settings.split(", ")[-1]
-    with pytest.raises(LossSettingError, match=rf"loss_type 'mine' wants {missing}, which nothing sets: .*partial"):
+    with pytest.raises(LossSettingError, match=rf"loss_type 'mine' wants {missing}, which nothing sets: .*--loss"):
         PolicyObjective("mine")
 
 
