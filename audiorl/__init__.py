@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from audiorl.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
     from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
     from audiorl.trainers.raft import RAFTConfig, RAFTTrainer
+    from audiorl.trainers.sft import SFTConfig, SFTTrainer
 
 # public name -> module
 _HOMES = {
@@ -90,6 +91,8 @@ _HOMES = {
     "RewardError": "audiorl.rewards",
     "RewardSet": "audiorl.rewards",
     "RewardTable": "audiorl.rewards",
+    "SFTConfig": "audiorl.trainers.sft",
+    "SFTTrainer": "audiorl.trainers.sft",
     "SignalQuality": "audiorl.rewards",
     "SpeechCollator": "audiorl.collator",
     "SpeechConfig": "audiorl.trainers.config",
@@ -156,6 +159,8 @@ __all__ = [
     "RewardError",
     "RewardSet",
     "RewardTable",
+    "SFTConfig",
+    "SFTTrainer",
     "SignalQuality",
     "SpeechCollator",
     "SpeechConfig",

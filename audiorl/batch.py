@@ -190,9 +190,16 @@ class GroupScores(NamedTuple):
     is_top1: Tensor  # bool, whether the token is the most probable one
     keep: Tensor  # bool, which entries count; the batch's own `keep` unless T = 1
     states: Tensor  # what `encode` returned, to be shared with another model
+    # mean log-probability over the vocabulary, with gradient; None from a family without distributions over tokens
+    mean_logps: Tensor | None = None
 
     def __repr__(self) -> str:
         return f"GroupScores({shapes_in_words(self._asdict().items())})"
+
+    def select_hypotheses(self, which: slice) -> GroupScores:
+        """The same of some of the K hypotheses; states are of the clips and stay."""
+        parts = {name: value for name, value in self._asdict().items() if name != "states" and value is not None}
+        return self._replace(**{name: value[:, which] for name, value in parts.items()})
 
 
 class GroupSamples(NamedTuple):

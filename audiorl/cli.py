@@ -14,9 +14,10 @@ from audiorl import elsewhere
 from audiorl._version import __version__
 from audiorl.exits import MISTYPED, run, stop
 
-TRAINING = ("dpo", "orpo", "grpo", "raft")
+TRAINING = ("sft", "dpo", "orpo", "grpo", "raft")
 # name -> what it does
 COMMANDS = {
+    "sft": "tune on transcribed audio",
     "dpo": "tune on preference pairs, mined from transcripts where rows have none",
     "orpo": "tune on preference pairs without a frozen policy",
     "grpo": "tune with rewards on sampled hypotheses",

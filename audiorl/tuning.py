@@ -1,4 +1,4 @@
-"""A whole run from flags: what the examples and the commands `audiorl dpo | orpo | grpo | raft` do.
+"""A whole run from flags: what the examples and the commands `audiorl sft | dpo | orpo | grpo | raft` do.
 
 A trainer of one's own takes the place of ours: `tune_on_pairs(MyTrainer, MyConfig)`.
 """
@@ -14,6 +14,7 @@ from audiorl.model_card import DataSource
 from audiorl.rewards import RewardSet
 from audiorl.script import (
     RewardScriptArguments,
+    RowScriptArguments,
     SpeechScriptArguments,
     data_source,
     load_from_flags,
@@ -25,6 +26,40 @@ from audiorl.script import (
 )
 from audiorl.trainers.base import SpeechTrainer
 from audiorl.trainers.config import SpeechConfig
+
+
+def tune_on_transcripts(
+    trainer_class: Callable[..., SpeechTrainer],
+    config: type[SpeechConfig],
+    argv: Sequence[str] | None = None,
+    *,
+    demo_arguments: Sequence[str] = (),
+) -> None:
+    """Tune on rows with `text`.
+
+    Args:
+        trainer_class: called as `SFTTrainer` is.
+        config: its config; every field is a flag, beside those of `RowScriptArguments` and `SpeechModelConfig`.
+        argv, demo_arguments: see `audiorl.flags.parse`.
+    """
+    # 1. Flags: every field of the three classes
+    script, args, model_args = parse((RowScriptArguments, config, SpeechModelConfig), demo_arguments, argv)
+
+    # 2. Model and rows
+    model, processor, adapter = load_from_flags(model_args, args)
+    held_out = test_rows(script, args)
+
+    # 3. Tune, with WER before and after
+    trainer = trainer_class(
+        model,
+        args=args,
+        train_dataset=train_rows(script, args),
+        eval_dataset=held_out if args.eval_strategy != "no" else None,
+        processing_class=processor,
+        peft_config=adapter,
+    )
+    trainer.record_data(data_source(script))
+    tune_and_measure(trainer, held_out, data_source(script, test=True), merge_adapter=model_args.merge_adapter)
 
 
 def tune_on_pairs(

@@ -32,27 +32,24 @@ import torch
 from measuring import environment, report
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from audiorl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, ORPOConfig, ORPOTrainer, SpeechConfig, mine_pairs
-from audiorl.batch import GroupBatch
+from audiorl import (
+    DPOConfig,
+    DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
+    ORPOConfig,
+    ORPOTrainer,
+    SFTConfig,
+    SFTTrainer,
+    SpeechConfig,
+    mine_pairs,
+)
 from audiorl.evaluation import Comparison, compare
-from audiorl.losses import supervised_loss
 from audiorl.trainers.base import SpeechTrainer
 
 BATCH = 8
 STEPS_TO_TIME = 6
 CURVE = ("step", "loss", "reward", "wer", "rewards/margins")
-
-
-class SFTTrainer(SpeechTrainer):
-    """Supervised fine-tuning on the transcript alone: K = 1."""
-
-    text_columns = ("text",)
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        batch = GroupBatch(inputs)
-        scores = self.family.score_groups(model, batch)
-        loss = supervised_loss(scores.logps, scores.keep, self.counts_of(batch, model.training).tokens)
-        return self.scale_for_step(loss, model.training)
 
 
 class Phase(NamedTuple):
@@ -65,7 +62,7 @@ class Phase(NamedTuple):
 
 
 def sft(**settings: Any) -> Phase:
-    return Phase(SFTTrainer, SpeechConfig, {"learning_rate": 3e-5}, **settings)
+    return Phase(SFTTrainer, SFTConfig, {"learning_rate": 3e-5}, **settings)
 
 
 def dpo(losses: list[str], weights: list[float]) -> Phase:

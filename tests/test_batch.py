@@ -54,8 +54,17 @@ def test_a_repr_shows_shapes_and_no_numbers():
     samples = GroupSamples(torch.zeros(2, 3, 5), values.bool(), values, values[..., 0].bool())
     assert repr(samples) == "GroupSamples(tokens=(2, 3, 5), keep=(2, 3, 4), logps=(2, 3, 4), finished=(2, 3))"
     scores = GroupScores(values, values, values, values.bool(), values.bool(), torch.zeros(2, 7, 8))
-    assert repr(scores).endswith("keep=(2, 3, 4), states=(2, 7, 8))") and len(repr(scores)) < 150
+    assert repr(scores).endswith("states=(2, 7, 8), mean_logps=None)") and len(repr(scores)) < 160
     assert repr(GroupBatch(tensors(), rows=BatchRows([{"text": "a"}, {}]))).endswith("row_ids=(2,), rows=BatchRows(2))")
+
+
+def test_some_hypotheses_of_scores_are_selected_and_states_stay():
+    values, states = torch.arange(24.0).view(2, 3, 4), torch.zeros(2, 7, 8)
+    scores = GroupScores(values, values, values, values > 3, values > 5, states, mean_logps=-values)
+    first = scores.select_hypotheses(slice(2))
+    assert first.states is states and torch.equal(first.mean_logps, -values[:, :2])
+    assert torch.equal(first.logps, values[:, :2]) and first.is_top1.shape == (2, 2, 4)
+    assert scores._replace(mean_logps=None).select_hypotheses(slice(2, 3)).mean_logps is None
 
 
 def test_rows_travel_beside_the_tensors():

@@ -61,7 +61,7 @@ def test_every_trainer_and_every_loss_has_its_row_and_every_paper_its_use():
     known = {*losses.PREFERENCE_LOSSES, *losses.LOSS_PRESETS, *losses.POLICY_LOSSES}
     assert known <= LOSS_PAPERS.keys()
     tables = (*LOSS_PAPERS.values(), *OPTION_PAPERS.values(), *ADAPTER_PAPERS.values())
-    used = {method.paper for method in METHODS.values()} | {key for keys in tables for key in keys}
+    used = {method.paper for method in METHODS.values() if method.paper} | {key for keys in tables for key in keys}
     assert used == PAPERS.keys()
 
 
@@ -76,6 +76,8 @@ def test_a_card_cites_the_paper_that_the_loss_function_names(table):
 def test_a_method_cites_the_paper_that_its_module_names(name):
     if name not in audiorl.__all__:
         pytest.skip("not a public trainer yet")
+    if METHODS[name].paper is None:
+        pytest.skip("older than its name")
     module = __import__(getattr(audiorl, name).__module__, fromlist=["_"])
     assert PAPERS[METHODS[name].paper].arxiv in module.__doc__
 

@@ -1,4 +1,4 @@
-"""`audiorl dpo`, `orpo`, `grpo` and `raft`: what the example script of each method does."""
+"""`audiorl sft`, `dpo`, `orpo`, `grpo` and `raft`: what the example script of each method does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from audiorl.trainers.raft import RAFTConfig, RAFTTrainer
-from audiorl.tuning import tune_on_pairs, tune_on_rewards
+from audiorl.trainers.sft import SFTConfig, SFTTrainer
+from audiorl.tuning import tune_on_pairs, tune_on_rewards, tune_on_transcripts
+
+
+def sft(argv: Sequence[str] | None = None) -> None:
+    tune_on_transcripts(SFTTrainer, SFTConfig, argv, demo_arguments=DEMO_ARGUMENTS["sft"])
 
 
 def dpo(argv: Sequence[str] | None = None) -> None:

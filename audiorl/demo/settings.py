@@ -11,6 +11,10 @@ _SHARED = [
     *("--per_device_train_batch_size", "16", "--per_device_eval_batch_size", "16", "--save_strategy", "no"),
 ]
 DEMO_ARGUMENTS: dict[str, list[str]] = {
+    "sft": [
+        *_SHARED,
+        *("--output_dir", "demo-sft", "--learning_rate", "1.5e-3", "--num_train_epochs", "5", "--warmup_steps", "10"),
+    ],
     "dpo": [
         *_SHARED,
         *("--output_dir", "demo-dpo", "--loss_type", "sigmoid", "sft", "--loss_weights", "0.2", "1.0"),

@@ -11,23 +11,45 @@ from torch import Tensor
 from audiorl.losses.reductions import counted_mean, sequence_sum
 
 
-def supervised_loss(logps: Tensor, keep: Tensor, num_tokens: Tensor | int) -> Tensor:
+def supervised_loss(
+    logps: Tensor,
+    keep: Tensor,
+    num_tokens: Tensor | int,
+    *,
+    mean_logps: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
     """Negative log-likelihood of transcripts, a mean over tokens.
 
-        out = -sum over kept tokens of logps / max(num_tokens, 1)
+        out = -sum over kept tokens of ((1 - e) logps + e mean_logps) / max(num_tokens, 1),  e = label_smoothing
 
     Args:
         logps: (B, K, T) nats, with graph; entries outside `keep` may hold anything, NaN included. K = 1 for the true
             transcript of each clip.
         keep: (B, K, T) bool, True where a token counts.
         num_tokens: kept tokens of the whole optimizer step, over accumulation steps and processes: parts then add up.
+        mean_logps: (B, K, T) nats, mean log-probability over the vocabulary, with graph; read where `label_smoothing`
+            is above 0.
+        label_smoothing: 0 ... below 1, the share of each token's target that is spread evenly over the vocabulary.
 
     Returns:
         Scalar >= 0, nats for a token; multiply it by `sft_weight`.
 
-    Source: the token-level cross-entropy of supervised training.
+    Raises:
+        ValueError: labels are to be smoothed, and there is no `mean_logps`.
+
+    Source: the token-level cross-entropy of supervised training; smoothing, Szegedy et al. 2016, arXiv:1512.00567,
+    section 7, with transformers' meaning of the share.
     """
-    return counted_mean(-sequence_sum(logps, keep), num_tokens)
+    if label_smoothing == 0.0:
+        return counted_mean(-sequence_sum(logps, keep), num_tokens)
+    if mean_logps is None:
+        raise ValueError(
+            f"label_smoothing={label_smoothing:g} needs mean_logps, and the family that scored has none: it scores a "
+            "transcript as a whole. Set label_smoothing_factor to 0."
+        )
+    target = (1.0 - label_smoothing) * logps + label_smoothing * mean_logps
+    return counted_mean(-sequence_sum(target, keep), num_tokens)
 
 
 def orthogonality(factors: Sequence[Tensor]) -> Tensor:

@@ -26,9 +26,12 @@ LOCAL_DATA = "local"
 
 def card_data(facts: CardFacts) -> ModelCardData:
     """The metadata; what is not known is left out, except the licence, which then is "unknown"."""
+    base = facts.base_model if facts.base_on_hub else None
+    if base is None and facts.init_on_hub and facts.adapter is None:
+        base = facts.init_from
     fields: dict[str, Any] = {
-        "base_model": facts.base_model if facts.base_on_hub else None,
-        "base_model_relation": ("adapter" if facts.adapter else "finetune") if facts.base_on_hub else None,
+        "base_model": base,
+        "base_model_relation": base and ("adapter" if facts.adapter else "finetune"),
         "datasets": [facts.data.name] if facts.data.on_hub else None,
         "language": facts.languages or None,
         "library_name": "peft" if facts.adapter else "transformers",
@@ -195,11 +198,17 @@ def plain(value: Any) -> str:
     return text
 
 
+def _hub_linked(name: str, on_hub: bool) -> str:
+    return _linked(name, f"https://huggingface.co/{name}" if on_hub else None)
+
+
 # ---- sections ----
 
 
 def _opening(facts: CardFacts) -> str:
-    base = _linked(facts.base_model, f"https://huggingface.co/{facts.base_model}" if facts.base_on_hub else None)
+    base = _hub_linked(facts.base_model, facts.base_on_hub)
+    if facts.init_from:
+        base += f", which came from {_hub_linked(facts.init_from, facts.init_on_hub)}"
     how = f" with {facts.method.name}" if facts.method else ""
     what = "An adapter for" if facts.adapter else "A version of"
     merged = " The adapter that was trained has been merged into the weights." if facts.merged else ""

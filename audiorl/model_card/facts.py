@@ -99,6 +99,7 @@ class CardFacts:
         load_name: what `from_pretrained` takes: an id on the Hub, or a folder.
         base_model: id on the Hub, or a folder's name.
         base_on_hub: whether `base_model` is an id on the Hub.
+        init_from: the checkpoint that the base came from, where it was told; an id if `init_on_hub`.
         model_type: of the architecture, e.g. "whisper".
         trainer: its class.
         losses: names of the losses, with weights where there are several.
@@ -149,3 +150,5 @@ class CardFacts:
     merged: bool = False
     measurement: BeforeAndAfter | None = None
     tags: tuple[str, ...] = ()
+    init_from: str | None = None
+    init_on_hub: bool = False

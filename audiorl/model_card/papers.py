@@ -217,6 +217,13 @@ _ROWS = (
         "2404.09656",
     ),
     Paper(
+        "szegedy2016rethinking",
+        "Szegedy, Christian and Vanhoucke, Vincent and Ioffe, Sergey and Shlens, Jonathon and Wojna, Zbigniew",
+        "Rethinking the Inception Architecture for Computer Vision",
+        2016,
+        "1512.00567",
+    ),
+    Paper(
         "hu2021lora",
         "Hu, Edward J. and Shen, Yelong and Wallis, Phillip and Allen-Zhu, Zeyuan and Li, Yuanzhi and others",
         "LoRA: Low-Rank Adaptation of Large Language Models",
@@ -254,12 +261,13 @@ class Method(NamedTuple):
 
     name: str
     tag: str  # on the Hub
-    paper: str  # key of `papers.PAPERS`
+    paper: str | None  # key of `papers.PAPERS`; None for a method older than its name
     learns_from: str
 
 
 # Class of the trainer -> method; subclasses of a user's own are found by their base.
 METHODS: dict[str, Method] = {
+    "SFTTrainer": Method("supervised fine-tuning (SFT)", "sft", None, "transcripts"),
     "DPOTrainer": Method("direct preference optimisation (DPO)", "dpo", "rafailov2023direct", "pairs of transcripts"),
     "ORPOTrainer": Method("odds-ratio preference optimisation (ORPO)", "orpo", "hong2024orpo", "pairs of transcripts"),
     "GRPOTrainer": Method(
@@ -305,6 +313,7 @@ LOSS_PAPERS: dict[str, tuple[str, ...]] = {
 
 # Fields of configs -> papers, read where a field differs from its default.
 OPTION_PAPERS: dict[str, tuple[str, ...]] = {
+    "label_smoothing_factor": ("szegedy2016rethinking",),
     "ld_alpha": ("liu2024length",),
     "f_divergence_type": ("wang2023beyond",),
     "sync_ref_model": ("gorbatovski2024learn",),
@@ -334,7 +343,7 @@ def papers(
         options: fields that differ from their defaults.
         adapter: a key of `ADAPTER_PAPERS`; others have none here.
     """
-    keys = [] if method is None else [method.paper]
+    keys = [] if method is None or method.paper is None else [method.paper]
     for table, names in (
         (LOSS_PAPERS, losses),
         (OPTION_PAPERS, options),

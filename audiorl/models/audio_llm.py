@@ -372,7 +372,8 @@ def _in_place(scores: GroupScores, keep: Tensor, starts: Tensor) -> GroupScores:
     def place(values: Tensor) -> Tensor:
         return torch.where(keep, values.gather(-1, index), torch.zeros((), dtype=values.dtype, device=values.device))
 
-    named = {name: place(getattr(scores, name)) for name in ("logps", "entropy", "mean_logits", "is_top1")}
+    names = ("logps", "entropy", "mean_logits", "is_top1", "mean_logps")
+    named = {name: place(getattr(scores, name)) for name in names}
     return GroupScores(**named, keep=keep, states=scores.states)
 
 

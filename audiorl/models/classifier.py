@@ -228,7 +228,13 @@ def label_scores(logits: Tensor, batch: GroupBatch, states: Tensor, temperature:
     best = labels == scaled.argmax(-1, keepdim=True)
     mean_logits = scaled.detach().mean(-1)
     return GroupScores(
-        place(label_logps.gather(-1, labels)), place(entropy), place(mean_logits), place(best), keep, states
+        logps=place(label_logps.gather(-1, labels)),
+        entropy=place(entropy),
+        mean_logits=place(mean_logits),
+        is_top1=place(best),
+        keep=keep,
+        states=states,
+        mean_logps=place(label_logps.mean(-1)),
     )
 
 

@@ -35,6 +35,8 @@ class SpeechFamily(FamilyData):
         sampling_rate, max_seconds, min_seconds, mel_bins, end_token: see `FamilyData`.
         token_level: whether hypotheses are drawn and scored token by token; where not (CTC), T = 1 in `GroupScores`,
             samplers do not apply and no number of tokens limits a sample.
+        has_distributions: whether the tokens that are scored come from distributions over the vocabulary, so that
+            labels can be smoothed and two models' distributions compared; default `token_level`.
         unadaptable: last parts of the names of linear layers whose weight the model reads without calling them: an
             adapter in them would do nothing.
         engines: the ways to run a step of sampling, the default first; `set_engine` chooses one.
@@ -92,6 +94,10 @@ class SpeechFamily(FamilyData):
                 f"ref_model has a vocabulary of {theirs}, the policy one of {ours}, so their log-probabilities "
                 "cannot be compared. Pass a ref_model with the policy's own tokenizer, or none."
             )
+
+    @property
+    def has_distributions(self) -> bool:
+        return self.token_level
 
     def set_engine(self, engine: str) -> None:
         """Choose how steps of sampling and beam search run; the samples stay the same.

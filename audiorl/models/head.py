@@ -1,4 +1,4 @@
-"""From hidden states to what losses need: log-probability, entropy, mean logit and top-1 of kept tokens."""
+"""From hidden states to what losses need: log-probability, entropy, mean logit, top-1 and mean log-probability."""
 
 from __future__ import annotations
 
@@ -35,14 +35,22 @@ def score_tokens(
     # the head is called, not its weight used beside it, so that the wrappers' hooks fire
     if use_fused_head(head, rows.device):
         answer_scores(head)
-        logps, entropy, mean_logits, is_top1 = head(rows, score_labels=labels, temperature=temperature)
+        logps, entropy, mean_logits, is_top1, mean_logps = head(rows, score_labels=labels, temperature=temperature)
     else:
-        logps, entropy, mean_logits, is_top1 = TokenStatistics.apply(head(rows), labels, temperature)
+        logps, entropy, mean_logits, is_top1, mean_logps = TokenStatistics.apply(head(rows), labels, temperature)
 
     def place(values: Tensor) -> Tensor:
         return values.new_zeros(keep.shape).masked_scatter(keep, values)
 
-    return GroupScores(place(logps), place(entropy), place(mean_logits), place(is_top1), keep, states)
+    return GroupScores(
+        logps=place(logps),
+        entropy=place(entropy),
+        mean_logits=place(mean_logits),
+        is_top1=place(is_top1),
+        keep=keep,
+        states=states,
+        mean_logps=place(mean_logps),
+    )
 
 
 def use_fused_head(head: nn.Module, device: torch.device) -> bool:
@@ -91,21 +99,36 @@ def _fused(rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, te
         1.0,
         ("entropy", "mean_logits", "is_top1"),
     )
-    return logps, entropy, mean_logits, is_top1
+    mean_logps = _mean_logit(rows, weight, bias, temperature) - _label_logit(rows, weight, bias, labels, temperature)
+    return logps, entropy, mean_logits, is_top1, mean_logps + logps
+
+
+def _mean_logit(rows: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    """(N,) mean logit over the vocabulary, with gradient: the logits are linear, so their mean is one projection."""
+    offset = 0.0 if bias is None else bias.float().mean()
+    return (rows.float() @ weight.mean(0, dtype=torch.float32) + offset) / temperature
+
+
+def _label_logit(rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, temperature: float) -> Tensor:
+    """(N,) logit of each label, with gradient."""
+    offset = 0.0 if bias is None else bias.float()[labels]
+    return ((rows.float() * weight[labels].float()).sum(-1) + offset) / temperature
 
 
 class TokenStatistics(torch.autograd.Function):
-    """Log-probability, entropy, mean logit and top-1 of labels, from logits that are held once.
+    """Log-probability, entropy, mean logit, top-1 and mean log-probability of labels, from logits that are held once.
 
         z = logits / temperature
         logps[n] = z[n, label] - log sum_v exp z[n, v]
         entropy[n] = -sum_v p[n, v] log p[n, v], p = softmax(z)
+        mean_logps[n] = mean_v log p[n, v]
         d logps[n] / d logits[n, v] = ([v = label] - p[n, v]) / temperature
         d entropy[n] / d logits[n, v] = -p[n, v] (log p[n, v] + entropy[n]) / temperature
+        d mean_logps[n] / d logits[n, v] = (1 / V - p[n, v]) / temperature
 
     `log_softmax` of all logits and `gather` would hold two more copies of them, in float32, and every figure
-    would pass over all of them; here a few rows at a time are read, while they are in the cache. `logps` and
-    `entropy` have a gradient; an entropy that is only logged costs nothing in `backward`. The gradient is written over
+    would pass over all of them; here a few rows at a time are read, while they are in the cache. `logps`, `entropy`
+    and `mean_logps` have a gradient; one that is only logged costs nothing in `backward`. The gradient is written over
     the logits, so `backward` runs once for each forward; where `retain_graph=True` asks for a second one, autograd
     notices the changed logits and raises.
     """
@@ -118,34 +141,54 @@ class TokenStatistics(torch.autograd.Function):
             log_probabilities = scaled.log_softmax(-1)
             logps = log_probabilities.gather(-1, label[:, None]).squeeze(-1)
             entropy = -log_probabilities.exp().mul_(log_probabilities).sum(-1)
-            parts.append((logps, entropy, scaled.mean(-1), log_probabilities.argmax(-1) == label))
-        logps, *statistics = (torch.cat(column) for column in zip(*parts, strict=True))
+            mean_logits = scaled.mean(-1)
+            # log p is z less its log-sum-exp, and so is the mean of either
+            mean_logps = mean_logits - scaled.gather(-1, label[:, None]).squeeze(-1) + logps
+            parts.append((logps, entropy, mean_logits, log_probabilities.argmax(-1) == label, mean_logps))
+        logps, entropy, mean_logits, is_top1, mean_logps = (torch.cat(column) for column in zip(*parts, strict=True))
         ctx.save_for_backward(logits, labels)
         ctx.temperature = temperature
-        ctx.mark_non_differentiable(*statistics[1:])
+        ctx.mark_non_differentiable(mean_logits, is_top1)
         ctx.set_materialize_grads(False)
-        return logps, *statistics
+        return logps, entropy, mean_logits, is_top1, mean_logps
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_logps: Tensor | None, grad_entropy: Tensor | None, *_: Any
+        ctx: Any, grad_logps: Tensor | None, grad_entropy: Tensor | None, *rest: Tensor | None
     ) -> tuple[Tensor | None, None, None]:
         logits, labels = ctx.saved_tensors
-        if grad_logps is None and grad_entropy is None:
+        grad_mean = rest[-1]
+        if grad_logps is None and grad_entropy is None and grad_mean is None:
             return None, None, None
         for start in range(0, len(logits), TOKEN_CHUNK):
             rows = slice(start, start + TOKEN_CHUNK)
             scaled = scaled_logits(logits[rows], ctx.temperature)
-            grad = torch.zeros_like(scaled) if grad_logps is None else scaled.softmax(-1)
-            if grad_logps is not None:
-                slope = grad_logps[rows, None] / ctx.temperature
-                grad = grad.mul_(-slope).scatter_add_(-1, labels[rows, None], slope)
+            grad = _logps_gradient(scaled, labels[rows], *(_rows_of(g, rows) for g in (grad_logps, grad_mean)))
             if grad_entropy is not None:
-                grad -= _entropy_slope(scaled) * (grad_entropy[rows, None] / ctx.temperature)
+                grad -= _entropy_slope(scaled) * grad_entropy[rows, None]
+            if ctx.temperature != 1.0:
+                grad /= ctx.temperature
             # the logits are the largest tensor of the step: their memory is used again
             logits[rows] = grad
         return logits, None, None
+
+
+def _rows_of(gradient: Tensor | None, rows: slice) -> Tensor | None:
+    return None if gradient is None else gradient[rows, None]
+
+
+def _logps_gradient(scaled: Tensor, labels: Tensor, slope: Tensor | None, mean_slope: Tensor | None) -> Tensor:
+    """(n, V): what `logps` and `mean_logps` with gradients of (n, 1), or none, hand to the scaled logits."""
+    if slope is None and mean_slope is None:
+        return torch.zeros_like(scaled)
+    total = sum(part for part in (slope, mean_slope) if part is not None)
+    grad = scaled.softmax(-1).mul_(-total)
+    if slope is not None:
+        grad.scatter_add_(-1, labels[:, None], slope)
+    if mean_slope is not None:
+        grad += mean_slope / scaled.shape[-1]
+    return grad
 
 
 def _entropy_slope(scaled: Tensor) -> Tensor:

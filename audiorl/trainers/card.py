@@ -66,6 +66,7 @@ NOT_LEARNING = (
     "fsdp",
     "hub_",
     "include_",
+    "init_from",
     "load_best_model_at_end",
     "local_rank",
     "log_",
@@ -170,6 +171,8 @@ class RunCard:
             load_name=hub_name(trainer) if args.push_to_hub or trainer.hub_model_id else os.fspath(folder),
             base_model=base,
             base_on_hub=on_hub,
+            init_from=args.init_from,
+            init_on_hub=is_repo_id(args.init_from),
             model_type=base_model(model).config.model_type,
             model_class=type(base_model(model)).__name__,
             pipeline_tag=pipeline_tag(trainer.family, model, trainer.train_dataset),
@@ -303,6 +306,11 @@ def base_name(model: nn.Module) -> tuple[str, bool]:
     folder = Path(name).resolve()
     # "checkpoint-500" alone says nothing
     return "/".join(folder.parts[-2:]) if folder.name.startswith("checkpoint") else folder.name, False
+
+
+def is_repo_id(name: str | None) -> bool:
+    """Whether a name is a model's id on the Hub, with its owner, and no folder here."""
+    return bool(name and "/" in name and REPO_ID.fullmatch(name) and not os.path.exists(name))
 
 
 def license_of(model: nn.Module) -> tuple[str, str | None]:

@@ -196,7 +196,14 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
         metadata={"help": "Normalizer of transcripts and hypotheses before WER and CER: basic, english, lower, none."},
     )
 
-    # Hub
+    # Card and Hub
+    init_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "For the model card: the checkpoint that the model came from before this run, a Hub id or a name, "
+            "where the model is a folder that does not say it."
+        },
+    )
     push_to_hub: bool = field(
         default=False,
         metadata={

@@ -64,6 +64,7 @@ FREE = (
     "hub_",
     "ignore_data_skip",
     "include_",
+    "init_from",
     "jit_",
     "load_best_model_at_end",
     "local_rank",

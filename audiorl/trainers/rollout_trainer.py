@@ -251,7 +251,7 @@ class RolloutTrainer(RewardedTrainer, ABC):
         assert self.step_counts is not None
         scores = self.family.score_groups(model, batch, batch.tensors.get("states"), temperature=self.args.temperature)
         sampled = batch.num_hypotheses - (self.args.sft_weight > 0)
-        own = scores._replace(**{name: getattr(scores, name)[:, :sampled] for name in scores._fields[:-1]})
+        own = scores.select_hypotheses(slice(sampled))
         loss = self.rollout_loss(batch, own, self.held.get().counts)
         if self.args.sft_weight > 0:
             logps, keep = scores.logps[:, sampled:], scores.keep[:, sampled:]

@@ -43,7 +43,7 @@ from audiorl.trainers.checkpoints import is_whole, step_folders
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from tests.pairs.mining_rows import rows_on_disk
 from tests.tiny_models import tiny_whisper
-from tests.trainers import grpo_rows, pair_rows, raft_rows
+from tests.trainers import grpo_rows, pair_rows, raft_rows, text_rows
 
 SAVING = {"save_strategy": "steps", "save_steps": 1}
 PAIRS = ("pairs.jsonl", "hypotheses.jsonl", "summary.json")
@@ -62,6 +62,7 @@ def _clips() -> list[dict[str, Any]]:
 
 
 MAKE: dict[str, Callable[..., Any]] = {
+    "sft": text_rows.sft,
     "dpo": pair_rows.trainer,
     "orpo": _orpo,
     "grpo": lambda folder, **settings: grpo_rows.trainer(folder, _clips(), num_iterations=2, **settings),
@@ -71,7 +72,7 @@ MAKE: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A run. An epoch of DPO and ORPO has four steps, in two processes two; of GRPO four; a cycle of RAFT has two."""
+    """A run. An epoch of SFT, DPO and ORPO has four steps, in two processes two; of GRPO four; RAFT's cycle has two."""
 
     method: str
     processes: int = 1
@@ -83,8 +84,8 @@ class Case:
 
 
 CASES = (
-    *(Case(method, 1, steps) for method in ("dpo", "orpo", "grpo", "raft") for steps in (4, 3)),
-    *(Case(method, 2, steps) for method in ("dpo", "orpo") for steps in (2, 3)),
+    *(Case(method, 1, steps) for method in ("sft", "dpo", "orpo", "grpo", "raft") for steps in (4, 3)),
+    *(Case(method, 2, steps) for method in ("sft", "dpo", "orpo") for steps in (2, 3)),
     *(Case(method, 2, steps) for method in ("grpo", "raft") for steps in (4, 3)),
     Case("pairs", 1),
     Case("pairs", 2),

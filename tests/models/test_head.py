@@ -28,13 +28,14 @@ def _plain(rows, weight, bias, labels, temperature):
 
 
 def statistics_in_numpy(rows, weight, bias, labels, temperature):
-    """log-probability of the label, entropy, mean logit, label is the likeliest; one row after the other."""
+    """log-probability of the label, entropy, mean logit, label is the likeliest, mean log-probability; row by row."""
     found = []
     for row, label in zip(rows.detach().numpy(), labels.numpy(), strict=True):
         logits = (weight.detach().numpy() @ row + (0 if bias is None else bias.detach().numpy())) / temperature
         probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
         entropy = -sum(p * np.log(p) for p in probabilities)
-        found.append((np.log(probabilities[label]), entropy, logits.mean(), probabilities.argmax() == label))
+        top, mean = probabilities.argmax() == label, np.log(probabilities).mean()
+        found.append((np.log(probabilities[label]), entropy, logits.mean(), top, mean))
     return [np.array(column) for column in zip(*found, strict=True)]
 
 
@@ -60,38 +61,39 @@ def test_fused_head_equals_plain_head_in_values_and_gradients(rows, bias):
     for head in (_plain, _fused):
         values = head(*inputs, labels, 0.7)
         results.append(values)
-        total = (values[0] * weights).sum() + (values[1] * weights.flip(0)).sum()
+        total = (values[0] * weights).sum() + (values[1] * weights.flip(0)).sum() + (values[4] * weights.roll(1)).sum()
         slopes.append(torch.autograd.grad(total, [x for x in inputs if x is not None]))
     for plain, fused in zip(*results, strict=True):
         torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)
     for plain, fused in zip(*slopes, strict=True):
         torch.testing.assert_close(fused, plain, rtol=1e-4, atol=5e-5)
     for values in results:
-        assert [value.requires_grad for value in values] == [True, True, False, False]
+        assert [value.requires_grad for value in values] == [True, True, False, False, True]
 
 
-@pytest.mark.parametrize("used", [(0,), (1,), (0, 1)], ids=["logps", "entropy", "both"])
+@pytest.mark.parametrize("used", [(0,), (1,), (2,), (0, 2), (0, 1, 2)])
 def test_gradients_equal_those_of_the_formulas(used):
-    """20 rows are more than one chunk."""
+    """Of logps, entropy and mean log-probability; 20 rows are more than one chunk."""
     *inputs, labels = random_head(20, torch.float64)
-    weights = torch.randn(2, 20, dtype=torch.float64)
+    weights = torch.randn(3, 20, dtype=torch.float64)
 
-    def gradients(logps: torch.Tensor, entropy: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        values = (logps, entropy)
+    def gradients(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return torch.autograd.grad(sum((values[i] * weights[i]).sum() for i in used), inputs)
 
     log_probabilities = (nn.functional.linear(*inputs) / 0.7).log_softmax(-1)
     logps = log_probabilities.gather(-1, labels[:, None]).squeeze(-1)
-    expected = gradients(logps, -(log_probabilities.exp() * log_probabilities).sum(-1))
-    found = gradients(*_plain(*inputs, labels, 0.7)[:2])
+    entropy = -(log_probabilities.exp() * log_probabilities).sum(-1)
+    expected = gradients(logps, entropy, log_probabilities.mean(-1))
+    found = _plain(*inputs, labels, 0.7)
+    found = gradients(found[0], found[1], found[4])
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
 def test_half_precision_logits_are_normalised_in_float32():
     rows, weight, bias, labels = random_head(40, torch.bfloat16)
-    logps, entropy, mean_logits, _ = _plain(rows, weight, bias, labels, 1.0)
-    assert logps.dtype == entropy.dtype == mean_logits.dtype == torch.float32
+    logps, entropy, mean_logits, _, mean_logps = _plain(rows, weight, bias, labels, 1.0)
+    assert logps.dtype == entropy.dtype == mean_logits.dtype == mean_logps.dtype == torch.float32
     logits = nn.functional.linear(rows, weight, bias).double()
     expected = logits.log_softmax(-1).gather(-1, labels[:, None])[:, 0]
     torch.testing.assert_close(logps.double(), expected, rtol=1e-5, atol=1e-5)
@@ -110,7 +112,7 @@ def test_only_kept_positions_reach_the_vocabulary():
     scores.logps.sum().backward()
     assert torch.isfinite(head.weight.grad).all() and head.weight.grad.any()
     assert scores.keep is keep and scores.states is states
-    for field in ("logps", "entropy", "mean_logits", "is_top1"):
+    for field in ("logps", "entropy", "mean_logits", "is_top1", "mean_logps"):
         found = getattr(scores, field)
         assert not found[~keep].any()
         torch.testing.assert_close(found[keep], getattr(expected, field)[keep], rtol=1e-6, atol=1e-6)

@@ -20,6 +20,7 @@ from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
 from audiorl.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from audiorl.trainers.raft import RAFTTrainer
+from audiorl.trainers.sft import SFTConfig, SFTTrainer
 from tests.tiny_ctc import tiny_ctc
 from tests.tiny_models import SAMPLING_RATE, tiny_clips
 from tests.trained_models import CTC, Trained
@@ -27,7 +28,11 @@ from tests.trainers import grpo_rows, raft_rows
 from tests.trainers.ctc_rows import pairs, short_rows, texts
 from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, logged, settings, weights
 
-PAIR_TRAINERS = {"DPO": (DPOTrainer, DPOConfig), "ORPO": (ORPOTrainer, ORPOConfig)}
+OFFLINE_TRAINERS = {
+    "SFT": (SFTTrainer, SFTConfig),
+    "DPO": (DPOTrainer, DPOConfig),
+    "ORPO": (ORPOTrainer, ORPOConfig),
+}
 
 
 def make(combination: Trained, folder):
@@ -39,11 +44,12 @@ def make(combination: Trained, folder):
         # below its frozen head rewards stay at 0.2, at rank 8 and at rank 32; with the head they go from 0.1 to 0.5
         lora.target_modules = {"linear1", "linear2", "q_proj", "v_proj", "ctc_head"}
     options = {"processing_class": processor, "peft_config": lora if adapted else None}
-    if combination.method in PAIR_TRAINERS:
-        trainer, config = PAIR_TRAINERS[combination.method]
+    if combination.method in OFFLINE_TRAINERS:
+        trainer, config = OFFLINE_TRAINERS[combination.method]
         steps = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "learning_rate": 1e-2 if adapted else 1e-3}
         args = config(**{**settings(folder), **steps})
-        return trainer(model, args=args, train_dataset=pairs(), **options), "loss"
+        rows = texts() if combination.method == "SFT" else pairs()
+        return trainer(model, args=args, train_dataset=rows, **options), "loss"
     options["train_dataset"] = short_rows(combination.model)
     rate = {"learning_rate": 2e-2 if adapted else 5e-3, "per_device_train_batch_size": 4}
     if combination.method == "RAFT":

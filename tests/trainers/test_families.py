@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from peft import LoraConfig
 
-from audiorl import DPOConfig, DPOTrainer, ORPOConfig, ORPOTrainer, RAFTTrainer
+from audiorl import DPOConfig, DPOTrainer, ORPOConfig, ORPOTrainer, RAFTTrainer, SFTConfig, SFTTrainer
 from tests.tiny_audio_llms import CONFIGS, tiny_audio_llm
 from tests.tiny_audio_llms import KINDS as AUDIO_LLMS
 from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper
@@ -59,6 +59,12 @@ def losses_on_eight_clips(made: type, config: type, kind: str, adapter: str, fol
     )
     trainer.train()
     return logged(trainer, "loss")
+
+
+@of("SFT")
+def test_sft_lowers_its_loss_on_eight_clips(kind, adapter, tmp_path):
+    losses = losses_on_eight_clips(SFTTrainer, SFTConfig, kind, adapter, tmp_path)
+    assert losses[-1] < 0.8 * losses[0], losses
 
 
 @of("DPO")

@@ -23,6 +23,7 @@ from audiorl.trainers.grpo import GRPOTrainer
 from audiorl.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from audiorl.trainers.raft import RAFTTrainer
+from audiorl.trainers.sft import SFTConfig, SFTTrainer
 from tests.tiny_classifiers import DIGITS, LABELS, WAVLM_MASKS, tiny_classifier
 from tests.tiny_models import SAMPLING_RATE
 from tests.trained_models import CLASSIFIERS, Trained
@@ -115,7 +116,11 @@ def test_raft_learns_the_labels_that_were_rewarded(tmp_path):
     assert logged(raft, "accuracy") == pytest.approx(rewards)
 
 
-PAIR_TRAINERS = {"DPO": (DPOTrainer, DPOConfig), "ORPO": (ORPOTrainer, ORPOConfig)}
+OFFLINE_TRAINERS = {
+    "SFT": (SFTTrainer, SFTConfig),
+    "DPO": (DPOTrainer, DPOConfig),
+    "ORPO": (ORPOTrainer, ORPOConfig),
+}
 
 
 def make(combination: Trained, folder: Path) -> tuple[Any, str]:
@@ -124,8 +129,8 @@ def make(combination: Trained, folder: Path) -> tuple[Any, str]:
     adapted = combination.adapter == "LoRA"
     options = {"processing_class": extractor, "peft_config": LoraConfig(r=8, lora_alpha=16) if adapted else None}
     rate = {"learning_rate": 1e-2 if adapted else 3e-3}
-    if combination.method in PAIR_TRAINERS:
-        trainer, config = PAIR_TRAINERS[combination.method]
+    if combination.method in OFFLINE_TRAINERS:
+        trainer, config = OFFLINE_TRAINERS[combination.method]
         steps = {"max_steps": 12, "per_device_train_batch_size": 8, **rate}
         args = config(**{**pair_rows.settings(folder), **steps})
         return trainer(model, args=args, train_dataset=pairs(), **options), "loss"
