@@ -92,7 +92,6 @@ SETTINGS: Mapping[str, Sequence[str]] = {
 COMMANDS = {
     "train": "each method has a command: sft on transcripts, dpo and orpo on pairs, grpo and raft on rewards",
     "finetune": "each method has a command: sft on transcripts, dpo and orpo on pairs, grpo and raft on rewards",
-    "sft": "supervised tuning is a term of the others: audiorl dpo --loss_type sft, or --sft_weight of grpo and raft",
     "benchmark": "models are measured by evaluate",
     "eval": "models are measured by evaluate",
     "test": "models are measured by evaluate",

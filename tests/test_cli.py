@@ -42,7 +42,7 @@ def test_every_command_of_the_folder_is_listed():
 
 @pytest.mark.parametrize(
     ("argv", "told"),
-    [(["dop"], "unknown command dop; did you mean dpo?"), (["xyz"], "unknown command xyz; there are dpo")],
+    [(["dop"], "unknown command dop; did you mean dpo?"), (["xyz"], "unknown command xyz; there are sft, dpo")],
 )
 def test_unknown_commands_end_with_2(argv, told):
     done = audiorl(*argv)
