@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +12,26 @@ from torch import Tensor
 from audiorl.audio import AudioFault, load_row_audio
 from audiorl.augment import Augmentation
 from audiorl.batch import PLACEHOLDER_ROW_ID, GroupBatch, pad_tokens
-from audiorl.datasets import BadRowsError, RowFault, SkippedRows, judge_row
-from audiorl.datasets.checks import growth_faults, too_short
+from audiorl.datasets import BadRowsError, RowFault, RowJudge, SkippedRows
+from audiorl.datasets.checks import Problem, faults_of, lost_audio, too_short
+from audiorl.datasets.storage import unread_problem
 from audiorl.models import SpeechFamily, TokenizedText
+
+
+class UsableRow(NamedTuple):
+    """A row with all that a batch needs of it."""
+
+    row: Mapping[str, Any]
+    clip: np.ndarray  # (samples,) float32 at the family's rate, augmented
+    texts: list[TokenizedText]  # of each text column
+
+
+class _UnusableError(Exception):
+    """A row that cannot be used."""
+
+    def __init__(self, problems: list[Problem]):
+        super().__init__(problems)
+        self.problems = problems
 
 
 class SpeechCollator:
@@ -38,6 +55,8 @@ class SpeechCollator:
         ValueError: masks that do not fit what the model hears.
     """
 
+    max_tokens: int | None = None  # of a text, behind its prefix
+
     def __init__(
         self,
         family: SpeechFamily,
@@ -57,6 +76,18 @@ class SpeechCollator:
         self.tensor_columns = tuple(tensor_columns)
         self.augment_with(augmentation)
 
+    @property
+    def judge(self) -> RowJudge:
+        """What rows are held against."""
+        return RowJudge.of(
+            self.family.limits,
+            text_columns=self.text_columns,
+            distinct=self.distinct,
+            silence=self.silence,
+            max_tokens=self.max_tokens,
+            growth=None if self.augmentation is None else self.augmentation.growth,
+        )
+
     def augment_with(self, augmentation: Augmentation | None) -> None:
         """Augment every clip from now on, or none."""
         if augmentation is not None:
@@ -64,45 +95,49 @@ class SpeechCollator:
         self.augmentation = augmentation
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> GroupBatch:
-        usable: list[tuple[Mapping[str, Any], np.ndarray]] = []
+        usable: list[UsableRow] = []
         faults: list[RowFault] = []
+        judge = self.judge
         for row in rows:
-            found = self._judge(row)
-            faults += found
-            if not found:
-                try:
-                    usable.append((row, self._hear(row)))
-                except AudioFault as fault:
-                    faults.append(RowFault(row["where"], row["row_id"], fault.problem, fault.remedy))
+            try:
+                usable.append(self._usable(row, judge))
+            except _UnusableError as error:
+                faults += faults_of(row, error.problems)
         if faults:
             if self.skipped is None:
                 raise BadRowsError(faults)
             self.skipped.add(*faults)
         return self._batch(usable) if usable else self._placeholder()
 
-    def _judge(self, row: Mapping[str, Any]) -> list[RowFault]:
-        faults = judge_row(
-            row,
-            **self.family.limits._asdict(),
-            text_columns=self.text_columns,
-            distinct=self.distinct,
-            silence=self.silence,
-        )
-        if faults or self.augmentation is None:
-            return faults
-        return growth_faults(
-            [row],
-            text_columns=self.text_columns,
-            max_seconds=self.family.max_seconds,
-            last_time=self.family.last_time,
-            growth=self.augmentation.growth,
-            num_threads=1,
-        )
+    def _usable(self, row: Mapping[str, Any], judge: RowJudge) -> UsableRow:
+        """Judge a row, tokenize its texts and decode its clip; its file is opened once.
 
-    def _hear(self, row: Mapping[str, Any]) -> np.ndarray:
-        """The row's clip, decoded and augmented; raises AudioFault."""
+        Raises:
+            _UnusableError: with all that is wrong.
+        """
+        read = judge.read(row)
+        problems = judge.missing(row) + read.problems
+        lost = lost_audio(row)
+        if lost or "audio" not in row or unread_problem(row):
+            raise _UnusableError(problems + lost)
+
+        def refuse(seconds: float) -> None:
+            """All that the header shows is said before the clip is decoded."""
+            if found := problems + judge.heard(row, seconds):
+                raise _UnusableError(found)
+
+        try:
+            clip = load_row_audio(row, self.family.sampling_rate, check=refuse)
+        except AudioFault as fault:
+            raise _UnusableError(problems + judge.unheard(row, fault)) from fault
+        try:
+            return UsableRow(row, self._augmented(row, clip), [read.tokens[name] for name in self.text_columns])
+        except AudioFault as fault:
+            raise _UnusableError([(fault.problem, fault.remedy)]) from fault
+
+    def _augmented(self, row: Mapping[str, Any], clip: np.ndarray) -> np.ndarray:
+        """The row's decoded clip, augmented; raises AudioFault where the model cannot take it."""
         limit, rate = self.family.max_seconds, self.family.sampling_rate
-        clip = load_row_audio(row, rate)
         seconds = len(clip) / rate
         if limit is not None and seconds > limit:  # a header may promise less than there is
             raise AudioFault(f"the clip decodes to {seconds:.2f} s, the model hears {limit:g} s", "Cut it.")
@@ -126,19 +161,16 @@ class SpeechCollator:
                 self.augmentation.mask_spectrogram(mel, len(clip) / self.family.sampling_rate, row_id)
         return features
 
-    def _batch(self, usable: list[tuple[Mapping[str, Any], np.ndarray]]) -> GroupBatch:
-        texts: list[list[TokenizedText]] = [
-            [self.family.tokenize_row(row[column], row) for column in self.text_columns] for row, _ in usable
-        ]
+    def _batch(self, usable: list[UsableRow]) -> GroupBatch:
         tokens, keep = pad_tokens(
-            [[text.ids for text in group] for group in texts],
-            [[text.first_kept for text in group] for group in texts],
+            [[text.ids for text in found.texts] for found in usable],
+            [[text.first_kept for text in found.texts] for found in usable],
             self.family.end_token,
         )
-        extra = {name: torch.tensor([row[name] for row, _ in usable]) for name in self.tensor_columns}
-        row_ids = [row["row_id"] for row, _ in usable]
+        extra = {name: torch.tensor([found.row[name] for found in usable]) for name in self.tensor_columns}
+        row_ids = [found.row["row_id"] for found in usable]
         return GroupBatch(
-            **self._features([clip for _, clip in usable], row_ids),
+            **self._features([found.clip for found in usable], row_ids),
             tokens=tokens,
             keep=keep,
             row_ids=torch.tensor(row_ids),

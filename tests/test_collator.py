@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch.utils.data import DataLoader
 
+import audiorl.audio.load as load_module
+from audiorl.augment import load_augmentation
 from audiorl.batch import PLACEHOLDER_ROW_ID
 from audiorl.collator import SpeechCollator
 from audiorl.datasets import BadRowsError, SkippedRows, speech_rows
 from audiorl.models import speech_family
+from audiorl.models.whisper import WhisperFamily
+from audiorl.trainers.rollouts import RolloutCollator
 from tests.tiny_models import SAMPLING_RATE, tiny_whisper
+from tests.trainers import grpo_rows
 from tests.trainers.pair_rows import CHOSEN, REJECTED, pair_rows
 
 
@@ -80,3 +87,68 @@ def test_rows_of_a_stream_are_judged_when_they_come(family):
     rows[1]["rejected"] = rows[1]["chosen"]
     with pytest.raises(BadRowsError, match="same text"):
         SpeechCollator(family, distinct=True)(list(speech_rows(rows)))
+
+
+# ---- a row is judged once ----
+
+
+@pytest.fixture
+def work(monkeypatch) -> Counter:
+    """How often a file is opened, and how often a text becomes tokens."""
+    done: Counter = Counter()
+    opened, tokenize = load_module._opened, WhisperFamily.tokenize
+
+    def counted_open(source):
+        done["opened"] += 1
+        return opened(source)
+
+    def counted_tokenize(self, text, **settings):
+        done["tokenized"] += 1
+        return tokenize(self, text, **settings)
+
+    monkeypatch.setattr(load_module, "_opened", counted_open)
+    monkeypatch.setattr(WhisperFamily, "tokenize", counted_tokenize)
+    return done
+
+
+def on_disk(folder, rows: list[dict]) -> list[dict]:
+    """The same rows with their clips as WAV files."""
+    for i, row in enumerate(rows):
+        soundfile.write(folder / f"{i}.wav", row["audio"]["array"], row["audio"]["sampling_rate"])
+    return [{**row, "audio": str(folder / f"{i}.wav")} for i, row in enumerate(rows)]
+
+
+def test_a_batch_opens_each_clip_once_and_tokenizes_each_text_once(family, tmp_path, work):
+    rows = list(speech_rows(on_disk(tmp_path, pair_rows(3))))
+    speed = load_augmentation({"speed": {"factor": [0.95, 1.05]}})
+    SpeechCollator(family, distinct=True, augmentation=speed)(rows)
+    assert work == {"opened": 3, "tokenized": 6}
+
+
+def test_a_rollout_batch_tokenizes_the_transcript_once_though_its_length_is_limited(family, tmp_path, work):
+    rows = list(speech_rows(on_disk(tmp_path, grpo_rows.rows(2))))
+    RolloutCollator(family, max_tokens=64)(rows)
+    assert work == {"opened": 2, "tokenized": 2}
+    with pytest.raises(BadRowsError, match=r"row 0: text has \d+ tokens, rollouts stop after 1\. Raise max_completion"):
+        RolloutCollator(family, max_tokens=1)(rows)
+
+
+def test_the_check_before_training_opens_and_tokenizes_once_whatever_is_asked(tmp_path, work):
+    """Wanted lengths, slowed clips and the reach of rollouts are judged in one pass."""
+    rows = on_disk(tmp_path, grpo_rows.rows(4))
+    grpo_rows.trainer(
+        tmp_path / "out",
+        rows,
+        min_audio_seconds=0.1,
+        max_audio_seconds=0.99,
+        augmentation='{"speed": {"factor": [0.99, 1.0]}}',
+    )
+    assert work == {"opened": 4, "tokenized": 4}
+
+
+def test_a_row_that_its_header_refuses_is_not_decoded(family, tmp_path, monkeypatch):
+    long = [{**pair_rows(1)[0], "audio": {"array": np.full(SAMPLING_RATE * 2, 0.1), "sampling_rate": SAMPLING_RATE}}]
+    rows = list(speech_rows(on_disk(tmp_path, long)))
+    monkeypatch.setattr(load_module.libsndfile, "decode", lambda *args: pytest.fail("decoded"))
+    with pytest.raises(BadRowsError, match=r"the clip is 2\.00 s long, the model hears"):
+        SpeechCollator(family)(rows)

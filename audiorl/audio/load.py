@@ -18,16 +18,16 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import soundfile
 
 from audiorl.audio import ffmpeg, libsndfile
-from audiorl.audio.containers import inspect_container
+from audiorl.audio.containers import Container, inspect_container
 from audiorl.audio.sources import (
     HIGHEST_RATE,
     LOWEST_RATE,
@@ -52,8 +52,17 @@ SILENCE_PEAK = 1e-4
 LOUDEST_SAMPLE = 100.0
 
 
+# Called with a clip's seconds before anything is decoded; raises to refuse it.
+CheckSeconds = Callable[[float], None]
+
+
 def load_audio(
-    source: Any, sampling_rate: int, *, allow_silence: bool = False, channel: Channel | None = None
+    source: Any,
+    sampling_rate: int,
+    *,
+    allow_silence: bool = False,
+    channel: Channel | None = None,
+    check: CheckSeconds | None = None,
 ) -> np.ndarray:
     """Decode one clip to mono at the given rate.
 
@@ -63,6 +72,8 @@ def load_audio(
         allow_silence: take a silent clip, which to learn from is a fault, for example to measure what a model makes
             of it.
         channel: which of several channels, from 0, or "mix" (also None) for their mean.
+        check: called with what `audio_seconds` says of the clip, before it is decoded and in the same opening of its
+            file; what it raises is raised.
 
     Returns:
         (samples,) float32, nominally within [-1, 1].
@@ -78,7 +89,7 @@ def load_audio(
             "Pass the feature extractor's sampling_rate, 16000 for most speech models."
         )
     name = entry_name(source)
-    clip = _mono(_decode(source, name), channel, name)
+    clip = _mono(_decode(source, name, None if check is None else _Check(channel, check)), channel, name)
     _require_rate(clip.sampling_rate, name)
     peak = float(np.abs(clip.samples).max(initial=0.0))
     if peak < SILENCE_PEAK and not allow_silence:
@@ -89,9 +100,12 @@ def load_audio(
     return _resample(clip.samples, clip.sampling_rate, sampling_rate)
 
 
-def load_row_audio(row: Mapping[str, Any], sampling_rate: int, *, allow_silence: bool = False) -> np.ndarray:
+def load_row_audio(
+    row: Mapping[str, Any], sampling_rate: int, *, allow_silence: bool = False, check: CheckSeconds | None = None
+) -> np.ndarray:
     """`load_audio` of a row's `audio`, of the channel that its `channel` column names."""
-    return load_audio(row.get("audio"), sampling_rate, allow_silence=allow_silence, channel=row.get("channel"))
+    channel = row.get("channel")
+    return load_audio(row.get("audio"), sampling_rate, allow_silence=allow_silence, channel=channel, check=check)
 
 
 def audio_seconds(source: Any, *, channel: Channel | None = None) -> float:
@@ -109,6 +123,10 @@ def audio_seconds(source: Any, *, channel: Channel | None = None) -> float:
     """
     name = entry_name(source)
     shape = array_clip(source).shape if holds_array(source) else _file_shape(source, name)
+    return _seconds(shape, channel, name)
+
+
+def _seconds(shape: ClipShape, channel: Any, name: str) -> float:
     if not shape.samples:
         raise AudioFault(f"{name} has no samples", "Remove the row, or record the clip again.")
     _channel_number(channel, shape.channels, name)
@@ -234,11 +252,26 @@ def _resample(mono: np.ndarray, original: int, target: int) -> np.ndarray:
 # ---- files ----
 
 
-def _decode(source: Any, name: str) -> Clip:
+class _Check(NamedTuple):
+    """`CheckSeconds` of one channel."""
+
+    channel: Any
+    check: CheckSeconds
+
+    def __call__(self, shape: ClipShape, name: str) -> None:
+        self.check(_seconds(shape, self.channel, name))
+
+
+def _decode(source: Any, name: str, check: _Check | None = None) -> Clip:
     if holds_array(source):
-        return array_clip(source)
+        clip = array_clip(source)
+        if check is not None:
+            check(clip.shape, name)
+        return clip
     with _opened(source) as file:
         container = inspect_container(file, name)
+        if check is not None:
+            check(_shape(file, container, name), name)
         if container.kind is None or container.kind.libsndfile:
             try:
                 return libsndfile.decode(container, name)
@@ -249,16 +282,20 @@ def _decode(source: Any, name: str) -> Clip:
 
 def _file_shape(source: Any, name: str) -> ClipShape:
     with _opened(source) as file:
-        container = inspect_container(file, name)
-        if container.kind is None or container.kind.libsndfile:
-            try:
-                return libsndfile.clip_shape(container, name)
-            except libsndfile.CannotOpenError:
-                pass
-        path = getattr(file, "name", None)
-        if not isinstance(path, str) or not os.path.isfile(path):
-            return ffmpeg.clip_shape(container, name)
-        found = os.stat(path)
+        return _shape(file, inspect_container(file, name), name)
+
+
+def _shape(file: BinaryIO, container: Container, name: str) -> ClipShape:
+    """Length of a clip whose file is open."""
+    if container.kind is None or container.kind.libsndfile:
+        try:
+            return libsndfile.clip_shape(container, name)
+        except libsndfile.CannotOpenError:
+            pass
+    path = getattr(file, "name", None)
+    if not isinstance(path, str) or not os.path.isfile(path):
+        return ffmpeg.clip_shape(container, name)
+    found = os.stat(path)
     return _decoded_shape(path, found.st_size, found.st_mtime_ns, name)
 
 

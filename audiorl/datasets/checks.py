@@ -1,23 +1,25 @@
 """The judge of rows: columns, texts, settings and audio headers, before anything is spent.
 
-`RowJudge` says what is wrong with a row, for a data set before training (`check_rows`, all faults of all rows
-together) and for a row of a stream as it comes (`judge_row`). What a family of models can take comes from its
-`limits`.
-
-Augmentation that plays clips slower or faster makes rows wrong, too: clips outgrow the window, times their clip.
+1. `RowJudge` judges one row: each text is tokenized once, the audio file opened once. What a family of models can take
+   comes from its `limits`; a run adds the lengths it wants, its augmentation and the reach of its rollouts.
+2. `judge_rows` judges a data set in one pass: all faults of all rows together, and the clips that are left out. A row
+   of a stream is judged as it comes.
+3. A clip that is too short or too long to be wanted is left out and counted; that is not a fault of the row. A
+   `duration` alone never leaves a clip out: the header has to agree. A `duration` that is no length, or that
+   contradicts the header, is a fault; so is a clip whose length nobody knows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from audiorl.audio import AudioFault, row_audio_seconds
 from audiorl.audio.sources import short_repr
@@ -56,6 +58,21 @@ def any_text(text: str, row: Mapping[str, Any]) -> None:
 UNLIMITED: dict[str, Any] = {"tokenize": any_text, "max_seconds": None}
 
 
+class ReadTexts(NamedTuple):
+    """What is wrong with a row's values, and the tokens of its texts."""
+
+    problems: list[Problem]
+    tokens: dict[str, Any]  # column -> what `tokenize` made of it
+
+
+class Heard(NamedTuple):
+    """What is wrong with a row's clip, as far as its header tells."""
+
+    problems: list[Problem]
+    seconds: float | None = None  # None where the header cannot be read
+    left_out: bool = False  # of another length than wanted, so that its problems do not matter
+
+
 @dataclass(frozen=True, kw_only=True)
 class RowJudge:
     """What rows have to be.
@@ -71,6 +88,10 @@ class RowJudge:
         least_seconds: text -> the shortest clip that can say it, in seconds; called from several threads.
         silence: whether a text may be empty: nothing is said in its clip.
         setting_columns: columns that hold text or nothing, which the model reads beside the transcript.
+        max_tokens: tokens of a text, without its prefix, that rollouts can reach; None for no limit.
+        growth: >= 1, how many times as long augmentation may make a clip, which has to fit then, too; None where clips
+            keep their length.
+        wanted: shortest and longest clip that is wanted, in seconds, both inclusive; None for no bound.
     """
 
     text_columns: Sequence[str]
@@ -82,17 +103,33 @@ class RowJudge:
     least_seconds: LeastSeconds = any_length
     silence: bool = False
     setting_columns: Sequence[str] = ("language", "task")
+    max_tokens: int | None = None
+    growth: float | None = None
+    wanted: tuple[float | None, float | None] = (None, None)
+
+    @classmethod
+    def of(cls, limits: Any, **settings: Any) -> RowJudge:
+        """The judge for a family of models.
+
+        Args:
+            limits: its `limits`; None where no model is asked.
+            settings: the other arguments.
+        """
+        return cls(**(UNLIMITED if limits is None else limits._asdict()), **settings)
 
     def __call__(self, row: Mapping[str, Any]) -> list[RowFault]:
         """The faults of one row, the audio's as far as its header tells."""
-        missing = missing_columns(list(row), ("audio", *self.text_columns))
-        problems = [(fault.problem, fault.remedy) for fault in missing]
-        return _faults(row, problems + self.read(row) + self.listen(row))
+        return faults_of(row, self.missing(row) + self.read(row).problems + self.listen(row).problems)
 
-    def read(self, row: Mapping[str, Any]) -> list[Problem]:
-        """What is wrong with a row's values; to be called from one thread."""
+    def missing(self, row: Mapping[str, Any]) -> list[Problem]:
+        """Columns that the row lacks."""
+        found = missing_columns(list(row), ("audio", *self.text_columns))
+        return [(fault.problem, fault.remedy) for fault in found]
+
+    def read(self, row: Mapping[str, Any]) -> ReadTexts:
+        """Judge a row's values and tokenize its texts; to be called from one thread."""
         if unread := unread_problem(row):
-            return [unread]
+            return ReadTexts([unread], {})
         kept_none = {fault.column: (fault.problem, fault.remedy) for fault in unkept_values(row)}
         named = ("audio", *self.text_columns, *self.setting_columns)
         problems = [problem for column, problem in kept_none.items() if column not in named]
@@ -110,24 +147,38 @@ class RowJudge:
                 problem = self._token_problem(name, row, tokens)
             if problem is not None:
                 problems.append(problem)
-        return problems + (self._too_similar(row, tokens) if self.distinct else [])
+        if self.distinct:
+            problems += self._too_similar(row, tokens)
+        if not problems and self.max_tokens is not None:
+            problems += _beyond_reach(tokens, self.max_tokens)
+        return ReadTexts(problems, tokens)
 
-    def listen(self, row: Mapping[str, Any]) -> list[Problem]:
-        """What is wrong with a row's clip, as far as its header tells, and with what the row says of it."""
-        lost = [(fault.problem, fault.remedy) for fault in unkept_values(row) if fault.column == "audio"]
-        if lost or "audio" not in row or unread_problem(row):
-            return lost
+    def listen(self, row: Mapping[str, Any]) -> Heard:
+        """Judge a row's clip as far as its header tells, and what the row says of it."""
+        if (lost := lost_audio(row)) or "audio" not in row or unread_problem(row):
+            return Heard(lost)
         try:
             seconds = row_audio_seconds(row)
         except AudioFault as fault:
-            wrong = duration_problem(row.get("duration"), None)
-            return [(fault.problem, fault.remedy)] + ([wrong] if wrong else [])
+            return Heard(self.unheard(row, fault))
+        if self.wanted != (None, None) and _lies_outside(row, seconds, *self.wanted):
+            return Heard([], seconds, left_out=True)
+        return Heard(self.heard(row, seconds), seconds)
+
+    def unheard(self, row: Mapping[str, Any], fault: AudioFault) -> list[Problem]:
+        """What is wrong with a row whose audio cannot be read."""
+        wrong = duration_problem(row.get("duration"), None)
+        return [(fault.problem, fault.remedy)] + ([wrong] if wrong else [])
+
+    def heard(self, row: Mapping[str, Any], seconds: float) -> list[Problem]:
+        """What is wrong with a clip of so many seconds, and with what the row says of it."""
         texts = [(name, row[name]) for name in self._present(row) if isinstance(row[name], str)]
         found = [
             self._length_problem(seconds),
             duration_problem(row.get("duration"), seconds),
             *(self._time_problem(name, text, seconds) for name, text in texts),
             *(self._speed_problem(name, text, seconds) for name, text in texts),
+            *([] if self.growth is None else self._growth_problems(texts, seconds, self.growth)),
         ]
         return [problem for problem in found if problem is not None]
 
@@ -202,11 +253,97 @@ class RowJudge:
         least = self.least_seconds(text)
         return too_short(name, seconds, least) if least > seconds else None
 
+    def _growth_problems(
+        self, texts: Sequence[tuple[str, str]], seconds: float, growth: float
+    ) -> Iterator[Problem | None]:
+        """Played slower or faster, a clip outgrows the model's window, and times in its text are no longer right."""
+        for name, text in texts:
+            if self.last_time(text) is not None:
+                remedy = "Leave speed out of the augmentation, or timestamps out of the texts."
+                yield f"{name} has timestamps, which other speeds make wrong", remedy
+        limit = self.max_seconds
+        # what fills the window exactly when slowed fits; the product may be off in its last digit
+        if limit is not None and seconds <= limit and seconds * growth > limit * (1 + 1e-12):
+            yield (
+                f"the clip is {_shown(seconds)} s long, up to {_shown(seconds * growth)} s slowed; the model hears "
+                f"{limit:g} s",
+                'Cut the clip, slow it less, or set too_long to "unaugmented" in the augmentation.',
+            )
+
+
+def _beyond_reach(tokens: Mapping[str, Any], most: int) -> list[Problem]:
+    """Texts that no rollout can reach."""
+    lengths = {name: len(found.ids) - found.first_kept for name, found in tokens.items()}
+    return [
+        (f"{name} has {length} tokens, rollouts stop after {most}", "Raise max_completion_length, or cut the clip.")
+        for name, length in lengths.items()
+        if length > most
+    ]
+
+
+def lost_audio(row: Mapping[str, Any]) -> list[Problem]:
+    """Why a row's audio entry could not be kept; empty where it was."""
+    return [(fault.problem, fault.remedy) for fault in unkept_values(row) if fault.column == "audio"]
+
 
 TOO_LONG_REMEDY = (
     "Leave such clips out and count them with max_audio_seconds (--max_audio_seconds {0:g}), skip all bad rows with "
     'on_bad_rows="skip" (--on_bad_rows skip, where the command trains or mines), or cut the clip and its texts.'
 )
+
+
+class OutsideSeconds(NamedTuple):
+    """Which rows of a data set lie outside the wanted seconds, by their place in it."""
+
+    shorter: list[int]
+    longer: list[int]
+
+    def describe(self, rows: int, min_seconds: float | None, max_seconds: float | None) -> str:
+        """One line: how many of `rows` were left out, and why."""
+        parts = [
+            f"{len(places):,} {word} than {bound:g} s"
+            for places, word, bound in ((self.shorter, "shorter", min_seconds), (self.longer, "longer", max_seconds))
+            if places and bound is not None
+        ]
+        return f"{len(self.shorter) + len(self.longer):,} of {rows:,} clips left out: {', '.join(parts)}"
+
+    def add(self, place: int, seconds: float, min_seconds: float | None) -> None:
+        """Note a row that lies outside."""
+        (self.shorter if min_seconds is not None and seconds < min_seconds else self.longer).append(place)
+
+
+class JudgedRows(NamedTuple):
+    """What a pass over a data set found."""
+
+    faults: list[RowFault]  # of the rows that are wanted
+    outside: OutsideSeconds  # the rows that are not
+
+
+def judge_rows(rows: Dataset, judge: RowJudge, *, num_threads: int = 8) -> JudgedRows:
+    """Judge every row without decoding audio, in one pass: each file is opened once, each text tokenized once.
+
+    Args:
+        rows: from `speech_rows`.
+        judge: what the rows have to be.
+        num_threads: > 0, audio files opened at once.
+
+    Returns:
+        First one fault for each missing column, then the faults of the rows in their order; and the clips that are not
+        of the length that `judge` wants, whose faults do not matter.
+    """
+    found = JudgedRows(missing_columns(rows.column_names, ("audio", *judge.text_columns)), OutsideSeconds([], []))
+    place = 0
+    with ThreadPoolExecutor(num_threads) as pool:
+        for some in iterate_batches(rows, _ROWS_AT_ONCE):
+            listening = pool.map(judge.listen, some)
+            texts = [judge.read(row).problems for row in some]
+            for row, read, heard in zip(some, texts, listening, strict=True):
+                if heard.left_out and heard.seconds is not None:
+                    found.outside.add(place, heard.seconds, judge.wanted[0])
+                else:
+                    found.faults.extend(faults_of(row, read + heard.problems))
+                place += 1
+    return found
 
 
 def check_rows(rows: Dataset, *, num_threads: int = 8, **settings: Any) -> list[RowFault]:
@@ -221,15 +358,7 @@ def check_rows(rows: Dataset, *, num_threads: int = 8, **settings: Any) -> list[
     Returns:
         First one fault for each missing column, then the faults of the rows in their order.
     """
-    judge = RowJudge(**settings)
-    faults = missing_columns(rows.column_names, ("audio", *judge.text_columns))
-    with ThreadPoolExecutor(num_threads) as pool:
-        for some in iterate_batches(rows, _ROWS_AT_ONCE):
-            heard = pool.map(judge.listen, some)
-            read = [judge.read(row) for row in some]
-            for row, texts, audio in zip(some, read, heard, strict=True):
-                faults += _faults(row, texts + audio)
-    return faults
+    return judge_rows(rows, RowJudge(**settings), num_threads=num_threads).faults
 
 
 def judge_row(row: Mapping[str, Any], **settings: Any) -> list[RowFault]:
@@ -356,7 +485,8 @@ def drop_bad_rows(rows: Dataset, faults: Sequence[RowFault], skipped: SkippedRow
     return rows.select([i for i, row_id in enumerate(rows["row_id"]) if row_id not in bad])
 
 
-def _faults(row: Mapping[str, Any], problems: Sequence[Problem]) -> list[RowFault]:
+def faults_of(row: Mapping[str, Any], problems: Sequence[Problem]) -> list[RowFault]:
+    """Problems under the row's place and number."""
     return [RowFault(row["where"], row["row_id"], problem, remedy) for problem, remedy in problems]
 
 
@@ -370,56 +500,134 @@ def _shown(seconds: float) -> str:
     return f"{math.ceil(100 * seconds) / 100:.2f}"  # rounded up, so that a clip too long shows as the longer one
 
 
-def growth_faults(
-    rows: Iterable[Mapping[str, Any]],
-    *,
-    text_columns: Sequence[str],
-    max_seconds: float | None,
-    last_time: Callable[[str], float | None],
-    growth: float | None,
-    num_threads: int = 8,
-) -> list[RowFault]:
-    """Faults that `check_rows` does not know of: clips that outgrow the window, transcripts with timestamps.
+# ---- clips of a wanted length ----
 
-    Rows whose audio cannot be read, or is too long as it is, are left to `check_rows`.
+
+def check_bounds(min_seconds: float | None, max_seconds: float | None) -> None:
+    """Check what a user set.
+
+    Raises:
+        ValueError: no finite numbers, a negative minimum, a maximum of 0 or below, or one below the minimum.
+    """
+    given = [bound for bound in (min_seconds, max_seconds) if bound is not None]
+    known = all(is_number(bound) for bound in given)
+    low, high = min_seconds or 0.0, math.inf if max_seconds is None else max_seconds
+    if not known or low < 0 or high <= 0 or low > high:
+        raise ValueError(
+            f"min_audio_seconds and max_audio_seconds are seconds with 0 <= min <= max and max > 0; got "
+            f"{min_seconds!r} and {max_seconds!r}. Leave a bound out where there is none."
+        )
+
+
+def clip_seconds(row: Mapping[str, Any]) -> float | None:
+    """Length of a row's clip: its `duration`, else from the audio's header; None where neither tells."""
+    duration = row.get("duration")
+    if is_number(duration) and duration > 0:
+        return float(duration)
+    if row.get("audio") is None:
+        return None
+    try:
+        return row_audio_seconds(row)
+    except AudioFault:
+        return None
+
+
+def seconds_outside(row: Mapping[str, Any], min_seconds: float | None, max_seconds: float | None) -> float | None:
+    """Length of a row's clip where it lies outside the bounds; None where it lies inside or has to be checked.
 
     Args:
-        rows: from `speech_rows`.
-        text_columns: columns that hold transcripts.
-        max_seconds: longest clip the model takes; None for no limit.
-        last_time: text -> the latest time it mentions, in seconds, or None; called from several threads.
-        growth: >= 1, how many times as long a clip may become that has to fit; None where clips keep their length.
-        num_threads: > 0, audio files opened at once.
+        row: from `speech_rows`.
+        min_seconds, max_seconds: bounds, both inclusive; None for none.
     """
-    if growth is None:
-        return []
-    judge = partial(_row_faults, text_columns=text_columns, max_seconds=max_seconds, last_time=last_time, growth=growth)
-    with ThreadPoolExecutor(num_threads) as pool:
-        some = iterate_batches(rows, _ROWS_AT_ONCE)
-        return [fault for batch in some for found in pool.map(judge, batch) for fault in found]
-
-
-def _row_faults(
-    row: Mapping[str, Any],
-    text_columns: Sequence[str],
-    max_seconds: float | None,
-    last_time: Callable[[str], float | None],
-    growth: float,
-) -> list[RowFault]:
-    faults = []
-    for name in text_columns:
-        if isinstance(row.get(name), str) and last_time(row[name]) is not None:
-            problem = f"{name} has timestamps, which other speeds make wrong"
-            remedy = "Leave speed out of the augmentation, or timestamps out of the texts."
-            faults.append(RowFault(row["where"], row["row_id"], problem, remedy))
+    low, high = min_seconds or 0.0, math.inf if max_seconds is None else max_seconds
+    duration = row.get("duration")
+    if duration is not None and (duration_problem(duration, None) or low <= duration <= high):
+        return None
     try:
         seconds = row_audio_seconds(row)
     except AudioFault:
-        return faults
-    # what fills the window exactly when slowed fits; the product may be off in its last digit
-    if max_seconds is not None and seconds <= max_seconds and seconds * growth > max_seconds * (1 + 1e-12):
-        shown, slowed = (math.ceil(100 * length) / 100 for length in (seconds, seconds * growth))
-        problem = f"the clip is {shown:.2f} s long, up to {slowed:.2f} s slowed; the model hears {max_seconds:g} s"
-        remedy = 'Cut the clip, slow it less, or set too_long to "unaugmented" in the augmentation.'
-        faults.append(RowFault(row["where"], row["row_id"], problem, remedy))
-    return faults
+        return None
+    return seconds if _lies_outside(row, seconds, min_seconds, max_seconds) else None
+
+
+def _lies_outside(row: Mapping[str, Any], seconds: float, min_seconds: float | None, max_seconds: float | None) -> bool:
+    """Whether a clip of so many seconds is left out, by its header and by the row's `duration`."""
+    low, high = min_seconds or 0.0, math.inf if max_seconds is None else max_seconds
+    duration = row.get("duration")
+    if duration is not None and (duration_problem(duration, None) or low <= duration <= high):
+        return False
+    return not (low <= seconds <= high or segment_problem(row) or duration_problem(duration, seconds))
+
+
+def outside_seconds(
+    rows: Dataset, min_seconds: float | None, max_seconds: float | None, *, num_threads: int = 8
+) -> OutsideSeconds:
+    """Find the rows whose clips are shorter than `min_seconds` or longer than `max_seconds`.
+
+    Args:
+        rows: from `speech_rows`.
+        min_seconds, max_seconds: bounds, both inclusive; None for none.
+        num_threads: > 0, audio files opened at once; none where a `duration` lies inside the bounds.
+    """
+    found = OutsideSeconds([], [])
+    for place, seconds in _outside(rows, min_seconds, max_seconds, num_threads):
+        found.add(place, seconds, min_seconds)
+    return found
+
+
+def drop_outside(rows: Dataset, outside: OutsideSeconds) -> Dataset:
+    """The other rows, under their own numbers and places."""
+    dropped = {*outside.shorter, *outside.longer}
+    return rows.select([i for i in range(len(rows)) if i not in dropped]) if dropped else rows
+
+
+def stream_within_seconds(
+    rows: IterableDataset, min_seconds: float | None, max_seconds: float | None, left_out: SkippedRows
+) -> IterableDataset:
+    """The stream without clips outside the bounds, judged as they come.
+
+    Args:
+        rows: from `speech_rows`.
+        min_seconds, max_seconds: bounds, both inclusive; None for none.
+        left_out: where each row that is left out is written.
+    """
+    return rows.filter(partial(_is_within, min_seconds=min_seconds, max_seconds=max_seconds, left_out=left_out))
+
+
+def _is_within(
+    row: Mapping[str, Any], min_seconds: float | None, max_seconds: float | None, left_out: SkippedRows
+) -> bool:
+    seconds = seconds_outside(row, min_seconds, max_seconds)
+    if seconds is None:
+        return True
+    if min_seconds is not None and seconds < min_seconds:
+        problem, remedy = (
+            f"the clip is {seconds:.2f} s long, shorter than {min_seconds:g} s",
+            "Lower min_audio_seconds.",
+        )
+    else:
+        problem, remedy = f"the clip is {seconds:.2f} s long, longer than {max_seconds:g} s", "Raise max_audio_seconds."
+    left_out.add(RowFault(row["where"], row["row_id"], problem, remedy))
+    return False
+
+
+def _outside(
+    rows: Dataset, min_seconds: float | None, max_seconds: float | None, num_threads: int
+) -> Iterator[tuple[int, float]]:
+    """Places and seconds of the rows outside; audio is touched only where a `duration` is not inside the bounds."""
+    if (min_seconds, max_seconds) == (None, None) or "audio" not in rows.column_names:
+        return
+    judge = partial(seconds_outside, min_seconds=min_seconds, max_seconds=max_seconds)
+    doubtful = list(range(len(rows)))
+    if "duration" in rows.column_names:
+        low, high = min_seconds or 0.0, math.inf if max_seconds is None else max_seconds
+        durations = rows["duration"][:]
+        doubtful = [i for i in doubtful if not (is_number(durations[i]) and low <= durations[i] <= high)]
+    read = [name for name in ("audio", "channel", "duration", "offset") if name in rows.column_names]
+    with ThreadPoolExecutor(num_threads) as pool:
+        places = iter(doubtful)
+        for some in iterate_batches(rows.select(doubtful).select_columns(read), _ROWS_AT_ONCE):
+            for seconds in pool.map(judge, some):
+                place = next(places)
+                if seconds is not None:
+                    yield place, seconds

@@ -16,8 +16,7 @@ from datasets import ClassLabel, Dataset
 from torch import nn
 
 from audiorl.datasets import BadRowsError, RowFault, check_rows, missing_columns, speech_rows
-from audiorl.datasets.checks import any_text
-from audiorl.datasets.length_filter import check_bounds, drop_outside, outside_seconds
+from audiorl.datasets.checks import any_text, check_bounds, drop_outside, outside_seconds
 from audiorl.evaluation.document import Compared, document, write_document
 from audiorl.evaluation.measurement import (
     Clip,

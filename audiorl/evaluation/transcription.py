@@ -195,7 +195,7 @@ def _windows(rows: Iterable[Row], size: int) -> Iterator[list[tuple[int, Row]]]:
 
 
 def _longest_first(window: list[tuple[int, Row]]) -> list[tuple[int, Row]]:
-    from audiorl.datasets.length_filter import clip_seconds
+    from audiorl.datasets.checks import clip_seconds
 
     lengths = [clip_seconds(row) for _, row in window]
     known = [length for length in lengths if length is not None]

@@ -36,7 +36,7 @@ from filelock import FileLock, Timeout
 
 from audiorl.audio import audio_suffix
 from audiorl.datasets import BadRowsError, iterate_batches, missing_columns, speech_rows
-from audiorl.datasets.length_filter import check_bounds, drop_outside, outside_seconds, seconds_outside
+from audiorl.datasets.checks import check_bounds, drop_outside, outside_seconds, seconds_outside
 from audiorl.datasets.storage import FAULTS_COLUMN, unread_problem
 from audiorl.pairs.records import MinedBatch, MinedClip, MiningSummary, check_columns, json_text, own_columns
 from audiorl.pairs.settings import MiningConfig

@@ -16,11 +16,12 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypedDict
 
 import torch
-from accelerate.utils import DynamoBackend, broadcast_object_list, is_peft_model
+from accelerate.utils import DynamoBackend, is_peft_model
 from datasets import Dataset
 from peft import PeftConfig
 from torch import Tensor, nn
@@ -31,8 +32,7 @@ from transformers.utils import logging
 
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.collator import SpeechCollator
-from audiorl.datasets import BadRowsError, RowFault, SkippedRows, check_rows, drop_bad_rows
-from audiorl.datasets.checks import growth_faults
+from audiorl.datasets import RowJudge, SkippedRows
 from audiorl.datasets.corpora import rows_for
 from audiorl.elsewhere import AnswersWrongArguments
 from audiorl.evaluation import Comparison, Decoded
@@ -43,7 +43,7 @@ from audiorl.trainers.adapters import RankSchedule, adapter_files, follow_adapte
 from audiorl.trainers.callbacks import OwnConfigs, StopOnBadNumbers, StopOnSigterm
 from audiorl.trainers.card import RunCard
 from audiorl.trainers.checkpoints import CheckpointSaver
-from audiorl.trainers.clips import LEFT_OUT_FILE, TrainingAugmentation, count_left_out_of_streams, rows_within_bounds
+from audiorl.trainers.clips import LEFT_OUT_FILE, TrainingAugmentation, count_left_out_of_streams, usable_rows
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.decoding import Decoder
 from audiorl.trainers.distributed import check_parallelism
@@ -161,7 +161,6 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         self.normalizer = normalizer(args.wer_normaliser, processor=processor)
         self.own_configs = OwnConfigs(base_model(model))
         planned = plan_adapter(model, peft_config)
-        self._allow_silence = args.allow_silence
         self.skipped = SkippedRows(os.path.join(args.output_dir, "skipped_rows.jsonl"))
         self.augmentation = TrainingAugmentation(args)
         self.hub, self.card, self.decoder = HubPusher(self), RunCard(self), Decoder(self)
@@ -265,39 +264,15 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         if isinstance(source, dict):
             return {split: self._checked_rows(rows, args, f"{name}[{split!r}]") for split, rows in source.items()}
         role = _ROLES.get(name.partition("_")[0], "validation")
-        rows = rows_within_bounds(rows_for(source, role, args.language, args.columns), args, name)
-        if not isinstance(rows, Dataset):
-            return rows
-        # one process looks at every file, all of them hear what it found
-        found: list[list[RowFault]] = [[]]
-        if args.process_index == 0:
-            found = [self._faults(rows) + (self._growth_faults(rows) if name.startswith("train_dataset") else [])]
-        faults = broadcast_object_list(found)[0] if args.world_size > 1 else found[0]
-        if faults and args.on_bad_rows == "error":
-            raise BadRowsError(faults)
-        kept = drop_bad_rows(rows, faults, self.skipped if args.process_index == 0 else None)
-        if len(kept) == 0:
-            raise ValueError(f"{name} has no usable row left: {len(rows)} rows, {len(faults)} faults. Mend the rows.")
-        return kept
+        rows = rows_for(source, role, args.language, args.columns)
+        judge = self.row_judge(args)
+        if role == "train":
+            judge = replace(judge, growth=self.augmentation.growth)
+        return usable_rows(rows, judge, args, name, self.skipped)
 
-    def _faults(self, rows: Dataset) -> list[RowFault]:
-        return check_rows(
-            rows,
-            **self.family.limits._asdict(),
-            text_columns=self.text_columns,
-            distinct=self.distinct_texts,
-            silence=self._allow_silence,
-        )
-
-    def _growth_faults(self, rows: Dataset) -> list[RowFault]:
-        """The faults of training rows that come of playing them slower or faster."""
-        return growth_faults(
-            rows,
-            text_columns=self.text_columns,
-            max_seconds=self.family.max_seconds,
-            last_time=self.family.last_time,
-            growth=self.augmentation.growth,
-        )
+    def row_judge(self, args: SpeechConfig) -> RowJudge:
+        """What the trainer asks of a row: the same before training and in its default collator."""
+        return self._default_collator(args).judge
 
     def get_train_dataloader(self) -> DataLoader:
         plain, self.data_collator = self.data_collator, self.augmentation.collator(self.data_collator)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
@@ -12,11 +14,19 @@ from transformers.utils import logging
 
 from audiorl.augment import load_augmentation
 from audiorl.collator import SpeechCollator
-from audiorl.datasets import SkippedRows
-from audiorl.datasets.length_filter import OutsideSeconds, drop_outside, outside_seconds, stream_within_seconds
+from audiorl.datasets import BadRowsError, RowJudge, SkippedRows, drop_bad_rows
+from audiorl.datasets.checks import (
+    OutsideSeconds,
+    drop_outside,
+    judge_rows,
+    outside_seconds,
+    stream_within_seconds,
+)
 from audiorl.trainers.config import SpeechConfig
 
 logger = logging.get_logger(__name__)
+
+Found = TypeVar("Found")
 
 # What streams leave out; the rows of a data set are only counted.
 LEFT_OUT_FILE = "left_out_clips.jsonl"
@@ -38,14 +48,54 @@ def rows_within_bounds(rows: Dataset | IterableDataset, args: SpeechConfig, name
         return rows
     if not isinstance(rows, Dataset):
         return stream_within_seconds(rows, *bounds, SkippedRows(os.path.join(args.output_dir, LEFT_OUT_FILE)))
-    # one process looks at every file, all of them hear what it found
-    found: list[OutsideSeconds | None] = [outside_seconds(rows, *bounds) if args.process_index == 0 else None]
-    outside = broadcast_object_list(found)[0] if args.world_size > 1 else found[0]
-    assert outside is not None
+    return _inside(rows, found_by_one(args, lambda: outside_seconds(rows, *bounds)), args, name)
+
+
+def usable_rows(
+    rows: Dataset | IterableDataset, judge: RowJudge, args: SpeechConfig, name: str, skipped: SkippedRows
+) -> Dataset | IterableDataset:
+    """The rows that a run can use; a collective call for a data set, a stream's are judged as they come.
+
+    Args:
+        rows: from `speech_rows`.
+        judge: what the model and the trainer ask of a row.
+        args: the seconds that are wanted, and whether bad rows stop the run.
+        name: what the rows are called in messages.
+        skipped: where bad rows are written, if they do not stop the run.
+
+    Raises:
+        BadRowsError: all faults of all rows together.
+        ValueError: nothing is left.
+    """
+    if not isinstance(rows, Dataset):
+        return rows_within_bounds(rows, args, name)
+    judge = replace(judge, wanted=(args.min_audio_seconds, args.max_audio_seconds))
+    judged = found_by_one(args, lambda: judge_rows(rows, judge))
+    inside = _inside(rows, judged.outside, args, name)
+    if judged.faults and args.on_bad_rows == "error":
+        raise BadRowsError(judged.faults)
+    kept = drop_bad_rows(inside, judged.faults, skipped if args.process_index == 0 else None)
+    if len(kept) == 0:
+        raise ValueError(
+            f"{name} has no usable row left: {len(inside)} rows, {len(judged.faults)} faults. Mend the rows."
+        )
+    return kept
+
+
+def found_by_one(args: SpeechConfig, find: Callable[[], Found]) -> Found:
+    """What one process finds in the files, told to all of them."""
+    found = [find() if args.process_index == 0 else None]
+    known = broadcast_object_list(found)[0] if args.world_size > 1 else found[0]
+    assert known is not None
+    return known
+
+
+def _inside(rows: Dataset, outside: OutsideSeconds, args: SpeechConfig, name: str) -> Dataset:
+    """The rows of a wanted length; says how many are left out."""
     kept = drop_outside(rows, outside)
     if len(kept) == len(rows):
         return rows
-    told = f"{name}: {outside.describe(len(rows), *bounds)}"
+    told = f"{name}: {outside.describe(len(rows), args.min_audio_seconds, args.max_audio_seconds)}"
     if len(kept) == 0:
         raise ValueError(
             f"{told}, so none is left. Change min_audio_seconds or max_audio_seconds; a duration column is in seconds."

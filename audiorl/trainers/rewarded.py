@@ -16,7 +16,7 @@ from torch import nn
 from transformers.trainer_utils import EvalLoopOutput
 
 from audiorl.collator import SpeechCollator
-from audiorl.datasets import RowFault, speech_rows
+from audiorl.datasets import speech_rows
 from audiorl.datasets.rows import OURS
 from audiorl.evaluation import Decoded
 from audiorl.losses.settings import number_not_below, positive_number
@@ -25,7 +25,7 @@ from audiorl.models.sampling import Sampler
 from audiorl.rewards import RewardSet
 from audiorl.trainers.base import SpeechTrainer, TrainerArguments
 from audiorl.trainers.config import SpeechConfig, SyncedReferenceFields
-from audiorl.trainers.rollouts import RolloutCollator, RolloutMaker, Sampling, length_fault, require_rows, reward_texts
+from audiorl.trainers.rollouts import RolloutCollator, RolloutMaker, Sampling, require_rows, reward_texts
 
 # Orders of rows that can be repeated in blocks.
 REPEATABLE_ORDERS = ("random", "sequential")
@@ -222,19 +222,7 @@ class RewardedTrainer(SpeechTrainer):
             max_tokens=args.max_completion_length,
         )
 
-    def _faults(self, rows: Dataset) -> list[RowFault]:
-        faults = super()._faults(rows)
-        faulty = {fault.row_id for fault in faults}
-        texts = rows.remove_columns([name for name in rows.column_names if name == "audio"])
-        longer = (
-            length_fault(self.family, row, self._max_tokens)
-            for row in (texts if "text" in rows.column_names else [])
-            if row["row_id"] not in faulty
-        )
-        return faults + [fault for fault in longer if fault is not None]
-
     def _checked_rows(self, source: Any, args: Any, name: str) -> Any:
-        self._max_tokens = args.max_completion_length
         rows = super()._checked_rows(source, args, name)
         if isinstance(rows, Dataset):
             self.rewards.check_columns([column for column in rows.column_names if column not in OURS])

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
@@ -24,8 +23,7 @@ from torch import Tensor, nn
 from transformers import TrainerState
 
 from audiorl.batch import AUDIO_COMPANIONS, BatchRows, GroupBatch, GroupSamples, pad_to
-from audiorl.collator import SpeechCollator
-from audiorl.datasets import RowFault
+from audiorl.collator import SpeechCollator, UsableRow
 from audiorl.datasets.rows import OURS
 from audiorl.losses import zero_variance
 from audiorl.models import SpeechFamily
@@ -45,30 +43,14 @@ class RolloutCollator(SpeechCollator):
 
     def __init__(self, family: SpeechFamily, *, max_tokens: int, **kwargs: Any):
         super().__init__(family, **{"text_columns": ("text",), **kwargs})
-        self.max_tokens = max_tokens
+        # where a hypothesis is drawn as a whole, no number of tokens limits it
+        self.max_tokens = max_tokens if family.token_level else None
 
-    def _judge(self, row: Mapping[str, Any]) -> list[RowFault]:
-        faults = super()._judge(row)
-        too_long = None if faults else length_fault(self.family, row, self.max_tokens)
-        return faults if too_long is None else [too_long]
-
-    def _batch(self, usable: list[tuple[Mapping[str, Any], np.ndarray]]) -> GroupBatch:
-        return super()._batch(usable).replace(rows=BatchRows([row for row, _ in usable]))
+    def _batch(self, usable: list[UsableRow]) -> GroupBatch:
+        return super()._batch(usable).replace(rows=BatchRows([found.row for found in usable]))
 
     def _placeholder(self) -> GroupBatch:
         return super()._placeholder().replace(rows=BatchRows([{}]))
-
-
-def length_fault(family: SpeechFamily, row: Mapping[str, Any], max_tokens: int) -> RowFault | None:
-    """The fault of a row whose transcript no rollout can reach; none where no number of tokens limits a rollout."""
-    if not family.token_level:
-        return None
-    tokens = family.tokenize_row(row["text"], row)
-    length = len(tokens.ids) - tokens.first_kept
-    if length <= max_tokens:
-        return None
-    problem = f"text has {length} tokens, rollouts stop after {max_tokens}"
-    return RowFault(row["where"], row["row_id"], problem, "Raise max_completion_length, or cut the clip.")
 
 
 def require_rows(collator: Any) -> None:

@@ -8,9 +8,9 @@ import math
 import datasets
 import pytest
 
-import audiorl.datasets.length_filter as seconds_module
+import audiorl.datasets.checks as seconds_module
 from audiorl.datasets import SkippedRows, check_rows, speech_rows
-from audiorl.datasets.length_filter import (
+from audiorl.datasets.checks import (
     check_bounds,
     clip_seconds,
     drop_outside,
