@@ -23,6 +23,8 @@ finite, and what does not apply is null.
         model           folder, Hub name, or the served model's name
         dataset         file, folder or name
         left_out        clips that --min_audio_seconds and --max_audio_seconds left out
+        failed          rows that a served model did not answer, in no number and not in clips: [{"place": the row's
+                        from 0, "id", "where", "problem": a sentence}]
         decoding        the settings of the search in force: {"batch_size": 16, "num_beams": 1, "max_length": 40,
                         "dtype": "float32", "device": "cpu", ...}; of a served model {"endpoint": URL, ...}
         summary         the numbers of all clips, see below
@@ -32,7 +34,7 @@ finite, and what does not apply is null.
                         unit is "auto", so theirs need not.
         labels          null, or {"accuracy", "interval", "per_label": [{"label", "clips", "right", "accuracy"}],
                         "confusion": [{"label", "predicted", "clips"}]}; predicted null: no known label was said
-        clips           one for each row, in the order of the rows:
+        clips           one for each row that did not fail, in the order of the rows:
             id              the row's `id` as text, or its place where it has none
             where           the row's place for a person: "validation.jsonl:12", "row 3"
             audio           absolute path or address; null where the audio exists only inside the data set
@@ -46,19 +48,22 @@ finite, and what does not apply is null.
             looping         whether an n-gram comes back more often than in the transcript
             keywords        {"hits", "true", "said"}; null where the clip has no keywords
             predicted       for labels the label that the hypothesis stands for; null where none, and in transcription
-    comparisons   of the first model with each other one on each dataset:
+    comparisons   of the first model with each other one on each dataset, if there is a row that failed for neither:
         dataset, before_model, after_model
         before, after   their places in measurements
         difference      error rate after - before; negative is better
         interval        [low, high] of the difference; null below two clips (or groups)
         p_value         two-sided, paired bootstrap; null likewise
         relative_gain   share of the errors that is gone
-        better, worse   [{"clip": place in clips, "id", "errors_before", "errors_after"}], the largest change first
+        better, worse   [{"clip": place in clips of before, "clip_after": in those of after, "id", "errors_before",
+                        "errors_after"}], the largest change first
         same            number of clips with as many errors as before
+        clips           how many were compared: rows that failed for one of both are left out
     probes        what each model says where nothing is said; [] unless asked for:
         model, seconds  length of every clip
         clips           [{"kind": "silence", "white" or "pink", "level_db": null or RMS over full scale, "hypothesis",
                         "words", "looping"}]
+        failed          those that were not answered, as of a measurement
         with_output     how many of them got any words
         words           said altogether, in the unit of the rates
 
@@ -227,6 +232,7 @@ def measurement(found: Measurement) -> dict[str, Any]:
         "model": found.model,
         "dataset": found.dataset,
         "left_out": found.left_out,
+        "failed": [asdict(clip) for clip in found.failed],
         "decoding": dict(found.decoding),
         "summary": summary(found),
         "breakdown": {

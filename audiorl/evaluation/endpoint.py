@@ -4,11 +4,12 @@
    code, however the row spells it.
 2. Several requests are in flight; answers come in the order of the rows, and no more rows are held than twice that.
 3. Refused connections, timeouts and the answers 408, 429, 500, 502, 503 and 504 are tried again after a growing pause,
-   or the one that the server asks for (Retry-After), but none longer than a minute; whatever remains stops the
-   measurement with the row's name.
+   or the one that the server asks for (Retry-After), but none longer than a minute.
 4. An answer has to be whole in time and of at most `LARGEST_ANSWER` bytes, strict JSON in strict UTF-8: nothing in it
-   is guessed or replaced.
-5. The key goes into the request's header and nowhere else; where a server echoes it, messages show *** instead.
+   is guessed or replaced. A row without such an answer fails alone; the others go on, and it is told which and why.
+5. What every row would run into stops the measurement: a server that is not there, a wrong address, model or key, and
+   `FAILURES_IN_A_ROW` rows in a row, or all rows, that failed.
+6. The key goes into the request's header and nowhere else; where a server echoes it, messages show *** instead.
 
 A server resamples, and may cut, clips by its own rules: what it answers is measured, whatever it heard.
 """
@@ -35,11 +36,11 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import InvalidHeader
+from urllib3.exceptions import ConnectTimeoutError, InvalidHeader, NewConnectionError, SSLError
 from urllib3.util.retry import Retry
 
 from audiorl.audio import AudioFault, audio_bytes, audio_suffix, channel_of, row_audio_seconds
-from audiorl.evaluation.transcription import Check, Row, TranscribedRow, read_rows, where
+from audiorl.evaluation.transcription import Check, FailedRow, Row, TranscribedRow, read_rows, where
 from audiorl.text.error_rates import tagged_transcript
 from audiorl.text.languages import DETECT, language_code, language_names, nearest_language
 from audiorl.text.tasks import TRANSCRIPTION, Task
@@ -51,12 +52,20 @@ LONGEST_PAUSE = 60.0
 # Bytes; an hour of speech has 60,000 characters, and no service that answers with text alone says more.
 LARGEST_ANSWER = 2**24
 _PIECE = 2**16
+# So many rows one behind the other without an answer: the server has a fault, not they.
+FAILURES_IN_A_ROW = 10
+# Answers that do not depend on the clip: redirections, the key, the address.
+_FOR_ALL = (301, 302, 303, 307, 308, 401, 403, 404, 405)
 # Characters of a server's answer that a message quotes.
 _QUOTED = 200
 
 
 class EndpointError(OSError):
-    """A request that failed for good; the message names the row, the address and what the server said."""
+    """No row can be asked for, or none was answered; the message names a row, the address and what the server said."""
+
+
+class _RowError(EndpointError):
+    """One row was not answered, which others may be."""
 
 
 class Endpoint:
@@ -116,12 +125,13 @@ class Endpoint:
 
     def transcribe(
         self, rows: Any, transcript_column: str, *, check: Check | None = None, progress: bool = True
-    ) -> Iterator[TranscribedRow]:
+    ) -> Iterator[TranscribedRow | FailedRow]:
         """Ask the server for each row.
 
         Raises:
             ValueError: a row's language is none; of a `Dataset` all are looked at before anything is sent.
-            EndpointError: a request failed for good; those in flight are waited for, further ones not sent.
+            EndpointError: the server is not there, refuses every row, or did not answer `FAILURES_IN_A_ROW` rows one
+                behind the other, or any; requests in flight are waited for, further ones not sent.
             AudioFault: a clip's file cannot be read, naming the row.
         """
         known = read_rows(rows)
@@ -129,7 +139,8 @@ class Endpoint:
             for place, row in enumerate(known.remove_columns(["audio"])):
                 self._language(row, where(place, row))
         total = len(known) if isinstance(known, Sized) else None
-        waiting: deque[Future[TranscribedRow]] = deque()
+        waiting: deque[Future[TranscribedRow | FailedRow]] = deque()
+        failures = _Failures()
         self.decoding_seconds = 0.0
         start = time.perf_counter()
         pool = ThreadPoolExecutor(self.requests_in_flight)
@@ -140,9 +151,10 @@ class Endpoint:
                         check(row, where(place, row))
                     waiting.append(pool.submit(self._ask, session, row, where(place, row)))
                     if len(waiting) >= 2 * self.requests_in_flight:
-                        yield self._first(waiting, start, bar)
+                        yield failures.count(self._first(waiting, start, bar))
                 while waiting:
-                    yield self._first(waiting, start, bar)
+                    yield failures.count(self._first(waiting, start, bar))
+                failures.end()
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -150,7 +162,9 @@ class Endpoint:
         named = {} if self.language is None else {"language": self.language}
         return {"endpoint": shown(self.url), "requests_in_flight": self.requests_in_flight, **named}
 
-    def _first(self, waiting: deque[Future[TranscribedRow]], start: float, bar: tqdm) -> TranscribedRow:
+    def _first(
+        self, waiting: deque[Future[TranscribedRow | FailedRow]], start: float, bar: tqdm
+    ) -> TranscribedRow | FailedRow:
         found = waiting.popleft().result()
         self.decoding_seconds = time.perf_counter() - start
         bar.update()
@@ -165,7 +179,7 @@ class Endpoint:
         session.mount("https://", adapter)
         return session
 
-    def _ask(self, session: requests.Session, row: Row, place: str) -> TranscribedRow:
+    def _ask(self, session: requests.Session, row: Row, place: str) -> TranscribedRow | FailedRow:
         try:
             seconds, content = row_audio_seconds(row), audio_bytes(row.get("audio"), channel=row.get("channel"))
         except AudioFault as fault:
@@ -177,13 +191,20 @@ class Endpoint:
         start = time.perf_counter()
         try:
             answer, body = self._answer(session, {"data": form, "files": files})
+            text = self._text(answer, body, place)
+        except _RowError as error:
+            return FailedRow(row, str(error))
         except requests.RequestException as error:
-            raise self._failure(
+            failure = self._failure(
                 place,
                 f"no answer after {self.max_retries + 1} tries ({_reason(error)})",
                 "Check that the server runs at this address; --request_timeout and --max_retries give it more time.",
-            ) from None
-        return TranscribedRow(row, self._text(answer, body, place), seconds, time.perf_counter() - start)
+                alone=not isinstance(_cause(error), NewConnectionError | ConnectTimeoutError | SSLError),
+            )
+            if isinstance(failure, _RowError):
+                return FailedRow(row, str(failure))
+            raise failure from None
+        return TranscribedRow(row, text, seconds, time.perf_counter() - start)
 
     def _answer(self, session: requests.Session, content: dict[str, Any]) -> tuple[requests.Response, bytes]:
         """The last try's answer and body; a transcription may be asked for twice."""
@@ -237,9 +258,8 @@ class Endpoint:
             tries = f" after {self.max_retries + 1} tries" if answer.status_code in TRY_AGAIN else ""
             pause = answer.headers.get("Retry-After", "")[:_QUOTED]
             asked = f"; it asks for a pause of {pause!r} (Retry-After)" if pause not in ("", "0") else ""
-            raise self._failure(
-                place, f"the answer was {answer.status_code}{tries}: {quoted!r}{asked}", _remedy(answer)
-            )
+            problem = f"the answer was {answer.status_code}{tries}: {quoted!r}{asked}"
+            raise self._failure(place, problem, _remedy(answer), alone=answer.status_code not in _FOR_ALL)
         try:
             return _transcript(body)
         except ValueError as error:
@@ -250,9 +270,33 @@ class Endpoint:
                 "out.",
             ) from None
 
-    def _failure(self, place: str, problem: str, remedy: str) -> EndpointError:
+    def _failure(self, place: str, problem: str, remedy: str, *, alone: bool = True) -> EndpointError:
         message = f"{place}: {shown(self.url)}, model {self.name!r}: {problem}. {remedy}"
-        return EndpointError(message.replace(self._api_key, "***") if self._api_key else message)
+        kind = _RowError if alone else EndpointError
+        return kind(message.replace(self._api_key, "***") if self._api_key else message)
+
+
+class _Failures:
+    """Counts rows that failed, and stops where it is not their fault."""
+
+    def __init__(self) -> None:
+        self.answered = False
+        self.in_a_row: list[str] = []
+
+    def count(self, found: TranscribedRow | FailedRow) -> TranscribedRow | FailedRow:
+        if isinstance(found, TranscribedRow):
+            self.answered = True
+            self.in_a_row.clear()
+        else:
+            self.in_a_row.append(found.problem)
+            if len(self.in_a_row) == FAILURES_IN_A_ROW:
+                raise EndpointError(f"{FAILURES_IN_A_ROW} rows one behind the other failed, first {self.in_a_row[0]}")
+        return found
+
+    def end(self) -> None:
+        """After the last row."""
+        if self.in_a_row and not self.answered:
+            raise EndpointError(f"No row was answered ({len(self.in_a_row)} failed), first {self.in_a_row[0]}")
 
 
 def _transcript(body: bytes) -> str:
@@ -429,9 +473,13 @@ def _remedy(answer: requests.Response) -> str:
     return "Look into the server's log, or leave the row out."
 
 
-def _reason(error: requests.RequestException) -> str:
+def _cause(error: requests.RequestException) -> Any:
     """The innermost cause: the outer ones repeat the address with its query."""
     cause: Any = error.args[0] if error.args else error
     while isinstance(inner := getattr(cause, "reason", None), Exception):
         cause = inner
-    return str(cause)[:_QUOTED]
+    return cause
+
+
+def _reason(error: requests.RequestException) -> str:
+    return str(_cause(error))[:_QUOTED]

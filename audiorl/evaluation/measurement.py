@@ -21,7 +21,7 @@ from audiorl.audio import channel_of
 from audiorl.datasets.storage import text_problem, unkept_values
 from audiorl.evaluation.settings import LABELS, LEVEL, TRANSCRIPTION, EvaluationSettings
 from audiorl.evaluation.significance import Comparison, bootstrap_interval, check_same_utterances, paired_bootstrap
-from audiorl.evaluation.transcription import Row, TranscribedRow, check_kept
+from audiorl.evaluation.transcription import FailedRow, Row, TranscribedRow, check_kept
 from audiorl.rewards.hallucination import ONE_CHARACTER_OVER_AND_OVER, Hallucination
 from audiorl.rewards.labels import LabelMatch, accepted_answers, is_answer
 from audiorl.text.error_rates import ErrorCounts, Errors, count_errors, tagged_transcript
@@ -65,6 +65,41 @@ class Clip:
     channel: int | None = None
 
 
+@dataclass(frozen=True)
+class FailedClip:
+    """A row of which nothing is known but why.
+
+    Attributes:
+        place: of its row, from 0.
+        id, where: as a clip's.
+        problem: why it has no hypothesis, a sentence.
+    """
+
+    place: int
+    id: str
+    where: str
+    problem: str
+
+
+def sorted_out(
+    done: Iterable[TranscribedRow | FailedRow], settings: EvaluationSettings
+) -> tuple[list[Clip], list[FailedClip]]:
+    """What is kept of rows that were transcribed, and of those that were not."""
+    clips, failed = [], []
+    for place, found in enumerate(done):
+        if isinstance(found, FailedRow):
+            failed.append(FailedClip(place, *_names(found.row, place), found.problem))
+        else:
+            clips.append(clip_of(found, place, settings))
+    return clips, failed
+
+
+def _names(row: Row, place: int) -> tuple[str, str]:
+    """A row's id and place as text."""
+    row_id = row.get("id")
+    return f"row {place}" if row_id is None else str(row_id), str(row.get("where") or f"row {place}")
+
+
 def clip_of(found: TranscribedRow, place: int, settings: EvaluationSettings) -> Clip:
     """What is kept of a transcribed row.
 
@@ -76,9 +111,10 @@ def clip_of(found: TranscribedRow, place: int, settings: EvaluationSettings) -> 
     speaker, language = row.get(settings.speaker_column), row.get(settings.language_column)
     written = row[settings.text_column]
     accepted = (accepted_answers(written, settings.text_column) or ("",)) if settings.task == LABELS else ()
+    row_id, where = _names(row, place)
     return Clip(
-        id=str(row["id"]) if row.get("id") is not None else f"row {place}",
-        where=str(row.get("where") or f"row {place}"),
+        id=row_id,
+        where=where,
         audio=audio_path(row.get("audio")),
         transcript=accepted[0] if accepted else tagged_transcript(written).text,
         hypothesis=found.hypothesis if accepted else tagged_transcript(found.hypothesis).text,
@@ -288,7 +324,7 @@ class Measurement:
     `audiorl.evaluation.document` says what each number is. Rates and shares are fractions.
 
     Attributes:
-        rows: N clips with their texts, in the order of the data set.
+        rows: N clips with their texts, in the order of the data set, without rows that failed.
         errors: (N,) counts in words, characters or labels, for `paired_bootstrap` and `bootstrap_interval`.
         characters: (N,) counts in characters; None for labels.
         is_empty: (N,) bool, nothing is left of the normalised hypothesis.
@@ -303,6 +339,7 @@ class Measurement:
         model, dataset: their names, where known.
         left_out: clips of the data set outside the seconds that the user set.
         decoding: batch_size and the settings of the search that were in force.
+        failed: rows that a served model did not answer, which are in none of the numbers.
     """
 
     rows: Sequence[Clip]
@@ -320,6 +357,7 @@ class Measurement:
     dataset: str = ""
     left_out: int = 0
     decoding: Mapping[str, Any] = field(default_factory=dict)
+    failed: Sequence[FailedClip] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -362,6 +400,12 @@ class Measurement:
     def clips(self) -> int:
         """N."""
         return len(self.rows)
+
+    @property
+    def places(self) -> list[int]:
+        """The place of each clip's row in the data set; of a part its place among the clips."""
+        failed = {clip.place for clip in self.failed}
+        return [place for place in range(self.clips + len(failed)) if place not in failed]
 
     @property
     def seconds(self) -> float:
@@ -487,6 +531,7 @@ class Measurement:
             entities=[self.entities[place] for place in places],
             answers=None if self.answers is None else self.answers.part(places),
             timing=None,
+            failed=(),
         )
 
     @functools.cached_property
@@ -676,13 +721,22 @@ def _durations(measured: Measurement) -> Parts:
 def changes(before: Measurement, after: Measurement) -> Comparison:
     """Compare two models clip by clip and by a paired bootstrap with the settings of `before`.
 
+    Rows that failed for one of them are left out of both.
+
     Raises:
-        ValueError: they were not measured on the same clips in the same way.
+        ValueError: they were not measured on the same clips in the same way, or have no row in common.
     """
+    shared: list[tuple[int, int]] = []
+    if before.failed or after.failed:
+        others = {row: place for place, row in enumerate(after.places)}
+        shared = [(place, others[row]) for place, row in enumerate(before.places) if row in others]
+        # counted anew, so that unit "auto" is that of the same transcripts
+        before = measure([before.rows[one] for one, _ in shared], before.settings)
+        after = measure([after.rows[other] for _, other in shared], after.settings)
     check_same_utterances(before.errors, after.errors)
     given, tested = before.settings, None
     if before.can_be_resampled:
         tested = paired_bootstrap(
             before.errors, after.errors, resamples=given.resamples, seed=given.seed, groups=before.groups
         )
-    return Comparison(before.errors, after.errors, tested, [clip.id for clip in before.rows])
+    return Comparison(before.errors, after.errors, tested, [clip.id for clip in before.rows], shared)

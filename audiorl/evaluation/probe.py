@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import soundfile
 
 from audiorl.augment.transforms import pink_noise, white_noise
-from audiorl.evaluation.measurement import Measurement, clip_of, measure
+from audiorl.evaluation.measurement import Measurement, measure, sorted_out
 from audiorl.evaluation.settings import EvaluationSettings
 from audiorl.evaluation.systems import System
 
@@ -51,9 +51,14 @@ class Probe:
                     "looping": bool(looping),
                 }
                 for (kind, level), clip, words, looping in zip(
-                    SOUNDS, found.rows, found.errors.insertions, found.is_looping, strict=True
+                    [SOUNDS[place] for place in found.places],
+                    found.rows,
+                    found.errors.insertions,
+                    found.is_looping,
+                    strict=True,
                 )
             ],
+            "failed": [asdict(clip) for clip in found.failed],
             "with_output": silence.with_output,
             "words": silence.words,
         }
@@ -89,8 +94,8 @@ def probe(system: System, seconds: float, settings: EvaluationSettings, *, progr
     """
     columns = EvaluationSettings(normalise=settings.normalise, unit=settings.unit)
     done = system.transcribe(probe_rows(seconds), _TEXT, progress=progress)
-    clips = [clip_of(found, place, columns) for place, found in enumerate(done)]
-    return Probe(system.name, seconds, measure(clips, columns))
+    clips, failed = sorted_out(done, columns)
+    return Probe(system.name, seconds, replace(measure(clips, columns), failed=failed))
 
 
 def probe_rows(seconds: float) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from audiorl.evaluation.measurement import (
     clip_of,
     measure,
     row_problem,
+    sorted_out,
 )
 from audiorl.evaluation.probe import Probe, check_probe, probe
 from audiorl.evaluation.settings import LABELS, EvaluationSettings
@@ -97,7 +98,8 @@ def evaluate(
             probe that a model does not hear.
         BadRowsError: rows that cannot be measured, all of them.
         AudioFault: a clip breaks on decoding.
-        EndpointError: a served model does not answer.
+        EndpointError: a served model does not answer, see `Endpoint.transcribe`; rows that fail alone are counted and
+            named, and in none of the numbers.
     """
     if not systems or not data:
         raise ValueError(
@@ -114,9 +116,9 @@ def evaluate(
         check_data(rows, settings, max(system.min_seconds for system in systems), longest)
     evaluated, probes = [], []
     for system in systems:
-        evaluated += [_evaluated(system, rows, settings, progress) for rows in data]
-        if probe_seconds is not None:
+        if probe_seconds is not None:  # first: a server that takes no silence says so before hours of decoding
             probes.append(probe(system, probe_seconds, settings, progress=progress))
+        evaluated += [_evaluated(system, rows, settings, progress) for rows in data]
     return Evaluation(settings, evaluated, list(_compared(evaluated, len(data))), probes)
 
 
@@ -155,6 +157,7 @@ def evaluate_model(
 
     Raises:
         AudioFault: a clip cannot be read or does not fit the model's window; the message names the row.
+        FloatingPointError: the model has weights that are not finite.
         ValueError: no rows, or a row without a transcript or group. No row is left out or cut.
     """
     family = family or family_of(model, processor)
@@ -289,14 +292,21 @@ def _with_label_names(rows: Dataset, settings: EvaluationSettings) -> Dataset:
 def _evaluated(system: System, data: NamedRows, settings: EvaluationSettings, progress: bool) -> Measurement:
     check = functools.partial(check_row, settings=settings)
     done = system.transcribe(data.rows, settings.text_column, check=check, progress=progress)
-    clips = [clip_of(found, place, settings) for place, found in enumerate(done)]
+    clips, failed = sorted_out(done, settings)
     timing = Timing(system.decoding_seconds, system.includes)
-    found = measure(clips, settings, timing)
-    return replace(found, model=system.name, dataset=data.name, left_out=data.left_out, decoding=system.decoding())
+    return replace(
+        measure(clips, settings, timing),
+        model=system.name,
+        dataset=data.name,
+        left_out=data.left_out,
+        decoding=system.decoding(),
+        failed=failed,
+    )
 
 
 def _compared(evaluated: Sequence[Measurement], datasets: int) -> Iterator[Compared]:
     """The first model's measurements stand first, those of each other one behind them in the same order."""
     for after in range(datasets, len(evaluated)):
         before = after % datasets
-        yield Compared(before, after, changes(evaluated[before], evaluated[after]))
+        if set(evaluated[before].places) & set(evaluated[after].places):  # else all rows failed for one of both
+            yield Compared(before, after, changes(evaluated[before], evaluated[after]))

@@ -190,10 +190,11 @@ class Decoded(NamedTuple):
 class Change(NamedTuple):
     """One clip on which two systems make different numbers of errors."""
 
-    clip: int  # its place among the clips
+    clip: int  # its place among the clips of before
     id: str
     errors_before: int
     errors_after: int
+    clip_after: int  # and of after: another one where rows failed
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,12 +207,14 @@ class Comparison:
         before, after: counts of the same N clips.
         tested: interval and p-value; None where there are not two clips, or speakers, to resample.
         ids: N names of the clips; empty names them by their places.
+        places: N places of the clips before and after; empty where both have the same clips.
     """
 
     before: Errors
     after: Errors
     tested: PairedResult | None
     ids: Sequence[str] = ()
+    places: Sequence[tuple[int, int]] = ()
 
     @property
     def paired(self) -> PairedResult:
@@ -242,7 +245,11 @@ class Comparison:
         """Every clip, the largest change first, equal ones in their order."""
         counts = zip(self.before.errors.tolist(), self.after.errors.tolist(), strict=True)
         ids = self.ids or [f"clip {place}" for place in range(len(self.before))]
-        found = [Change(place, ids[place], one, other) for place, (one, other) in enumerate(counts)]
+        places = self.places or [(place, place) for place in range(len(self.before))]
+        found = [
+            Change(clip, name, one, other, clip_after)
+            for (clip, clip_after), name, (one, other) in zip(places, ids, counts, strict=True)
+        ]
         # sorted() keeps the order of equal ones
         return sorted(found, key=lambda change: -abs(change.errors_after - change.errors_before))
 
@@ -272,6 +279,7 @@ class Comparison:
             "better": [change._asdict() for change in self.better],
             "worse": [change._asdict() for change in self.worse],
             "same": self.same,
+            "clips": len(self.before),
         }
 
     def __repr__(self) -> str:

@@ -8,7 +8,15 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from audiorl.evaluation.transcription import Check, TranscribedRow, decoding_in_force, family_of, transcribed_rows
+from audiorl.evaluation.transcription import (
+    Check,
+    FailedRow,
+    TranscribedRow,
+    check_weights,
+    decoding_in_force,
+    family_of,
+    transcribed_rows,
+)
 from audiorl.models import base_model
 from audiorl.text.tasks import Task
 
@@ -34,8 +42,8 @@ class System(Protocol):
 
     def transcribe(
         self, rows: Any, transcript_column: str, *, check: Check | None = None, progress: bool = True
-    ) -> Iterator[TranscribedRow]:
-        """Rows with what was said of them, in their order.
+    ) -> Iterator[TranscribedRow | FailedRow]:
+        """Rows with what was said of them, in their order; those of which nothing was said, for what reason.
 
         Args:
             rows: whatever `audiorl.datasets.speech_rows` takes.
@@ -65,6 +73,7 @@ class LocalModel:
     Raises:
         ValueError: no family knows this model, it has no such language or task, a number is below 1, or a setting of
             the search for a model that answers with labels.
+        FloatingPointError: the model has weights that are not finite.
     """
 
     includes = (
@@ -90,6 +99,7 @@ class LocalModel:
                 f"Decoding counts clips, beams and tokens from 1; got {', '.join(f'{n}={numbers[n]}' for n in low)}. "
                 "Raise it, or leave it out."
             )
+        check_weights(model)
         self.name = name
         self.model = model
         self.family = family_of(model, processor)

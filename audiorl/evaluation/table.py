@@ -79,11 +79,16 @@ def _measurements(evaluated: Sequence[Measurement]) -> list[str]:
             [
                 _title(one),
                 *(percent(one.wer), _interval(one), percent(one.cer)),
-                *_counts(one),
+                *(_of_rows(one), *_counts(one)[1:]),
                 *(str(one.empty), str(one.looping), rtfx),
             ]
         )
     return columns(rows)
+
+
+def _of_rows(one: Measurement) -> str:
+    """How many clips the numbers are made of, and of how many where rows failed."""
+    return f"{one.clips} of {one.clips + len(one.failed)}" if one.failed else str(one.clips)
 
 
 def _title(one: Measurement) -> str:
@@ -96,6 +101,12 @@ def _details(one: Measurement, several: bool) -> Iterator[str]:
         yield f"{_title(one)}:"
     if one.left_out:
         yield f"{one.left_out} clips left out for their length"
+    if one.failed:
+        rows = len(one.failed) + one.clips
+        yield f"{len(one.failed)} of {rows} rows failed; the numbers are those of the other {one.clips}:"
+        yield from (f"  {clip.problem}" for clip in one.failed[:_LISTED])
+        if len(one.failed) > _LISTED:
+            yield f"  and {len(one.failed) - _LISTED} more, all of them in the document (--output)"
     if one.silence is not None:
         silence = one.silence
         yield f"silence: {silence.with_output} of {silence.clips} clips got words, {silence.words} altogether"
@@ -157,10 +168,12 @@ def _changes(pair: Compared, evaluated: Sequence[Measurement]) -> Iterator[str]:
         tested = f"95 % interval {low:+.1f} to {high:+.1f}, paired bootstrap p = {found.tested.p_value:.2g}"
     relative = 0.0 - 100 * found.relative_gain
     yield f"difference {100 * found.difference:+.1f} points ({tested}), {relative:+.0f} % relative"
+    if before.failed or after.failed:
+        yield f"compared over the {len(found.before)} clips that failed for neither"
     yield f"{len(found.better)} clips better, {len(found.worse)} worse, {found.same} with as many errors"
     for name, changed in (("better", found.better), ("worse", found.worse)):
         for change in changed[:_SHOWN_CLIPS]:
-            one, other = before.rows[change.clip], after.rows[change.clip]
+            one, other = before.rows[change.clip], after.rows[change.clip_after]
             yield f"  {name}: {change.id}, {change.errors_before} -> {change.errors_after} errors"
             yield f"    said    {one.transcript}"
             yield f"    before  {one.hypothesis}"
@@ -174,6 +187,7 @@ def _probe(found: Probe) -> Iterator[str]:
         f"{short_name(found.model)} on {found.seconds:g} s of silence and noise: {told['with_output']} of "
         f"{len(told['clips'])} clips got words, {told['words']} altogether"
     )
+    yield from (f"  {clip.problem}" for clip in found.measured.failed)
     for clip in told["clips"]:
         level = "" if clip["level_db"] is None else f" {clip['level_db']:g} dB"
         yield f"  {clip['kind']}{level}: {clip['hypothesis']!r}"

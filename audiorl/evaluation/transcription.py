@@ -42,6 +42,7 @@ DECODING_SETTINGS = (
 )
 # Batches that are sorted by duration together: enough for even batches, little enough for streams.
 BATCHES_SORTED_TOGETHER = 64
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class TranscribedRow(NamedTuple):
@@ -51,6 +52,13 @@ class TranscribedRow(NamedTuple):
     hypothesis: str
     seconds: float  # of audio
     decoding_seconds: float = 0.0  # wall time from samples to text: this row's share of its batch
+
+
+class FailedRow(NamedTuple):
+    """A row for which a served model gave no transcript."""
+
+    row: Row
+    problem: str  # a sentence that names the row, the address and what was answered
 
 
 def transcribe(
@@ -88,6 +96,7 @@ def transcribe(
     Raises:
         AudioFault: a clip cannot be read or is longer than the model's window; the message names the row.
             Nothing is skipped or cut.
+        FloatingPointError: the model has weights that are not finite.
     """
     family = family or family_of(model, processor)
     generation = generation_settings(max_new_tokens, num_beams)
@@ -143,6 +152,7 @@ def transcribed_rows(
     """
     if batch_size < 1:
         raise ValueError(f"Clips are decoded in batches of at least one; got batch_size={batch_size}. Try 16.")
+    check_weights(model)
     known = read_rows(rows)
     total = len(known) if isinstance(known, Sized) else None
     with (
@@ -159,6 +169,32 @@ def transcribed_rows(
                 found.update(_transcribe_batch(model, family, batch, generation, transcript_column))
                 bar.update(len(batch))
             yield from (found[place] for place, _ in window)
+
+
+@torch.no_grad()
+def check_weights(model: nn.Module) -> None:
+    """Refuse a model that says nothing: a search takes NaN for some token, and a rate of that looks like any other.
+
+    Raises:
+        FloatingPointError: a weight is NaN or infinite, or a buffer, some of which mask by infinity, is NaN.
+    """
+    weights = [(name, weight) for name, weight in model.named_parameters() if _is_plain(weight)]
+    buffers = [(name, buffer) for name, buffer in model.named_buffers() if _is_plain(buffer)]
+    # in one pass and without further memory; both ends are NaN where one number is
+    bad = [name for name, weight in weights if not all(map(torch.isfinite, torch.aminmax(weight)))]
+    bad += [name for name, buffer in buffers if torch.isnan(torch.aminmax(buffer).max)]
+    if bad:
+        name = getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
+        raise FloatingPointError(
+            f"{name} has weights that are NaN or infinite (in {len(bad)} of {len(weights) + len(buffers)} tensors, "
+            f"first in {bad[0]}), so what it says means nothing. Evaluate an earlier checkpoint, and train from there "
+            "with a lower learning rate."
+        )
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether it holds floating-point numbers, all of them here: no quantised weights, no shards."""
+    return tensor.dtype in _FLOATS and tensor.numel() > 0 and not tensor.is_meta and not hasattr(tensor, "to_local")
 
 
 def read_rows(rows: Any, columns: ColumnNames | None = None) -> Iterable[Row]:

@@ -66,7 +66,10 @@ def test_a_document_comes_back_as_it_was_written(tmp_path):
             assert sum(clip[count] for clip in one["clips"]) == one["summary"][count]
     (comparison,) = back["comparisons"]
     assert (comparison["before"], comparison["after"], comparison["before_model"]) == (0, 1, "x")
-    assert comparison["better"][0] == {"clip": 1, "id": "c1", "errors_before": 2, "errors_after": 0}
+    assert comparison["better"][0] == {
+        **{"clip": 1, "clip_after": 1, "id": "c1"},
+        **{"errors_before": 2, "errors_after": 0},
+    }
 
 
 def test_the_report_for_a_terminal_has_the_numbers():

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import re
 import socket
 import threading
 import time
@@ -13,8 +14,17 @@ import pytest
 import soundfile
 
 from audiorl.audio import AudioFault
-from audiorl.evaluation import Endpoint, EndpointError, endpoint
+from audiorl.evaluation import (
+    Endpoint,
+    EndpointError,
+    EvaluationSettings,
+    NamedRows,
+    endpoint,
+    evaluate,
+    read_document,
+)
 from audiorl.evaluation.endpoint import shown
+from audiorl.evaluation.transcription import FailedRow
 from tests.evaluation.server import serving
 
 KEY = "sk-secret-123"
@@ -163,12 +173,12 @@ def test_an_answer_that_is_hostile_fails_its_row_alone(body, message):
         return (200, body, {}) if seconds_heard(heard) == 0.102 else says_the_length(heard, before)
 
     with serving(odd_for_the_third) as server:
-        done = []
-        with pytest.raises(EndpointError, match=rf"row 2 \(id clip2\): .*{message}") as failure:
-            for found in Endpoint(server.url, "whisper").transcribe(make_rows(5), "text", progress=False):
-                done.append(found.hypothesis)
-    assert done == ["0.100", "0.101"] and len(str(failure.value)) < 1000
-    str(failure.value).encode()
+        done, _ = ask(server, make_rows(5))
+    failed = done.pop(2)
+    assert isinstance(failed, FailedRow) and failed.row["id"] == "clip2"
+    assert re.match(rf"row 2 \(id clip2\): .*{message}", failed.problem) and len(failed.problem) < 1000
+    failed.problem.encode()
+    assert [found.hypothesis for found in done] == ["0.100", "0.101", "0.103", "0.104"]
 
 
 def test_qwen3_asrs_own_format_is_read_in_answers():
@@ -257,19 +267,100 @@ def test_a_language_that_is_none_is_refused_before_anything_is_sent():
         Endpoint("http://host", "m", language="englisch")
 
 
-def test_a_failing_row_in_the_middle_is_the_one_named_and_what_came_before_is_kept():
-    def refuses_the_sixth(heard, before):
-        bad = seconds_heard(heard) == 0.105
+def test_rows_that_fail_do_so_alone_and_keep_their_places():
+    def refuses_every_third(heard, before):
+        bad = round(1000 * seconds_heard(heard)) % 3 == 0
         return (422, "too odd", {}) if bad else says_the_length(heard, before)
 
-    with serving(refuses_the_sixth) as server:
+    with serving(refuses_every_third) as server:
+        done, _ = ask(server, make_rows(20))
+    failed = {place for place, found in enumerate(done) if isinstance(found, FailedRow)}
+    assert failed == {place for place in range(20) if (100 + place) % 3 == 0}
+    assert all(f"row {place} (id clip{place})" in done[place].problem for place in failed)
+    assert all("the answer was 422: 'too odd'" in done[place].problem for place in failed)
+
+
+@pytest.mark.parametrize("good", [0, 3])
+def test_a_server_that_fails_on_every_row_is_not_asked_for_all_of_them(good):
+    def fails_from_some_row_on(heard, before):
+        bad = seconds_heard(heard) >= (100 + good) / 1000
+        return (200, "<html>gateway</html>", {}) if bad else says_the_length(heard, before)
+
+    with serving(fails_from_some_row_on) as server:
         done = []
-        with pytest.raises(EndpointError, match=r"row 5 \(id clip5\).*422.*too odd"):
-            for found in Endpoint(server.url, "whisper").transcribe(make_rows(40), "text", progress=False):
-                done.append(found.hypothesis)
-        assert len(done) == 5
-        # the rest is not asked for
-        assert len(server.heard) < 40
+        with pytest.raises(EndpointError, match=rf"^10 rows one behind the other failed, first row {good} \(id .*html"):
+            done.extend(Endpoint(server.url, "whisper").transcribe(make_rows(100), "text", progress=False))
+        assert len(server.heard) < 30
+        assert [found.hypothesis for found in done[:good]] == ["0.100", "0.101", "0.102"][:good]
+        # and with fewer rows than that
+        if not good:
+            with pytest.raises(EndpointError, match=r"^No row was answered \(4 failed\), first row 0 .*html"):
+                ask(server, make_rows(4))
+
+
+def test_a_connection_that_breaks_is_the_rows_and_one_that_never_was_is_everyones(monkeypatch):
+    monkeypatch.setattr(endpoint.time, "sleep", lambda seconds: None)
+    with raw_server(lambda: [b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"]) as (url, _):
+        with pytest.raises(EndpointError, match=r"^No row was answered \(2 failed\), first row 0"):
+            list(Endpoint(url, "whisper", max_retries=0).transcribe(make_rows(2), "text", progress=False))
+    with pytest.raises(EndpointError, match=r"^row 0 .*no answer after 1 tries .*refused"):
+        list(Endpoint(url, "whisper", max_retries=0).transcribe(make_rows(2), "text", progress=False))
+
+
+def test_an_evaluation_goes_on_counts_what_failed_and_compares_what_both_have(tmp_path):
+    def scripted(bad):
+        def answer(heard, before):
+            model, place = heard.form["model"], round(1000 * seconds_heard(heard)) - 100
+            if place in bad[model]:
+                return 200, '{"text": "caf\\ud800"}', {}
+            return 200, json.dumps({"text": "a b" if model == "one" else "a c"}), {}
+
+        return answer
+
+    rows = [{**row, "text": "a b"} for row in make_rows(8)]
+    settings = EvaluationSettings(resamples=20)
+    with serving(scripted({"one": {1}, "two": {1, 4, 5}})) as server:
+        systems = [Endpoint(server.url, name) for name in ("one", "two")]
+        found = evaluate(systems, [NamedRows("rows", rows)], settings, progress=False)
+    one, two = found.evaluated
+    assert [(clip.place, clip.id, clip.where) for clip in two.failed] == [
+        (place, f"clip{place}", f"row {place}") for place in (1, 4, 5)
+    ]
+    assert (one.clips, one.wer, two.clips, two.wer) == (7, 0.0, 5, 0.5)
+    (pair,) = found.compared
+    assert (len(pair.changes.before), pair.changes.difference) == (5, 0.5)
+    assert [(c.id, c.clip, c.clip_after) for c in pair.changes.worse] == [
+        *(("clip0", 0, 0), ("clip2", 1, 1), ("clip3", 2, 2), ("clip6", 5, 3), ("clip7", 6, 4))
+    ]
+    found.write(tmp_path / "found.json")
+    document = read_document(tmp_path / "found.json")
+    assert [failed["id"] for failed in document["measurements"][1]["failed"]] == ["clip1", "clip4", "clip5"]
+    assert "half of a surrogate pair" in document["measurements"][0]["failed"][0]["problem"]
+    assert document["comparisons"][0]["clips"] == 5
+    told = str(found)
+    for words in (
+        "7 of 8",
+        "3 of 8 rows failed; the numbers are those of the other 5:",
+        "row 4 (id clip4)",
+        "compared over the 5 clips that failed for neither",
+        "worse: clip7, 0 -> 1 errors",
+    ):
+        assert words in told, told
+
+
+def test_sounds_of_the_probe_that_fail_are_told():
+    def refuses_silence(heard, before):
+        samples, _ = soundfile.read(io.BytesIO(heard.content))
+        return (400, "no speech", {}) if not samples.any() else (200, '{"text": "hm"}', {})
+
+    with serving(refuses_silence) as server:
+        settings = EvaluationSettings(resamples=20)
+        data = [NamedRows("rows", [{**row, "text": "hm"} for row in make_rows(2)])]
+        found = evaluate([Endpoint(server.url, "m")], data, settings, probe_seconds=0.2, progress=False)
+    told = found.probes[0].to_dict()
+    assert [clip["kind"] for clip in told["clips"]] == ["white", "white", "pink", "pink"] and told["with_output"] == 4
+    assert [failed["id"] for failed in told["failed"]] == ["silence"]
+    assert "the answer was 400: 'no speech'" in str(found)
 
 
 def test_a_server_that_is_not_there_is_told_with_the_row():

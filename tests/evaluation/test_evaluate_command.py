@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from audiorl.datasets import BadRowsError
 from audiorl.demo import CHECKPOINT, demo_rows
 from audiorl.evaluation import read_document
 from audiorl.evaluation.run import Evaluation
+from audiorl.evaluation.systems import LocalModel
 from tests.closed_pipe import ClosedPipe
 from tests.evaluation.server import serving
 from tests.tiny_classifiers import tiny_classifier
@@ -207,6 +209,16 @@ def test_aliases_are_lists_of_texts(tmp_path):
         path.write_text(content)
         with pytest.raises(ValueError, match="lists of texts by label"):
             read_aliases(str(path))
+
+
+def test_a_diverged_model_is_refused_by_its_name_before_any_decodes(base, data, tmp_path, monkeypatch):
+    model, _ = tiny_whisper()
+    model.model.decoder.layer_norm.weight.data[0] = float("nan")
+    shutil.copytree(base, tmp_path / "diverged")
+    model.save_pretrained(tmp_path / "diverged")
+    monkeypatch.setattr(LocalModel, "transcribe", None)
+    with pytest.raises(FloatingPointError, match=r"diverged has weights that are NaN .*decoder\.layer_norm\.weight"):
+        main(["--model_name_or_path", str(base), str(tmp_path / "diverged"), "--dataset_name", str(data)])
 
 
 def test_a_served_model_is_compared_with_a_local_one_and_its_key_stays_secret(base, data, capsys, monkeypatch):

@@ -291,6 +291,22 @@ def test_no_rows_are_no_evaluation():
             evaluate_model(ModeModel(), None, rows, progress=False, family=CountingFamily())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_model_whose_weights_are_not_finite_has_no_error_rate(value):
+    model, family = ModeModel(), CountingFamily()
+    model.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    model.register_buffer("steps", torch.tensor([3]))
+    assert evaluate_model(model, None, make_rows([100]), progress=False, family=family).clips == 1
+    model.trained.weight.data[0, 0] = value
+    with pytest.raises(FloatingPointError, match=r"ModeModel has .*in 1 of 5 tensors, first in trained.weight"):
+        evaluate_model(model, None, make_rows([100]), progress=False, family=family)
+    model.trained.weight.data[0, 0] = 1.0
+    model.mask[0] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"first in mask\)"):
+        transcribe(model, None, make_rows([100]), progress=False, family=family)
+    assert len(model.calls) == 1
+
+
 @pytest.mark.skipif("AUDIORL_TEST_DATA" not in os.environ, reason="AUDIORL_TEST_DATA is not set")
 def test_real_speech_has_the_error_rate_its_readme_states():
     from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
