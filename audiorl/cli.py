@@ -24,6 +24,7 @@ COMMANDS = {
     "raft": "tune on the best of sampled hypotheses, in cycles",
     "pairs": "mine preference pairs from transcribed audio, or make them without a model",
     "evaluate": "measure models, here or served, on data sets: error rates, intervals, where the errors are",
+    "checkpoints": "list a run's checkpoints with loss and WER; copy one out, or push it",
     "datasets": "list the corpora known by name, show one, or export its rows",
     "report": "make a page of a run or an evaluation: curves, clips to listen to, coloured differences",
 }

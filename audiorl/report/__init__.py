@@ -1,6 +1,15 @@
 """What a person looks at: one HTML file with curves, audio players and coloured differences."""
 
 from audiorl.report.page import AUDIO_MEGABYTES, REPORT_FILE, write_report
-from audiorl.report.run_folder import Checkpoint, checkpoint_table, read_run
+from audiorl.report.run_folder import Checkpoint, checkpoint_table, pick_checkpoint, read_run, run_checkpoints
 
-__all__ = ["AUDIO_MEGABYTES", "REPORT_FILE", "Checkpoint", "checkpoint_table", "read_run", "write_report"]
+__all__ = [
+    "AUDIO_MEGABYTES",
+    "REPORT_FILE",
+    "Checkpoint",
+    "checkpoint_table",
+    "pick_checkpoint",
+    "read_run",
+    "run_checkpoints",
+    "write_report",
+]

@@ -121,8 +121,15 @@ def _with_nan(history: Iterable[Record]) -> list[Record]:
     return [{name: math.nan if value is None else value for name, value in record.items()} for record in history]
 
 
-def run_checkpoints(run: Path, history: Iterable[Record]) -> list[Checkpoint]:
-    """The run's checkpoints by step, with what its log says of them."""
+def run_checkpoints(run: str | os.PathLike, history: Iterable[Record] | None = None) -> list[Checkpoint]:
+    """The run's checkpoints by step, with what its log says of them.
+
+    Args:
+        run: its output_dir.
+        history: its log, default what lies in the folder.
+    """
+    run = Path(run)
+    history = _history(run) if history is None else history
     folders = _checkpoint_folders(run)
     states: list[Record | None] = []
     for folder in folders:
@@ -160,6 +167,45 @@ def _checkpoint_folders(run: Path) -> list[Path]:
         (folder for folder in folders if folder.name.removeprefix("checkpoint-").isdigit()),
         key=lambda folder: int(folder.name.removeprefix("checkpoint-")),
     )
+
+
+def pick_checkpoint(checkpoints: Iterable[Checkpoint], by: str) -> Checkpoint:
+    """One checkpoint of a run.
+
+    Args:
+        checkpoints: from `run_checkpoints`.
+        by: "wer", the lowest mean over the evaluation sets (of a model that answers with labels, the highest
+            accuracy); "eval_loss", the lowest; "last", the highest step; or a step. Of equal ones the earliest.
+
+    Raises:
+        ValueError: none was measured so, or there is no such step.
+    """
+    known = [found for found in checkpoints if found.step is not None]
+    steps = ", ".join(str(found.step) for found in known)
+    if by == "last" and known:
+        return known[-1]
+    if by in ("wer", "eval_loss"):
+        measured = [(value, found) for found in known if (value := _badness(found, by)) is not None]
+        if not measured:
+            raise ValueError(
+                f"No checkpoint has {'a WER' if by == 'wer' else 'an eval_loss'}: none was measured at steps {steps}. "
+                f"Train with --eval_strategy steps{' --eval_wer true' if by == 'wer' else ''}, or pick last or a step."
+            )
+        return min(measured, key=lambda pair: pair[0])[1]
+    if found := next((found for found in known if by == str(found.step)), None):
+        return found
+    raise ValueError(f"A checkpoint is picked by wer, eval_loss, last or a step of {steps or 'none'}; got {by!r}.")
+
+
+def _badness(found: Checkpoint, by: str) -> float | None:
+    """What is lowest of the best; None where it was not measured, or is not a number."""
+    if by == "eval_loss":
+        value = found.eval_loss
+    elif found.accuracy:
+        value = -sum(found.accuracy.values()) / len(found.accuracy)
+    else:
+        value = sum(found.wer.values()) / len(found.wer) if found.wer else None
+    return None if value is None or math.isnan(value) else value
 
 
 def checkpoint_table(checkpoints: Iterable[Checkpoint]) -> str:
