@@ -9,6 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -24,6 +25,9 @@ pytest.register_assert_rewrite(
 )
 # sums over several threads add up in another order each time
 torch.set_num_threads(1)
+# a slow machine is no fault of the code: hypothesis times no example
+hypothesis.settings.register_profile("audiorl", deadline=None)
+hypothesis.settings.load_profile("audiorl")
 
 
 # Files whose few tests take minutes, most of it in processes of their own. Several processes of pytest take file by

@@ -15,7 +15,9 @@ import datasets
 import pytest
 import soundfile
 import torch
+import transformers
 import yaml
+from peft import LoraConfig
 
 import audiorl
 from audiorl.datasets import corpus
@@ -25,8 +27,9 @@ from audiorl.rewards import REWARDS
 from tests import page_commands, page_folder
 from tests.code_blocks import ROOT, Block, blocks_of, commands_of, pages, same_print
 from tests.hub_server import taken_for_the_hub
-from tests.tiny_models import tiny_whisper
+from tests.tiny_models import saved, tiny_whisper
 from tests.trainers.pair_rows import config, pair_rows
+from tests.trainers.pair_rows import trainer as pair_trainer
 
 LANGUAGES = ("python", "bash", "json", "yaml", "toml", "text", "math")
 PRINTED = "printed"  # title of a text block that is what the block before it prints
@@ -47,6 +50,9 @@ NOT_RUN = {
     "torchrun --nnodes=2": "several machines: tests/trainers/test_parallel.py, slow; its flags are parsed",
     "accelerate launch --config_file examples/accelerate_configs/multi_node.yaml": "likewise",
     "audiorl evaluate --endpoint": "needs a server: tests/evaluation/test_endpoint.py",
+    "audiorl evaluate --model_name_or_path served --endpoint": "needs a server: tests/test_serving.py, slow",
+    "transformers serve": "does not end: tests/test_serving.py, slow",
+    "vllm serve": "needs vLLM",
 }
 # page -> (as it stands, as it is run, why)
 CUTS = {
@@ -85,8 +91,19 @@ def tuned_model(folder: Path) -> None:
         part.save_pretrained(folder / "tuned")
 
 
+def two_runs(folder: Path) -> None:
+    steps = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    pair_trainer(folder / "out-tuned", **steps).train()
+    base = transformers.WhisperForConditionalGeneration.from_pretrained(saved(tiny_whisper(), folder / "base"))
+    pair_trainer(folder / "out-adapter", trainer_model=base, trainer_peft_config=LoraConfig(r=2), **steps).train()
+
+
 # page -> what its folder holds beside the rows of all pages
-PREPARED: dict[str, Callable[[Path], None]] = {"README.md": tuned_model, "examples/README.md": orpo_rows}
+PREPARED: dict[str, Callable[[Path], None]] = {
+    "README.md": tuned_model,
+    "examples/README.md": orpo_rows,
+    "docs/pages/serving.md": two_runs,
+}
 
 # ---- what a block must leave behind: (page, words that it has) -> a look at the page's names ----
 

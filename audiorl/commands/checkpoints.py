@@ -13,9 +13,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from audiorl.flags import parse
@@ -35,6 +37,10 @@ class CheckpointsArguments:
     copy_to: str | None = field(
         default=None,
         metadata={"help": "A new folder for the model of the picked checkpoint; from_pretrained loads it."},
+    )
+    merge_adapter: bool = field(
+        default=False,
+        metadata={"help": "Copy the base with the picked adapter merged in, which servers load; not the adapter alone."},
     )
     push_to_hub: bool = field(default=False, metadata={"help": "Push the model of the picked checkpoint."})
     hub_model_id: str | None = field(default=None, metadata={"help": "Name on the Hub, such as my-org/my-model."})
@@ -64,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = os.path.join(args.run, picked.name)
         told.append(f"Picked by {args.pick}: {folder}")
         if args.copy_to is not None:
-            told.append(f"Its model lies in {copy_model(folder, args.copy_to)}")
+            copy = merge_model if args.merge_adapter else copy_model
+            told.append(f"Its model lies in {copy(folder, args.copy_to)}")
         if args.push_to_hub:
             told.append(f"Its model was pushed: {push_model(folder, args)}")
     print("\n".join(told))
@@ -77,6 +84,10 @@ def _check(args: CheckpointsArguments) -> None:
         raise ValueError(f"{wanted} takes one checkpoint, and none is picked. Add --pick wer, last or a step.")
     if args.push_to_hub and not args.hub_model_id:
         raise ValueError("--push_to_hub needs a name on the Hub. Pass --hub_model_id my-org/my-model.")
+    if args.merge_adapter and args.copy_to is None:
+        raise ValueError(
+            "--merge_adapter says what is copied, and nothing is. Add --copy_to FOLDER; hf upload pushes it from there."
+        )
     if args.copy_to is not None and os.path.exists(args.copy_to):
         raise ValueError(f"--copy_to {args.copy_to}: it is there already. Name a new folder; nothing is overwritten.")
 
@@ -90,14 +101,43 @@ def copy_model(checkpoint: str, target: str) -> str:
     Raises:
         ValueError: the checkpoint is damaged, or keeps its weights in shards of processes.
     """
+    names = _model_of(checkpoint)
+    with _appearing(target) as staged:
+        for name in names:
+            source = os.path.join(checkpoint, name)
+            (shutil.copytree if os.path.isdir(source) else shutil.copyfile)(source, os.path.join(staged, name))
+    return target
+
+
+def merge_model(checkpoint: str, target: str) -> str:
+    """Write the adapter of a checkpoint merged into its base into a new folder, in full precision, with its processor.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the checkpoint is damaged, or holds no adapter.
+    """
+    from audiorl.trainers.loading import export_merged, load_model, load_processor
+
+    _model_of(checkpoint)
+    if not os.path.isfile(os.path.join(checkpoint, "adapter_config.json")):
+        raise ValueError(f"{checkpoint} holds a whole model and no adapter. Leave --merge_adapter out.")
+    # of a trainer's config, loading reads nothing else
+    loaded = load_model(checkpoint, cast(Any, SimpleNamespace(model_init_kwargs=None)))
+    with _appearing(target) as staged:
+        export_merged(checkpoint, staged, load_processor(None, loaded))
+    return target
+
+
+@contextmanager
+def _appearing(target: str) -> Iterator[str]:
+    """A folder to write into, which is renamed when all of it is there."""
     staged = f"{target.rstrip(os.sep)}.incomplete"
     shutil.rmtree(staged, ignore_errors=True)
     os.makedirs(staged)
-    for name in _model_of(checkpoint):
-        source = os.path.join(checkpoint, name)
-        (shutil.copytree if os.path.isdir(source) else shutil.copyfile)(source, os.path.join(staged, name))
+    yield staged
     os.replace(staged, target)
-    return target
 
 
 def push_model(checkpoint: str, args: CheckpointsArguments) -> str:

@@ -7,12 +7,14 @@ import os
 
 import pytest
 import torch
+from peft import LoraConfig
 from transformers import AutoProcessor, WhisperForConditionalGeneration
 
 from audiorl.commands.checkpoints import main
 from audiorl.report import Checkpoint, pick_checkpoint, run_checkpoints
 from audiorl.trainers.hub import PushError
 from tests.hub_server import OWNER, READ_TOKEN, taken_for_the_hub
+from tests.tiny_models import saved, tiny_whisper
 from tests.trainers.pair_rows import pair_rows, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text:DeprecationWarning")
@@ -55,6 +57,23 @@ def test_the_model_of_the_best_is_copied_and_loads(run, tmp_path, capsys):
         main([str(run), "--pick", "last", "--copy_to", str(served)])
 
 
+def test_an_adapter_is_merged_into_its_base(run, tmp_path):
+    base = WhisperForConditionalGeneration.from_pretrained(saved(tiny_whisper(), tmp_path / "base"))
+    every = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1, "learning_rate": 1e-1}
+    made = trainer(tmp_path / "out", trainer_model=base, trainer_peft_config=LoraConfig(r=4), **every)
+    made.train()
+    pick = [str(tmp_path / "out"), "--pick", "last"]
+    main([*pick, "--copy_to", str(tmp_path / "adapter")])
+    main([*pick, "--copy_to", str(tmp_path / "merged"), "--merge_adapter"])
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+    plain = WhisperForConditionalGeneration.from_pretrained(tmp_path / "merged")
+    wanted = made.model.merge_and_unload().get_parameter("model.decoder.layers.0.self_attn.q_proj.weight")
+    torch.testing.assert_close(plain.model.decoder.layers[0].self_attn.q_proj.weight, wanted)
+    assert AutoProcessor.from_pretrained(tmp_path / "merged").tokenizer.eos_token == "<|endoftext|>"
+    with pytest.raises(ValueError, match=r"holds a whole model and no adapter\. Leave --merge_adapter out"):
+        main([str(run), "--pick", "last", "--copy_to", str(tmp_path / "x"), "--merge_adapter"])
+
+
 def test_the_model_of_a_step_is_pushed(run, tmp_path, monkeypatch, capsys):
     with taken_for_the_hub(monkeypatch, tmp_path) as hub:
         push = [str(run), "--pick", "2", "--push_to_hub", "--hub_model_id", f"{OWNER}/second"]
@@ -83,6 +102,7 @@ def test_a_damaged_one_is_not_served(run, tmp_path):
     [
         (["--copy_to", "x"], "--copy_to takes one checkpoint, and none is picked"),
         (["--pick", "last", "--push_to_hub"], "Pass --hub_model_id"),
+        (["--pick", "last", "--merge_adapter"], "--merge_adapter says what is copied, and nothing is"),
         (["--pick", "best"], "picked by wer, eval_loss, last or a step of 1, 2, 3; got 'best'"),
         (["--pick", "9"], "a step of 1, 2, 3; got '9'"),
     ],
