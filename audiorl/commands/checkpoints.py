@@ -40,7 +40,7 @@ class CheckpointsArguments:
     )
     merge_adapter: bool = field(
         default=False,
-        metadata={"help": "Copy the base with the picked adapter merged in, which servers load; not the adapter alone."},
+        metadata={"help": "Copy the base with the picked adapter merged in, which servers load."},
     )
     push_to_hub: bool = field(default=False, metadata={"help": "Push the model of the picked checkpoint."})
     hub_model_id: str | None = field(default=None, metadata={"help": "Name on the Hub, such as my-org/my-model."})
