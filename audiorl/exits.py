@@ -21,8 +21,6 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NoReturn
 
-from audiorl.quiet import hush_missing_kernel
-
 FAILED = 1
 MISTYPED = 2
 INTERRUPTED = 130
@@ -32,6 +30,8 @@ OTHERS_WAIT = 10.0
 # Where a launcher looks for the reason that its process failed, and how ours begins
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 TOLD = "told by audiorl: "
+# What bitsandbytes calls a failure on every CPU: an optional kernel of another package is not there
+_KERNEL_MESSAGE = "Failed to load CPU gemm_4bit_forward"
 # Loggers that report a failed process before the launcher itself fails
 _LAUNCHER_LOGGERS = tuple(
     f"torch.distributed.elastic.multiprocessing.{name}" for name in ("api", "errors.error_handler")
@@ -171,3 +171,12 @@ def _quiet_libraries() -> None:
         sys.modules["transformers"].utils.logging.set_verbosity_error()
     else:  # it is slow to import, and not every program needs it
         os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+
+def _not_about_an_optional_kernel(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_KERNEL_MESSAGE)
+
+
+def hush_missing_kernel() -> None:
+    """Silence the message of bitsandbytes that only alarms; what imports it calls this first."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_not_about_an_optional_kernel)

@@ -1,4 +1,4 @@
-"""Files that appear whole, folders that one run at a time writes to, and disks that are full.
+"""Files that appear whole, folders that one run at a time writes to, disks that are full, and JSON without NaN.
 
 A file is written beside its place, as `NAME.PID.part`, and moved there in one rename. What a killed process left
 beside a file goes when the file is written again, or when a run that holds the folder's lock begins.
@@ -7,14 +7,24 @@ beside a file goes when the file is written again, or when a run that holds the 
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from filelock import FileLock, Timeout
+
+# Files of a run's folder; `audiorl.report.run_folder` says what is in them
+METRICS_FILE = "metrics.jsonl"
+STATE_FILE = "trainer_state.json"
+EVALUATION_FILE = "evaluation.json"
+LEFT_FOLDER = "report"
+AUDIO_FOLDER = "audio"
+RUN_FILE, PAIRS_FILE, GROUPS_FILE = "run.json", "pairs.jsonl", "groups.jsonl"
 
 LOCK_FILE = ".run.lock"
 # Seconds to wait for a lock. A run that starts anew at once finds that the system still clears the killed one away.
@@ -121,6 +131,46 @@ def is_full(error: BaseException, folder: str | os.PathLike[str]) -> bool:
     except (OSError, AttributeError):
         return False
     return room.f_bavail * room.f_frsize < 64 * 2**20
+
+
+# ---- JSON ----
+
+
+def strict_json(value: Any, **options: Any) -> str:
+    """JSON as its standard has it, in which NaN and infinity are null; Python's own would write words no parser knows.
+
+    Args:
+        options: of `json.dumps`.
+    """
+    return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file, [] where there is none; a last line that a killed run cut off is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise ValueError(
+                f"{path}, line {number} is no JSON ({error}). Mend the line, or remove the file to report without it."
+            ) from error
+    return found
 
 
 def _escaped(name: str) -> str:

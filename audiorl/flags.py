@@ -1,15 +1,34 @@
-"""Flags from dataclasses, by TRL's parser: every field a flag, YAML by `--config`, nothing misspelt goes through."""
+"""Flags, and what they name: the dataclasses whose fields are flags, the parser, rows, model and adapter.
+
+    data, args, model_args = parse((SpeechScriptArguments, DPOConfig, SpeechModelConfig))
+    model, processor, adapter = load_from_flags(model_args, args)
+    rows, held_out = train_rows(data, args), test_rows(data, args)
+
+The parser is TRL's: every field is a flag, `--config FILE.yaml` reads flags from a file. Misspelt flags are refused.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+
+from trl import ScriptArguments
 
 from audiorl.elsewhere import answer_to_flag
 from audiorl.exits import MISTYPED, stop
+
+if TYPE_CHECKING:
+    from torch import nn
+    from trl import ModelConfig
+
+    from audiorl.adapters import SpeechModelConfig
+    from audiorl.datasets.columns import ColumnNames
+    from audiorl.model_card import DataSource
+    from audiorl.trainers.config import SpeechConfig
 
 WITHOUT_VALUE = {"--help", "-h"}
 # what names a run of one's own; without any of them a demo's flags are taken
@@ -36,6 +55,9 @@ def parse(
         demo_arguments: come first where neither a model, a data set nor a config file is named.
         argv: default `sys.argv`.
         refused: flag -> why it is not taken.
+
+    Returns:
+        One object for each class, in their order; a trainer's config names the checkpoint to resume from.
     """
     from trl.scripts.utils import TrlParser
 
@@ -50,9 +72,20 @@ def parse(
             settings = _settings_of(argv)
             _check_names((f"--{name}" for name in settings), names | {"env"}, refused or {}, " in --config")
             _check_truth_values(settings, configs)
-        return cast(tuple, parser.parse_args_and_config(argv))
+        parsed = cast(tuple, parser.parse_args_and_config(argv))
+        _find_checkpoints(parsed)
+        return parsed
     except (ValueError, OSError) as error:
         stop(str(error), MISTYPED)
+
+
+def _find_checkpoints(parsed: tuple) -> None:
+    """Look for the checkpoint to resume from now, before pairs are mined and clips decoded."""
+    for args in parsed:
+        if getattr(args, "resume_from_checkpoint", None) is not None:
+            from audiorl.trainers.checkpoints import check_resume
+
+            args.resume_from_checkpoint = check_resume(args)
 
 
 def _with_spaces(argv: Sequence[str]) -> list[str]:
@@ -98,3 +131,215 @@ def _check_truth_values(settings: Mapping[str, Any], configs: Sequence[type]) ->
                 f"{name} in --config is {value}: unquoted no, off, yes and on are truth values in YAML. "
                 f"Write it in quotes, like {name}: 'no'."
             )
+
+
+# ---- what flags name ----
+
+
+@dataclass
+class RowScriptArguments(ScriptArguments):
+    """Where rows come from. A file or folder has no splits; a Hub name has `dataset_train_split` and `_test_split`.
+
+    So has a corpus (`audiorl datasets` lists them), whose language `dataset_config` or the config's `language` chooses.
+    """
+
+    eval_dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Rows to measure WER on before and after; default the dataset's own test split."},
+    )
+    limit: int | None = field(
+        default=None,
+        metadata={"help": "Train on this many rows at most, and measure on as many; 1 or more, default all."},
+    )
+
+
+@dataclass
+class RewardScriptArguments(RowScriptArguments):
+    """Rows, and the rewards their hypotheses get; `reward_weights` is the trainer's."""
+
+    reward_funcs: list[str] = field(
+        default_factory=lambda: ["one_minus_wer"],
+        metadata={
+            "help": "Rewards by name (audiorl.rewards.reward_names lists them) or by dotted path, my_module.my_reward; "
+            "modules in the working folder are found."
+        },
+    )
+
+
+@dataclass
+class SpeechScriptArguments(RowScriptArguments):
+    """Rows, and how pairs are mined from transcribed ones."""
+
+    num_generations: int = field(
+        default=8,
+        metadata={"help": "Hypotheses sampled for each clip where rows bring no pairs but transcripts."},
+    )
+    mining_temperature: float = field(default=1.0, metadata={"help": "Temperature of those hypotheses, above 0."})
+
+
+def train_rows(
+    script: RowScriptArguments, args: SpeechConfig | None = None, *, columns: ColumnNames | None = None
+) -> Any:
+    """The rows to train on, by file, folder, corpus or Hub name; with `args`, those of the length it wants.
+
+    Args:
+        columns: see `speech_rows`; default those of `args`.
+    """
+    rows = _rows(script, script.dataset_name, script.dataset_train_split, args, columns)
+    if args is None:
+        return rows
+    from audiorl.trainers.clips import rows_within_bounds
+
+    return rows_within_bounds(rows, args, "training rows")
+
+
+def test_rows(
+    script: RowScriptArguments, args: SpeechConfig | None = None, *, columns: ColumnNames | None = None
+) -> Any:
+    """The rows to measure on, likewise; None where a file was given to train on and no other to measure.
+
+    Raises:
+        ValueError: with `args`, whose run measures before and after: fewer than two clips.
+    """
+    from datasets import Dataset
+
+    from audiorl.datasets.corpus import named_corpus
+    from audiorl.trainers.clips import rows_within_bounds
+
+    own = script.dataset_name
+    if script.eval_dataset_name is None and own is not None and named_corpus(own) is None and os.path.exists(own):
+        return None
+    if own is not None and named_corpus(own) is not None:
+        own = own.partition(":")[0]  # a split that its name gives is the one trained on
+    rows = _rows(script, script.eval_dataset_name or own, script.dataset_test_split, args, columns)
+    if args is None:
+        return rows
+    rows = rows_within_bounds(rows, args, "test rows")
+    if isinstance(rows, Dataset) and len(rows) < 2:
+        raise ValueError(
+            "Before and after are compared with intervals, which one held-out clip does not have. Measure on more "
+            "clips (--eval_dataset_name), or leave the held-out rows out."
+        )
+    return rows
+
+
+def data_source(script: RowScriptArguments, *, test: bool = False, mined: bool = False) -> DataSource:
+    """What the rows of `train_rows`, or of `test_rows`, are called on the tuned model's card.
+
+    Args:
+        mined: whether pairs were mined from them, as `SpeechScriptArguments` says.
+    """
+    from audiorl.datasets.corpus import named_corpus
+    from audiorl.model_card import DataSource
+
+    if mined:
+        return mined_source(data_source(script, test=test), cast(SpeechScriptArguments, script))
+    name, split = script.dataset_name, script.dataset_train_split
+    if test:
+        name, split = script.eval_dataset_name or name, script.dataset_test_split
+    if name is not None and (named := named_corpus(name)) is not None:
+        own = None if test and script.eval_dataset_name is None else named.split
+        return _corpus_source(named.corpus, own or split, script.dataset_config)
+    if name is None or os.path.exists(name):
+        return DataSource(None if name is None else os.path.basename(os.path.abspath(name)))
+    return DataSource(name, on_hub=True, config=script.dataset_config, split=split)
+
+
+def mined_source(source: DataSource, script: SpeechScriptArguments) -> DataSource:
+    """Transcribed rows from which pairs were mined, as the card names them."""
+    how = (
+        f"Chosen is a clip's transcript, rejected the worst of {script.num_generations} hypotheses that the model "
+        f"itself sampled before training, at temperature {script.mining_temperature:g}."
+    )
+    return replace(source, pairs=how)
+
+
+def _corpus_source(corpus: Any, split: str, language: str | None) -> DataSource:
+    from audiorl.datasets.corpus import Corpus
+    from audiorl.model_card import DataSource
+
+    if not isinstance(corpus, Corpus):  # an object of a user's own
+        return DataSource(corpus.name, config=language, split=split)
+    part = corpus.part(split)
+    config = part.config or corpus.config or language
+    return DataSource(part.hub_id or corpus.hub_id, on_hub=True, config=config, split=part.split)
+
+
+def _rows(
+    script: RowScriptArguments,
+    name: str | None,
+    split: str,
+    args: SpeechConfig | None,
+    columns: ColumnNames | None,
+) -> Any:
+    from datasets import load_dataset
+
+    from audiorl.datasets import speech_rows
+    from audiorl.datasets.columns import column_names
+    from audiorl.datasets.corpora import first_rows, load_named
+    from audiorl.datasets.corpus import named_corpus
+
+    columns = column_names(args.columns if columns is None and args is not None else columns)
+    if name is None:
+        raise ValueError("No rows to train on. Pass --dataset_name with a JSON lines file, a folder, or a Hub name.")
+    limit, streaming = script.limit, script.dataset_streaming
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit is how many rows to take, 1 or more; got {limit}. Leave it out to take all.")
+    if (named := named_corpus(name)) is not None:
+        language = script.dataset_config or (args and args.language)
+        return load_named(named, split, language, limit=limit, streaming=streaming, columns=columns)
+    if os.path.exists(name) or name.endswith((".json", ".jsonl")):
+        rows = speech_rows(name, columns=columns, keep_unread=True)  # whoever uses them checks them
+    else:
+        found = load_dataset(name, script.dataset_config, split=split, streaming=streaming)
+        rows = speech_rows(found, columns=columns)
+    return first_rows(rows, limit)
+
+
+def adapter_and_quantization(model: ModelConfig) -> tuple[Any, Any]:
+    """`peft_config` and `quantization_config` from the model flags; AdaLoRA is told its steps by the trainer."""
+    from trl import get_quantization_config
+
+    from audiorl.adapters import adapter_config, require_bitsandbytes
+
+    if model.load_in_8bit or model.load_in_4bit:
+        require_bitsandbytes("--load_in_8bit" if model.load_in_8bit else "--load_in_4bit")
+    return adapter_config(model), get_quantization_config(model)
+
+
+def load_from_flags(model: SpeechModelConfig, args: SpeechConfig) -> tuple[nn.Module, Any, Any]:
+    """Model, processor and the adapter to be added, checked against each other before anything is spent on rows.
+
+    `model_init_kwargs` are used up here, with --dtype and --model_revision among them.
+
+    Returns:
+        (model, processor, adapter): the model by the class that its config names, `--model_name_or_path` being a
+        checkpoint or an adapter; its processor; a `PeftConfig`, None without --use_peft.
+
+    Raises:
+        ValueError: no such model, an adapter that does not fit it, or the same setting twice.
+    """
+    from audiorl.models import shorten_window
+    from audiorl.trainers.loading import load_model, load_processor, plan_adapter
+
+    if model.model_name_or_path is None:
+        raise ValueError("No model to train. Pass --model_name_or_path with a checkpoint's folder or Hub name.")
+    adapter, quantization = adapter_and_quantization(model)
+    given: dict[str, Any] = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
+    flags = {"dtype": model.dtype, "revision": model.model_revision}
+    if clash := [name for name in flags if name in given]:
+        raise ValueError(f"{clash} are in --model_init_kwargs and flags of their own. Leave them out of the former.")
+    args.model_init_kwargs = {**given, **flags}
+    loaded = load_model(model.model_name_or_path, args, quantization)
+    args.model_init_kwargs = None
+    processor = load_processor(None, loaded)
+    if model.audio_window_seconds is not None:
+        shorten_window(loaded, processor, model.audio_window_seconds)
+    return loaded, processor, plan_adapter(loaded, adapter)
+
+
+def place(model: nn.Module, args: SpeechConfig) -> nn.Module:
+    """The model on the device it will be trained on; a quantised one stays where it was loaded."""
+    from audiorl.models import base_model
+
+    return model if getattr(base_model(model), "is_quantized", False) else model.to(args.device)

@@ -15,38 +15,39 @@ With an adapter on a quantised base add `--use_peft --lora_decoder_only --load_i
 
 from accelerate.utils import gather_object
 
-from audiorl import DPOConfig, DPOTrainer, SpeechModelConfig, mine_pairs, script
-from audiorl.demo.settings import DEMO_ARGUMENTS
+from audiorl import DPOConfig, DPOTrainer, SpeechModelConfig, mine_pairs, speech_family
+from audiorl.datasets import SkippedRows, register_corpus
+from audiorl.demo import DEMO_ARGUMENTS, DemoSpeech
 from audiorl.exits import run
+from audiorl.flags import SpeechScriptArguments, data_source, load_from_flags, parse, place, test_rows, train_rows
 
 
 def with_pairs(rows, model, processor, data, args):
-    """Rows that have pairs as they are; else each transcript against the worst of K hypotheses of the model's own."""
+    """Rows that have pairs as they are; else each transcript against the worst of the hypotheses the model samples."""
     if rows is None or "rejected" in (rows.column_names or ["rejected"]):
         return rows
-    mined = mine_pairs(
-        script.place(model, args),
-        processor,
-        rows.shard(args.world_size, args.process_index),  # a share for each process
-        num_generations=data.num_generations,
-        temperature=data.mining_temperature,
-        **script.mining_options(model, processor, args),  # language, batch size, seed, what bad rows do
-    )
+    family = speech_family(model, processor)
+    family.set_defaults(language=args.language, task=args.task)
+    skipped = SkippedRows(f"{args.output_dir}/skipped_rows.jsonl") if args.on_bad_rows == "skip" else None
+    sampling = {"num_generations": data.num_generations, "temperature": data.mining_temperature, "seed": args.seed}
+    reading = {"batch_size": args.per_device_eval_batch_size, "allow_silence": args.allow_silence, "skipped": skipped}
+    share = rows.shard(args.world_size, args.process_index)  # of this process
+    mined = mine_pairs(place(model, args), processor, share, family=family, **sampling, **reading)
     print(mined)
     return gather_object(mined.rows) if args.world_size > 1 else mined.rows
 
 
 def main() -> None:
-    # 1. Flags: every field of these three; without a model and rows of one's own, the demo's
-    data, args, model_args = script.parse(
-        (script.SpeechScriptArguments, DPOConfig, SpeechModelConfig), DEMO_ARGUMENTS["dpo"]
-    )
+    # 1. Flags: every field of these three; without a model and rows of your own, the demo's
+    register_corpus(DemoSpeech(), replace=True)
+    kinds = (SpeechScriptArguments, DPOConfig, SpeechModelConfig)
+    data, args, model_args = parse(kinds, DEMO_ARGUMENTS["dpo"])
 
-    # 2. Model, processor and, where --use_peft asks for it, an adapter
-    model, processor, adapter = script.load_from_flags(model_args, args)
+    # 2. Model by the class its config names, processor and, with --use_peft, an adapter
+    model, processor, adapter = load_from_flags(model_args, args)
 
     # 3. Rows to train on, and rows of other speakers to measure on
-    rows, held_out = script.train_rows(data, args), script.test_rows(data, args)
+    rows, held_out = train_rows(data, args), test_rows(data, args)
 
     # 4. Pairs, mined where the rows bring none
     pairs = with_pairs(rows, model, processor, data, args)
@@ -60,7 +61,7 @@ def main() -> None:
         processing_class=processor,
         peft_config=adapter,
     )
-    trainer.record_data(script.data_source(data, mined=pairs is not rows))
+    trainer.record_data(data_source(data, mined=pairs is not rows))
 
     # 6. WER before, on rows that are not trained on
     before = trainer.decode(held_out) if held_out is not None else None
@@ -76,7 +77,7 @@ def main() -> None:
     # 9. WER after, on the same clips, with the paired test; it also goes onto the card and into evaluation.json
     if before is not None:
         after = trainer.decode(held_out)
-        result = trainer.record_evaluation(before, after, script.data_source(data, test=True), rows=held_out)
+        result = trainer.record_evaluation(before, after, data_source(data, test=True), rows=held_out)
         trainer.accelerator.print(result)
     trainer.accelerator.print(f"The tuned checkpoint lies in {args.output_dir}")
 

@@ -15,8 +15,9 @@ continuations of it. The tower has no adapter and stays as it is. A row's `promp
 same holds for other audio language models by `--model_name_or_path` alone.
 """
 
-from audiorl import GRPOConfig, GRPOTrainer, RewardSet, SpeechModelConfig, script
+from audiorl import GRPOConfig, GRPOTrainer, RewardSet, SpeechModelConfig
 from audiorl.exits import run
+from audiorl.flags import RewardScriptArguments, data_source, load_from_flags, parse, test_rows, train_rows
 
 ARGUMENTS = [
     *("--model_name_or_path", "Qwen/Qwen3-ASR-1.7B-hf", "--language", "english", "--use_peft", "--bf16", "true"),
@@ -28,18 +29,18 @@ ARGUMENTS = [
 
 
 def main() -> None:
-    # 1. Flags: every field of these three; without a model and rows of one's own, those above
-    kinds = (script.RewardScriptArguments, GRPOConfig, SpeechModelConfig)
-    data, args, model_args = script.parse(kinds, ARGUMENTS)
+    # 1. Flags: every field of these three; without a model and rows of your own, those above
+    kinds = (RewardScriptArguments, GRPOConfig, SpeechModelConfig)
+    data, args, model_args = parse(kinds, ARGUMENTS)
 
     # 2. Rewards, by name or dotted path; a function of the hypotheses and of the rows' columns is one, too
     rewards = list(RewardSet(data.reward_funcs, args.reward_weights).rewards)
 
-    # 3. Model, processor and, where --use_peft asks for it, an adapter
-    model, processor, adapter = script.load_from_flags(model_args, args)
+    # 3. Model by the class its config names, processor and, with --use_peft, an adapter
+    model, processor, adapter = load_from_flags(model_args, args)
 
     # 4. Rows to train on, and rows of other speakers to measure on
-    rows, held_out = script.train_rows(data, args), script.test_rows(data, args)
+    rows, held_out = train_rows(data, args), test_rows(data, args)
 
     # 5. Trainer; it checks all rows before anything is trained
     trainer = GRPOTrainer(
@@ -51,7 +52,7 @@ def main() -> None:
         processing_class=processor,
         peft_config=adapter,
     )
-    trainer.record_data(script.data_source(data))
+    trainer.record_data(data_source(data))
 
     # 6. WER before, on rows that are not trained on
     before = trainer.decode(held_out) if held_out is not None else None
@@ -67,7 +68,7 @@ def main() -> None:
     # 9. WER after, on the same clips, with the paired test; it also goes onto the card and into evaluation.json
     if before is not None:
         after = trainer.decode(held_out)
-        result = trainer.record_evaluation(before, after, script.data_source(data, test=True), rows=held_out)
+        result = trainer.record_evaluation(before, after, data_source(data, test=True), rows=held_out)
         trainer.accelerator.print(result)
     trainer.accelerator.print(f"The tuned checkpoint lies in {args.output_dir}")
 

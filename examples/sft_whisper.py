@@ -12,21 +12,24 @@ On your own data: rows with `audio` and `text`.
 `audiorl sft` does the same without this file.
 """
 
-from audiorl import SFTConfig, SFTTrainer, SpeechModelConfig, script
-from audiorl.demo.settings import DEMO_ARGUMENTS
+from audiorl import SFTConfig, SFTTrainer, SpeechModelConfig
+from audiorl.datasets import register_corpus
+from audiorl.demo import DEMO_ARGUMENTS, DemoSpeech
 from audiorl.exits import run
+from audiorl.flags import RowScriptArguments, data_source, load_from_flags, parse, test_rows, train_rows
 
 
 def main() -> None:
-    # 1. Flags: every field of these three; without a model and rows of one's own, the demo's
-    kinds = (script.RowScriptArguments, SFTConfig, SpeechModelConfig)
-    data, args, model_args = script.parse(kinds, DEMO_ARGUMENTS["sft"])
+    # 1. Flags: every field of these three; without a model and rows of your own, the demo's
+    register_corpus(DemoSpeech(), replace=True)
+    kinds = (RowScriptArguments, SFTConfig, SpeechModelConfig)
+    data, args, model_args = parse(kinds, DEMO_ARGUMENTS["sft"])
 
-    # 2. Model, processor and, where --use_peft asks for it, an adapter
-    model, processor, adapter = script.load_from_flags(model_args, args)
+    # 2. Model by the class its config names, processor and, with --use_peft, an adapter
+    model, processor, adapter = load_from_flags(model_args, args)
 
     # 3. Rows to train on, and rows of other speakers to measure on
-    rows, held_out = script.train_rows(data, args), script.test_rows(data, args)
+    rows, held_out = train_rows(data, args), test_rows(data, args)
 
     # 4. Trainer; it checks all rows before anything is trained
     trainer = SFTTrainer(
@@ -37,7 +40,7 @@ def main() -> None:
         processing_class=processor,
         peft_config=adapter,
     )
-    trainer.record_data(script.data_source(data))
+    trainer.record_data(data_source(data))
 
     # 5. WER before, on rows that are not trained on
     before = trainer.decode(held_out) if held_out is not None else None
@@ -53,7 +56,7 @@ def main() -> None:
     # 8. WER after, on the same clips, with the paired test; it also goes onto the card and into evaluation.json
     if before is not None:
         after = trainer.decode(held_out)
-        result = trainer.record_evaluation(before, after, script.data_source(data, test=True), rows=held_out)
+        result = trainer.record_evaluation(before, after, data_source(data, test=True), rows=held_out)
         trainer.accelerator.print(result)
     trainer.accelerator.print(f"The tuned checkpoint lies in {args.output_dir}")
 

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from audiorl.augment import load_augmentation
-from audiorl.script import parse
+from audiorl.flags import parse
 from audiorl.trainers.dpo import DPOConfig
 from tests.trainers.pair_rows import config
 

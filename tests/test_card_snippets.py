@@ -11,12 +11,12 @@ import torch
 from peft import LoraConfig
 from safetensors import safe_open
 
+from audiorl.commands.train import tune_on_pairs
 from audiorl.evaluation import Decoded, transcribe
+from audiorl.flags import SpeechScriptArguments, mined_source
 from audiorl.model_card import DataSource
-from audiorl.script import SpeechScriptArguments, mined_source
 from audiorl.trainers.card import base_name
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
-from audiorl.tuning import tune_on_pairs
 from tests.cards import WITHOUT_AUDIOREAD, card_of, code_of, run_snippet
 from tests.tiny_audio_llms import KINDS as AUDIO_LLMS
 from tests.tiny_audio_llms import tiny_audio_llm

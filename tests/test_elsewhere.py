@@ -16,8 +16,8 @@ from audiorl.datasets import BadRowsError
 from audiorl.elsewhere import COLUMNS, LOSSES, SETTINGS, answer_to_flag
 from audiorl.elsewhere import COMMANDS as COMMANDS_ELSEWHERE
 from audiorl.evaluation.settings import CountingArguments, DataArguments, ModelArguments
+from audiorl.flags import RewardScriptArguments, SpeechScriptArguments
 from audiorl.losses import PREFERENCE_LOSSES
-from audiorl.script import RewardScriptArguments, SpeechScriptArguments
 from audiorl.trainers.online_dpo import OnlineDPOConfig
 from audiorl.trainers.orpo import ORPOConfig
 from tests.tiny_models import saved, tiny_clips, tiny_whisper

@@ -15,12 +15,14 @@ from transformers import WhisperForConditionalGeneration, pipeline
 
 import audiorl
 from audiorl import losses
+from audiorl.datasets import register_corpus
+from audiorl.demo import DemoSpeech
 from audiorl.evaluation import Decoded, bootstrap_interval, compare, transcribe
+from audiorl.flags import RowScriptArguments, data_source
 from audiorl.model_card import METHODS, DataSource, method_of
 from audiorl.model_card.card import without
 from audiorl.model_card.papers import ADAPTER_PAPERS, LOSS_PAPERS, OPTION_PAPERS, PAPERS
 from audiorl.models import base_model
-from audiorl.script import RowScriptArguments, data_source
 from audiorl.trainers import card
 from audiorl.trainers.card import changed_settings
 from audiorl.trainers.dpo import DPOTrainer
@@ -276,6 +278,7 @@ def test_scripts_name_their_rows_as_the_card_shows_them(tmp_path, monkeypatch):
     on_hub = RowScriptArguments(dataset_name="my-org/rows", dataset_config="clean", eval_dataset_name="rows.jsonl")
     assert data_source(on_hub) == DataSource("my-org/rows", on_hub=True, config="clean", split="train")
     assert data_source(on_hub, test=True) == DataSource("rows.jsonl")
+    register_corpus(DemoSpeech(), replace=True)
     assert not data_source(RowScriptArguments(dataset_name="demo")).on_hub
     corpus = RowScriptArguments(dataset_name="librispeech:train.other.500")
     known = {"name": "openslr/librispeech_asr", "on_hub": True, "config": "all"}

@@ -18,9 +18,8 @@ import yaml
 from torch import Tensor
 
 from audiorl.audio import AudioFault
-from audiorl.augment.masks import MASKS, FrequencyMask, TimeMask
 from audiorl.augment.settings import nearest, read_settings
-from audiorl.augment.transforms import TRANSFORMS, Transform
+from audiorl.augment.transforms import MASKS, TRANSFORMS, FrequencyMask, TimeMask, Transform
 
 TOO_LONG = ("error", "unaugmented")
 

@@ -27,10 +27,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         ValueError, OSError: what the user can mend, in three parts.
     """
-    from audiorl.demo.settings import CHECKPOINT
+    from audiorl.datasets import register_corpus
+    from audiorl.demo import CHECKPOINT, DemoSpeech
     from audiorl.flags import parse
 
     demo = ["--model_name_or_path", str(CHECKPOINT), "--dataset_name", "demo"]
+    register_corpus(DemoSpeech(), replace=True)
     models, data, counting = parse((ModelArguments, DataArguments, CountingArguments), demo, argv)
     # 1. Everything that can be refused is, before anything is decoded
     _check(models, data, counting)
@@ -192,7 +194,7 @@ def with_spelling(settings: EvaluationSettings, name: str, systems: Sequence[Any
 def named_rows(name: str, data: DataArguments, settings: EvaluationSettings) -> NamedRows:
     """The rows of a file, folder or name that flags ask for."""
     from audiorl.evaluation.run import chosen_rows
-    from audiorl.script import RowScriptArguments, test_rows
+    from audiorl.flags import RowScriptArguments, test_rows
 
     script = RowScriptArguments(
         dataset_name=name,

@@ -87,16 +87,19 @@ class PairsConfig(MiningConfig):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Mine pairs as the flags say; see the module."""
+    from audiorl.datasets import register_corpus
+    from audiorl.demo import DemoSpeech
     from audiorl.exits import interruptible
     from audiorl.flags import parse
 
+    register_corpus(DemoSpeech(), replace=True)
     arguments, config = parse((PairsArguments, PairsConfig), (), argv)
     _check(arguments, config)
 
     from audiorl.datasets import SkippedRows
+    from audiorl.flags import train_rows
     from audiorl.pairs.folder import MiningFolder
     from audiorl.pairs.mining import mine_into
-    from audiorl.script import train_rows
 
     skipped = SkippedRows(os.path.join(arguments.output_dir, "skipped_rows.jsonl"))
     with MiningFolder(arguments.output_dir, _settings(arguments, config)) as folder:

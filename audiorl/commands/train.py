@@ -1,17 +1,46 @@
-"""`audiorl sft`, `dpo`, `orpo`, `grpo` and `raft`: what the example script of each method does."""
+"""`audiorl sft`, `dpo`, `orpo`, `grpo` and `raft`: a whole run from flags, as the example script of each does it.
+
+A trainer of your own takes the place of ours: `tune_on_pairs(MyTrainer, MyConfig)`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from audiorl.demo.settings import DEMO_ARGUMENTS
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import nn
+
+from audiorl.adapters import SpeechModelConfig
+from audiorl.datasets import SkippedRows, register_corpus
+from audiorl.demo import DEMO_ARGUMENTS, DemoSpeech
 from audiorl.elsewhere import ORPO_REFUSED
+from audiorl.exits import interruptible
+from audiorl.flags import (
+    RewardScriptArguments,
+    RowScriptArguments,
+    SpeechScriptArguments,
+    data_source,
+    load_from_flags,
+    mined_source,
+    parse,
+    place,
+    test_rows,
+    train_rows,
+)
+from audiorl.model_card import DataSource
+from audiorl.models import speech_family
+from audiorl.pairs import MinedPairs, mine_pairs
+from audiorl.rewards import RewardSet
+from audiorl.trainers.base import SpeechTrainer
+from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from audiorl.trainers.raft import RAFTConfig, RAFTTrainer
 from audiorl.trainers.sft import SFTConfig, SFTTrainer
-from audiorl.tuning import tune_on_pairs, tune_on_rewards, tune_on_transcripts
 
 
 def sft(argv: Sequence[str] | None = None) -> None:
@@ -33,3 +62,205 @@ def grpo(argv: Sequence[str] | None = None) -> None:
 
 def raft(argv: Sequence[str] | None = None) -> None:
     tune_on_rewards(RAFTTrainer, RAFTConfig, argv, demo_arguments=DEMO_ARGUMENTS["raft"])
+
+
+def tune_on_transcripts(
+    trainer_class: Callable[..., SpeechTrainer],
+    config: type[SpeechConfig],
+    argv: Sequence[str] | None = None,
+    *,
+    demo_arguments: Sequence[str] = (),
+) -> None:
+    """Tune on rows with `text`.
+
+    Args:
+        trainer_class: called as `SFTTrainer` is.
+        config: its config; every field is a flag, beside those of `RowScriptArguments` and `SpeechModelConfig`.
+        argv, demo_arguments: see `audiorl.flags.parse`.
+    """
+    # 1. Flags: every field of the three classes
+    register_corpus(DemoSpeech(), replace=True)
+    script, args, model_args = parse((RowScriptArguments, config, SpeechModelConfig), demo_arguments, argv)
+
+    # 2. Model and rows
+    model, processor, adapter = load_from_flags(model_args, args)
+    held_out = test_rows(script, args)
+
+    # 3. Tune, with WER before and after
+    trainer = trainer_class(
+        model,
+        args=args,
+        train_dataset=train_rows(script, args),
+        eval_dataset=held_out if args.eval_strategy != "no" else None,
+        processing_class=processor,
+        peft_config=adapter,
+    )
+    trainer.record_data(data_source(script))
+    tune_and_measure(trainer, held_out, data_source(script, test=True), merge_adapter=model_args.merge_adapter)
+
+
+def tune_on_pairs(
+    trainer_class: Callable[..., SpeechTrainer],
+    config: type[SpeechConfig],
+    argv: Sequence[str] | None = None,
+    *,
+    demo_arguments: Sequence[str] = (),
+    refused: Mapping[str, str] | None = None,
+) -> None:
+    """Tune on rows with `chosen` and `rejected`, or with `text`, from which pairs are mined first.
+
+    Args:
+        trainer_class: called as `DPOTrainer` is.
+        config: its config; every field is a flag, beside those of `SpeechScriptArguments` and `SpeechModelConfig`.
+        argv, demo_arguments, refused: see `audiorl.flags.parse`.
+    """
+    # 1. Flags: every field of the three classes
+    register_corpus(DemoSpeech(), replace=True)
+    script, args, model_args = parse(
+        (SpeechScriptArguments, config, SpeechModelConfig), demo_arguments, argv, refused=refused
+    )
+
+    # 2. Model and rows; transcripts without pairs are paired with the model's own worst hypotheses
+    model, processor, adapter = load_from_flags(model_args, args)
+    rows = train_rows(script, args)
+    pairs = with_pairs(model, processor, rows, script, args)
+    held_out = test_rows(script, args)
+    evaluated = None
+    if args.eval_strategy != "no" and held_out is not None:
+        evaluated = with_pairs(model, processor, held_out, script, args)
+
+    # 3. Tune, with WER before and after
+    trainer = trainer_class(
+        model,
+        args=args,
+        train_dataset=pairs,
+        eval_dataset=evaluated,
+        processing_class=processor,
+        peft_config=adapter,
+    )
+    source = data_source(script)
+    trainer.record_data(source if pairs is rows else mined_source(source, script))
+    tune_and_measure(trainer, held_out, data_source(script, test=True), merge_adapter=model_args.merge_adapter)
+
+
+def tune_on_rewards(
+    trainer_class: Callable[..., SpeechTrainer],
+    config: type[SpeechConfig],
+    argv: Sequence[str] | None = None,
+    *,
+    demo_arguments: Sequence[str] = (),
+) -> None:
+    """Tune on rows with `text` and what the rewards read.
+
+    Args:
+        trainer_class: called as `GRPOTrainer` is.
+        config: its config; every field is a flag, beside those of `RewardScriptArguments` and `SpeechModelConfig`.
+        argv, demo_arguments: see `audiorl.flags.parse`.
+    """
+    # 1. Flags: every field of the three classes; rewards are found before anything is loaded
+    register_corpus(DemoSpeech(), replace=True)
+    script, args, model_args = parse((RewardScriptArguments, config, SpeechModelConfig), demo_arguments, argv)
+    RewardSet(script.reward_funcs, args.reward_weights)
+
+    # 2. Model and rows
+    model, processor, adapter = load_from_flags(model_args, args)
+    held_out = test_rows(script, args)
+
+    # 3. Tune, with WER before and after
+    trainer = trainer_class(
+        model,
+        script.reward_funcs,
+        args=args,
+        train_dataset=train_rows(script, args),
+        eval_dataset=held_out if args.eval_strategy != "no" else None,
+        processing_class=processor,
+        peft_config=adapter,
+    )
+    trainer.record_data(data_source(script))
+    tune_and_measure(trainer, held_out, data_source(script, test=True), merge_adapter=model_args.merge_adapter)
+
+
+def tune_and_measure(
+    trainer: SpeechTrainer, held_out: Any, source: DataSource | None = None, *, merge_adapter: bool = False
+) -> None:
+    """Train, save, measure, push where that is asked for, and say what came of it.
+
+    Everything is written before anything is printed: whoever reads the output may stop reading, as `head` does. It is
+    printed too where merging or pushing fails.
+
+    Args:
+        held_out: rows to measure WER, or the accuracy of labels, on before and after; None measures nothing.
+        source: what the card calls them.
+        merge_adapter: write the adapter merged into its base beside `output_dir`.
+
+    Raises:
+        ValueError: another run writes to `output_dir`, before anything is trained.
+    """
+    args = trainer.args
+    if args.process_index == 0:
+        trainer.checkpoints.claim()
+    before = trainer.decode(held_out) if held_out is not None else None
+    trainer.run_report.comes_later = before is not None
+    with interruptible("go on with --resume_from_checkpoint True if a checkpoint was written"):
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_model()
+    found = []
+    if before is not None:
+        after = trainer.decode(held_out)
+        result = trainer.record_evaluation(before, after, source, rows=held_out)
+        found.append(str(result))
+    found.append(f"The tuned checkpoint lies in {args.output_dir}")
+    try:
+        if merge_adapter and (merged := trainer.save_merged()) is not None:
+            found.append(f"Base and adapter merged lie in {merged}")
+        if args.push_to_hub:
+            trainer.push_to_hub()
+    finally:
+        if args.process_index == 0:
+            print("\n".join(found))
+
+
+def mining_options(model: nn.Module, processor: Any, args: SpeechConfig) -> dict[str, Any]:
+    """Arguments of `mine_pairs` that a trainer's config decides: language and task, batches, seed, bad rows."""
+    family = speech_family(model, processor)
+    family.set_defaults(language=args.language, task=args.task)
+    skipped = SkippedRows(os.path.join(args.output_dir, "skipped_rows.jsonl"))
+    return {
+        "family": family,
+        "batch_size": args.per_device_eval_batch_size,
+        "allow_silence": args.allow_silence,
+        "seed": args.seed,
+        "progress": args.process_index == 0,
+        "skipped": skipped if args.on_bad_rows == "skip" else None,
+    }
+
+
+def with_pairs(model: nn.Module, processor: Any, rows: Any, script: SpeechScriptArguments, args: SpeechConfig) -> Any:
+    """Rows that bring `chosen` and `rejected` as they are; transcribed rows become pairs, each process its share."""
+    columns = rows.column_names or ()
+    if "text" not in columns or "rejected" in columns or not isinstance(rows, Dataset):
+        return rows
+    share = rows.shard(args.world_size, args.process_index)
+    mined = mine_pairs(
+        place(model, args),
+        processor,
+        share,
+        num_generations=script.num_generations,
+        temperature=script.mining_temperature,
+        **mining_options(model, processor, args),
+    )
+    found = gather_object([mined]) if args.world_size > 1 else [mined]
+    clips = sum(part.clips for part in found)
+    together = MinedPairs(
+        [row for part in found for row in part.rows],
+        clips,
+        sum(p.mean_wer * p.clips for p in found) / max(clips, 1),
+    )
+    if args.process_index == 0:
+        print(together)
+    if not together.rows:
+        raise ValueError(
+            "The model made no mistake on these clips, so there are no pairs to learn from. Use harder clips, or raise "
+            "--mining_temperature."
+        )
+    return together.rows

@@ -9,14 +9,6 @@ from typing import TYPE_CHECKING
 
 from audiorl.lazy import lazy_names
 
-if TYPE_CHECKING:
-    from audiorl.datasets.checks import RowJudge, check_rows, drop_bad_rows, judge_row, missing_columns
-    from audiorl.datasets.corpora import load_corpus
-    from audiorl.datasets.corpus import Corpus, Part, find_corpus, list_corpora, register_corpus
-    from audiorl.datasets.export import EXPORTED_COLUMNS, export_rows
-    from audiorl.datasets.faults import BadRowsError, RowFault, SkippedRows
-    from audiorl.datasets.rows import iterate_batches, speech_rows
-
 # public name -> module
 _HOMES = {
     "BadRowsError": "faults",
@@ -39,25 +31,44 @@ _HOMES = {
     "speech_rows": "rows",
 }
 
-__all__ = [
-    "EXPORTED_COLUMNS",
-    "BadRowsError",
-    "Corpus",
-    "Part",
-    "RowFault",
-    "RowJudge",
-    "SkippedRows",
-    "check_rows",
-    "drop_bad_rows",
-    "export_rows",
-    "find_corpus",
-    "iterate_batches",
-    "judge_row",
-    "list_corpora",
-    "load_corpus",
-    "missing_columns",
-    "register_corpus",
-    "speech_rows",
-]
-
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+if TYPE_CHECKING:
+    from audiorl.datasets.checks import (
+        RowJudge as RowJudge,
+    )
+    from audiorl.datasets.checks import (
+        check_rows as check_rows,
+    )
+    from audiorl.datasets.checks import (
+        drop_bad_rows as drop_bad_rows,
+    )
+    from audiorl.datasets.checks import (
+        judge_row as judge_row,
+    )
+    from audiorl.datasets.checks import (
+        missing_columns as missing_columns,
+    )
+    from audiorl.datasets.corpora import load_corpus as load_corpus
+    from audiorl.datasets.corpus import (
+        Corpus as Corpus,
+    )
+    from audiorl.datasets.corpus import (
+        Part as Part,
+    )
+    from audiorl.datasets.corpus import (
+        find_corpus as find_corpus,
+    )
+    from audiorl.datasets.corpus import (
+        list_corpora as list_corpora,
+    )
+    from audiorl.datasets.corpus import (
+        register_corpus as register_corpus,
+    )
+    from audiorl.datasets.export import EXPORTED_COLUMNS as EXPORTED_COLUMNS
+    from audiorl.datasets.export import export_rows as export_rows
+    from audiorl.datasets.faults import BadRowsError as BadRowsError
+    from audiorl.datasets.faults import RowFault as RowFault
+    from audiorl.datasets.faults import SkippedRows as SkippedRows
+    from audiorl.datasets.rows import iterate_batches as iterate_batches
+    from audiorl.datasets.rows import speech_rows as speech_rows
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__, _HOMES)

@@ -17,14 +17,16 @@ Every random number of noise and rooms comes from the caller's generator.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from audiorl.augment.transforms import pink_noise, white_noise
 from audiorl.demo.synthesiser import SAMPLING_RATE, Synthesiser, Voice
@@ -396,3 +398,28 @@ def _disturb(speech: np.ndarray, conditions: Split, rng: np.random.Generator) ->
         kind = str(rng.choice(sorted(NOISE_KINDS)))
         speech = add_noise(speech, snr_db=float(rng.uniform(*conditions.snr_db)), kind=kind, rng=rng)
     return speech
+
+
+class DemoSpeech:
+    """The demo's rows as a corpus that `register_corpus` takes, so that `--dataset_name demo` finds them.
+
+    Split "train" has the 480 clips to tune on, "test" 240 of other speakers; `README.md` beside says how they were
+    chosen.
+    """
+
+    name = "demo"
+    # split -> the demo's own, clips, seed of the clips
+    splits: ClassVar = {"train": ("tune", 480, 0), "test": ("held_out", 240, 1)}
+
+    def rows(self, split: str, language: str | None = None) -> Iterator[dict[str, Any]]:
+        """Synthesise one row at a time, with a bar on a terminal.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        if split not in self.splits:
+            raise ValueError(f"The demo has the splits {', '.join(self.splits)}; got {split!r}. Name one of them.")
+        own, count, seed = self.splits[split]
+        quiet = int(os.environ.get("RANK", "0")) != 0  # None: also where there is no terminal
+        rows = iterate_demo_rows(own, count, seed)
+        return iter(tqdm(rows, desc=f"Synthesising {own} speech", total=count, unit="clip", disable=quiet or None))

@@ -9,24 +9,6 @@ from typing import TYPE_CHECKING
 
 from audiorl.lazy import lazy_names
 
-if TYPE_CHECKING:
-    from audiorl.evaluation.document import read_document
-    from audiorl.evaluation.endpoint import Endpoint, EndpointError
-    from audiorl.evaluation.measurement import EvaluationResult, Measurement, format_result, measure
-    from audiorl.evaluation.run import Evaluation, NamedRows, evaluate, evaluate_model
-    from audiorl.evaluation.settings import EvaluationSettings
-    from audiorl.evaluation.significance import (
-        Comparison,
-        Decoded,
-        PairedResult,
-        bootstrap_interval,
-        compare,
-        paired_bootstrap,
-    )
-    from audiorl.evaluation.systems import LocalModel
-    from audiorl.evaluation.transcription import transcribe
-    from audiorl.text.error_rates import ErrorCounts, Errors, count_errors
-
 # public name -> module
 _HOMES = {
     "Comparison": "significance",
@@ -54,30 +36,29 @@ _HOMES = {
     "transcribe": "transcription",
 }
 
-__all__ = [
-    "Comparison",
-    "Decoded",
-    "Endpoint",
-    "EndpointError",
-    "ErrorCounts",
-    "Errors",
-    "Evaluation",
-    "EvaluationResult",
-    "EvaluationSettings",
-    "LocalModel",
-    "Measurement",
-    "NamedRows",
-    "PairedResult",
-    "bootstrap_interval",
-    "compare",
-    "count_errors",
-    "evaluate",
-    "evaluate_model",
-    "format_result",
-    "measure",
-    "paired_bootstrap",
-    "read_document",
-    "transcribe",
-]
-
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+if TYPE_CHECKING:
+    from audiorl.evaluation.document import read_document as read_document
+    from audiorl.evaluation.endpoint import Endpoint as Endpoint
+    from audiorl.evaluation.endpoint import EndpointError as EndpointError
+    from audiorl.evaluation.measurement import EvaluationResult as EvaluationResult
+    from audiorl.evaluation.measurement import Measurement as Measurement
+    from audiorl.evaluation.measurement import format_result as format_result
+    from audiorl.evaluation.measurement import measure as measure
+    from audiorl.evaluation.run import Evaluation as Evaluation
+    from audiorl.evaluation.run import NamedRows as NamedRows
+    from audiorl.evaluation.run import evaluate as evaluate
+    from audiorl.evaluation.run import evaluate_model as evaluate_model
+    from audiorl.evaluation.settings import EvaluationSettings as EvaluationSettings
+    from audiorl.evaluation.significance import Comparison as Comparison
+    from audiorl.evaluation.significance import Decoded as Decoded
+    from audiorl.evaluation.significance import PairedResult as PairedResult
+    from audiorl.evaluation.significance import bootstrap_interval as bootstrap_interval
+    from audiorl.evaluation.significance import compare as compare
+    from audiorl.evaluation.significance import paired_bootstrap as paired_bootstrap
+    from audiorl.evaluation.systems import LocalModel as LocalModel
+    from audiorl.evaluation.transcription import transcribe as transcribe
+    from audiorl.text.error_rates import ErrorCounts as ErrorCounts
+    from audiorl.text.error_rates import Errors as Errors
+    from audiorl.text.error_rates import count_errors as count_errors
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__, _HOMES)

@@ -24,9 +24,8 @@ from audiorl.evaluation.significance import Comparison, bootstrap_interval, chec
 from audiorl.evaluation.transcription import FailedRow, Row, TranscribedRow, check_kept
 from audiorl.rewards.hallucination import ONE_CHARACTER_OVER_AND_OVER, Hallucination
 from audiorl.rewards.labels import LabelMatch, accepted_answers, is_answer
-from audiorl.text.error_rates import ErrorCounts, Errors, count_errors, tagged_transcript
+from audiorl.text.error_rates import ErrorCounts, Errors, count_errors, tagged_transcript, text_pairs
 from audiorl.text.keywords import EntityErrors, KeywordCounts, KeywordFinder, count_keywords, entity_errors
-from audiorl.text.pairs import text_pairs
 from audiorl.text.tasks import whole_answers
 
 # Parts of a measurement, each with its name: a speaker, a language, a duration.

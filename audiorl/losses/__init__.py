@@ -20,21 +20,24 @@ from audiorl.losses.odds_ratio import (
     odds_ratio_loss,
 )
 from audiorl.losses.own import loss_name
-from audiorl.losses.pair_scores import PairScores, pair_scores
 from audiorl.losses.policy import POLICY_LOSSES, PolicyMethod, PolicyObjective
-from audiorl.losses.policy_batch import PolicyBatch, PolicyCounts, PolicyLoss, count_copies, policy_counts
 from audiorl.losses.policy_losses import (
+    PolicyBatch,
+    PolicyCounts,
+    PolicyLoss,
     PolicyTerms,
     Surrogate,
     bnpo_loss,
     cispo_loss,
     clipped_loss,
+    count_copies,
     dapo_loss,
     dr_grpo_loss,
     grpo_loss,
     gspo_loss,
     k3_divergence,
     mwer_loss,
+    policy_counts,
 )
 from audiorl.losses.preference import (
     LOSS_PRESETS,
@@ -46,6 +49,7 @@ from audiorl.losses.preference import (
     resolve_losses,
 )
 from audiorl.losses.preference_losses import (
+    PairScores,
     aot_loss,
     aot_unpaired_loss,
     apo_down_loss,
@@ -56,6 +60,7 @@ from audiorl.losses.preference_losses import (
     hinge_loss,
     ipo_loss,
     nca_pair_loss,
+    pair_scores,
     robust_loss,
     sft_loss,
     sigmoid_loss,

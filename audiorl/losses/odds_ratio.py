@@ -20,9 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from audiorl.losses.own import check_loss_settings, find_loss, is_own, loss_name, read_loss_settings, try_loss
-from audiorl.losses.pair_scores import PairScores
 from audiorl.losses.preference import Loss, LossTerm, ObjectiveTerms, PreferenceObjective, made_up_pairs
-from audiorl.losses.preference_losses import sft_loss
+from audiorl.losses.preference_losses import PairScores, sft_loss
 from audiorl.losses.reductions import length_mean
 from audiorl.losses.settings import LossSettingError, check_settings, finite_number
 

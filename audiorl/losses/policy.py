@@ -28,14 +28,18 @@ import torch
 from torch import Tensor
 
 from audiorl.losses.own import check_loss_settings, find_loss, is_own, loss_name, read_loss_settings, try_loss
-from audiorl.losses.policy_batch import PolicyBatch, PolicyCounts, PolicyLoss, count_copies, policy_counts
 from audiorl.losses.policy_losses import (
     POLICY_LOSSES,
+    PolicyBatch,
+    PolicyCounts,
+    PolicyLoss,
     PolicyMethod,
     PolicyTerms,
     Surrogate,
     bounded_exp,
+    count_copies,
     k3_divergence,
+    policy_counts,
 )
 from audiorl.losses.reductions import HALF_PRECISION, counted_mean, policy_reduction, sequence_mean, sequence_sum
 from audiorl.losses.settings import (

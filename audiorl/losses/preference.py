@@ -20,8 +20,8 @@ from torch import Tensor
 
 from audiorl.losses.divergences import f_divergence_scores
 from audiorl.losses.own import check_loss_settings, find_loss, is_own, loss_name, read_loss_settings, try_loss
-from audiorl.losses.pair_scores import PairScores
 from audiorl.losses.preference_losses import (
+    PairScores,
     aot_loss,
     aot_unpaired_loss,
     apo_down_loss,

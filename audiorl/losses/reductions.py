@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from audiorl.losses.policy_batch import PolicyCounts
 from audiorl.losses.settings import LossSettingError, finite_number
+
+if TYPE_CHECKING:
+    from audiorl.losses.policy_losses import PolicyCounts
 
 PolicyReduction = Literal["hypotheses", "tokens", "budget", "clips"]
 HALF_PRECISION = (torch.float16, torch.bfloat16)

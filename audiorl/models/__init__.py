@@ -9,26 +9,6 @@ from typing import TYPE_CHECKING
 
 from audiorl.lazy import lazy_names
 
-if TYPE_CHECKING:
-    from audiorl.models.audio_llm import AudioLLMFamily
-    from audiorl.models.classifier import ClassifierFamily
-    from audiorl.models.ctc import CTCFamily
-    from audiorl.models.encoder_decoder import EncoderDecoderFamily
-    from audiorl.models.family import AutoregressiveFamily, SpeechFamily, TokenizedText
-    from audiorl.models.forward import base_model, disable_dropout, run_inside
-    from audiorl.models.generate import GenerateFamily
-    from audiorl.models.padding import encode_by_length, waveform_features
-    from audiorl.models.registry import (
-        FAMILIES,
-        family_class,
-        model_class,
-        register_family,
-        registered_family,
-        speech_family,
-    )
-    from audiorl.models.sampling import Sampler
-    from audiorl.models.whisper import shorten_window
-
 # public name -> module
 _HOMES = {
     "AudioLLMFamily": "audio_llm",
@@ -54,28 +34,51 @@ _HOMES = {
     "waveform_features": "padding",
 }
 
-__all__ = [
-    "FAMILIES",
-    "AudioLLMFamily",
-    "AutoregressiveFamily",
-    "CTCFamily",
-    "ClassifierFamily",
-    "EncoderDecoderFamily",
-    "GenerateFamily",
-    "Sampler",
-    "SpeechFamily",
-    "TokenizedText",
-    "base_model",
-    "disable_dropout",
-    "encode_by_length",
-    "family_class",
-    "model_class",
-    "register_family",
-    "registered_family",
-    "run_inside",
-    "shorten_window",
-    "speech_family",
-    "waveform_features",
-]
-
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+if TYPE_CHECKING:
+    from audiorl.models.audio_llm import AudioLLMFamily as AudioLLMFamily
+    from audiorl.models.classifier import ClassifierFamily as ClassifierFamily
+    from audiorl.models.ctc import CTCFamily as CTCFamily
+    from audiorl.models.encoder_decoder import EncoderDecoderFamily as EncoderDecoderFamily
+    from audiorl.models.family import (
+        AutoregressiveFamily as AutoregressiveFamily,
+    )
+    from audiorl.models.family import (
+        SpeechFamily as SpeechFamily,
+    )
+    from audiorl.models.family import (
+        TokenizedText as TokenizedText,
+    )
+    from audiorl.models.forward import (
+        base_model as base_model,
+    )
+    from audiorl.models.forward import (
+        disable_dropout as disable_dropout,
+    )
+    from audiorl.models.forward import (
+        run_inside as run_inside,
+    )
+    from audiorl.models.generate import GenerateFamily as GenerateFamily
+    from audiorl.models.padding import encode_by_length as encode_by_length
+    from audiorl.models.padding import waveform_features as waveform_features
+    from audiorl.models.registry import (
+        FAMILIES as FAMILIES,
+    )
+    from audiorl.models.registry import (
+        family_class as family_class,
+    )
+    from audiorl.models.registry import (
+        model_class as model_class,
+    )
+    from audiorl.models.registry import (
+        register_family as register_family,
+    )
+    from audiorl.models.registry import (
+        registered_family as registered_family,
+    )
+    from audiorl.models.registry import (
+        speech_family as speech_family,
+    )
+    from audiorl.models.sampling import Sampler as Sampler
+    from audiorl.models.whisper import shorten_window as shorten_window
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__, _HOMES)

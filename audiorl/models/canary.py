@@ -20,13 +20,12 @@ from transformers.models.canary.processing_canary import LANGUAGE_CODE_TO_NAME
 from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderModelOutput
 
 from audiorl.batch import GroupBatch, audio_alone, kept_texts
-from audiorl.models.encoder_decoder import EncoderDecoderFamily
+from audiorl.models.encoder_decoder import EncoderDecoderFamily, PlainText
 from audiorl.models.family import TokenizedText
 from audiorl.models.family_data import check_vocabulary
 from audiorl.models.fast_conformer import FastConformerAudio
 from audiorl.models.forward import base_model
 from audiorl.models.generate import one_transcript_each
-from audiorl.models.plain_text import PlainText
 from audiorl.text.languages import nearest_language, own_code
 
 

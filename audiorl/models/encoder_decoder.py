@@ -1,7 +1,8 @@
 """Encoder-decoder speech models whose decoder takes positions: what Whisper, Moonshine and Canary share.
 
 The K hypotheses of a clip lie side by side on the decoder's token axis, (B, K*T); grouped attention keeps them apart
-and cross-attention reads the clip's states once (`grouped_attention.py`).
+and cross-attention reads the clip's states once (`grouped_attention.py`). `PlainText` at the end is the text of models
+that take neither a prompt nor timestamps.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from audiorl.batch import GroupBatch, GroupScores
-from audiorl.models.family import AutoregressiveFamily
+from audiorl.batch import GroupBatch, GroupScores, kept_texts
+from audiorl.models.family import AutoregressiveFamily, TokenizedText
+from audiorl.models.family_data import check_vocabulary, special_ids
 from audiorl.models.forward import base_model, call_module
 from audiorl.models.grouped_attention import (
     ENGINES,
@@ -90,3 +92,89 @@ class EncoderDecoderFamily(AutoregressiveFamily):
 
         layers = len(base.get_decoder().layers)
         return GroupedDecoder(predict, layers=layers, hypotheses=hypotheses, room=room, engine=self.engine)
+
+
+class PlainText:
+    """start token, transcript, end token: no language, no task.
+
+    Args:
+        tokenizer: the checkpoint's.
+        start, end: ids of the token the decoder begins with and of the one that ends a transcript.
+        max_tokens: positions of the decoder.
+    """
+
+    def __init__(self, tokenizer: Any, *, start: int, end: int, max_tokens: int):
+        self.tokenizer, self.start, self.end, self.max_tokens = tokenizer, start, end, max_tokens
+        self._special = {start, end, *special_ids(tokenizer)}
+        if tokenizer.eos_token_id not in (None, end):
+            raise ValueError(
+                f"The processor is of another checkpoint: its transcripts end with token {tokenizer.eos_token_id} "
+                f"({tokenizer.eos_token!r}), the model's with {end}. Load the processor of the model's own checkpoint."
+            )
+
+    def tokenize(self, text: str, *, task: str | None = None, prompt: str | None = None) -> TokenizedText:
+        """See `SpeechFamily.tokenize`."""
+        if task not in (None, "transcribe"):
+            raise ValueError(f"this model's only task is 'transcribe', not {task!r}. Remove the row's task, or the row")
+        if prompt:
+            raise ValueError("this model's decoder takes no prompt. Remove the row's prompt")
+        return self.behind([self.start], text)
+
+    def behind(self, prefix: list[int], text: str) -> TokenizedText:
+        """A prefix, the transcript and the end token.
+
+        Raises:
+            ValueError: the transcript holds marks or is longer than the decoder.
+        """
+        transcript = self.tokenizer(text, add_special_tokens=False).input_ids
+        if self.tokenizer.unk_token_id in transcript:
+            raise ValueError(
+                "the transcript has characters that this model's vocabulary lacks. Replace them, or remove the row"
+            )
+        if found := self._special.intersection(transcript):
+            marks = self.tokenizer.convert_ids_to_tokens(sorted(found))
+            raise ValueError(f"the transcript contains {marks}, which this model reads as marks. Remove them")
+        ids = [*prefix, *transcript, self.end]
+        # the decoder reads all but the last token
+        if len(ids) > self.max_tokens + 1:
+            raise ValueError(
+                f"the transcript makes {len(ids)} tokens with its start and end, the decoder has {self.max_tokens} "
+                "positions. Cut the clip and its transcript into shorter pieces"
+            )
+        return TokenizedText(ids, len(prefix))
+
+    def search_ids(self, prefix: int = 1) -> dict[str, int]:
+        """What a generation config lacks where it is old or missing: the ids, and the room behind a prefix."""
+        return {
+            "room": self.max_tokens - prefix,
+            "decoder_start_token_id": self.start,
+            "eos_token_id": self.end,
+        }
+
+    def decode(self, ids: list[int]) -> str:
+        """A transcript without marks, from ids that may hold the start, the end and what follows it."""
+        said = ids[1:] if ids[:1] == [self.start] else ids
+        said = said[: said.index(self.end)] if self.end in said else said
+        said = [i for i in said if i not in self._special]
+        return self.tokenizer.decode(said, clean_up_tokenization_spaces=False).strip()
+
+
+class PlainTranscripts:
+    """The text side of a family that uses `PlainText`; a row's `language` changes nothing."""
+
+    end_token: int
+
+    def init_text(self, tokenizer: Any, config: Any, max_tokens: int) -> None:
+        """Set `plain_text` and `end_token`; see `PlainText`."""
+        check_vocabulary(tokenizer, config.vocab_size)
+        start, end = config.decoder_start_token_id, config.eos_token_id
+        self.plain_text = PlainText(tokenizer, start=start, end=end, max_tokens=max_tokens)
+        self.end_token = end
+
+    def tokenize(
+        self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
+    ) -> TokenizedText:
+        return self.plain_text.tokenize(text, task=task, prompt=prompt)
+
+    def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
+        return kept_texts(batch_tokens, keep, self.plain_text.decode)

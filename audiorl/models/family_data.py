@@ -12,7 +12,7 @@ from transformers import AutoProcessor
 
 from audiorl.audio.sources import not_unicode, short_repr
 from audiorl.text.error_rates import tagged_transcript
-from audiorl.text.hotwords import COLUMN, read_hotwords
+from audiorl.text.keywords import HOTWORDS_COLUMN, read_hotwords
 from audiorl.text.languages import language_code
 
 
@@ -61,7 +61,7 @@ def read_prompt(row: Mapping[str, Any]) -> tuple[str | None, list[str]]:
         raise ValueError(f"prompt is {short_repr(prompt)} ({type(prompt).__name__}), not text. Give a string")
     if prompt is not None and not_unicode(prompt):
         raise ValueError(f"prompt {short_repr(prompt)} holds half of a surrogate pair. Write it as UTF-8 anew")
-    return prompt, read_hotwords(row.get(COLUMN))
+    return prompt, read_hotwords(row.get(HOTWORDS_COLUMN))
 
 
 class FamilyData(ABC):

@@ -17,11 +17,10 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.models.moonshine.modeling_moonshine import MoonshineEncoderModelOutput
 
 from audiorl.batch import GroupBatch, audio_alone
-from audiorl.models.encoder_decoder import EncoderDecoderFamily
+from audiorl.models.encoder_decoder import EncoderDecoderFamily, PlainTranscripts
 from audiorl.models.forward import base_model, is_sharded
 from audiorl.models.generate import one_transcript_each
 from audiorl.models.padding import encode_by_length, waveform_features
-from audiorl.models.plain_text import PlainTranscripts
 
 # Samples that the three convolutions (kernels 127, 7, 3; strides 64, 3, 2) need for one state: 56 ms.
 SHORTEST = 127 + 64 * (7 - 1 + 3 * (3 - 1))

@@ -30,7 +30,7 @@ FAMILIES: dict[str, str | type[SpeechFamily]] = {
     "GlmAsrForConditionalGeneration": "audiorl.models.audio_llms:GlmASRFamily",
     "Qwen2AudioForConditionalGeneration": "audiorl.models.audio_llms:Qwen2AudioFamily",
     "VoxtralForConditionalGeneration": "audiorl.models.voxtral:VoxtralFamily",
-    "FunAsrNanoForConditionalGeneration": "audiorl.models.fun_asr:FunASRFamily",
+    "FunAsrNanoForConditionalGeneration": "audiorl.models.audio_llms:FunASRFamily",
     "GraniteSpeechForConditionalGeneration": "audiorl.models.granite_speech:GraniteSpeechFamily",
     "GraniteSpeechPlusForConditionalGeneration": "audiorl.models.granite_speech:GraniteSpeechFamily",
     "Wav2Vec2ForCTC": "audiorl.models.ctc:WaveformCTCFamily",

@@ -17,11 +17,11 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from audiorl.batch import GroupBatch, GroupScores, audio_alone
+from audiorl.models.encoder_decoder import PlainTranscripts
 from audiorl.models.forward import base_model, is_sharded
 from audiorl.models.generate import GenerateFamily, one_transcript_each
 from audiorl.models.head import score_tokens
 from audiorl.models.padding import encode_by_length
-from audiorl.models.plain_text import PlainTranscripts
 
 
 class Speech2TextFamily(PlainTranscripts, GenerateFamily):

@@ -9,41 +9,38 @@ from typing import TYPE_CHECKING
 
 from audiorl.lazy import lazy_names
 
-if TYPE_CHECKING:
-    from audiorl.pairs.corruptions import CORRUPTIONS, SyntheticNegative, synthetic_negatives
-    from audiorl.pairs.folder import MiningFolder
-    from audiorl.pairs.mining import MinedPairs, mine_into, mine_pairs
-    from audiorl.pairs.records import MiningSummary
-    from audiorl.pairs.settings import MiningConfig
-    from audiorl.pairs.strategies import STRATEGIES, is_hard_case
-
 # public name -> module
 _HOMES = {
     "CORRUPTIONS": "corruptions",
-    "STRATEGIES": "strategies",
+    "STRATEGIES": "settings",
     "MinedPairs": "mining",
     "MiningConfig": "settings",
     "MiningFolder": "folder",
     "MiningSummary": "records",
     "SyntheticNegative": "corruptions",
-    "is_hard_case": "strategies",
+    "is_hard_case": "settings",
     "mine_into": "mining",
     "mine_pairs": "mining",
     "synthetic_negatives": "corruptions",
 }
 
-__all__ = [
-    "CORRUPTIONS",
-    "STRATEGIES",
-    "MinedPairs",
-    "MiningConfig",
-    "MiningFolder",
-    "MiningSummary",
-    "SyntheticNegative",
-    "is_hard_case",
-    "mine_into",
-    "mine_pairs",
-    "synthetic_negatives",
-]
-
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+if TYPE_CHECKING:
+    from audiorl.pairs.corruptions import (
+        CORRUPTIONS as CORRUPTIONS,
+    )
+    from audiorl.pairs.corruptions import (
+        SyntheticNegative as SyntheticNegative,
+    )
+    from audiorl.pairs.corruptions import (
+        synthetic_negatives as synthetic_negatives,
+    )
+    from audiorl.pairs.folder import MiningFolder as MiningFolder
+    from audiorl.pairs.mining import MinedPairs as MinedPairs
+    from audiorl.pairs.mining import mine_into as mine_into
+    from audiorl.pairs.mining import mine_pairs as mine_pairs
+    from audiorl.pairs.records import MiningSummary as MiningSummary
+    from audiorl.pairs.settings import STRATEGIES as STRATEGIES
+    from audiorl.pairs.settings import MiningConfig as MiningConfig
+    from audiorl.pairs.settings import is_hard_case as is_hard_case
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__, _HOMES)

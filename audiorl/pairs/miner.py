@@ -30,8 +30,7 @@ from audiorl.models import SpeechFamily
 from audiorl.models.sampling import rollout_noise
 from audiorl.pairs.corruptions import synthetic_negatives
 from audiorl.pairs.records import MinedBatch, MinedClip, check_columns, own_columns
-from audiorl.pairs.settings import MiningConfig
-from audiorl.pairs.strategies import STRATEGIES, TRANSCRIPT, Pair, ScoredTexts, is_hard_case
+from audiorl.pairs.settings import STRATEGIES, TRANSCRIPT, MiningConfig, Pair, ScoredTexts, is_hard_case
 from audiorl.rewards import RewardError, RewardSet, RightScript
 from audiorl.text.normalizers import Normalizer, normalizer
 

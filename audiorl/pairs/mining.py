@@ -6,6 +6,7 @@ and be shared by several processes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -79,7 +80,7 @@ def mine_pairs(
         processor: its processor.
         rows: whatever `speech_rows` takes, with `audio` and `text`.
         config: how; None is `MiningConfig(**settings)`.
-        progress: show a progress bar.
+        progress: show a progress bar, in the first process.
         family: the model's family; None asks `speech_family`.
         skipped: where rows that cannot be used are written and left out; None refuses them. What shows only when a
             clip is decoded, and every row of a stream, is refused when it comes.
@@ -197,7 +198,13 @@ def _bar(source: NumberedBatches, share: tuple[int, int, Any], progress: bool) -
     if isinstance(source.rows, Dataset):
         total = source.own_clips(rank, world, ())
         initial = total - source.own_clips(*share)
-    return tqdm(desc="Mining pairs", unit="clip", total=total, initial=initial, disable=not progress)
+    return tqdm(
+        desc="Mining pairs",
+        unit="clip",
+        total=total,
+        initial=initial,
+        disable=not progress or int(os.environ.get("RANK", "0")) != 0,
+    )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from datasets import Audio, Dataset
 
 from audiorl.datasets import speech_rows
 from audiorl.datasets.rows import OURS
-from audiorl.pairs.strategies import TRANSCRIPT, Pair
+from audiorl.pairs.settings import TRANSCRIPT, Pair
 
 # Columns that mining writes; rows must not bring them.
 PAIR_COLUMNS = tuple(

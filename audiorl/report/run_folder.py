@@ -31,15 +31,20 @@ from audiorl.evaluation.measurement import Measurement, audio_path, changes, cli
 from audiorl.evaluation.settings import EvaluationSettings
 from audiorl.evaluation.significance import Decoded
 from audiorl.evaluation.transcription import TranscribedRow
+from audiorl.files import (
+    AUDIO_FOLDER,
+    EVALUATION_FILE,
+    GROUPS_FILE,
+    LEFT_FOLDER,
+    METRICS_FILE,
+    PAIRS_FILE,
+    RUN_FILE,
+    STATE_FILE,
+    json_lines,
+    strict_json,
+)
 from audiorl.report.audio import compressed
 from audiorl.text.tasks import TRANSCRIPTION, Task
-
-METRICS_FILE = "metrics.jsonl"
-STATE_FILE = "trainer_state.json"
-EVALUATION_FILE = "evaluation.json"
-LEFT_FOLDER = "report"
-AUDIO_FOLDER = "audio"
-RUN_FILE, PAIRS_FILE, GROUPS_FILE = "run.json", "pairs.jsonl", "groups.jsonl"
 
 # What is logged as an accuracy and is one of tokens, not of labels.
 NO_ANSWERS = "mean_token_accuracy"
@@ -242,43 +247,6 @@ def _object(path: Path) -> Record:
             raise ValueError(f"{path} is no JSON ({error}). Restore it, or remove it to report without it.") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no JSON object. Restore it, or remove it to report without it.")
-    return found
-
-
-def strict_json(value: Any, **options: Any) -> str:
-    """JSON as its standard has it, in which NaN and infinity are null; Python's own would write words no parser knows.
-
-    Args:
-        options: of `json.dumps`.
-    """
-    return json.dumps(_finite(value), allow_nan=False, **options)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {name: _finite(part) for name, part in value.items()}
-    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def json_lines(path: Path) -> list[Record]:
-    """The objects of a JSON lines file, [] where there is none; a last line that a killed run cut off is left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    found = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            found.append(json.loads(line))
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise ValueError(
-                f"{path}, line {number} is no JSON ({error}). Mend the line, or remove the file to report without it."
-            ) from error
     return found
 
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from audiorl.text.error_rates import resolve_unit
+from audiorl.text.error_rates import TextPair, resolve_unit, text_pairs
 from audiorl.text.normalizers import Normalizer, normalizer
-from audiorl.text.pairs import TextPair, text_pairs
 
 
 class RewardError(ValueError):

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from rapidfuzz.distance import Levenshtein
 
 from audiorl.rewards.base import PairReward, ShippedReward
-from audiorl.text.pairs import TextPair
+from audiorl.text.error_rates import TextPair
 
 
 def edit_count(pair: TextPair) -> int:

@@ -11,8 +11,8 @@ from audiorl.rewards.base import TextReward
 from audiorl.rewards.hallucination import Hallucination, NoStockPhrases
 from audiorl.rewards.keywords import KEYWORDS, KeywordScore, RowKeywords
 from audiorl.rewards.language import RightScript
+from audiorl.text.error_rates import Opcodes, TextPair, completion_text
 from audiorl.text.normalizers import basic_text
-from audiorl.text.pairs import Opcodes, TextPair, completion_text
 
 
 @dataclass(frozen=True, kw_only=True)

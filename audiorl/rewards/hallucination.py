@@ -19,9 +19,8 @@ from typing import Any, ClassVar, NamedTuple
 from rapidfuzz.distance import Levenshtein
 
 from audiorl.rewards.base import ShippedReward, TextReward
-from audiorl.text.error_rates import UNSPACED_CHARACTER, split_units
+from audiorl.text.error_rates import UNSPACED_CHARACTER, Opcodes, TextPair, completion_text, split_units
 from audiorl.text.normalizers import basic_text
-from audiorl.text.pairs import Opcodes, TextPair, completion_text
 
 # By language; phrases that hardly occur in speech other than that of video makers. "Thank you" alone is none of them.
 STOCK_PHRASES: dict[str, tuple[str, ...]] = {

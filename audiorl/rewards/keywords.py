@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any, ClassVar
 
 from audiorl.rewards.base import RewardError, TextReward
-from audiorl.text import hotwords, phonemes
+from audiorl.text import phonemes
+from audiorl.text.error_rates import TextPair
 from audiorl.text.keywords import (
+    HOTWORDS_COLUMN,
     KeywordFinder,
     KeywordIndex,
     Spelling,
@@ -20,9 +22,9 @@ from audiorl.text.keywords import (
     count_keywords,
     entity_errors,
     keyword_places,
+    read_hotwords,
     read_keywords,
 )
-from audiorl.text.pairs import TextPair
 
 # the column that rewards read where no other is named
 KEYWORDS = "keywords"
@@ -66,7 +68,7 @@ class KeywordReward(TextReward):
     Raises:
         RewardError: when built, an unreadable or empty list, or a column beside a list; when called, a row whose
             keywords are no list of texts.
-        ValueError: when called, a row whose hot words are no words, see `audiorl.text.hotwords.read_hotwords`.
+        ValueError: when called, a row whose hot words are no words, see `audiorl.text.keywords.read_hotwords`.
     """
 
     keywords: str | os.PathLike[str] | Sequence[str] | None = None
@@ -112,7 +114,7 @@ class KeywordReward(TextReward):
         if self.keywords is not None:
             return [self.keywords] * rows
         own = columns.get(self.column, [None] * rows)
-        return [hotwords.read_hotwords(value) for value in own] if self.column == hotwords.COLUMN else own
+        return [read_hotwords(value) for value in own] if self.column == HOTWORDS_COLUMN else own
 
     @abstractmethod
     def score(self, pair: TextPair, index: KeywordIndex) -> float:

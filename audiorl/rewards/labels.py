@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from rapidfuzz.distance import Levenshtein
 
 from audiorl.rewards.base import ShippedReward
+from audiorl.text.error_rates import completion_text, text_pairs
 from audiorl.text.normalizers import Normalizer, normalizer
-from audiorl.text.pairs import completion_text, text_pairs
 
 
 @dataclass(frozen=True, kw_only=True)

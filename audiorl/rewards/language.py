@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import regex
 
 from audiorl.rewards.base import ShippedReward
+from audiorl.text.error_rates import completion_text
 from audiorl.text.languages import language_code
-from audiorl.text.pairs import completion_text
 
 # script -> languages written in it, by the codes Whisper and most data sets use
 _LANGUAGES = {

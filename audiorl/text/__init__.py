@@ -1,6 +1,6 @@
 """Words about words, read by rewards and evaluation alike: normalizers, errors, keywords, hot words, pairs of texts.
 
-Names are loaded on first use: reading a row's hot words loads no aligner.
+Names are loaded on first use.
 """
 
 from __future__ import annotations
@@ -9,13 +9,6 @@ from typing import TYPE_CHECKING
 
 from audiorl.lazy import lazy_names
 
-if TYPE_CHECKING:
-    from audiorl.text.error_rates import ErrorCounts, Errors, count_errors, split_units, tagged_transcript
-    from audiorl.text.hotwords import read_hotwords
-    from audiorl.text.keywords import KeywordCounts, count_keywords, read_keywords
-    from audiorl.text.normalizers import NORMALIZERS, Normalizer, normalizer
-    from audiorl.text.pairs import TextPair, completion_text, text_pairs
-
 # public name -> module
 _HOMES = {
     "ErrorCounts": "error_rates",
@@ -23,34 +16,49 @@ _HOMES = {
     "KeywordCounts": "keywords",
     "NORMALIZERS": "normalizers",
     "Normalizer": "normalizers",
-    "TextPair": "pairs",
-    "completion_text": "pairs",
+    "TextPair": "error_rates",
+    "completion_text": "error_rates",
     "count_errors": "error_rates",
     "count_keywords": "keywords",
     "normalizer": "normalizers",
-    "read_hotwords": "hotwords",
+    "read_hotwords": "keywords",
     "read_keywords": "keywords",
     "split_units": "error_rates",
     "tagged_transcript": "error_rates",
-    "text_pairs": "pairs",
+    "text_pairs": "error_rates",
 }
 
-__all__ = [
-    "NORMALIZERS",
-    "ErrorCounts",
-    "Errors",
-    "KeywordCounts",
-    "Normalizer",
-    "TextPair",
-    "completion_text",
-    "count_errors",
-    "count_keywords",
-    "normalizer",
-    "read_hotwords",
-    "read_keywords",
-    "split_units",
-    "tagged_transcript",
-    "text_pairs",
-]
-
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+if TYPE_CHECKING:
+    from audiorl.text.error_rates import (
+        ErrorCounts as ErrorCounts,
+    )
+    from audiorl.text.error_rates import (
+        Errors as Errors,
+    )
+    from audiorl.text.error_rates import TextPair as TextPair
+    from audiorl.text.error_rates import completion_text as completion_text
+    from audiorl.text.error_rates import (
+        count_errors as count_errors,
+    )
+    from audiorl.text.error_rates import (
+        split_units as split_units,
+    )
+    from audiorl.text.error_rates import (
+        tagged_transcript as tagged_transcript,
+    )
+    from audiorl.text.error_rates import text_pairs as text_pairs
+    from audiorl.text.keywords import (
+        KeywordCounts as KeywordCounts,
+    )
+    from audiorl.text.keywords import (
+        count_keywords as count_keywords,
+    )
+    from audiorl.text.keywords import read_hotwords as read_hotwords
+    from audiorl.text.keywords import (
+        read_keywords as read_keywords,
+    )
+    from audiorl.text.normalizers import NORMALIZERS as NORMALIZERS
+    from audiorl.text.normalizers import Normalizer as Normalizer
+    from audiorl.text.normalizers import normalizer as normalizer
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__, _HOMES)

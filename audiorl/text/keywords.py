@@ -12,11 +12,15 @@ precision (or recall) is 1: a keyword left out where there was none is right.
 
 Entities are looked at more finely: a spoken keyword counts by its character error rate against the window of the
 hypothesis that is most like it, see `entity_errors`.
-"""
+
+A row's column `hotwords` holds names and terms that its clip may say: a list of strings, or one string with commas
+(",", "，" or "、") between the words.
+"""  # noqa: RUF002
 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,10 +28,12 @@ from typing import Any, NamedTuple
 
 from rapidfuzz.distance import Levenshtein
 
-from audiorl.text.error_rates import split_units
+from audiorl.audio.sources import not_unicode, short_repr
+from audiorl.text.error_rates import TextPair, split_units
 from audiorl.text.normalizers import Normalizer
-from audiorl.text.pairs import TextPair
 
+HOTWORDS_COLUMN = "hotwords"
+COMMAS = re.compile("[,，、]")  # noqa: RUF001
 # first unit -> keywords that begin with it, as tuples of units
 KeywordIndex = Mapping[str, Sequence[tuple[str, ...]]]
 
@@ -190,3 +196,35 @@ def checked_keywords(keywords: Any, source: str) -> tuple[str, ...]:
             "Write ['Nguyen', 'New York'], one text for each keyword."
         )
     return tuple(keywords)
+
+
+# ---- a row's hot words ----
+
+
+def read_hotwords(value: Any) -> list[str]:
+    """The words in a row's `hotwords`, outer spaces stripped; none for None, an empty list or a blank string.
+
+    What is blank between two commas of a string is no word.
+
+    Raises:
+        ValueError: neither a string nor a list of words.
+    """
+    if value is None:
+        return []
+    for text in [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []:
+        if isinstance(text, str) and not_unicode(text):
+            raise ValueError(f"hotwords has {short_repr(text)}, half of a surrogate pair. Write it as UTF-8 anew")
+    if isinstance(value, str):
+        return [word.strip() for word in COMMAS.split(value) if word.strip()]
+    if not isinstance(value, list | tuple):
+        raise ValueError(
+            f"hotwords is {short_repr(value)} ({type(value).__name__}), not words. Give a list of strings, or one "
+            "string with commas between the words"
+        )
+    for word in value:
+        if not isinstance(word, str) or not word.strip():
+            raise ValueError(
+                f"hotwords has {short_repr(word)} ({type(word).__name__}) in its list, which is no word. Make every "
+                "entry a string with something in it"
+            )
+    return [word.strip() for word in value]

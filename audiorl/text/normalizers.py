@@ -294,3 +294,7 @@ NORMALIZERS: dict[str, Callable[[Any], Normalizer]] = {
     "whisper_basic": _whisper_basic,
     "english": _english,
 }
+
+
+# Their former spelling
+NORMALISERS, Normaliser, normaliser = NORMALIZERS, Normalizer, normalizer

@@ -31,10 +31,10 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from audiorl.adapters import TOLD_BY_TRAINER
-from audiorl.adapters.vocabulary import embedding_layers, vocabulary_changed
+from audiorl.adapters.checks import embedding_layers, vocabulary_changed
 from audiorl.losses.added_terms import orthogonality
 from audiorl.models import base_model
-from audiorl.models.footprint import footprint
+from audiorl.models.forward import footprint
 from audiorl.trainers.reference import REFERENCE_ADAPTER
 
 

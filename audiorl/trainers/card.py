@@ -28,7 +28,7 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from audiorl._version import __version__
-from audiorl.adapters.vocabulary import embedding_layers, vocabulary, vocabulary_changed
+from audiorl.adapters.checks import embedding_layers, vocabulary, vocabulary_changed
 from audiorl.evaluation import Comparison, Decoded
 from audiorl.evaluation.significance import compared
 from audiorl.evaluation.transcription import decoding_in_force
@@ -47,7 +47,7 @@ from audiorl.model_card import write_card as write_card_files
 from audiorl.model_card.card import iso_code
 from audiorl.model_card.papers import method_of, papers
 from audiorl.models import SpeechFamily, base_model
-from audiorl.models.footprint import parameter_counts
+from audiorl.models.forward import parameter_counts
 from audiorl.trainers.checkpoints import publish_files, staging_dir
 from audiorl.trainers.config import without_tokens
 

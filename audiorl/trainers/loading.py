@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel, set_seed
 
 from audiorl.adapters import checked_adapter, require_bitsandbytes
-from audiorl.adapters.vocabulary import (
+from audiorl.adapters.checks import (
     checkpoint_vocabulary,
     embedding_layers,
     fit_vocabulary,

@@ -29,7 +29,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import logging as hf_logging
 
 from audiorl.evaluation.transcription import load_clip, where
-from audiorl.report.run_folder import METRICS_FILE, STATE_FILE, strict_json
+from audiorl.files import METRICS_FILE, STATE_FILE, strict_json
 
 TABLE_FILE = "metrics.csv"
 # metric -> how a line of the console calls it

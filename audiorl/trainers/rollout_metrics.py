@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from audiorl.files import strict_json
 from audiorl.losses import zero_variance
 from audiorl.models import SpeechFamily
-from audiorl.report.run_folder import strict_json
 from audiorl.text.tasks import TRANSCRIPTION, Task
 from audiorl.trainers.distributed import gathered_rows
 from audiorl.trainers.logs import log_completions

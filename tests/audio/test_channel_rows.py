@@ -19,7 +19,7 @@ from audiorl.evaluation.transcription import load_clip
 from audiorl.models import speech_family
 from audiorl.pairs import MiningConfig, MiningFolder, mine_into
 from audiorl.report.audio import PageAudio
-from audiorl.report.page_data import page_data
+from audiorl.report.page import page_data
 from audiorl.report.run_folder import KeptAudio, leave_pairs, read_run
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from tests.evaluation.server import serving

@@ -15,7 +15,7 @@ from transformers.utils import is_torchaudio_available
 from audiorl import DPOConfig, DPOTrainer
 from audiorl.datasets import BadRowsError
 from audiorl.models import speech_family
-from audiorl.models.fun_asr import FunASRFamily
+from audiorl.models.audio_llms import FunASRFamily
 from audiorl.testing.case import group_batch
 from tests.kaldi_stand_in import EXTRACTOR, extraction, fbank, lazy_modules
 from tests.tiny_audio_llms import tiny_audio_llm

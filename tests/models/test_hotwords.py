@@ -13,7 +13,7 @@ from audiorl.datasets import BadRowsError, speech_rows
 from audiorl.models import speech_family
 from audiorl.pairs import mine_pairs
 from audiorl.rewards import KeywordRecall
-from audiorl.text.hotwords import read_hotwords
+from audiorl.text.keywords import read_hotwords
 from tests.families.toys import ToyCTC, build_toy
 from tests.tiny_audio_llms import KINDS, tiny_audio_llm
 from tests.tiny_classifiers import tiny_classifier

@@ -8,13 +8,14 @@ import math
 import pytest
 from datasets import Dataset, IterableDataset
 
+from audiorl.commands.train import with_pairs
 from audiorl.datasets import BadRowsError, SkippedRows, speech_rows
 from audiorl.evaluation import count_errors, transcribe
+from audiorl.flags import SpeechScriptArguments
 from audiorl.models import speech_family
 from audiorl.pairs import MiningConfig, mine_pairs
 from audiorl.pairs.miner import Miner
 from audiorl.rewards import RewardError
-from audiorl.script import SpeechScriptArguments, with_pairs
 from audiorl.testing.case import group_batch
 from tests.pairs.mining_rows import TEXTS, rows, rows_on_disk
 from tests.tiny_ctc import tiny_ctc

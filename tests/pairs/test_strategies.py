@@ -7,7 +7,7 @@ import math
 import pytest
 
 from audiorl.pairs import STRATEGIES
-from audiorl.pairs.strategies import ScoredTexts
+from audiorl.pairs.settings import ScoredTexts
 
 #          transcript, then hypotheses 1 ... 4
 REWARDS = (0.0, -0.5, -0.25, -1.0, -0.25)

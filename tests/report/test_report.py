@@ -18,8 +18,18 @@ from audiorl.evaluation import Decoded
 from audiorl.evaluation.document import read_document
 from audiorl.report import checkpoint_table, read_run, write_report
 from audiorl.report.audio import PageAudio, safe_link
-from audiorl.report.page import script_safe_json
-from audiorl.report.page_data import DELETION, EQUAL, INSERTION, SUBSTITUTION, Piece, align, by_word, charts, true_units
+from audiorl.report.page import (
+    DELETION,
+    EQUAL,
+    INSERTION,
+    SUBSTITUTION,
+    Piece,
+    align,
+    by_word,
+    charts,
+    script_safe_json,
+    true_units,
+)
 from audiorl.report.run_folder import KeptAudio, Systems, leave_evaluation, leave_groups, start_run
 from audiorl.text.error_rates import count_errors
 from audiorl.text.normalizers import normalizer

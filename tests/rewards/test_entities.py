@@ -14,9 +14,9 @@ from audiorl.rewards import (
     RewardError,
     RewardSet,
 )
+from audiorl.text.error_rates import text_pairs
 from audiorl.text.keywords import entity_errors, keyword_index
 from audiorl.text.normalizers import normalizer
-from audiorl.text.pairs import text_pairs
 from audiorl.text.phonemes import phonemes_of
 from tests.oracles import edit_distance
 from tests.rewards.examples import score_one

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from audiorl.evaluation import count_errors
 from audiorl.rewards import ExactMatch, NegativeCER, NegativeEdits, NegativeWER, OneMinusWER
-from audiorl.text.error_rates import split_units
-from audiorl.text.pairs import completion_text, unit_of_row
+from audiorl.text.error_rates import completion_text, split_units, unit_of_row
 from tests.rewards.examples import score_one
 
 NAMES = ("one_minus_wer", "negative_wer", "negative_cer", "negative_edits", "exact_match")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from audiorl.rewards import RewardError, RewardSet, RightScript
-from audiorl.rewards.calling import is_async
+from audiorl.rewards.reward_set import is_async
 
 WHERE = ["rows.jsonl line 1", "rows.jsonl line 1", "rows.jsonl line 2"]
 SAID = ["the cat", "cat", "dog"]

@@ -6,7 +6,7 @@ import datasets
 import pytest
 
 from audiorl import GRPOConfig, GRPOTrainer, script
-from audiorl.script import RowScriptArguments
+from audiorl.flags import RowScriptArguments
 from tests.datasets.corpus_copies import write_copy
 
 

@@ -11,10 +11,10 @@ from transformers import AutoModelForCTC, AutoProcessor
 
 from audiorl.adapters import SpeechModelConfig
 from audiorl.datasets import BadRowsError
+from audiorl.flags import load_from_flags
 from audiorl.losses import PREFERENCE_LOSSES
 from audiorl.losses.policy import POLICY_LOSSES
 from audiorl.models import speech_family
-from audiorl.script import load_from_flags
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
 from audiorl.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer

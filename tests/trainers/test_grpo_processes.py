@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from audiorl.report.run_folder import METRICS_FILE
+from audiorl.files import METRICS_FILE
 from audiorl.trainers.logs import TABLE_FILE, log_line
 from audiorl.trainers.rollout_metrics import COMPLETIONS_FOLDER
 from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, weights

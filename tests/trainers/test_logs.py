@@ -21,11 +21,11 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging as hf_logging
 
-from audiorl import tuning
+from audiorl.commands import train as tuning
+from audiorl.commands.train import tune_and_measure
+from audiorl.files import METRICS_FILE
 from audiorl.report import read_run, write_report
-from audiorl.report.run_folder import METRICS_FILE
 from audiorl.trainers.logs import log_line, markdown_table
-from audiorl.tuning import tune_and_measure
 from tests.closed_pipe import ClosedPipe
 from tests.tiny_models import SAMPLING_RATE, saved, tiny_clips, tiny_whisper
 from tests.trainers import grpo_rows, pair_rows, raft_rows

@@ -11,10 +11,10 @@ from peft import LoraConfig, PeftModel
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
 from audiorl import adapters
+from audiorl.flags import adapter_and_quantization
 from audiorl.models import speech_family
 from audiorl.models.eight_bit import RoundedProduct
-from audiorl.models.footprint import footprint, weight_bytes
-from audiorl.script import adapter_and_quantization
+from audiorl.models.forward import footprint, weight_bytes
 from audiorl.testing.case import group_batch
 from audiorl.trainers.dpo import DPOTrainer
 from audiorl.trainers.loading import load_model, merge_and_unload

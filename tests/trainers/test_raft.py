@@ -15,9 +15,8 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 from audiorl.adapters import SpeechModelConfig
-from audiorl.flags import parse
+from audiorl.flags import RewardScriptArguments, parse
 from audiorl.rewards.labels import LabelMatch
-from audiorl.script import RewardScriptArguments
 from audiorl.trainers.checkpoints import run_of, write_list
 from audiorl.trainers.raft import RAFTConfig, RAFTTrainer
 from audiorl.trainers.raft_cycle import KEPT_FILE
