@@ -56,6 +56,7 @@ class SpeechCollator:
     """
 
     max_tokens: int | None = None  # of a text, behind its prefix
+    text_optional = False  # whether rows may lack their texts
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class SpeechCollator:
             silence=self.silence,
             max_tokens=self.max_tokens,
             growth=None if self.augmentation is None else self.augmentation.growth,
+            text_optional=self.text_optional,
         )
 
     def augment_with(self, augmentation: Augmentation | None) -> None:
@@ -148,7 +150,7 @@ class SpeechCollator:
             least = f"{1000 * self.family.min_seconds:g} ms"
             raise AudioFault(f"the model gets {1000 * len(clip) / rate:.1f} ms and needs {least}", "Remove the row.")
         for name in self.text_columns:  # a header may promise more than there is, and augmentation may speed a clip up
-            if len(clip) < round((needed := self.family.least_seconds(row[name])) * rate):
+            if len(clip) < round((needed := self.family.least_seconds(row.get(name) or "")) * rate):
                 raise AudioFault(*too_short(name, len(clip) / rate, needed))
         return clip
 

@@ -84,7 +84,12 @@ def ways(batch: Batch) -> dict[str, Callable[[], object]]:
     """name -> what is timed: the composite first, by itself and in a set, then all others."""
     ids, where = [[0]] * len(batch.completions), ["row"] * len(batch.completions)
     texts = batch.columns["text"]
-    columns = {**batch.columns, "label": texts, "all_labels": [[text] for text in texts], "answers": texts}
+    columns = {
+        **batch.columns,
+        **{"label": texts, "all_labels": [[text] for text in texts], "answers": texts, "other_transcripts": texts},
+        "group": [divmod(place, HYPOTHESES) for place in range(len(ids))],
+        "completion_logps": [-1.0] * len(ids),
+    }
 
     def call(name: str) -> Callable[[], object]:
         return lambda: REWARDS[name](

@@ -122,25 +122,30 @@ def docstring(name: str) -> str:
 def adversaries() -> str:
     """Which hypotheses that did not listen each reward ranks below an honest one, in all scenes of the tests."""
     from audiorl.rewards import REWARDS
-    from tests.rewards.examples import RANGES, SCENES
+    from tests.rewards.examples import OF_GROUPS, RANGES, SCENES
 
     attacks = list(next(iter(SCENES.values())).attacks)
     lines = [["reward", "range", "reads", *attacks], ["---"] * (3 + len(attacks))]
     for name, reward in REWARDS.items():
         ends = ("-∞" if end == -float("inf") else f"{end:g}" for end in RANGES[name])
-        reads = ", ".join(f"`{column}`" for column in getattr(reward, "needed_columns", ())) or "tokens"
+        reads = ", ".join(f"`{column}`" for column in getattr(reward, "needed_columns", ())) or (
+            "hypotheses" if name in OF_GROUPS else "tokens"
+        )
         marks = ["+" if _withstands(name, attack) else "-" for attack in attacks]
         lines.append([f"`{name}`", " to ".join(ends), reads, *marks])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _withstands(name: str, attack: str) -> bool:
-    from tests.rewards.examples import SCENES, WHOLE_SENTENCE, score_one, with_labels
+    from tests.rewards.examples import OF_GROUPS, SCENES, WHOLE_SENTENCE, score, score_one, with_labels
 
     def below(row: dict[str, Any], honest: str, attacks: dict[str, str]) -> bool:
         row = with_labels(row)
-        best = score_one(name, row["text"] if name in WHOLE_SENTENCE else honest, **row)
-        return score_one(name, attacks[attack], **row) < best
+        best = row["text"] if name in WHOLE_SENTENCE else honest
+        if name in OF_GROUPS:  # which judge a hypothesis by the others: two honest ones and this one
+            first, second, third = score(name, [best, row["text"], attacks[attack]], row)
+            return third < min(first, second)
+        return score_one(name, attacks[attack], **row) < score_one(name, best, **row)
 
     return all(below(*scene) for scene in SCENES.values())
 

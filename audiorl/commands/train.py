@@ -150,7 +150,7 @@ def tune_on_rewards(
     *,
     demo_arguments: Sequence[str] = (),
 ) -> None:
-    """Tune on rows with `text` and what the rewards read.
+    """Tune on rows with `audio` and what the rewards read.
 
     Args:
         trainer_class: called as `GRPOTrainer` is.

@@ -92,6 +92,7 @@ class RowJudge:
         growth: >= 1, how many times as long augmentation may make a clip, which has to fit then, too; None where clips
             keep their length.
         wanted: shortest and longest clip that is wanted, in seconds, both inclusive; None for no bound.
+        text_optional: whether a text may be missing, as nobody reads it; its tokens are then those of an empty one.
     """
 
     text_columns: Sequence[str]
@@ -106,6 +107,12 @@ class RowJudge:
     max_tokens: int | None = None
     growth: float | None = None
     wanted: tuple[float | None, float | None] = (None, None)
+    text_optional: bool = False
+
+    @property
+    def needed_columns(self) -> tuple[str, ...]:
+        """Columns that no row can do without."""
+        return ("audio",) if self.text_optional else ("audio", *self.text_columns)
 
     @classmethod
     def of(cls, limits: Any, **settings: Any) -> RowJudge:
@@ -123,7 +130,7 @@ class RowJudge:
 
     def missing(self, row: Mapping[str, Any]) -> list[Problem]:
         """Columns that the row lacks."""
-        found = missing_columns(list(row), ("audio", *self.text_columns))
+        found = missing_columns(list(row), self.needed_columns)
         return [(fault.problem, fault.remedy) for fault in found]
 
     def read(self, row: Mapping[str, Any]) -> ReadTexts:
@@ -138,13 +145,8 @@ class RowJudge:
         if segment := segment_problem(row):
             problems.append(segment)
         tokens: dict[str, Any] = {}
-        for name in self._present(row):
-            if name in kept_none:
-                problems.append(kept_none[name])
-                continue
-            problem = self._text_problem(name, row)
-            if problem is None and row[name] is not None and not settings:
-                problem = self._token_problem(name, row, tokens)
+        for name in self.text_columns if self.text_optional else self._present(row):
+            problem = kept_none.get(name) or self._problem_of_text(name, row, tokens, tokenized=not settings)
             if problem is not None:
                 problems.append(problem)
         if self.distinct:
@@ -184,6 +186,16 @@ class RowJudge:
 
     def _present(self, row: Mapping[str, Any]) -> list[str]:
         return [name for name in self.text_columns if name in row]
+
+    def _problem_of_text(
+        self, name: str, row: Mapping[str, Any], tokens: dict[str, Any], *, tokenized: bool
+    ) -> Problem | None:
+        if self.text_optional and row.get(name) is None:
+            return self._token_problem(name, {**row, name: ""}, tokens) if tokenized else None
+        problem = self._text_problem(name, row)
+        if problem is None and row[name] is not None and tokenized:
+            problem = self._token_problem(name, row, tokens)
+        return problem
 
     def _text_problem(self, name: str, row: Mapping[str, Any]) -> Problem | None:
         text = row[name]
@@ -331,7 +343,7 @@ def judge_rows(rows: Dataset, judge: RowJudge, *, num_threads: int = 8) -> Judge
         First one fault for each missing column, then the faults of the rows in their order; and the clips that are not
         of the length that `judge` wants, whose faults do not matter.
     """
-    found = JudgedRows(missing_columns(rows.column_names, ("audio", *judge.text_columns)), OutsideSeconds([], []))
+    found = JudgedRows(missing_columns(rows.column_names, judge.needed_columns), OutsideSeconds([], []))
     place = 0
     with ThreadPoolExecutor(num_threads) as pool:
         for some in iterate_batches(rows, _ROWS_AT_ONCE):

@@ -379,21 +379,27 @@ def _groups(run: RunFolder, notes: list[str]) -> list[dict[str, Any]]:
             "step": group["step"],
             "where": group["where"],
             "seconds": group["seconds"],
-            "true": group["transcript"],
+            "true": "(none)" if group["transcript"] is None else group["transcript"],
             "unit": unit,
             "hypotheses": list(_ranked(group, unit, normalise)),
             "source": _source(run, group),
             "channel": _channel(group),
         }
         for group in reversed(run.groups)
-        for unit in [resolve_unit("auto", [group["transcript"]])]
+        for unit in [resolve_unit("auto", [_compared_with(group)])]
     ]
+
+
+def _compared_with(group: dict[str, Any]) -> str:
+    """The transcript; where there is none, the first hypothesis, which is marked nowhere."""
+    return group["hypotheses"][0]["text"] if group["transcript"] is None else group["transcript"]
 
 
 def _ranked(group: dict[str, Any], unit: str, normalise: Callable[[str], str]) -> Iterator[dict[str, Any]]:
     hypotheses = group["hypotheses"]
     texts = [hypothesis["text"] for hypothesis in hypotheses]
-    pieces = align([group["transcript"]] * len(texts), texts, unit=unit, normalise=normalise)
+    true = texts if group["transcript"] is None else [group["transcript"]] * len(texts)
+    pieces = align(true, texts, unit=unit, normalise=normalise)
     order = sorted(range(len(texts)), key=lambda k: -_number(hypotheses[k]["reward"]))
     for k in order:
         yield {**hypotheses[k], "pieces": _plain(pieces[k])}

@@ -1,6 +1,7 @@
 """Rewards: how good a hypothesis is, as a number; TRL's contract, and the rewards that are shipped."""
 
 from audiorl.rewards.base import RewardError
+from audiorl.rewards.consensus import Agreement, Confidence, Consensus
 from audiorl.rewards.error_rate import (
     ExactMatch,
     ExpCER,
@@ -14,6 +15,7 @@ from audiorl.rewards.error_rate import (
 )
 from audiorl.rewards.funasr import FunASR
 from audiorl.rewards.hallucination import STOCK_PHRASES, Hallucination, NoStockPhrases
+from audiorl.rewards.judge import Judge
 from audiorl.rewards.keywords import (
     ContextKeywords,
     EntityScore,
@@ -31,13 +33,17 @@ from audiorl.rewards.speech_quality import SignalQuality, SpeechQuality, SpeechS
 __all__ = [
     "REWARDS",
     "STOCK_PHRASES",
+    "Agreement",
     "AnswerMatch",
+    "Confidence",
+    "Consensus",
     "ContextKeywords",
     "EntityScore",
     "ExactMatch",
     "ExpCER",
     "FunASR",
     "Hallucination",
+    "Judge",
     "KeywordPrecision",
     "KeywordRecall",
     "KeywordScore",

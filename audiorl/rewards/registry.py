@@ -11,6 +11,7 @@ from typing import Any
 
 from audiorl.plugins import find_plugin, registered_names
 from audiorl.rewards.base import RewardError
+from audiorl.rewards.consensus import Agreement, Confidence, Consensus
 from audiorl.rewards.error_rate import (
     ExactMatch,
     ExpCER,
@@ -69,6 +70,10 @@ REWARDS: dict[str, Reward] = {
         AnswerMatch(),
         AnswerMatch(name="answer_f1", partial=True),
         FunASR(),
+        Consensus(),
+        Consensus(name="consensus_cer", unit="character"),
+        Confidence(),
+        Agreement(),
     )
 }
 
@@ -108,6 +113,11 @@ def load_reward(reward: str | Callable[..., Any]) -> Reward:
         return REWARDS[reward]
     if (found := find_plugin("reward", ENTRY_POINT_GROUP, reward, RewardError)) is not None:
         return _callable(found, reward)
+    if reward == "judge":
+        raise RewardError(
+            "The reward 'judge' asks a server: pass Judge(url=..., model=...), on the command line --judge_url and "
+            "--judge_model."
+        )
     known = reward_names()
     near = get_close_matches(reward, known, n=1)
     raise RewardError(

@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence, Set
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -39,6 +39,8 @@ CALL_KEYWORDS = (
     "log_metric",
     "environments",
 )
+# What only a reward gets that asks for it by name: a column of the rows may be called so where none does.
+NAMED_KEYWORDS = ("group", "completion_logps")
 SHOWN_CHARACTERS = 80
 # Beyond it float64 no longer tells values apart that differ by 0.1, and squares of it, of which a deviation and the
 # norm of a gradient are made, come near the end of float32.
@@ -55,18 +57,22 @@ class RewardCall:
     columns: dict[str, list[Any]]  # N values each, completions among them
     where: list[str]  # N
     extra: dict[str, Any]  # passed on as it is
+    named: dict[str, list[Any]] = field(default_factory=dict)  # N values each, for rewards that name them
 
     def __len__(self) -> int:
         return len(self.where)
 
-    def keywords(self) -> dict[str, Any]:
+    def keywords(self, reward: Callable[..., Any]) -> dict[str, Any]:
+        """What this reward is called with."""
+        asked = {name: self.named[name] for name in asked_by_name(reward) if name in self.named}
         # a list of its own for each reward: one that sorts its arguments must not sort its neighbour's
-        return {**{name: list(values) for name, values in self.columns.items()}, **self.extra}
+        return {**{name: list(values) for name, values in {**self.columns, **asked}.items()}, **self.extra}
 
     def only(self, place: int) -> RewardCall:
         """The call for one completion alone."""
         columns = {name: [values[place]] for name, values in self.columns.items()}
-        return RewardCall(columns, [self.where[place]], self.extra)
+        named = {name: [values[place]] for name, values in self.named.items()}
+        return RewardCall(columns, [self.where[place]], self.extra, named)
 
     def describe(self, place: int) -> str:
         return f"{self.where[place]}, hypothesis {self.columns['completions'][place]!r:.{SHOWN_CHARACTERS}}"
@@ -93,7 +99,16 @@ def needed_columns(reward: Reward, name: str) -> tuple[str, ...]:
         return tuple(reward.needed_columns)
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     required = [found.name for found in parameters if found.kind in kinds and found.default is found.empty]
-    return tuple(column for column in required if column not in CALL_KEYWORDS)
+    return tuple(column for column in required if column not in (*CALL_KEYWORDS, *NAMED_KEYWORDS))
+
+
+def asked_by_name(reward: Reward) -> tuple[str, ...]:
+    """Which of `NAMED_KEYWORDS` are arguments of a reward."""
+    try:
+        parameters = inspect.signature(_innermost(reward)).parameters
+    except ValueError:  # compiled functions may not tell
+        return ()
+    return tuple(name for name in NAMED_KEYWORDS if name in parameters)
 
 
 def call_rewards(
@@ -152,7 +167,7 @@ def _innermost(reward: Callable[..., Any]) -> Callable[..., Any]:
 
 def _call(reward: Reward, name: str, call: RewardCall, timeout: float | None) -> Answer:
     try:
-        answer = reward(**call.keywords())
+        answer = reward(**call.keywords(reward))
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -167,7 +182,7 @@ def _call(reward: Reward, name: str, call: RewardCall, timeout: float | None) ->
 def _fails(reward: Reward, call: RewardCall) -> bool:
     """Whether the reward raises for this one completion; only asked once the run is stopping."""
     try:
-        answer = reward(**call.keywords())
+        answer = reward(**call.keywords(reward))
         if inspect.iscoroutine(answer):
             answer.close()
     except KeyboardInterrupt:
@@ -182,7 +197,7 @@ async def _awaited(
 ) -> Answer:
     """What the reward's coroutine returns; `answer` is one that a plain function has made already."""
     try:
-        found = await (reward(**call.keywords()) if answer is None else answer)
+        found = await (reward(**call.keywords(reward)) if answer is None else answer)
     except BaseException as error:
         if _is_cancelled():
             raise
@@ -195,7 +210,7 @@ async def _awaited(
 async def _first_failing(reward: Callable[..., Any], call: RewardCall) -> int | None:
     for place in range(len(call)):
         try:
-            await reward(**call.only(place).keywords())
+            await reward(**call.only(place).keywords(reward))
         except BaseException:
             if _is_cancelled():
                 raise
@@ -342,6 +357,7 @@ class RewardSet:
         names: of the rewards, in order.
         weights: their weights.
         timeout: as given.
+        asked: what rewards ask for by name, "group" or "completion_logps" -> those that do.
 
     Raises:
         RewardError: no reward, two of one name, a count or value of weights that makes no sense, a timeout that is not
@@ -379,6 +395,15 @@ class RewardSet:
             name: needed_columns(reward, name) for name, reward in zip(self.names, self.rewards, strict=True)
         }
 
+        self.asked: dict[str, list[str]] = {}
+        for name, reward in zip(self.names, self.rewards, strict=True):
+            for keyword in asked_by_name(reward):
+                self.asked.setdefault(keyword, []).append(name)
+
+    def readers_of(self, column: str) -> list[str]:
+        """The rewards that cannot do without a column."""
+        return [name for name, needed in self._needed.items() if column in needed]
+
     def check_columns(self, columns: Sequence[str]) -> None:
         """Compare what the rewards need with what the rows have; call it before anything is spent.
 
@@ -386,7 +411,7 @@ class RewardSet:
             RewardError: columns that are missing, all of them, each with the rewards that need it, or that bear the
                 name of an argument of TRL's.
         """
-        taken = sorted(set(columns) & set(CALL_KEYWORDS) - set(NOT_PASSED))
+        taken = sorted(set(columns) & {*CALL_KEYWORDS, *self.asked} - set(NOT_PASSED))
         if taken:
             raise RewardError(
                 f"The rows have columns called {taken}, names under which rewards get other things. Rename them."
@@ -405,6 +430,9 @@ class RewardSet:
         completion_ids: list[list[int]],
         columns: Mapping[str, Sequence[Any]],
         where: Sequence[str],
+        *,
+        group: Sequence[tuple[int, int]] | None = None,
+        completion_logps: Sequence[float | None] | None = None,
         **kwargs: Any,
     ) -> RewardTable:
         """Score N completions.
@@ -415,11 +443,15 @@ class RewardSet:
             columns: of the data set, by name, N values each (a row's value repeated for each of its completions). The
                 column `prompt`, where there is one, becomes `prompts`; else prompts are "".
             where: N places of rows, for error messages.
+            group: of each completion its row and its number among that row's hypotheses, both from 0; all hypotheses
+                of a row are there. For rewards that ask for it by name.
+            completion_logps: log-probability of each completion, nats, None where no one knows it; likewise.
             kwargs: passed on to every reward, `trainer_state` for example.
 
         Raises:
-            RewardError: a reward raised (its exception is the cause), took longer than `timeout`, or returned something
-                else than N numbers between -1e15 and 1e15 or None; the message names reward and row.
+            RewardError: a reward asks for `group`, which is missing or lacks hypotheses; a reward raised (its exception
+                is the cause), took longer than `timeout`, or returned something else than N numbers between -1e15 and
+                1e15 or None; the message names reward and row.
             ValueError: lists of unequal length.
         """
         self.check_columns(list(columns))
@@ -430,6 +462,15 @@ class RewardSet:
                 f"Rewards take one value of everything for each completion; got {lengths}. Repeat a row's columns for "
                 "each of its completions."
             )
+        named = {
+            "group": self._checked_group(group, where),
+            "completion_logps": [None] * len(where) if completion_logps is None else list(completion_logps),
+        }
+        if any(len(values) != len(where) for values in named.values()):
+            raise ValueError(
+                f"group and completion_logps have one value for each of {len(where)} completions; got "
+                f"{ {name: len(values) for name, values in named.items()} }. Give one each."
+            )
         call = RewardCall(
             columns={
                 "prompts": list(columns.get("prompt", [""] * len(completions))),
@@ -439,6 +480,7 @@ class RewardSet:
             },
             where=list(where),
             extra=kwargs,
+            named=named,
         )
         if not completions:
             return RewardTable([], {name: [] for name in self.names})
@@ -452,6 +494,28 @@ class RewardSet:
                     f"be made of numbers beyond {LARGEST_REWARD:g}. Lower the weights, or the rewards."
                 )
         return RewardTable(total, parts)
+
+    def _checked_group(self, group: Sequence[tuple[int, int]] | None, where: Sequence[str]) -> list[Any]:
+        """A cut group would be judged by what is left of it, and by other values in each batch."""
+        asking = self.asked.get("group")
+        if group is None or asking is None:
+            if asking is not None:
+                raise RewardError(
+                    f"{asking} compare the hypotheses of a clip with each other, and nothing says which belong to one. "
+                    "Call the rewards with group=[(row, hypothesis), ...]."
+                )
+            return [None] * len(where)
+        members: dict[int, list[int]] = {}
+        for row, number in group:
+            members.setdefault(row, []).append(number)
+        for place, (row, _) in enumerate(group):
+            found = sorted(members[row])
+            if found != list(range(len(found))):
+                raise RewardError(
+                    f"{asking} compare all hypotheses of a clip with each other, but of {where[place]} there are only "
+                    f"those numbered {found}. Reward whole groups in one call, numbered from 0."
+                )
+        return list(group)
 
     def _total(self, values: Sequence[float | None]) -> float:
         total, scored, cap = 0.0, False, math.inf

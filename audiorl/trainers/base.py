@@ -268,6 +268,8 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         judge = self.row_judge(args)
         if role == "train":
             judge = replace(judge, growth=self.augmentation.growth)
+        else:  # what the model says is compared with the texts
+            judge = replace(judge, text_optional=False)
         return usable_rows(rows, judge, args, name, self.skipped)
 
     def row_judge(self, args: SpeechConfig) -> RowJudge:

@@ -59,6 +59,11 @@ class Decoder:
         check_whole_weights(trainer.accelerator, "decode() transcribes")
         known = speech_rows(rows, columns=trainer.args.columns)
         rank, world = trainer.args.process_index, trainer.args.world_size
+        if "text" not in known.column_names and trainer.text_columns[0] not in known.column_names:
+            raise ValueError(
+                "What the model says is compared with transcripts (eval_wer, decode, log_audio_every), and the rows "
+                f"have no column 'text': {sorted(known.column_names)}. Name rows with transcripts as eval_dataset."
+            )
         mine = known.select(range(rank, len(known), world))
         written = mine["text" if "text" in known.column_names else trainer.text_columns[0]]
         transcripts = [trainer.family.words(text) for text in written]

@@ -136,7 +136,7 @@ class GRPOConfig(RolloutConfig):
 
 
 class GRPOTrainer(RolloutTrainer):
-    """Tune a speech model with rewards; rows need `audio`, `text` and what the rewards read.
+    """Tune a speech model with rewards; rows need `audio` and what the rewards read.
 
     Args:
         model: id or path of a checkpoint, or a model.

@@ -61,7 +61,7 @@ class OnlineDPOConfig(PreferenceLossFields, RolloutConfig):
 
 
 class OnlineDPOTrainer(RolloutTrainer):
-    """Tune a speech model on its own best and worst hypotheses; rows need `audio`, `text` and what the rewards read.
+    """Tune a speech model on its own best and worst hypotheses; rows need `audio` and what the rewards read.
 
     Args:
         model: id or path of a checkpoint, or a model.

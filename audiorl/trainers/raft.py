@@ -219,13 +219,10 @@ def cycle_metrics(
         names: of the rewards.
         passes: how often the optimizer steps go over what they learn from.
     """
-    (name, total, count), (_, kept, of) = measured(step), measured(step, chosen)
-    found = {
-        **summary(step, names),
-        name: total / count.clamp(min=1),
-        "raft/kept_reward": step.rewards[chosen].mean(),
-        f"raft/kept_{name}": kept / of.clamp(min=1),
-    }
+    found = {**summary(step, names), "raft/kept_reward": step.rewards[chosen].mean()}
+    if step.has_transcripts:
+        (name, total, count), (_, kept, of) = measured(step), measured(step, chosen)
+        found |= {name: total / count.clamp(min=1), f"raft/kept_{name}": kept / of.clamp(min=1)}
     return {
         "raft/cycle": cycle + 1,
         "raft/generated": chosen.numel(),
@@ -250,7 +247,7 @@ def nothing_kept(args: RAFTConfig, cycle: int, step: StepRollouts, global_step: 
 
 
 class RAFTTrainer(RewardedTrainer):
-    """Tune a speech model on the best of its own hypotheses; rows need `audio`, `text` and what the rewards read.
+    """Tune a speech model on the best of its own hypotheses; rows need `audio` and what the rewards read.
 
     Args:
         model: id or path of a checkpoint, or a model.

@@ -84,7 +84,7 @@ class RunReport(TrainerCallback):
             {
                 **place_of(group["row"], self.kept),
                 "step": step,
-                "transcript": words(group["row"]["text"]),
+                "transcript": None if (text := group["row"].get("text")) is None else words(text),
                 "hypotheses": group["hypotheses"],
             }
             for group in groups

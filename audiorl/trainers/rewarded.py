@@ -1,6 +1,7 @@
 """Learning from rewarded hypotheses: rows, rewards and evaluation that every such trainer shares.
 
-1. Rows need `audio`, `text` and what the rewards read; that is checked before anything is spent.
+1. Rows need `audio` and what the rewards read; that is checked before anything is spent. They need `text` only where a
+   reward reads it, or `sft_weight` learns from it; evaluation rows always do.
 2. `roll_out` samples K hypotheses of each clip from one encoder pass and rewards them (`rollouts.py`).
 3. Evaluation decodes the rows and rewards what was decoded; a rollout has no evaluation loss.
 """
@@ -220,7 +221,12 @@ class RewardedTrainer(SpeechTrainer):
             skipped=self.skipped if args.on_bad_rows == "skip" else None,
             silence=args.allow_silence,
             max_tokens=args.max_completion_length,
+            text_optional=self._trains_without_text(args),
         )
+
+    def _trains_without_text(self, args: Any) -> bool:
+        """Whether training rows may lack a transcript; one that is there is shown and counted all the same."""
+        return not self.rewards.readers_of("text") and args.sft_weight == 0 and self.family.task.writes_text
 
     def _checked_rows(self, source: Any, args: Any, name: str) -> Any:
         rows = super()._checked_rows(source, args, name)

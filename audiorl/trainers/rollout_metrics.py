@@ -33,12 +33,17 @@ class StepRollouts(NamedTuple):
     parts: Tensor  # (N, K, R) each reward by itself; NaN where it abstained
     lengths: Tensor  # (N, K) sampled tokens, end token included
     truncated: Tensor  # (N, K) bool, cut by the length limit
-    errors: Tensor  # (N, K) word errors; for labels 1 where the label is wrong
-    words: Tensor  # (N, K) words of the transcript; 1 for a label
+    errors: Tensor  # (N, K) word errors, NaN where there is no transcript; for labels 1 where the label is wrong
+    words: Tensor  # (N, K) words of the transcript, NaN likewise; 1 for a label
     valid: Tensor  # (N,) bool, no placeholder
     resampled: Tensor  # (N,) bool
     own: slice  # the clips of this process
     task: Task = TRANSCRIPTION  # what errors and words count
+
+    @property
+    def has_transcripts(self) -> bool:
+        """Whether any clip has one."""
+        return not bool(self.words[self.valid].isnan().all())
 
 
 def gather_step(
@@ -69,7 +74,8 @@ def gather_numbers(table: Tensor, accelerator: Accelerator, task: Task) -> StepR
 
 def numbers(rollout: Rollout, family: SpeechFamily, normalise: str | Callable[[str], str]) -> Tensor:
     """What `StepRollouts` says of the clips of one rollout, (B, K, 7 + R) float64."""
-    transcripts = [family.words(row.get("text", "")) for row in rollout.batch.rows]
+    written = [row.get("text") for row in rollout.batch.rows]
+    transcripts = [None if text is None else family.words(text) for text in written]
     errors, words = sampled_errors(rollout, transcripts, family.task, normalise).unbind(-1)
     keep, finished = rollout.samples.keep.cpu(), rollout.samples.finished.cpu()
     valid = rollout.batch.valid.cpu()[:, None].expand_as(finished)
@@ -79,13 +85,17 @@ def numbers(rollout: Rollout, family: SpeechFamily, normalise: str | Callable[[s
 
 
 def sampled_errors(
-    rollout: Rollout, transcripts: Sequence[str], task: Task, normalise: str | Callable[[str], str]
+    rollout: Rollout, transcripts: Sequence[str | None], task: Task, normalise: str | Callable[[str], str]
 ) -> Tensor:
-    """(B, K, 2) errors and words of each hypothesis, counted clip by clip; zero for placeholders."""
+    """(B, K, 2) errors and words of each hypothesis, counted clip by clip; zero for placeholders, NaN for clips without
+    a transcript."""
     counts = torch.zeros(*rollout.rewards.shape, 2, dtype=torch.float64)
     for b in rollout.batch.valid.nonzero().flatten().tolist():
-        texts = rollout.texts[b]
-        errors = task.count([transcripts[b]] * len(texts), texts, normalise)
+        texts, transcript = rollout.texts[b], transcripts[b]
+        if transcript is None:
+            counts[b] = torch.nan
+            continue
+        errors = task.count([transcript] * len(texts), texts, normalise)
         counts[b] = torch.from_numpy(np.stack([errors.errors, errors.words], -1))
     return counts
 
@@ -107,17 +117,18 @@ def log_step(metrics: Metrics, step: StepRollouts, names: Sequence[str], *, resa
         found["frac_groups_resampled"] = step.resampled[step.valid].double().mean()
     for name, value in found.items():
         metrics.add_ratio("train", name, value.to(device), _one(metrics))
-    name, total, count = measured(step)
-    metrics.add_ratio("train", name, total.to(device), count.to(device))
+    if step.has_transcripts:
+        name, total, count = measured(step)
+        metrics.add_ratio("train", name, total.to(device), count.to(device))
 
 
 def measured(step: StepRollouts, of: Tensor | None = None) -> tuple[str, Tensor, Tensor]:
     """How right hypotheses are: "wer", errors and words; for labels "accuracy", right ones and all.
 
     Args:
-        of: (N, K) bool, the hypotheses that are looked at; None for all.
+        of: (N, K) bool, the hypotheses that are looked at; None for all. Clips without a transcript do not count.
     """
-    errors, words = (values.sum() if of is None else values[of].sum() for values in (step.errors, step.words))
+    errors, words = (values.nansum() if of is None else values[of].nansum() for values in (step.errors, step.words))
     return step.task.metric, *step.task.parts(errors, words)
 
 
@@ -168,7 +179,7 @@ def completion_records(rollouts: Sequence[Rollout], names: Sequence[str]) -> lis
             best = int(rewards.nan_to_num(nan=-torch.inf).argmax())
             worst = int(rewards.nan_to_num(nan=torch.inf).argmin())
             records.append(
-                {"where": row["where"], "transcript": row["text"]}
+                {"where": row["where"], "transcript": row.get("text")}
                 | {"best": _hypothesis(rollout, b, best, names), "worst": _hypothesis(rollout, b, worst, names)}
             )
     return records
@@ -201,7 +212,7 @@ def completion_table(records: Sequence[dict[str, Any]], step: int) -> str:
     lines = [f"Completions of step {step}"]
     for record in records:
         lines.append(f"  {record['where']}")
-        lines.append(f"    {'transcript':<24}{record['transcript']}")
+        lines.append(f"    {'transcript':<24}{record['transcript'] or '-'}")
         for name in ("best", "worst"):
             hypothesis = record[name]
             lines.append(f"    {name:<6}{hypothesis['reward']:>10.3f}{'':<8}{hypothesis['text']}")

@@ -104,7 +104,7 @@ class RepeatedBlocks(Sampler[int]):
 
 
 class RolloutTrainer(RewardedTrainer, ABC):
-    """Base of the trainers that learn from rewarded rollouts; rows need `audio`, `text` and what the rewards read.
+    """Base of the trainers that learn from rewarded rollouts; rows need `audio` and what the rewards read.
 
     Args:
         model: id or path of a checkpoint, or a model.

@@ -37,12 +37,15 @@ class RolloutCollator(SpeechCollator):
 
     Args:
         max_tokens: where rollouts stop; a row with a longer transcript is a bad row.
+        text_optional: whether rows may come without a transcript, as none is learnt from and no reward needs one. Their
+            tokens are prefix and end: what a hypothesis goes on from.
 
     The other arguments are those of `SpeechCollator`.
     """
 
-    def __init__(self, family: SpeechFamily, *, max_tokens: int, **kwargs: Any):
+    def __init__(self, family: SpeechFamily, *, max_tokens: int, text_optional: bool = False, **kwargs: Any):
         super().__init__(family, **{"text_columns": ("text",), **kwargs})
+        self.text_optional = text_optional
         # where a hypothesis is drawn as a whole, no number of tokens limits it
         self.max_tokens = max_tokens if family.token_level else None
 
@@ -188,6 +191,7 @@ class RolloutMaker:
             [texts[i][b] for i, b in places],
             [kept_tokens(drawn[i], b) for i, b in places],
             reward_arguments,
+            [drawn[i].logps[b].double().sum(-1).tolist() for i, b in places],
         )
         rollouts = []
         for i, (batch, samples, clips) in enumerate(zip(batches, drawn, wanted, strict=True)):
@@ -207,8 +211,12 @@ def reward_completions(
     completions: Sequence[Sequence[str]],
     completion_ids: Sequence[Sequence[list[int]]],
     reward_arguments: Mapping[str, Any],
+    logps: Sequence[Sequence[float]] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Rewards of K hypotheses for each of n rows; of a timed transcript they get the words, as of the hypotheses.
+
+    Args:
+        logps: n lists of K log-probabilities; None where nobody knows them.
 
     Returns:
         (n, K) totals and (n, K, R) parts, float64; NaN where nothing scored a hypothesis.
@@ -218,11 +226,15 @@ def reward_completions(
         return torch.zeros(0, 0, dtype=torch.float64), torch.zeros(0, 0, len(rewards.names), dtype=torch.float64)
     names = dict.fromkeys(name for row in rows for name in row if name not in OURS)
     columns = {name: [row.get(name) for row in rows for _ in range(count)] for name in names}
+    if "text" in columns:
+        columns["text"] = [None if text is None else family.words(text) for text in columns["text"]]
     table = rewards(
         [text for group in completions for text in group],
         [ids for group in completion_ids for ids in group],
-        {**columns, "text": [family.words(row["text"]) for row in rows for _ in range(count)]},
+        columns,
         [row["where"] for row in rows for _ in range(count)],
+        group=[(i, k) for i in range(len(rows)) for k in range(count)],
+        completion_logps=None if logps is None else [logp for own in logps for logp in own],
         **reward_arguments,
     )
 

@@ -35,7 +35,14 @@ RANGES = {
     "answer_match": (0, 1),
     "answer_f1": (0, 1),
     "funasr": (-1, 2),
+    "consensus": (0, 1),
+    "consensus_cer": (0, 1),
+    "confidence": (-INFINITY, 0),
+    "agreement": (0, 1),
 }
+# Rewards that read no transcript; the first ones compare hypotheses with each other, and need several.
+OF_GROUPS = ("consensus", "consensus_cer")
+UNTOLD = (*OF_GROUPS, "confidence", "agreement")
 # Rewards of sentences as a whole, which are not for hypotheses with errors.
 WHOLE_SENTENCE = ("exact_match", "label_match", "fuzzy_label_match", "label_set_match", "answer_match")
 
@@ -90,12 +97,13 @@ SCENES = {"english": ENGLISH, "chinese": CHINESE, "mixed": MIXED}
 
 
 def with_labels(row: dict[str, Any]) -> dict[str, Any]:
-    """A row whose transcript is its label, and the accepted answer, too."""
-    return {**row, "label": row["text"], "all_labels": [row["text"]], "answers": [row["text"]]}
+    """A row whose transcript is its label, the accepted answer and what another system heard, too."""
+    text = row["text"]
+    return {**row, "label": text, "all_labels": [text], "answers": [text], "other_transcripts": [text]}
 
 
 def score(reward: Any, hypotheses: list[str], row: dict[str, Any]) -> list[float | None]:
-    """Call a reward as TRL does, with one token for each character."""
+    """Call a reward as TRL does, with one token for each character, each as likely; the hypotheses are of one clip."""
     if isinstance(reward, str):
         reward = REWARDS[reward]
     return reward(
@@ -103,6 +111,8 @@ def score(reward: Any, hypotheses: list[str], row: dict[str, Any]) -> list[float
         completions=hypotheses,
         completion_ids=[[1] * len(text) for text in hypotheses],
         trainer_state=None,
+        group=[(0, k) for k in range(len(hypotheses))],
+        completion_logps=[-float(len(text)) for text in hypotheses],
         **{name: [value] * len(hypotheses) for name, value in row.items()},
     )
 

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from audiorl.rewards import REWARDS, FunASR, Hallucination, KeywordScore, LabelMatch, RewardSet
 from audiorl.text import count_keywords
-from tests.rewards.examples import ENGLISH, RANGES, SCENES, WHOLE_SENTENCE, score, score_one, with_labels
+from tests.rewards.examples import (
+    ENGLISH,
+    OF_GROUPS,
+    RANGES,
+    SCENES,
+    UNTOLD,
+    WHOLE_SENTENCE,
+    score,
+    score_one,
+    with_labels,
+)
 
 WORDS = "the cat sat na na na Nguyen thanks for watching 今 天 气 สวัสดี привет मौसम ♪ [music] (um) ... www.a.b é".split()
 OF_OTHER_COLUMNS = ("label_match", "fuzzy_label_match", "label_set_match", "answer_match", "answer_f1")
@@ -30,6 +40,7 @@ rows = st.fixed_dictionaries(
         "label": texts,
         "all_labels": st.lists(texts, max_size=3),
         "answers": st.one_of(texts, st.lists(texts, max_size=3)),
+        "other_transcripts": st.one_of(texts, st.lists(texts, max_size=3)),
     }
 )
 
@@ -47,7 +58,10 @@ def test_any_text_has_a_value_in_the_range(row, hypotheses):
         if not _sounds(name, row):
             continue
         for value in score(name, [*hypotheses, row["text"]], row):
-            if name in OF_KEYWORDS and not row["keywords"]:
+            lacking = {"agreement": "other_transcripts", **dict.fromkeys(OF_KEYWORDS, "keywords")}.get(name)
+            if lacking == "other_transcripts" and row[lacking] == "":
+                assert isinstance(value, float)
+            elif lacking is not None and not row[lacking]:
                 assert value is None
             else:
                 assert isinstance(value, float) and lowest <= value <= highest, name
@@ -68,7 +82,7 @@ def _spoken(row):
 @given(rows)
 def test_the_transcript_itself_gets_the_best_value(row):
     for name in RANGES:
-        if name not in ("overlong", "language", *OF_OTHER_COLUMNS) and _sounds(name, row):
+        if name not in ("overlong", "language", *OF_OTHER_COLUMNS, *UNTOLD) and _sounds(name, row):
             best = RANGES[name][1]
             if name == "funasr":
                 best = 2 if row["keywords"] else 1
@@ -84,7 +98,7 @@ def test_values_do_not_depend_on_the_other_hypotheses(row, hypotheses, random):
     order = list(range(len(hypotheses)))
     random.shuffle(order)
     for name in REWARDS:
-        if not _sounds(name, row):
+        if name in OF_GROUPS or not _sounds(name, row):
             continue
         together = score(name, hypotheses, row)
         assert [score_one(name, hypothesis, **row) for hypothesis in hypotheses] == together
@@ -104,7 +118,7 @@ def test_values_do_not_depend_on_the_other_hypotheses(row, hypotheses, random):
 def test_rewards_survive_pickling(reward):
     again = pickle.loads(pickle.dumps(reward))
     assert again.__name__ == reward.__name__
-    row = {**ENGLISH.row, "label": "b", "all_labels": ["b"], "answers": "c"}
+    row = {**ENGLISH.row, "label": "b", "all_labels": ["b"], "answers": "c", "other_transcripts": "b"}
     assert score(again, [ENGLISH.honest, "c"], row) == score(reward, [ENGLISH.honest, "c"], row)
 
 
@@ -127,6 +141,7 @@ STANDING_ALONE = [
     "length_hallucination",
     "answer_f1",
     "funasr",
+    "agreement",
 ]
 # What a reward does not see, so that it wants another beside it; its docstring says so.
 BLIND_TO = {
@@ -135,11 +150,13 @@ BLIND_TO = {
     "language": {"stuffed", "empty", "twice", "loop", "invention"},
     "stock_phrases": {"stuffed", "empty", "twice", "loop", "invention"},
     "overlong": {"stuffed", "empty", "twice", "invention"},
+    "confidence": {"stuffed", "empty", "twice", "loop", "invention"},
 }
 
 
 def test_every_reward_meets_the_adversaries():
-    assert {*STANDING_ALONE, *WHOLE_SENTENCE, *BLIND_TO} == set(REWARDS)
+    # those of groups meet theirs in test_consensus.py
+    assert {*STANDING_ALONE, *WHOLE_SENTENCE, *BLIND_TO, *OF_GROUPS} == set(REWARDS)
 
 
 @pytest.mark.parametrize("scene", SCENES)
@@ -162,7 +179,11 @@ def test_blind_spots_are_those_that_are_known_and_an_error_rate_beside_it_closes
     columns = {column: [value] * (1 + len(attacks)) for column, value in row.items()}
     hypotheses = [honest, *attacks.values()]
     total = RewardSet(["one_minus_wer", name])(
-        hypotheses, [[1]] * len(hypotheses), columns, ["row 0"] * len(hypotheses)
+        hypotheses,
+        [[1]] * len(hypotheses),
+        columns,
+        ["row 0"] * len(hypotheses),
+        completion_logps=[-1.0] * len(hypotheses),
     ).total
     if name == "keyword_precision":  # where nothing is said nothing is wrong: it needs recall as well
         both = ["one_minus_wer", name, "keyword_recall"]
@@ -219,9 +240,17 @@ def test_shipped_rewards_run_in_trls_own_loop():
     from trl import GRPOTrainer
 
     row, honest, attacks = ENGLISH
-    row = {**row, "label": "calm", "all_labels": ["calm"], "answers": ["calm"], "prompt": ""}
+    row = {
+        **row,
+        "label": "calm",
+        "all_labels": ["calm"],
+        "answers": ["calm"],
+        "prompt": "",
+        "other_transcripts": "calm",
+    }
     hypotheses = [honest, *attacks.values()]
-    names = list(REWARDS)
+    # TRL does not say which hypotheses belong to one clip, nor how likely they are
+    names = [name for name in REWARDS if name not in (*OF_GROUPS, "confidence")]
     trainer = SimpleNamespace(
         accelerator=Accelerator(cpu=True),
         reward_funcs=[REWARDS[name] for name in names],

@@ -28,6 +28,7 @@ def make(
     raft: bool = False,
     ctc: str | None = None,
     eval_rows: int = 0,
+    untold: bool = False,
     **settings: Any,
 ) -> Any:
     """A trainer on `count` rows.
@@ -36,6 +37,7 @@ def make(
         dpo, raft: another trainer than GRPO.
         ctc: kind of a tiny CTC model that takes the place of the tiny Whisper.
         eval_rows: so many rows, above 0, are evaluated.
+        untold: without transcripts.
         settings: of `trainer` in `grpo_rows`, `raft_rows` or `pair_rows`.
     """
     if ctc is not None:
@@ -46,7 +48,8 @@ def make(
         trainer, rows = (raft_rows if raft else grpo_rows).trainer, ctc_rows.texts if ctc else grpo_rows.rows
     if eval_rows:
         settings["trainer_eval_dataset"] = rows(eval_rows)
-    return trainer(output_dir, rows(count), **settings)
+    kept = [{name: value for name, value in row.items() if not (untold and name == "text")} for row in rows(count)]
+    return trainer(output_dir, kept, **settings)
 
 
 def main() -> None:

@@ -32,6 +32,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "RAFT, some clips": {"raft": True, "keep_top_percent": 0.4, "clips_per_cycle": 5, "freeze_encoder": True},
     # the second process has none
     "RAFT, one clip": {"raft": True, "clips_per_cycle": 1, "steps_per_cycle": 2},
+    # groups are whole in each process, so they are judged as in one
+    "GRPO, audio alone": {"untold": True, "trainer_reward_funcs": ["consensus_cer", "confidence"]},
+    "RAFT, audio alone": {"untold": True, "raft": True, "trainer_reward_funcs": ["consensus_cer", "confidence"]},
     "CTC": {"ctc": "wav2vec2", "loss_type": "grpo"},
     "CTC, DPO": {"ctc": "wav2vec2", "dpo": True, "loss_type": ["sigmoid", "sft"]},
 }
