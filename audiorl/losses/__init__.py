@@ -76,6 +76,7 @@ from audiorl.losses.reductions import (
     token_mean,
 )
 from audiorl.losses.settings import LossSettingError
+from audiorl.losses.transducer import TransducerScores, lattice_logps, transducer_scores
 
 __all__ = [
     "ADVANTAGES",
@@ -98,6 +99,7 @@ __all__ = [
     "PolicyTerms",
     "PreferenceObjective",
     "Surrogate",
+    "TransducerScores",
     "aot_loss",
     "aot_unpaired_loss",
     "apo_down_loss",
@@ -120,6 +122,7 @@ __all__ = [
     "gspo_loss",
     "hinge_loss",
     "ipo_loss",
+    "lattice_logps",
     "k3_divergence",
     "length_desensitized_sum",
     "length_mean",
@@ -145,5 +148,6 @@ __all__ = [
     "sppo_hard_loss",
     "supervised_loss",
     "token_mean",
+    "transducer_scores",
     "zero_variance",
 ]
