@@ -1,12 +1,13 @@
 """The likelihood of K transcripts of a clip under a transducer, without a lattice of logits.
 
-A transducer (Graves 2012, arXiv:1211.3711) stands at a node (t, u): it has heard t frames and written u symbols. A blank
-takes it to another frame, a symbol to u + 1. A plain one (RNN-T) goes on by one frame with a blank and by none with a
-symbol; one with durations (TDT, Xu et al. 2023, arXiv:2304.06795) draws how many frames either takes. The likelihood of
-a transcript is the sum over all alignments: ways from (0, 0) that write it and leave node (S, U) by a blank which ends
-exactly behind the last frame.
+A transducer (Graves 2012, arXiv:1211.3711) stands at a node (t, u): it has heard t frames and written u symbols. A
+blank takes it to another frame, a symbol to u + 1. In a plain one (RNN-T) a blank takes one frame and a symbol none;
+one with durations (TDT, Xu et al. 2023, arXiv:2304.06795) draws how many frames either takes. The likelihood of a
+transcript is the sum over all alignments: ways from (0, 0) that write its U symbols and end with a blank, exactly
+behind the last frame.
 
-Logits of all nodes, (B, K, S, U + 1, V), would be gigabytes. Here they exist for some nodes at a time (`CHUNK` numbers):
+Logits of all nodes, (B, K, S, U + 1, V), would be gigabytes. Here they exist for some nodes at a time (`CPU_CHUNK`
+numbers):
 
 1. Without a graph, chunk after chunk: the log-probabilities that alignments use (blank, the next symbol, durations).
 2. A forward and a backward recursion over them give the likelihood, and how often each arc is taken
@@ -228,7 +229,7 @@ class _Lattice(NamedTuple):
         return alpha
 
     def _to_the_end(self, pad: int) -> Tensor:
-        """(D + pad, n, U + 1 + 1): log-probability of what follows each node; adds what follows an arc to its weight."""
+        """(D + pad, n, U + 1 + 1): log-probability of what follows each node; adds what follows to the weights."""
         total, _, count, width = self.weights.shape
         blanks, diagonals = self.moves.blanks, total - pad
         beta = self.weights.new_full((total, count, width), -torch.inf)
@@ -325,7 +326,9 @@ class _TransducerLogps(torch.autograd.Function):
         entropy, mean_logits, best = statistics
         visits = taken[..., 0] + taken[..., 1]
         counted = visits.sum((1, 2)).clamp(min=torch.finfo(visits.dtype).tiny)
-        means = [(torch.where(visits > 0, values * visits, 0.0)).sum((1, 2)) / counted for values in (entropy, mean_logits)]
+        means = [
+            (torch.where(visits > 0, values * visits, 0.0)).sum((1, 2)) / counted for values in (entropy, mean_logits)
+        ]
         top = _greedy(best, nodes, call.moves, call.max_symbols)
         ctx.save_for_backward(audio, text, taken, *parameters)
         ctx.call, ctx.autocast = call, _autocast(audio.device.type)
@@ -339,9 +342,8 @@ class _TransducerLogps(torch.autograd.Function):
         call, nodes = ctx.call, ctx.call.nodes
         wanted = [*ctx.needs_input_grad[1:3], *ctx.needs_input_grad[3:]]
         weights = (taken * grad_logps.to(taken.dtype)[:, None, None, None]).flatten(0, 2)
-        heard_grad, written_grad = (torch.zeros_like(x.flatten(0, 1)) for x in (audio, text))
-        grads: list[Tensor | None] = [None] * len(parameters)
-        visited = nodes.places[_visited(taken).flatten()[nodes.places]]
+        heard_grad, written_grad, *grads = (_zeros(x) for x in (audio.flatten(0, 1), text.flatten(0, 1), *parameters))
+        visited = nodes.places[(_visited(taken) & (grad_logps != 0)[:, None, None]).flatten()[nodes.places]]
         for places in call.chunks(visited, audio.shape[-1]):
             heard, written = nodes.rows(places)
             with torch.enable_grad(), torch.autocast(**ctx.autocast):
@@ -351,13 +353,19 @@ class _TransducerLogps(torch.autograd.Function):
                 arcs = call.steps(*leaves, nodes.labels.take(written))[0]
             found = torch.autograd.grad(arcs, [*leaves, *parameters], weights[places], allow_unused=True)
             del arcs
-            heard_grad.index_add_(0, heard, found[0])
-            written_grad.index_add_(0, written, found[1])
-            for i, grad in enumerate(found[2:]):
+            heard_grad.index_add_(0, heard, found[0].to(heard_grad.dtype))
+            written_grad.index_add_(0, written, found[1].to(written_grad.dtype))
+            for total, grad in zip(grads, found[2:], strict=True):
                 if grad is not None:
-                    grads[i] = grad if grads[i] is None else grads[i] + grad
-        given = [heard_grad.view_as(audio), written_grad.view_as(text), *grads]
-        return None, *(grad if asked else None for grad, asked in zip(given, wanted, strict=True))
+                    total += grad
+            del found, leaves
+        pairs = zip((heard_grad, written_grad, *grads), (audio, text, *parameters), wanted, strict=True)
+        return None, *(total.view_as(x).to(x.dtype) if asked else None for total, x, asked in pairs)
+
+
+def _zeros(like: Tensor) -> Tensor:
+    """Half precision is too coarse to add up many chunks in."""
+    return torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
 def _placed(nodes: _Nodes, values: Sequence[Tensor]) -> Tensor:

@@ -25,7 +25,16 @@ from transformers import PreTrainedModel
 from audiorl.batch import GroupBatch, GroupSamples, GroupScores, kept_texts
 from audiorl.losses.ctc import ctc_logps, frames_needed
 from audiorl.models.beam_search import BeamSettings, GroupBeams
-from audiorl.models.ctc_search import as_hypotheses, best_prefixes, collapse, draw_paths
+from audiorl.models.ctc_search import (
+    as_hypotheses,
+    best_prefixes,
+    collapse,
+    draw_paths,
+    only_valid,
+    packed,
+    said_symbols,
+    samples_for,
+)
 from audiorl.models.family import SpeechFamily, TokenizedText
 from audiorl.models.fast_conformer import FastConformerAudio
 from audiorl.models.forward import base_model, run_inside
@@ -49,17 +58,18 @@ class CTCText:
         tokenizer: of the checkpoint, `Wav2Vec2CTCTokenizer` or `ParakeetTokenizer` for example.
         blank: id of the model's blank.
         vocab_size: number of symbols that the model writes.
+        own_blank: id of the tokenizer's blank; None for its padding, which is transformers' name for the blank of CTC.
 
     Raises:
-        ValueError: the tokenizer's padding (transformers' name for the blank) is another symbol.
+        ValueError: the tokenizer's blank is another symbol.
     """
 
-    def __init__(self, tokenizer: Any, blank: int, vocab_size: int):
-        if tokenizer.pad_token_id != blank:
+    def __init__(self, tokenizer: Any, blank: int, vocab_size: int, own_blank: int | None = None):
+        own_blank = tokenizer.pad_token_id if own_blank is None else own_blank
+        if own_blank != blank:
             raise ValueError(
-                f"The model's blank is symbol {blank} (config.pad_token_id), the tokenizer's is "
-                f"{tokenizer.pad_token_id} ({tokenizer.pad_token!r}). Load the processor from the model's own "
-                "checkpoint."
+                f"The model's blank is symbol {blank} (of its config), the tokenizer's is {own_blank} "
+                f"({tokenizer.convert_ids_to_tokens(own_blank)!r}). Load the processor from the model's own checkpoint."
             )
         self.tokenizer, self.blank, self.vocab_size = tokenizer, blank, vocab_size
         # Wav2Vec2's tokenizer counts the mark between words among its special tokens, though it is part of the text
@@ -156,21 +166,11 @@ class CTCFamily(SpeechFamily):
 
     def least_seconds(self, text: str) -> float:
         ids = torch.tensor(self.ctc_text.ids(text), dtype=torch.long)
-        return self._samples_for(int(frames_needed(ids, torch.tensor(len(ids))))) / self.sampling_rate
+        return samples_for(self.frames_in, int(frames_needed(ids, torch.tensor(len(ids))))) / self.sampling_rate
 
     def noise_length(self, batch: GroupBatch, max_tokens: int) -> int:
         """A symbol for each frame; the audio is the limit, whatever `max_tokens` says."""
         return int(self._frames_of_audio(torch.tensor(batch.audio.shape[-1])))
-
-    def _samples_for(self, frames: int) -> int:
-        """The fewest samples that give so many frames; 0 for none."""
-        low, high = 0, 1
-        while self.frames_in(high) < frames:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self.frames_in(middle) >= frames else (middle, high)
-        return high if frames else 0
 
     # ---- weights ----
 
@@ -188,7 +188,7 @@ class CTCFamily(SpeechFamily):
         Entropy and mean logit are means over the clip's frames: the same for its K hypotheses, without gradient.
         `is_top1` tells whether a hypothesis is that of the best path.
         """
-        symbols, lengths = _symbols(batch.tokens, batch.keep)
+        symbols, lengths = said_symbols(batch.tokens, batch.keep)
         frames, keep = self._frames(batch), batch.keep.any(-1, keepdim=True)
         logits = self._head(base, states)
         mean_logits = _frame_mean(logits.detach().mean(-1) / temperature, frames)
@@ -223,7 +223,7 @@ class CTCFamily(SpeechFamily):
         frames, blank = self._frames(batch), self.end_token
         frame_logps = self._frame_logps(self._head(base, states), temperature)
         symbols, counts = collapse(draw_paths(frame_logps, noise[..., : states.shape[1]]), frames, blank)
-        symbols, counts = _only_valid(symbols, counts, batch.valid, blank)
+        symbols, counts = only_valid(symbols, counts, batch.valid, blank)
         tokens, keep = as_hypotheses(symbols, counts, blank)
         keep &= batch.valid[:, None, None]
         logps = ctc_logps(frame_logps, frames, symbols, counts, blank=blank)
@@ -247,8 +247,8 @@ class CTCFamily(SpeechFamily):
             best_prefixes(logps[:count].cpu().numpy(), settings.num_beams, blank, settings.max_tokens - 1)
             for logps, count in zip(frame_logps, frames.tolist(), strict=True)
         ]
-        symbols, counts, there = _packed(found, settings.num_beams, blank, frames.device)
-        symbols, counts = _only_valid(symbols, counts, batch.valid, blank)
+        symbols, counts, there = packed(found, settings.num_beams, blank, frames.device)
+        symbols, counts = only_valid(symbols, counts, batch.valid, blank)
         logps = ctc_logps(frame_logps, frames, symbols, counts, blank=blank)
         # the search finds nothing where frames are NaN, but saying nothing is then NaN likely
         check_finite(torch.where(batch.valid[:, None], logps, 0.0), batch)
@@ -308,32 +308,6 @@ class CTCFamily(SpeechFamily):
             best, counts = run_inside(model, greedy)
         tokens, keep = as_hypotheses(best, counts.clamp(max=symbols), self.end_token)
         return [texts[0] for texts in self.text(tokens, keep)]
-
-
-def _symbols(tokens: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, K, U) symbols and their number (B, K) of hypotheses that begin and end with a blank; the end is no symbol."""
-    return tokens[..., 1:-1], (keep.sum(-1) - 1).clamp(min=0)
-
-
-def _only_valid(symbols: Tensor, counts: Tensor, valid: Tensor, blank: int) -> tuple[Tensor, Tensor]:
-    """Empty the hypotheses of placeholders."""
-    return torch.where(valid[:, None, None], symbols, blank), torch.where(valid[:, None], counts, 0)
-
-
-def _packed(
-    found: Sequence[Sequence[tuple[int, ...]]], width: int, blank: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Symbols (B, width, U), their number (B, width), and which of the places are taken."""
-    longest = max((len(ids) for group in found for ids in group), default=0)
-    symbols = torch.full((len(found), width, longest), blank)
-    counts = torch.zeros((len(found), width), dtype=torch.long)
-    there = torch.zeros((len(found), width), dtype=torch.bool)
-    for b, group in enumerate(found):
-        there[b, : len(group)] = True
-        for k, ids in enumerate(group):
-            symbols[b, k, : len(ids)] = torch.tensor(ids, dtype=torch.long)
-            counts[b, k] = len(ids)
-    return symbols.to(device), counts.to(device), there.to(device)
 
 
 def _frame_mean(values: Tensor, frames: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -63,6 +63,47 @@ def as_hypotheses(symbols: Tensor, counts: Tensor, blank: int) -> tuple[Tensor, 
     """`tokens` (B, K, U + 2) and `keep` (B, K, U + 1): a blank, the symbols, a blank that ends them."""
     around = torch.nn.functional.pad(symbols, (1, 1), value=blank)
     return around, torch.arange(symbols.shape[-1] + 1, device=symbols.device) <= counts[..., None]
+
+
+def samples_for(frames_in: Callable[[int], int], frames: int) -> int:
+    """The fewest samples that give so many frames; 0 for none.
+
+    Args:
+        frames_in: samples -> frames, growing.
+    """
+    low, high = 0, 1
+    while frames_in(high) < frames:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if frames_in(middle) >= frames else (middle, high)
+    return high if frames else 0
+
+
+def said_symbols(tokens: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, K, U) symbols and their number (B, K) of hypotheses that begin and end with a blank; the end is no symbol."""
+    return tokens[..., 1:-1], (keep.sum(-1) - 1).clamp(min=0)
+
+
+def only_valid(symbols: Tensor, counts: Tensor, valid: Tensor, blank: int) -> tuple[Tensor, Tensor]:
+    """Empty the hypotheses of placeholders."""
+    return torch.where(valid[:, None, None], symbols, blank), torch.where(valid[:, None], counts, 0)
+
+
+def packed(
+    found: Sequence[Sequence[Prefix]], width: int, blank: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Symbols (B, width, U), their number (B, width), and which of the places are taken."""
+    longest = max((len(ids) for group in found for ids in group), default=0)
+    symbols = torch.full((len(found), width, longest), blank)
+    counts = torch.zeros((len(found), width), dtype=torch.long)
+    there = torch.zeros((len(found), width), dtype=torch.bool)
+    for b, group in enumerate(found):
+        there[b, : len(group)] = True
+        for k, ids in enumerate(group):
+            symbols[b, k, : len(ids)] = torch.tensor(ids, dtype=torch.long)
+            counts[b, k] = len(ids)
+    return symbols.to(device), counts.to(device), there.to(device)
 
 
 def best_prefixes(frame_logps: np.ndarray, width: int, blank: int, longest: int) -> list[Prefix]:

@@ -1,4 +1,4 @@
-"""The fast conformer (Rekesh et al. 2023, arXiv:2305.05084), the encoder of Parakeet and Canary.
+"""The fast conformer (Rekesh et al. 2023, arXiv:2305.05084), the encoder of Parakeet, Canary and Nemotron.
 
 A clip's states do not depend on the padding beside it: features are normalised over each clip's own frames, and the
 subsampling, the attention and the convolutions get a mask of them. Batch norm keeps the checkpoint's statistics
@@ -24,10 +24,21 @@ from audiorl.models.padding import keep_statistics
 
 
 class FastConformerAudio(SpeechFamily):
-    """Features and states of a family whose encoder is a `ParakeetEncoder`; `__init__` calls `init_audio`."""
+    """Features and states of a family whose encoder is a `ParakeetEncoder` or derives from one.
 
-    def init_audio(self, extractor: Any, config: Any) -> None:
+    `__init__` calls `init_audio`.
+
+    Attributes:
+        encoder_options: keywords of the encoder's forward.
+    """
+
+    encoder_options: Mapping[str, Any] = {}
+
+    def init_audio(self, extractor: Any, config: Any, *, causal: bool = False) -> None:
         """Take rate, mel bins and lengths from the feature extractor and the encoder's config.
+
+        Args:
+            causal: whether the subsampling pads its past (a streaming encoder) instead of both sides.
 
         Raises:
             ValueError: the two do not fit together.
@@ -43,6 +54,7 @@ class FastConformerAudio(SpeechFamily):
         self.hop = extractor.hop_length
         self.halvings = int(math.log2(config.subsampling_factor))
         self.kernel, self.stride = config.subsampling_conv_kernel_size, config.subsampling_conv_stride
+        self.edges = self.kernel + self.stride - 2 if causal else 2 * ((self.kernel - 1) // 2)
         self.min_samples = 2 * self.hop  # the features are divided by their deviation, which needs two frames
         self.min_seconds = self.min_samples / self.sampling_rate
         self.max_seconds = self._most_samples(config.max_position_embeddings) / self.sampling_rate
@@ -70,20 +82,18 @@ class FastConformerAudio(SpeechFamily):
 
     def _frames_of_audio(self, length: Tensor) -> Tensor:
         """States from numbers of mel frames."""
-        padding = (self.kernel - 1) // 2
         for _ in range(self.halvings):
-            length = torch.div(length + 2 * padding - self.kernel, self.stride, rounding_mode="floor") + 1
+            length = torch.div(length + self.edges - self.kernel, self.stride, rounding_mode="floor") + 1
         return length
 
     def _most_samples(self, frames: int) -> int:
         """Of the longest clip that gives no more than so many states."""
-        padding = (self.kernel - 1) // 2
         for _ in range(self.halvings):
-            frames = frames * self.stride + self.kernel - 2 * padding - 1
+            frames = frames * self.stride + self.kernel - self.edges - 1
         return (frames + 1) * self.hop - 1
 
     def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
         encoder = base.get_encoder()
         assert batch.audio_mask is not None, "features makes one"
         features = batch.audio.transpose(1, 2).to(encoder.subsampling.linear.weight.dtype)
-        return encoder(features, attention_mask=batch.audio_mask.bool()).last_hidden_state
+        return encoder(features, attention_mask=batch.audio_mask.bool(), **self.encoder_options).last_hidden_state

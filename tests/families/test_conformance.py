@@ -13,6 +13,7 @@ from audiorl.testing import CHECKS, FamilyCase
 from audiorl.testing.wrapping_checks import TRAINING_CHECKS
 from tests.families.ctc_cases import CTC_CASES
 from tests.families.toys import ToyAudioPrefix, ToyCTC, build_toy
+from tests.families.transducer_cases import TRANSDUCER_CASES
 from tests.tiny_audio_llms import KINDS as AUDIO_LLMS
 from tests.tiny_audio_llms import tiny_audio_llm
 from tests.tiny_classifiers import tiny_classifier
@@ -204,16 +205,17 @@ CASES = [
     classifier_case("whisper", "encoder", ("q_proj", "fc1"), {"dropout": 0.1, "encoder_layerdrop": 0.3}),
     classifier_case("ast", "audio_spectrogram_transformer", ("q_proj", "dense"), {"hidden_dropout_prob": 0.1}),
     *CTC_CASES,
+    *TRANSDUCER_CASES,
 ]
 
 
-# Whisper's training has tests of its own, and the CTC models differ in little.
-FAST_CTC = ("wav2vec2", "parakeet", "toy-ctc")
-SLOW_CTC = [str(case) for case in CTC_CASES if str(case) not in FAST_CTC]
+# Whisper's training has tests of its own; CTC models, and transducers, differ in little among themselves.
+FAST_WHOLE = ("wav2vec2", "parakeet", "toy-ctc", "parakeet_tdt", "nemotron3_5")
+SLOW_WHOLE = [str(case) for case in (*CTC_CASES, *TRANSDUCER_CASES) if str(case) not in FAST_WHOLE]
 
 
 def is_slow(case: FamilyCase, check) -> bool:
-    return str(case) in SLOW_CTC or (check in TRAINING_CHECKS and str(case) not in FAST_CTC)
+    return str(case) in SLOW_WHOLE or (check in TRAINING_CHECKS and str(case) not in FAST_WHOLE)
 
 
 @pytest.mark.parametrize(
