@@ -11,23 +11,12 @@ import functools
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    Nemotron3_5AsrConfig,
-    Nemotron3_5AsrForRNNT,
-    Nemotron3_5AsrProcessor,
-    NemotronAsrStreamingConfig,
-    NemotronAsrStreamingEncoderConfig,
-    NemotronAsrStreamingFeatureExtractor,
-    NemotronAsrStreamingForRNNT,
-    NemotronAsrStreamingProcessor,
     ParakeetEncoderConfig,
     ParakeetFeatureExtractor,
-    ParakeetForRNNT,
-    ParakeetForTDT,
     ParakeetProcessor,
-    ParakeetRNNTConfig,
-    ParakeetTDTConfig,
     ParakeetTokenizer,
     PreTrainedModel,
 )
@@ -36,6 +25,14 @@ from tests.tiny_ctc import TINY_FAST_CONFORMER, statistics_of_training
 from tests.tiny_models import SAMPLING_RATE, SENTENCES
 
 BLANK_LOGITS = {"parakeet_rnnt": 9.0, "parakeet_tdt": 7.0, "nemotron_streaming": 6.0, "nemotron3_5": 6.0}
+CLASSES = {
+    "parakeet_rnnt": "ParakeetForRNNT",
+    "parakeet_tdt": "ParakeetForTDT",
+    "nemotron_streaming": "NemotronAsrStreamingForRNNT",
+    "nemotron3_5": "Nemotron3_5AsrForRNNT",
+}
+# Older transformers lack some of them.
+KINDS = tuple(kind for kind, name in CLASSES.items() if hasattr(transformers, name))
 # Of durations 0 to 4: the likely ones, as in a released checkpoint's config.
 DURATION_LOGITS = (-4.0, 6.0, -4.0, -6.0, -8.0)
 # Standard deviations of weights, so that symbols depend on the audio and on what was written.
@@ -43,7 +40,6 @@ SPREADS = {"encoder_projector": 0.2, "prompt_projector": 0.15, "decoder": 0.6, "
 JOINT: dict[str, Any] = {"decoder_hidden_size": 24, "num_decoder_layers": 2, "max_symbols_per_step": 6}
 LOOKAHEAD = (3, 1, 0)
 PROMPTS = {"en-US": 0, "en": 0, "de-DE": 2, "de": 2, "fr-FR": 3, "fr": 3, "auto": 5}
-KINDS = tuple(BLANK_LOGITS)
 
 
 def tiny_transducer(kind: str = "parakeet_rnnt") -> tuple[PreTrainedModel, Any]:
@@ -96,26 +92,28 @@ def _ids(tokenizer: ParakeetTokenizer) -> dict[str, Any]:
     }
 
 
-def _parakeet(kind: str, tokenizer: ParakeetTokenizer) -> tuple[PreTrainedModel, ParakeetProcessor]:
-    encoder = ParakeetEncoderConfig(**TINY_FAST_CONFORMER)
-    extractor = ParakeetFeatureExtractor(feature_size=16, sampling_rate=SAMPLING_RATE)
-    given = {"encoder_config": encoder, **_ids(tokenizer)}
+def _parakeet(kind: str, tokenizer: ParakeetTokenizer) -> tuple[PreTrainedModel, Any]:
+    given = {"encoder_config": ParakeetEncoderConfig(**TINY_FAST_CONFORMER), **_ids(tokenizer)}
     if kind == "parakeet_tdt":
-        config = ParakeetTDTConfig(durations=[0, 1, 2, 3, 4], **given)
-        return ParakeetForTDT(config), ParakeetProcessor(extractor, tokenizer, decoder_type="tdt")
-    return ParakeetForRNNT(ParakeetRNNTConfig(**given)), ParakeetProcessor(extractor, tokenizer, decoder_type="rnnt")
+        config = transformers.ParakeetTDTConfig(durations=[0, 1, 2, 3, 4], **given)
+    else:
+        config = transformers.ParakeetRNNTConfig(**given)
+    extractor = ParakeetFeatureExtractor(feature_size=16, sampling_rate=SAMPLING_RATE)
+    return getattr(transformers, CLASSES[kind])(config), ParakeetProcessor(extractor, tokenizer)
 
 
 def _nemotron(kind: str, tokenizer: ParakeetTokenizer) -> tuple[PreTrainedModel, Any]:
-    encoder = NemotronAsrStreamingEncoderConfig(
-        **TINY_FAST_CONFORMER, sliding_window=9, default_num_lookahead_tokens=LOOKAHEAD[0]
-    )
-    extractor = NemotronAsrStreamingFeatureExtractor(feature_size=16, sampling_rate=SAMPLING_RATE)
+    window = {"sliding_window": 9, "default_num_lookahead_tokens": LOOKAHEAD[0]}
+    encoder = transformers.NemotronAsrStreamingEncoderConfig(**TINY_FAST_CONFORMER, **window)
+    extractor = transformers.NemotronAsrStreamingFeatureExtractor(feature_size=16, sampling_rate=SAMPLING_RATE)
     given = {"encoder_config": encoder, **_ids(tokenizer)}
     looks = {"supported_num_lookahead_tokens": list(LOOKAHEAD)}
     if kind == "nemotron3_5":
-        config = Nemotron3_5AsrConfig(num_prompts=8, prompt_intermediate_size=24, default_prompt_id=5, **given)
-        processor = Nemotron3_5AsrProcessor(extractor, tokenizer, prompt_dictionary=PROMPTS, num_prompts=8, **looks)
-        return Nemotron3_5AsrForRNNT(config), processor
-    model = NemotronAsrStreamingForRNNT(NemotronAsrStreamingConfig(**given))
-    return model, NemotronAsrStreamingProcessor(extractor, tokenizer, **looks)
+        prompted = {"num_prompts": 8, "prompt_intermediate_size": 24, "default_prompt_id": 5}
+        config = transformers.Nemotron3_5AsrConfig(**prompted, **given)
+        known = {"prompt_dictionary": PROMPTS, "num_prompts": 8}
+        processor = transformers.Nemotron3_5AsrProcessor(extractor, tokenizer, **known, **looks)
+    else:
+        config = transformers.NemotronAsrStreamingConfig(**given)
+        processor = transformers.NemotronAsrStreamingProcessor(extractor, tokenizer, **looks)
+    return getattr(transformers, CLASSES[kind])(config), processor

@@ -8,7 +8,6 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers.loss.loss_tdt import tdt_loss
 
 from audiorl.losses import transducer, transducer_scores
 from audiorl.losses.transducer import StepStatistics, lattice_logps
@@ -139,6 +138,7 @@ def long_case(durations, dtype=torch.float64):
 
 
 def stock_tdt(logits: Tensor, targets: Tensor, durations) -> Tensor:
+    tdt_loss = pytest.importorskip("transformers.loss.loss_tdt").tdt_loss
     sizes = torch.tensor([logits.shape[1]]), torch.tensor([targets.shape[1]])
     return tdt_loss(logits[..., :12], logits[..., 12:], targets, *sizes, 0, list(durations), reduction="none")
 
