@@ -22,6 +22,7 @@ from audiorl.datasets.storage import text_problem, unkept_values
 from audiorl.evaluation.settings import LABELS, LEVEL, TRANSCRIPTION, EvaluationSettings
 from audiorl.evaluation.significance import Comparison, bootstrap_interval, check_same_utterances, paired_bootstrap
 from audiorl.evaluation.transcription import FailedRow, Row, TranscribedRow, check_kept
+from audiorl.notebook import html_table, percent
 from audiorl.rewards.hallucination import ONE_CHARACTER_OVER_AND_OVER, Hallucination
 from audiorl.rewards.labels import LabelMatch, accepted_answers, is_answer
 from audiorl.text.error_rates import ErrorCounts, Errors, count_errors, tagged_transcript, text_pairs
@@ -556,6 +557,20 @@ class Measurement:
     def __repr__(self) -> str:
         name = f"{self.model!r} on {self.dataset!r}, " if self.model else ""
         return f"Measurement({name}wer={self.wer:.4f}, unit={self.unit!r}, clips={self.clips})"
+
+    def _repr_html_(self) -> str:
+        interval = None if self.interval is None else " to ".join(percent(end) for end in self.interval)
+        counts = (self.substitutions, self.deletions, self.insertions, self.words, self.clips)
+        return html_table(
+            ["error rate", "95 % interval", "CER", "S", "D", "I", f"{self.unit}s", "clips", "empty", "looping"],
+            [
+                [
+                    *(percent(self.wer), interval, percent(self.cer), *counts),
+                    *(percent(self.empty_share), percent(self.looping_share)),
+                ]
+            ],
+            f"{self.model} on {self.dataset}" if self.model else "",
+        )
 
     def __str__(self) -> str:
         return format_result(self)

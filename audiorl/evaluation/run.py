@@ -40,6 +40,7 @@ from audiorl.evaluation.transcription import (
     read_rows,
     transcribed_rows,
 )
+from audiorl.notebook import html_text
 from audiorl.text.normalizers import normalizer
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ class Evaluation:
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the document; OSError where that fails."""
         write_document(self.to_dict(), path)
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
 
     def __str__(self) -> str:
         return report(self.settings, self.evaluated, self.compared, self.probes)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from audiorl.notebook import html_table, percent
 from audiorl.text.error_rates import Errors, count_errors
 
 # Resampled places held at once; bounds memory at some tens of MB whatever the number of utterances.
@@ -286,6 +287,21 @@ class Comparison:
         return (
             f"Comparison(before={self.before.wer:.4f}, after={self.after.wer:.4f}, unit={self.before.unit!r}, "
             f"clips={len(self.before)})"
+        )
+
+    def _repr_html_(self) -> str:
+        tested = self.tested
+        points = None if tested is None else f"{100 * tested.low:+.1f} to {100 * tested.high:+.1f} points"
+        return html_table(
+            ["before", "after", "difference", "95 % interval", "p", "better", "worse", "same"],
+            [
+                [
+                    *(percent(self.before.wer), percent(self.after.wer), f"{100 * self.difference:+.1f} points"),
+                    *(points, None if tested is None else f"{tested.p_value:.2g}"),
+                    *(len(self.better), len(self.worse), self.same),
+                ]
+            ],
+            f"Error rate in {self.before.unit}s on {len(self.before)} clips",
         )
 
     def __str__(self) -> str:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from audiorl.batch import shapes_in_words
 from audiorl.losses.reductions import PolicyReduction, distinct_mean, sequence_sum
 
 
@@ -38,6 +39,9 @@ class PolicyBatch(NamedTuple):
     ref_logps: Tensor | None = None  # (B, K, T) under the frozen policy, receives no gradient; None when beta = 0
     entropy: Tensor | None = None  # (B, K, T) nats, for the entropy bonus, with graph; None without one
     copies: Tensor | None = None  # (B, K) long >= 1, `count_copies`; None unless the loss is mwer
+
+    def __repr__(self) -> str:
+        return f"PolicyBatch({shapes_in_words(self._asdict().items())})"
 
 
 class PolicyCounts(NamedTuple):

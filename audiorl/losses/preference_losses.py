@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from audiorl.batch import shapes_in_words
 from audiorl.losses.divergences import ScoreFunction, reverse_kl_scores
 from audiorl.losses.reductions import length_mean, sequence_sum
 
@@ -39,6 +40,9 @@ class PairScores(NamedTuple):
     ref_logps: Tensor  # (B, 2) the same under the frozen policy; receives no gradient
     lengths: Tensor  # (B, 2) long, number of kept tokens
     unweighted_logps: Tensor | None = None  # (B, 2) `logps` before LD-DPO's weighting; None: `logps` has none
+
+    def __repr__(self) -> str:
+        return f"PairScores({shapes_in_words(self._asdict().items())})"
 
     @property
     def log_ratios(self) -> Tensor:

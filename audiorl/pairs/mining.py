@@ -21,13 +21,14 @@ from audiorl.datasets.checks import UNLIMITED
 from audiorl.datasets.columns import ColumnNames
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.models import SpeechFamily, speech_family
+from audiorl.notebook import SHOWN_ROWS, html_table
 from audiorl.pairs.folder import MiningFolder, NumberedBatches
 from audiorl.pairs.miner import Miner
 from audiorl.pairs.records import MinedBatch, MiningSummary
 from audiorl.pairs.settings import MiningConfig
 
 
-@dataclass
+@dataclass(repr=False)
 class MinedPairs:
     """What `mine_pairs` found.
 
@@ -51,6 +52,14 @@ class MinedPairs:
         """Mean reward of chosen less that of rejected; 0 without pairs."""
         margins = [row["chosen_reward"] - row["rejected_reward"] for row in self.rows]
         return sum(margins) / max(len(margins), 1)
+
+    def __repr__(self) -> str:
+        return f"MinedPairs({len(self.rows)} pairs, clips={self.clips}, mean_margin={self.mean_margin:.3f})"
+
+    def _repr_html_(self) -> str:
+        columns = ("chosen", "chosen_reward", "rejected", "rejected_reward")
+        rows = [[row.get(name) for name in columns] for row in self.rows[:SHOWN_ROWS]]
+        return html_table(columns, rows, f"{self}. The first {len(rows)}:")
 
     def __str__(self) -> str:
         each = len(self.rows) / max(self.clips, 1)

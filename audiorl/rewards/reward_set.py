@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+from audiorl.notebook import SHOWN_ROWS, html_table
 from audiorl.rewards.base import RewardError
 from audiorl.rewards.registry import NamedReward, Reward, load_reward
 
@@ -333,6 +334,15 @@ class RewardTable(NamedTuple):
     total: list[float]  # weighted sum; NaN where every reward that counts abstained
     parts: dict[str, list[float | None]]  # each reward by its name, unweighted; None where it abstained
 
+    def __repr__(self) -> str:
+        kept = [value for value in self.total if not math.isnan(value)]
+        mean = f", mean={sum(kept) / len(kept):.4g}" if kept else ""
+        return f"RewardTable({len(self.total)} completions, {', '.join(self.parts)}{mean})"
+
+    def _repr_html_(self) -> str:
+        rows = list(zip(self.total, *self.parts.values(), strict=True))[:SHOWN_ROWS]
+        return html_table(["total", *self.parts], rows, f"{self!r}. The first {len(rows)}:")
+
     @property
     def scored(self) -> list[bool]:
         """Whether a completion has a total. One that has none leaves its group: it is neither good nor bad."""
@@ -403,6 +413,9 @@ class RewardSet:
     def readers_of(self, column: str) -> list[str]:
         """The rewards that cannot do without a column."""
         return [name for name, needed in self._needed.items() if column in needed]
+
+    def __repr__(self) -> str:
+        return f"RewardSet({', '.join(f'{name} x {w:g}' for name, w in zip(self.names, self.weights, strict=True))})"
 
     def check_columns(self, columns: Sequence[str]) -> None:
         """Compare what the rewards need with what the rows have; call it before anything is spent.

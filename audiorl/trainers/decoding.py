@@ -67,14 +67,14 @@ class Decoder:
         mine = known.select(range(rank, len(known), world))
         written = mine["text" if "text" in known.column_names else trainer.text_columns[0]]
         transcripts = [trainer.family.words(text) for text in written]
-        with console_of(trainer).paused():
+        with console_of(trainer).paused() as bars:
             hypotheses = transcribe(
                 trainer.model,
                 trainer.processing_class,
                 mine,
                 batch_size=trainer.args.per_device_eval_batch_size,
                 family=trainer.family,
-                progress=rank == 0 and not trainer.args.disable_tqdm,
+                progress=rank == 0 and bars and not trainer.args.disable_tqdm,
             )
         parts = [list(zip(transcripts, hypotheses, strict=True))]
         if world > 1:

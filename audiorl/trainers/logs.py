@@ -3,7 +3,8 @@
 metrics.jsonl    one object for each log, its step among it; what was logged after the step that a run resumed from
                  goes, so that no step stands there twice
 metrics.csv      the same as a table; a metric that comes up later adds a column
-the console      a bar on a terminal and a line for each log, unless the run is to be quiet
+the console      a bar on a terminal and a line for each log, unless the run is to be quiet; in a notebook one output
+                 with a bar and a table
 loggers          sounds and tables for those that hold them: TensorBoard, Weights & Biases, Trackio
 """
 
@@ -24,12 +25,15 @@ import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
+from transformers import trainer as hf_trainer
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils import is_in_notebook
 from transformers.utils import logging as hf_logging
 
 from audiorl.evaluation.transcription import load_clip, where
 from audiorl.files import METRICS_FILE, STATE_FILE, strict_json
+from audiorl.notebook import Output, html_table, percent
 
 TABLE_FILE = "metrics.csv"
 # metric -> how a line of the console calls it
@@ -50,6 +54,8 @@ SHOWN = {
 PERCENT = ("wer", "eval_wer", "eval_cer", "accuracy", "eval_accuracy")
 # of these the bar shows the last one: measured on decoded evaluation rows, else on sampled hypotheses
 CURRENT_WER = ("eval_wer", "wer")
+# A notebook's output is drawn anew at each log, and no more often than this between logs.
+SECONDS_BETWEEN_DRAWINGS = 0.5
 
 
 class MetricsFiles(TrainerCallback):
@@ -127,15 +133,15 @@ class Console(ProgressCallback):
         return tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, miniters=1, disable=disable)
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Take the bar of training off the terminal while another one is shown."""
+    def paused(self) -> Iterator[bool]:
+        """Take the bar of training off the terminal while another one is shown; False where there is to be none."""
         bar = self.training_bar
         if bar is None or bar.disable:
-            yield
+            yield True
             return
         bar.leave = False
         bar.close()
-        yield
+        yield True
         self.training_bar = self._bar(int(bar.total or 0), int(bar.n))
         self.training_bar.start_t = bar.start_t
         self._show_wer()
@@ -163,34 +169,98 @@ class Console(ProgressCallback):
             self.training_bar.set_postfix_str("" if self.wer is None else f"WER {100 * self.wer:.1f} %")
 
     def _progress(self, state: Any) -> str:
-        """Steps done and the time that the others will take at the pace so far; "" outside of training."""
-        if self.training_bar is None or not state.max_steps:
-            return ""
+        """Steps done and the time that the others will take; "" outside of training."""
+        return "" if self.training_bar is None or not state.max_steps else f"{self._steps_in_words(state)}: "
+
+    def _steps_in_words(self, state: Any) -> str:
+        """Steps done, and the time that the others will take at the pace so far."""
         done, left = state.global_step - self.first_step, state.max_steps - state.global_step
         pace = (time.monotonic() - self.begun) / done if done else None
         eta = "" if pace is None or not left else f", {timedelta(seconds=round(pace * left))} left"
-        return f"step {state.global_step}/{state.max_steps}{eta}: "
+        return f"step {state.global_step}/{state.max_steps}{eta}"
+
+
+class NotebookConsole(Console):
+    """In a notebook while it trains: one output with a bar and a table, a row for each step that was logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._output: Output | None = None  # None: it does not train
+        self._rows: dict[int, dict[str, str]] = {}  # step -> column -> what is shown
+        self._drawn = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.first_step, self.begun, self._rows = state.global_step, time.monotonic(), {}
+        if state.is_world_process_zero:
+            self._output = Output()
+            for record in state.log_history:
+                self._add(record["step"], record)
+            self._draw(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if time.monotonic() - self._drawn > SECONDS_BETWEEN_DRAWINGS:
+            self._draw(state)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if self._output is None or not logs:
+            super().on_log(args, state, control, logs, **kwargs)
+            return
+        self._add(state.global_step, logs)
+        self._draw(state)
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._output is None:
+            super().on_prediction_step(args, state, control, **kwargs)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._draw(state)
+        self._output = None
+
+    @contextmanager
+    def paused(self) -> Iterator[bool]:
+        """While it trains no other bar is shown."""
+        yield self._output is None
+
+    def _add(self, step: int, logs: dict[str, Any]) -> None:
+        if found := shown_metrics(logs):
+            self._rows.setdefault(step, {}).update(found)
+        self.wer = next((logs[name] for name in CURRENT_WER if name in logs), self.wer)
+
+    def _draw(self, state: Any) -> None:
+        if self._output is None:
+            return
+        self._drawn = time.monotonic()
+        columns = [name for name in SHOWN.values() if any(name in row for row in self._rows.values())]
+        rows = [[step, *(row.get(name) for name in columns)] for step, row in self._rows.items()]
+        bar = f'<progress value="{state.global_step}" max="{max(state.max_steps, 1)}"></progress>'
+        wer = "" if self.wer is None else f", WER {percent(self.wer)}"
+        table = html_table(["step", *columns], rows) if rows else ""
+        self._output.show(f"<div>{bar} {self._steps_in_words(state)}{wer}</div>{table}")
 
 
 def log_line(logs: dict[str, Any]) -> str:
     """The metrics of `SHOWN` in words; "" where there is none of them."""
-    parts = []
-    for name, shown in SHOWN.items():
-        if name in logs:
-            value = logs[name]
-            parts.append(f"{shown} {100 * value:.1f} %" if name in PERCENT else f"{shown} {value:.4g}")
-    return ", ".join(parts)
+    return ", ".join(f"{shown} {value}" for shown, value in shown_metrics(logs).items())
+
+
+def shown_metrics(logs: dict[str, Any]) -> dict[str, str]:
+    """The metrics of `SHOWN` by the name that a reader sees, as text."""
+    return {
+        shown: percent(logs[name]) if name in PERCENT else f"{logs[name]:.4g}"
+        for name, shown in SHOWN.items()
+        if name in logs
+    }
 
 
 def write_logs(trainer: Any) -> None:
     """Put the files and the console in the place of transformers' own printing; `quiet` leaves the console out."""
     for callback in list(trainer.callback_handler.callbacks):
         # exactly these: one that a user derived from them stays
-        if type(callback) in (PrinterCallback, ProgressCallback):
+        if type(callback) in (PrinterCallback, ProgressCallback, hf_trainer.DEFAULT_PROGRESS_CALLBACK):
             trainer.callback_handler.callbacks.remove(callback)
     trainer.add_callback(MetricsFiles())
     if not trainer.args.quiet:
-        trainer.add_callback(Console())
+        trainer.add_callback(NotebookConsole() if is_in_notebook() and not trainer.args.disable_tqdm else Console())
 
 
 def console_of(trainer: Any) -> Console:

@@ -411,9 +411,9 @@ class RAFTTrainer(RewardedTrainer):
             total=len(own),
             unit="clip",
             leave=False,
-            disable=self.args.disable_tqdm or not self.is_local_process_zero(),
         )
-        with console_of(self).paused(), bar() as shown:
+        hidden = self.args.disable_tqdm or not self.is_local_process_zero()
+        with console_of(self).paused() as bars, bar(disable=hidden or not bars) as shown:
             for batch in chain(loader, (collate([]) for _ in repeat(None, missing))):
                 yield batch
                 shown.update(int(batch.valid.sum()))
