@@ -20,6 +20,7 @@ from trl import ScriptArguments
 
 from audiorl.elsewhere import answer_to_flag
 from audiorl.exits import MISTYPED, stop
+from audiorl.rewards.registry import RewardFlags
 
 if TYPE_CHECKING:
     from torch import nn
@@ -154,7 +155,7 @@ class RowScriptArguments(ScriptArguments):
 
 
 @dataclass
-class RewardScriptArguments(RowScriptArguments):
+class RewardScriptArguments(RewardFlags, RowScriptArguments):
     """Rows, and the rewards their hypotheses get; `reward_weights` is the trainer's."""
 
     reward_funcs: list[str] = field(
@@ -164,6 +165,10 @@ class RewardScriptArguments(RowScriptArguments):
             "modules in the working folder are found."
         },
     )
+
+    def rewards(self) -> list[Any]:
+        """The rewards with the settings that flags give them; see `RewardFlags.configured`."""
+        return self.configured(self.reward_funcs)
 
 
 @dataclass

@@ -61,7 +61,15 @@ from audiorl.trainers.raft_cycle import (
     select_hypotheses,
 )
 from audiorl.trainers.rewarded import REPEATABLE_ORDERS, RewardedTrainer, SamplingConfig
-from audiorl.trainers.rollout_metrics import GROUPS_A_CYCLE, SampledTexts, StepRollouts, measured, numbers, summary
+from audiorl.trainers.rollout_metrics import (
+    GROUPS_A_CYCLE,
+    RewardFigures,
+    SampledTexts,
+    StepRollouts,
+    measured,
+    numbers,
+    summary,
+)
 from audiorl.trainers.rollouts import audio_of, with_transcript
 
 # The learning rate of RAFT; warmup_steps is read as well.
@@ -305,6 +313,7 @@ class RAFTTrainer(RewardedTrainer):
                 "optimizer steps. Leave it out, or raise num_cycles, epochs_per_cycle or steps_per_cycle."
             )
         self.sampled = SampledTexts(self, GROUPS_A_CYCLE)
+        self.figures = RewardFigures(self)
         self.kept: KeptSamples | None = None
         self.extra_state.append(KeptInCheckpoints(self))
         self.kept_tokens: Tensor | None = None  # of the optimizer step, over micro-batches and processes
@@ -376,6 +385,7 @@ class RAFTTrainer(RewardedTrainer):
             # in evaluation mode, so that it has no part in the metrics of the optimizer steps
             passes = self._steps_per_cycle() * self._clips_per_step() / len(learnt)
             self.log(cycle_metrics(cycle, chosen, step, self.rewards.names, passes))
+        self.figures.log()
         self.sampled.mark_kept(row_ids, chosen)
         self.sampled.tell(self.state.global_step + 1)
         hypotheses = gather_kept(own, row_ids, chosen, self.accelerator)

@@ -122,6 +122,29 @@ def log_step(metrics: Metrics, step: StepRollouts, names: Sequence[str], *, resa
         metrics.add_ratio("train", name, total.to(device), count.to(device))
 
 
+class RewardFigures:
+    """Logs what rewards tell beside their values, requests and cost for example: sums over processes for each rollout.
+
+    Args:
+        trainer: a `RewardedTrainer`.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.before = trainer.rewards.figures()
+
+    def log(self) -> None:
+        """Add what came since the last call; every process calls."""
+        now = self.trainer.rewards.figures()
+        device = self.trainer.args.device
+        for name, value in now.items():
+            new = torch.tensor(value - self.before[name], dtype=torch.float64, device=device)
+            # one count for all processes, so that the mean over them is their sum
+            first = torch.tensor(float(self.trainer.args.process_index == 0), device=device)
+            self.trainer.metrics.add_ratio("train", name, new, first)
+        self.before = now
+
+
 def measured(step: StepRollouts, of: Tensor | None = None) -> tuple[str, Tensor, Tensor]:
     """How right hypotheses are: "wer", errors and words; for labels "accuracy", right ones and all.
 

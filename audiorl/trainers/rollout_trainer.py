@@ -37,6 +37,7 @@ from audiorl.trainers.base import TrainerArguments
 from audiorl.trainers.callbacks import sampling_guarded
 from audiorl.trainers.rewarded import RewardedTrainer, RolloutConfig
 from audiorl.trainers.rollout_metrics import (
+    RewardFigures,
     SampledTexts,
     StepRollouts,
     gather_step,
@@ -138,6 +139,7 @@ class RolloutTrainer(RewardedTrainer, ABC):
         self.held = HeldRollouts(self)
         self.extra_state.append(self.held)
         self.sampled = SampledTexts(self)
+        self.figures = RewardFigures(self)
 
     # ---- what a subclass says ----
 
@@ -203,6 +205,7 @@ class RolloutTrainer(RewardedTrainer, ABC):
             rollouts = self.roll_out(model, batches, self.state.global_step, trainer_state=self.state)
             step = gather_step(rollouts, self.family, self.accelerator, self.normalizer)
             log_step(self.metrics, step, self.rewards.names, resampling=self.args.dynamic_sampling_tries > 0)
+            self.figures.log()
             self.sampled.start()
             self.sampled.add(rollouts)
             learnt = self.learn_from(rollouts, step)
