@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trl import ModelConfig
 
     from audiorl.adapters import SpeechModelConfig
-    from audiorl.datasets.columns import ColumnNames
+    from audiorl.datasets.formats import ColumnNames
     from audiorl.model_card import DataSource
     from audiorl.trainers.config import SpeechConfig
 
@@ -280,9 +280,9 @@ def _rows(
     from datasets import load_dataset
 
     from audiorl.datasets import speech_rows
-    from audiorl.datasets.columns import column_names
     from audiorl.datasets.corpora import first_rows, load_named
     from audiorl.datasets.corpus import named_corpus
+    from audiorl.datasets.formats import column_names
 
     columns = column_names(args.columns if columns is None and args is not None else columns)
     if name is None:

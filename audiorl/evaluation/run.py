@@ -44,7 +44,7 @@ from audiorl.notebook import html_text
 from audiorl.text.normalizers import normalizer
 
 if TYPE_CHECKING:
-    from audiorl.datasets.columns import ColumnNames
+    from audiorl.datasets.formats import ColumnNames
 
 
 class NamedRows(NamedTuple):

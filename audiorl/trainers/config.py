@@ -18,7 +18,7 @@ from transformers.utils import is_in_notebook
 from audiorl.adapters import require_bitsandbytes
 from audiorl.augment import load_augmentation
 from audiorl.datasets.checks import check_bounds
-from audiorl.datasets.columns import column_names
+from audiorl.datasets.formats import column_names
 from audiorl.elsewhere import AnswersWrongArguments
 from audiorl.losses import CombinedObjective, PreferenceObjective
 from audiorl.losses.own import named_losses, read_loss_settings
