@@ -193,7 +193,7 @@ def train_rows(
     rows = _rows(script, script.dataset_name, script.dataset_train_split, args, columns)
     if args is None:
         return rows
-    from audiorl.trainers.clips import rows_within_bounds
+    from audiorl.trainers.loading import rows_within_bounds
 
     return rows_within_bounds(rows, args, "training rows")
 
@@ -209,7 +209,7 @@ def test_rows(
     from datasets import Dataset
 
     from audiorl.datasets.corpus import named_corpus
-    from audiorl.trainers.clips import rows_within_bounds
+    from audiorl.trainers.loading import rows_within_bounds
 
     own = script.dataset_name
     if script.eval_dataset_name is None and own is not None and named_corpus(own) is None and os.path.exists(own):

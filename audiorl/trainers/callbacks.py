@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from audiorl.batch import GroupBatch
 from audiorl.exits import TERMINATED
 from audiorl.models.sampling import DivergedModelError
 
@@ -67,6 +68,18 @@ class StopOnBadNumbers(TrainerCallback):
                 f"A gradient is not finite at step {state.global_step + 1}. The weights were not updated. Lower the "
                 f"learning rate, or look at the rows of this step. {self.trainer.checkpoints.last()}"
             )
+
+    def check_loss(self, loss: Tensor, batch: GroupBatch) -> None:
+        """Stop before a step that would spoil the weights; see `SpeechTrainer.check_finite`."""
+        if torch.isfinite(loss):
+            return
+        trainer, rows = self.trainer, batch.row_ids[batch.valid].tolist()
+        before = f"; they were not finite before ({self.update()})" if self.spoiled_weights() else ""
+        raise FloatingPointError(
+            f"The loss is {loss.item()} at step {trainer.state.global_step + 1}, rows {rows} of the training set "
+            f"(process {trainer.args.process_index}). The weights were not updated{before}. Lower the learning rate, "
+            f"use bf16, not fp16, or look at the rows. {trainer.checkpoints.last()}"
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         leave = control.should_save or control.should_evaluate or control.should_training_stop

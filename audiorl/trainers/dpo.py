@@ -26,11 +26,11 @@ from transformers import TrainerCallback
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.losses import ObjectiveTerms, PairScores, pair_scores, sequence_reduction
 from audiorl.models import SpeechFamily
-from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers, SpeechTrainer, StepCounts
+from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers, SpeechTrainer
 from audiorl.trainers.config import PreferenceLossFields, SpeechConfig, SyncedReferenceFields
 from audiorl.trainers.distributed import gathered_pairs
 from audiorl.trainers.loading import default_output_dir
-from audiorl.trainers.metrics import add_pair_rewards, add_pair_scores
+from audiorl.trainers.metrics import StepCounts, add_pair_rewards, add_pair_scores
 
 
 @dataclass

@@ -1,5 +1,7 @@
-"""From what a user passes as `model`, `processing_class`, `peft_config` and `quantization_config` to a model, and
-from an adapter to a model that needs none."""
+"""From what a user hands to a trainer to what the trainer works with: model, processor, adapter and rows.
+
+Also from an adapter to a model that needs none (`merge_and_unload`, `export_merged`).
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,16 @@ import copy
 import json
 import os
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, TypeVar
 
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel, set_seed
+from transformers.utils import logging
 
 from audiorl.adapters import checked_adapter, require_bitsandbytes
 from audiorl.adapters.checks import (
@@ -24,9 +30,20 @@ from audiorl.adapters.checks import (
     vocabulary,
     vocabulary_changed,
 )
+from audiorl.augment import load_augmentation
+from audiorl.collator import SpeechCollator
+from audiorl.datasets import BadRowsError, RowJudge, SkippedRows, drop_bad_rows
+from audiorl.datasets.checks import (
+    OutsideSeconds,
+    drop_outside,
+    judge_rows,
+    outside_seconds,
+    stream_within_seconds,
+)
 from audiorl.models import (
     SpeechFamily,
     base_model,
+    disable_dropout,
     family_class,
     model_class,
     registered_family,
@@ -34,6 +51,12 @@ from audiorl.models import (
 )
 from audiorl.trainers.config import SpeechConfig
 
+logger = logging.get_logger(__name__)
+
+Found = TypeVar("Found")
+
+# What streams leave out; the rows of a data set are only counted.
+LEFT_OUT_FILE = "left_out_clips.jsonl"
 # Where a Whisper checkpoint keeps its table of spellings.
 SPELLING_FILE = "normalizer.json"
 
@@ -277,6 +300,17 @@ def _without_pefts_warnings() -> Iterator[None]:
         yield
 
 
+def tunable(model: nn.Module, planned: PeftConfig | None, family: SpeechFamily, args: SpeechConfig) -> nn.Module:
+    """The model with its adapter, encoder and dropout as the config says."""
+    model = add_adapter(model, planned, args.seed)
+    if args.freeze_encoder:
+        check_untouched_encoder(model, planned, family)
+        family.freeze_encoder(model)
+    if args.disable_dropout:
+        disable_dropout(model)
+    return model
+
+
 def check_untouched_encoder(model: nn.Module, planned: PeftConfig | None, family: SpeechFamily) -> None:
     """Refuse a new adapter in an encoder that is to be frozen: its layers there would never change."""
     if planned is not None and not family.encoder_is_frozen(model):
@@ -329,3 +363,131 @@ def _without_rounded_inputs(model: Any) -> Any:
 
         use_eight_bit_linear(model)
     return model
+
+
+# ---- rows, and how their clips are heard ----
+
+
+def rows_within_bounds(rows: Dataset | IterableDataset, args: SpeechConfig, name: str) -> Dataset | IterableDataset:
+    """The rows a config wants to hear, and a line that says how many it does not; a collective call for a data set.
+
+    Args:
+        rows: from `speech_rows`; a stream is judged row by row as it comes.
+        args: the bounds, and where a stream's left-out rows are written.
+        name: what the rows are called in that line.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    bounds = (args.min_audio_seconds, args.max_audio_seconds)
+    if bounds == (None, None):
+        return rows
+    if not isinstance(rows, Dataset):
+        return stream_within_seconds(rows, *bounds, SkippedRows(os.path.join(args.output_dir, LEFT_OUT_FILE)))
+    return _inside(rows, found_by_one(args, lambda: outside_seconds(rows, *bounds)), args, name)
+
+
+def usable_rows(
+    rows: Dataset | IterableDataset, judge: RowJudge, args: SpeechConfig, name: str, skipped: SkippedRows
+) -> Dataset | IterableDataset:
+    """The rows that a run can use; a collective call for a data set, a stream's are judged as they come.
+
+    Args:
+        rows: from `speech_rows`.
+        judge: what the model and the trainer ask of a row.
+        args: the seconds that are wanted, and whether bad rows stop the run.
+        name: what the rows are called in messages.
+        skipped: where bad rows are written, if they do not stop the run.
+
+    Raises:
+        BadRowsError: all faults of all rows together.
+        ValueError: nothing is left.
+    """
+    if not isinstance(rows, Dataset):
+        return rows_within_bounds(rows, args, name)
+    judge = replace(judge, wanted=(args.min_audio_seconds, args.max_audio_seconds))
+    judged = found_by_one(args, lambda: judge_rows(rows, judge))
+    inside = _inside(rows, judged.outside, args, name)
+    if judged.faults and args.on_bad_rows == "error":
+        raise BadRowsError(judged.faults)
+    kept = drop_bad_rows(inside, judged.faults, skipped if args.process_index == 0 else None)
+    if len(kept) == 0:
+        raise ValueError(
+            f"{name} has no usable row left: {len(inside)} rows, {len(judged.faults)} faults. Mend the rows."
+        )
+    return kept
+
+
+def found_by_one(args: SpeechConfig, find: Callable[[], Found]) -> Found:
+    """What one process finds in the files, told to all of them."""
+    found = [find() if args.process_index == 0 else None]
+    known = broadcast_object_list(found)[0] if args.world_size > 1 else found[0]
+    assert known is not None
+    return known
+
+
+def _inside(rows: Dataset, outside: OutsideSeconds, args: SpeechConfig, name: str) -> Dataset:
+    """The rows of a wanted length; says how many are left out."""
+    kept = drop_outside(rows, outside)
+    if len(kept) == len(rows):
+        return rows
+    told = f"{name}: {outside.describe(len(rows), args.min_audio_seconds, args.max_audio_seconds)}"
+    if len(kept) == 0:
+        raise ValueError(
+            f"{told}, so none is left. Change min_audio_seconds or max_audio_seconds; a duration column is in seconds."
+        )
+    if args.process_index == 0:
+        logger.warning(f"{told}.")
+    return kept
+
+
+def tell_unused_rows(args: SpeechConfig, skipped: SkippedRows) -> dict[str, int]:
+    """What a run could not use, or left out of a stream for its length: counts for its metrics, and a line for each."""
+    found: dict[str, int] = {}
+    if args.on_bad_rows == "skip" and (count := skipped.count()):
+        found["skipped_rows"] = count
+        logger.warning(f"{count} rows could not be used; {skipped.path} says which and why.")
+    bounded = (args.min_audio_seconds, args.max_audio_seconds) != (None, None)
+    if bounded and (count := SkippedRows(os.path.join(args.output_dir, LEFT_OUT_FILE)).count()):
+        found["left_out_clips"] = count
+        logger.warning(f"{count} clips of streams were left out for their length; {LEFT_OUT_FILE} says which.")
+    return found
+
+
+class TrainingAugmentation:
+    """What a config says about augmenting clips; it does nothing where the config says nothing.
+
+    Attributes:
+        augmentation: None where training clips are heard as they are.
+        growth: how much longer a clip can get; None where it keeps its length.
+    """
+
+    def __init__(self, args: SpeechConfig):
+        seed = args.seed if args.data_seed is None else args.data_seed
+        self.augmentation = None if args.augmentation is None else load_augmentation(args.augmentation, seed=seed)
+        self.growth = None if self.augmentation is None else self.augmentation.growth
+
+    def __bool__(self) -> bool:
+        return self.augmentation is not None
+
+    def collator(self, plain: Any) -> Any:
+        """The collator of training batches; that of evaluation batches stays `plain`.
+
+        Raises:
+            ValueError: the clips are to be augmented in a collator that cannot do it.
+        """
+        if self.augmentation is None:
+            return plain
+        if not isinstance(plain, SpeechCollator):
+            raise ValueError(
+                f"augmentation acts in SpeechCollator; data_collator is a {type(plain).__name__}. Leave it out, "
+                "or turn augmentation off and augment in your own collator (audiorl.augment.load_augmentation)."
+            )
+        augmented = copy.copy(plain)
+        augmented.augment_with(self.augmentation)
+        return augmented
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Tell the loader's workers the epoch before its iterator is made; a resumed one comes with its own number."""
+        if self.augmentation is not None:
+            self.augmentation.set_epoch(epoch)

@@ -1,15 +1,42 @@
-"""What a trainer logs: running means, exact over micro-batches of any size and over processes."""
+"""What a trainer counts and logs: running means, exact over micro-batches of any size and over processes."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from audiorl.batch import GroupScores
+from audiorl.batch import GroupBatch, GroupScores
+
+
+class StepCounts(NamedTuple):
+    """What the losses of one optimizer step are divided by, over its micro-batches and all processes."""
+
+    clips: Tensor  # scalar: rows that count
+    tokens: Tensor  # scalar: kept tokens of the first hypothesis of each
+
+
+def counted_step(batches: Sequence[GroupBatch], accelerator: Accelerator, device: torch.device) -> StepCounts:
+    """Count the micro-batches of an optimizer step over all processes; a collective call."""
+    counts = sum(torch.stack([batch.valid.sum(), batch.keep[:, 0].sum()]) for batch in batches)
+    clips, tokens = accelerator.reduce(torch.as_tensor(counts).to(device), reduction="sum")
+    return StepCounts(clips, tokens)
+
+
+def without_repeats(batch: GroupBatch, accelerator: Accelerator) -> GroupBatch:
+    """Turn rows that only fill up the last batch of an epoch into placeholders.
+
+    Batches go round the processes in order, so of the last round only the first `remainder` rows are new.
+    """
+    state = accelerator.gradient_state
+    if accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+        return batch
+    new = state.remainder - accelerator.process_index * len(batch.row_ids)
+    return batch.without(torch.arange(len(batch.row_ids), device=batch.row_ids.device) >= new)
 
 
 class Metrics:

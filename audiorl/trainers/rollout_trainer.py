@@ -35,6 +35,7 @@ from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
 from audiorl.trainers.base import TrainerArguments
 from audiorl.trainers.callbacks import sampling_guarded
+from audiorl.trainers.metrics import counted_step
 from audiorl.trainers.rewarded import RewardedTrainer, RolloutConfig
 from audiorl.trainers.rollout_metrics import (
     RewardFigures,
@@ -186,7 +187,7 @@ class RolloutTrainer(RewardedTrainer, ABC):
             return batches, num_items
         if self.args.num_iterations > 1:
             batches = each_row_once(batches, self.accelerator)
-            self.step_counts = self._count(batches, device)
+            self.step_counts = counted_step(batches, self.accelerator, device)
         first = self.state.global_step % self.args.num_iterations == 0
         if first:
             self.held.data = None  # the states of the last step go before those of this one come
