@@ -82,7 +82,7 @@ class RAFTConfig(SamplingConfig):
 
     # Defaults that differ
     num_train_epochs: float | None = field(
-        default=None, metadata={"help": "Leave it out: an epoch is a cycle, and num_cycles says how many there are."}
+        default=None, metadata={"help": "Leave unset: an epoch is a cycle, and num_cycles sets how many there are."}
     )
     lr_scheduler_type: str = field(
         default=LR_SCHEDULE,
@@ -90,13 +90,13 @@ class RAFTConfig(SamplingConfig):
     )
     temperature: float = field(
         default=1.0,
-        metadata={"help": "> 0; logits are divided by it in rollouts. What is kept is learnt at temperature 1."},
+        metadata={"help": "> 0; logits are divided by it when sampling. Kept hypotheses are learnt at temperature 1."},
     )
     sft_weight: float = field(
         default=0.0,
         metadata={
-            "help": "Weight >= 0 of the negative log-likelihood (mean over tokens) of true transcripts. Above 0, every "
-            "clip of the cycle is learnt from, by its transcript where none of its hypotheses was kept."
+            "help": "Weight >= 0 of the negative log-likelihood (mean over tokens) of the true transcripts. Above 0, "
+            "every clip of the cycle is learnt from, also one of which no hypothesis was kept."
         },
     )
 
@@ -108,18 +108,18 @@ class RAFTConfig(SamplingConfig):
     epochs_per_cycle: float = field(
         default=1.0,
         metadata={
-            "help": "> 0; a cycle has as many optimizer steps as so many passes over its clips take. They go over what "
-            "was kept, again and again where that is less."
+            "help": "> 0; length of a cycle, in passes over its clips. If fewer hypotheses were kept, they are "
+            "repeated."
         },
     )
     steps_per_cycle: int | None = field(
-        default=None, metadata={"help": "Optimizer steps of a cycle, > 0; unset: epochs_per_cycle says."}
+        default=None, metadata={"help": "Length of a cycle in optimizer steps, > 0; unset: epochs_per_cycle sets it."}
     )
     lr_decay_per_cycle: float = field(
-        default=0.85, metadata={"help": "Above 0 to 1; the learning rate is multiplied by it after each cycle."}
+        default=0.85, metadata={"help": "The learning rate is multiplied by this after each cycle; above 0 to 1."}
     )
     min_lr: float = field(
-        default=1e-6, metadata={"help": "Below this the learning rate does not decay, 0 to learning_rate."}
+        default=1e-6, metadata={"help": "The learning rate does not decay below this; 0 to learning_rate."}
     )
 
     # Rollouts and selection
@@ -127,19 +127,22 @@ class RAFTConfig(SamplingConfig):
     rollout_batch_size: int | None = field(
         default=None,
         metadata={
-            "help": "Clips sampled at once on each device, > 0; unset: per_device_train_batch_size. It holds no graph, "
-            "so it may be larger."
+            "help": "Clips sampled at once on each device, > 0; unset: per_device_train_batch_size. Sampling keeps no"
+            " graph, so it can be larger."
         },
     )
     max_kept_per_clip: int = field(
-        default=1, metadata={"help": "The best so many hypotheses of each clip stay in, 1 to samples_per_prompt."}
+        default=1, metadata={"help": "Keep at most this many of each clip's best hypotheses; 1 to samples_per_prompt."}
     )
     keep_top_percent: float = field(
         default=1.0,
-        metadata={"help": "Of those, the best share over all clips of the cycle stays in; above 0 to 1 (1: all)."},
+        metadata={
+            "help": "Of those, keep this share with the highest rewards over all clips of the cycle; above 0 to 1 (1:"
+            " all)."
+        },
     )
     reward_threshold: float | None = field(
-        default=None, metadata={"help": "Of those, what is rewarded with at least this is kept; unset: all."}
+        default=None, metadata={"help": "Of those, keep only hypotheses with at least this reward; unset: all."}
     )
 
     def __post_init__(self):

@@ -39,38 +39,43 @@ class SamplingConfig(SpeechConfig):
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of AdamW."})
     eval_wer: bool = field(
         default=True,
-        metadata={"help": "Log eval_wer and eval_cer of the evaluation set, decoded as the generation config says."},
+        metadata={"help": "Decode the evaluation set with the generation config, and log eval_wer and eval_cer."},
     )
 
     # Rollouts
     max_completion_length: int = field(
         default=256,
-        metadata={"help": "Tokens after which a hypothesis is cut, > 0; a longer transcript is refused as a bad row."},
+        metadata={"help": "Longest hypothesis in tokens, > 0. A row with a longer transcript is a bad row."},
     )
     temperature: float = field(
-        default=1.0, metadata={"help": "> 0; logits are divided by it in rollouts and in every score alike."}
+        default=1.0, metadata={"help": "> 0; logits are divided by it when sampling and when scoring."}
     )
-    top_k: int = field(default=0, metadata={"help": "Sample from the k most probable tokens; 0: from all."})
+    top_k: int = field(default=0, metadata={"help": "Sample only from the k most probable tokens; 0: from all."})
     top_p: float = field(
-        default=1.0, metadata={"help": "Sample from the tokens that make up this probability, above 0 to 1; 1: all."}
+        default=1.0,
+        metadata={
+            "help": "Sample only from the most probable tokens that together have this probability; above 0 to 1 (1: "
+            "all)."
+        },
     )
     min_p: float | None = field(
         default=None,
-        metadata={"help": "Sample from tokens at least this share as probable as the most probable one, 0 to 1."},
+        metadata={"help": "Sample only from tokens with at least this share of the highest probability; 0 to 1."},
     )
     repetition_penalty: float = field(
-        default=1.0, metadata={"help": "Above 1 makes tokens that were sampled before less probable; 1: off."}
+        default=1.0, metadata={"help": "Above 1, tokens that were sampled before become less probable; 1: off."}
     )
 
     # Rewards
     reward_weights: list[float] | None = field(
-        default=None, metadata={"help": "A weight for each reward; 1 each where left out. 0 only logs a reward."}
+        default=None,
+        metadata={"help": "One weight for each reward; unset: 1 each. A reward with weight 0 is only logged."},
     )
     reward_timeout: float | None = field(
         default=1800.0,
         metadata={
-            "help": "Seconds, > 0, that an asynchronous reward may take for all hypotheses of a step; then the run "
-            "stops with the reward's name. None: wait for ever."
+            "help": "Seconds, > 0, that an asynchronous reward may take for all hypotheses of a step. Then the run "
+            "stops and names the reward. None: no limit."
         },
     )
 
@@ -79,7 +84,7 @@ class SamplingConfig(SpeechConfig):
         default=0.0,
         metadata={
             "help": "Weight >= 0 of the negative log-likelihood (mean over tokens) of the rows' transcripts, against "
-            "forgetting. It costs one more hypothesis for each clip and no encoder pass."
+            "forgetting. It costs one more hypothesis for each clip, but no encoder pass."
         },
     )
 
@@ -87,13 +92,11 @@ class SamplingConfig(SpeechConfig):
     log_completions: bool = field(
         default=False,
         metadata={
-            "help": "Whenever rollouts are logged, print transcript, best and worst hypothesis of each clip, and write "
-            "them to completions/ in output_dir."
+            "help": "At each log, print transcript, best and worst hypothesis of each clip, and write them to "
+            "completions/ in output_dir."
         },
     )
-    num_completions_to_print: int | None = field(
-        default=None, metadata={"help": "Clips of that table; unset: all of them."}
-    )
+    num_completions_to_print: int | None = field(default=None, metadata={"help": "Clips in that table; unset: all."})
 
     def __post_init__(self):
         if self.load_best_model_at_end and self.metric_for_best_model is None:
@@ -126,14 +129,17 @@ class RolloutConfig(SyncedReferenceFields, SamplingConfig):
     dynamic_sampling_tries: int = field(
         default=0,
         metadata={
-            "help": "How often a group whose rewards are all equal is sampled again; 0: never. What stays equal is "
-            "kept and teaches nothing."
+            "help": "How often a group whose rewards are all equal is sampled again; 0: never. A group that stays "
+            "equal is kept and teaches nothing."
         },
     )
 
     # Learning
     num_iterations: int = field(
-        default=1, metadata={"help": "Optimizer steps on the same rollouts, > 0; an epoch has as many times the steps."}
+        default=1,
+        metadata={
+            "help": "Optimizer steps on the same rollouts, > 0. An epoch then has this many times as many steps."
+        },
     )
 
     # Fresh samples have no scores beforehand; `ReferenceTrainer` asks.
