@@ -1,4 +1,4 @@
-"""From what a user hands to a trainer to what the trainer works with: model, processor, adapter and rows.
+"""Turns what a user hands to a trainer into what the trainer works with: model, processor, adapter and rows.
 
 Also from an adapter to a model that needs none (`merge_and_unload`, `export_merged`).
 """
@@ -142,7 +142,7 @@ def load_adapted(adapter: str | os.PathLike, options: dict[str, Any], *, trainab
 
 
 def merge_and_unload(adapter: str | os.PathLike, **options: Any) -> PreTrainedModel:
-    """A plain model with an adapter's change added to its weights, e.g. to be served without PEFT.
+    """A plain model with an adapter's change added to its weights, for example to be served without PEFT.
 
     The base is loaded anew in full precision: what a quantised base was trained with is merged into the original.
 
@@ -184,7 +184,7 @@ def default_output_dir(model: str | os.PathLike | nn.Module, method: str) -> str
 
 
 def load_processor(processing_class: Any, model: nn.Module) -> Any:
-    """The processor a user passed, or the one of the model's own checkpoint.
+    """The processor that a user passed, or the one of the model's own checkpoint.
 
     For an adapter that was loaded by its name, it is the one that lies beside the adapter, where there is one: tokens
     may have been added to it.
@@ -205,7 +205,7 @@ def load_processor(processing_class: Any, model: nn.Module) -> Any:
 
 
 def configured_family(model: nn.Module, processor: Any, args: SpeechConfig) -> SpeechFamily:
-    """The model's family with the language, task and backbone of a config that suits it."""
+    """The model's family, with language, task and backbone set from a config that suits it."""
     family = speech_family(model, processor)
     family.set_defaults(language=args.language, task=args.task)
     args.check_family(family)
@@ -215,7 +215,7 @@ def configured_family(model: nn.Module, processor: Any, args: SpeechConfig) -> S
 
 
 def plan_adapter(model: Any, peft_config: Any) -> PeftConfig | None:
-    """The adapter to be added, checked against the model while nothing has been spent on rows.
+    """Check the adapter to be added against the model, before anything is spent on rows.
 
     Raises:
         ValueError: see `checked_adapter`; or full training of quantised weights; or DoRA where PEFT cannot do it; or
@@ -243,7 +243,7 @@ def plan_adapter(model: Any, peft_config: Any) -> PeftConfig | None:
 
 
 def _check_base(base: Any) -> None:
-    """An adapter is saved without its base, so the base has to be what loading it by its name gives."""
+    """Check that the base can be loaded again by its name: an adapter is saved without its base."""
     if difference := getattr(base, "differs_from_checkpoint", None):
         raise ValueError(
             f"An adapter is saved without its base and loaded on {base.config._name_or_path or 'the one it names'!r}, "
@@ -281,7 +281,7 @@ def keep_trainable(model: nn.Module) -> nn.Module:
 
 
 def add_adapter(model: nn.Module, planned: PeftConfig | None, seed: int) -> nn.Module:
-    """The model in a new adapter whose first weights follow from `seed`, or the model as it is."""
+    """The model in a new adapter whose first weights follow from `seed`; without a plan, the model as it is."""
     if planned is None:
         return model
     set_seed(seed)
@@ -291,7 +291,7 @@ def add_adapter(model: nn.Module, planned: PeftConfig | None, seed: int) -> nn.M
 
 @contextlib.contextmanager
 def _without_pefts_warnings() -> Iterator[None]:
-    """PEFT (0.21) warns of what it does itself, which no user of it can mend."""
+    """Hide warnings that PEFT (0.21) causes itself."""
     with warnings.catch_warnings():
         # it takes AdaLoRA's rank_pattern for LoRA's, whose keys are other names
         warnings.filterwarnings("ignore", "(?s).*rank_pattern keys did not match", RuntimeWarning)
@@ -312,7 +312,7 @@ def tunable(model: nn.Module, planned: PeftConfig | None, family: SpeechFamily, 
 
 
 def check_untouched_encoder(model: nn.Module, planned: PeftConfig | None, family: SpeechFamily) -> None:
-    """Refuse a new adapter in an encoder that is to be frozen: its layers there would never change."""
+    """Refuse a new adapter inside an encoder that is to be frozen: it would never change."""
     if planned is not None and not family.encoder_is_frozen(model):
         raise ValueError(
             "freeze_encoder leaves the encoder as it is, but the new adapter has layers in it, which would never "
@@ -322,7 +322,7 @@ def check_untouched_encoder(model: nn.Module, planned: PeftConfig | None, family
 
 
 def check_trained(model: nn.Module, args: SpeechConfig) -> None:
-    """Refuse to train a model none of whose parameters is trained.
+    """Refuse to train a model without trainable parameters.
 
     Raises:
         ValueError: with what froze them.
@@ -369,7 +369,8 @@ def _without_rounded_inputs(model: Any) -> Any:
 
 
 def rows_within_bounds(rows: Dataset | IterableDataset, args: SpeechConfig, name: str) -> Dataset | IterableDataset:
-    """The rows a config wants to hear, and a line that says how many it does not; a collective call for a data set.
+    """The rows whose clips are as long as a config wants, and a line that counts the others; a collective call for a
+    data set.
 
     Args:
         rows: from `speech_rows`; a stream is judged row by row as it comes.
@@ -390,7 +391,7 @@ def rows_within_bounds(rows: Dataset | IterableDataset, args: SpeechConfig, name
 def usable_rows(
     rows: Dataset | IterableDataset, judge: RowJudge, args: SpeechConfig, name: str, skipped: SkippedRows
 ) -> Dataset | IterableDataset:
-    """The rows that a run can use; a collective call for a data set, a stream's are judged as they come.
+    """The rows that a run can use; a collective call for a data set. Rows of a stream are judged as they come.
 
     Args:
         rows: from `speech_rows`.
@@ -419,7 +420,7 @@ def usable_rows(
 
 
 def found_by_one(args: SpeechConfig, find: Callable[[], Found]) -> Found:
-    """What one process finds in the files, told to all of them."""
+    """Let one process search the files and give all of them the result."""
     found = [find() if args.process_index == 0 else None]
     known = broadcast_object_list(found)[0] if args.world_size > 1 else found[0]
     assert known is not None
@@ -427,7 +428,7 @@ def found_by_one(args: SpeechConfig, find: Callable[[], Found]) -> Found:
 
 
 def _inside(rows: Dataset, outside: OutsideSeconds, args: SpeechConfig, name: str) -> Dataset:
-    """The rows of a wanted length; says how many are left out."""
+    """The rows of a wanted length; logs how many are left out."""
     kept = drop_outside(rows, outside)
     if len(kept) == len(rows):
         return rows
@@ -442,7 +443,9 @@ def _inside(rows: Dataset, outside: OutsideSeconds, args: SpeechConfig, name: st
 
 
 def tell_unused_rows(args: SpeechConfig, skipped: SkippedRows) -> dict[str, int]:
-    """What a run could not use, or left out of a stream for its length: counts for its metrics, and a line for each."""
+    """Count the rows that a run could not use, or left out of a stream for their length: counts for its metrics, and a
+    log line for each.
+    """
     found: dict[str, int] = {}
     if args.on_bad_rows == "skip" and (count := skipped.count()):
         found["skipped_rows"] = count
@@ -455,7 +458,7 @@ def tell_unused_rows(args: SpeechConfig, skipped: SkippedRows) -> dict[str, int]
 
 
 class TrainingAugmentation:
-    """What a config says about augmenting clips; it does nothing where the config says nothing.
+    """The augmentation that a config describes; without one it does nothing.
 
     Attributes:
         augmentation: None where training clips are heard as they are.
@@ -471,7 +474,7 @@ class TrainingAugmentation:
         return self.augmentation is not None
 
     def collator(self, plain: Any) -> Any:
-        """The collator of training batches; that of evaluation batches stays `plain`.
+        """The collator of training batches; evaluation batches keep `plain`.
 
         Raises:
             ValueError: the clips are to be augmented in a collator that cannot do it.
@@ -488,6 +491,6 @@ class TrainingAugmentation:
         return augmented
 
     def begin_epoch(self, epoch: int) -> None:
-        """Tell the loader's workers the epoch before its iterator is made; a resumed one comes with its own number."""
+        """Tell the loader's workers the epoch before its iterator is made. After a resume it is the resumed epoch."""
         if self.augmentation is not None:
             self.augmentation.set_epoch(epoch)
