@@ -1,4 +1,4 @@
-"""What is counted and how, for every model and data set of an evaluation, and the flags that say it."""
+"""How an evaluation counts, and its command-line flags."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class EvaluationSettings:
 
     Args:
         task: "transcription" counts words or characters; "labels" asks whether a hypothesis is the row's label.
-        text_column: column of the transcript, "" where nothing was said; with "labels" of the label, as text, or of a
-            list of answers to the row's question, any of which is right and the first of which stands for all.
+        text_column: column of the transcript, "" if nothing was said. With "labels" the column of the label, as text,
+            or of a list of right answers to the row's question, of which the first one is shown.
         normalise: a name or function that `audiorl.text.normalizers.normalizer` takes.
-        unit: see `audiorl.evaluation.count_errors`; not read with "labels".
+        unit: see `audiorl.evaluation.count_errors`; ignored with "labels".
         group_column: column whose values, usually speakers, the bootstrap draws; None draws clips.
         resamples: of the bootstrap, > 0.
         seed: of the bootstrap.
-        keywords: texts for all clips; None takes each row's list from its column `keywords`, where it has one.
-        duration_edges: seconds, rising, at which one group of durations ends and the next begins.
-        speaker_column, language_column: columns of the breakdown, where rows have them.
-        aliases: label -> other spellings that count as it.
-        labels: those that a model may say besides the labels of the rows.
-        label_similarity: above 0 to 1; below 1 the nearest label is taken where its spelling is so similar.
+        keywords: texts for all clips; None takes the list in each row's column `keywords`, if it has one.
+        duration_edges: rising seconds at which one group of durations ends and the next begins.
+        speaker_column, language_column: columns for the breakdown, if rows have them.
+        aliases: label -> other spellings that count as that label.
+        labels: labels that a model may give besides those of the rows.
+        label_similarity: above 0 to 1; below 1 a misspelt label counts as the nearest one if it is this similar.
 
     Raises:
         ValueError: something is out of its range or unknown; aliases without labels.
