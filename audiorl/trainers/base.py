@@ -44,7 +44,6 @@ from audiorl.trainers.callbacks import OwnConfigs, StopOnBadNumbers, StopOnSigte
 from audiorl.trainers.card import RunCard
 from audiorl.trainers.checkpoints import CheckpointSaver
 from audiorl.trainers.config import SpeechConfig
-from audiorl.trainers.decoding import Decoder
 from audiorl.trainers.distributed import check_parallelism
 from audiorl.trainers.hub import HubPusher, tokens_left_out
 from audiorl.trainers.loading import (
@@ -59,10 +58,9 @@ from audiorl.trainers.loading import (
     tunable,
     usable_rows,
 )
-from audiorl.trainers.logs import AudioSamples, console_of, without_other_bars, write_logs
-from audiorl.trainers.metrics import Metrics, StepCounts, counted_step, without_repeats
+from audiorl.trainers.logs import AudioSamples, RunReport, console_of, leave_comparison, without_other_bars, write_logs
+from audiorl.trainers.metrics import Decoder, Metrics, StepCounts, counted_step, without_repeats
 from audiorl.trainers.reference import AdapterOff, FrozenCopy, FrozenPolicy
-from audiorl.trainers.report_files import RunReport, leave_comparison
 
 logger = logging.get_logger(__name__)
 

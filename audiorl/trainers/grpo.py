@@ -1,6 +1,6 @@
 """Group relative policy optimisation on speech (Shao et al. 2024, arXiv:2402.03300), every clip encoded once.
 
-1. K hypotheses of each clip are sampled from the policy and rewarded (`online.py`).
+1. K hypotheses of each clip are sampled from the policy and rewarded (`rollout_trainer.py`).
 2. A hypothesis's advantage is its reward less the mean of its group, scaled as `scale_rewards` says
    (`audiorl.losses.advantages`).
 3. The policy scores all K from one encoder pass; `PolicyObjective` turns ratios and advantages into the loss, the KL to
@@ -43,9 +43,8 @@ from audiorl.models import SpeechFamily
 from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers
 from audiorl.trainers.config import LOSS_SETTINGS_HELP
 from audiorl.trainers.loading import default_output_dir
-from audiorl.trainers.rewarded import RolloutConfig
 from audiorl.trainers.rollout_metrics import StepRollouts
-from audiorl.trainers.rollout_trainer import RolloutTrainer
+from audiorl.trainers.rollout_trainer import RolloutConfig, RolloutTrainer
 from audiorl.trainers.rollouts import Learnt, Rollout
 
 

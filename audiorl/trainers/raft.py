@@ -60,7 +60,6 @@ from audiorl.trainers.raft_cycle import (
     load_kept,
     select_hypotheses,
 )
-from audiorl.trainers.rewarded import REPEATABLE_ORDERS, RewardedTrainer, SamplingConfig
 from audiorl.trainers.rollout_metrics import (
     GROUPS_A_CYCLE,
     RewardFigures,
@@ -70,6 +69,7 @@ from audiorl.trainers.rollout_metrics import (
     numbers,
     summary,
 )
+from audiorl.trainers.rollout_trainer import REPEATABLE_ORDERS, RewardedTrainer, SamplingConfig
 from audiorl.trainers.rollouts import audio_of, with_transcript
 
 # The learning rate of RAFT; warmup_steps is read as well.

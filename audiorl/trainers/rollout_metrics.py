@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from audiorl.losses import zero_variance
 from audiorl.models import SpeechFamily
 from audiorl.text.tasks import TRANSCRIPTION, Task
 from audiorl.trainers.distributed import gathered_rows
-from audiorl.trainers.logs import log_completions
+from audiorl.trainers.logs import group_records, log_completions
 from audiorl.trainers.metrics import Metrics
-from audiorl.trainers.report_files import group_records
-from audiorl.trainers.rewarded import SamplingConfig
 from audiorl.trainers.rollouts import Rollout
+
+if TYPE_CHECKING:
+    from audiorl.trainers.rollout_trainer import SamplingConfig
 
 COMPLETIONS_FOLDER = "completions"
 
