@@ -40,7 +40,7 @@ from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from audiorl.trainers.raft import RAFTConfig, RAFTTrainer
-from audiorl.trainers.rewarded import RewardedTrainer
+from audiorl.trainers.rollout_trainer import RewardedTrainer
 from audiorl.trainers.sft import SFTConfig, SFTTrainer
 
 
