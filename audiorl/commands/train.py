@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from accelerate.utils import gather_object
 from datasets import Dataset
@@ -17,6 +18,7 @@ from audiorl.adapters import SpeechModelConfig
 from audiorl.datasets import SkippedRows, register_corpus
 from audiorl.demo import DEMO_ARGUMENTS, DemoSpeech
 from audiorl.elsewhere import ORPO_REFUSED
+from audiorl.evaluation import Comparison, Decoded
 from audiorl.exits import interruptible
 from audiorl.flags import (
     RewardScriptArguments,
@@ -40,29 +42,37 @@ from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from audiorl.trainers.raft import RAFTConfig, RAFTTrainer
-from audiorl.trainers.rollout_trainer import RewardedTrainer
 from audiorl.trainers.sft import SFTConfig, SFTTrainer
 
 
+class Method(NamedTuple):
+    """How a command tunes: `tune(trainer, config, argv)`, whose flags are the fields of `flags`, config and model."""
+
+    tune: Callable[..., Measured | None]
+    trainer: Callable[..., SpeechTrainer]
+    config: type[SpeechConfig]
+    flags: type[RowScriptArguments]
+    refused: Mapping[str, str] = MappingProxyType({})
+
+
 def sft(argv: Sequence[str] | None = None) -> None:
-    tune_on_transcripts(SFTTrainer, SFTConfig, argv, demo_arguments=DEMO_ARGUMENTS["sft"])
+    run_method("sft", argv, DEMO_ARGUMENTS["sft"])
 
 
 def dpo(argv: Sequence[str] | None = None) -> None:
-    tune_on_pairs(DPOTrainer, DPOConfig, argv, demo_arguments=DEMO_ARGUMENTS["dpo"])
+    run_method("dpo", argv, DEMO_ARGUMENTS["dpo"])
 
 
 def orpo(argv: Sequence[str] | None = None) -> None:
-    arguments = DEMO_ARGUMENTS["orpo"]
-    tune_on_pairs(ORPOTrainer, ORPOConfig, argv, demo_arguments=arguments, refused=ORPO_REFUSED)
+    run_method("orpo", argv, DEMO_ARGUMENTS["orpo"])
 
 
 def grpo(argv: Sequence[str] | None = None) -> None:
-    tune_on_rewards(GRPOTrainer, GRPOConfig, argv, demo_arguments=DEMO_ARGUMENTS["grpo"])
+    run_method("grpo", argv, DEMO_ARGUMENTS["grpo"])
 
 
 def raft(argv: Sequence[str] | None = None) -> None:
-    tune_on_rewards(RAFTTrainer, RAFTConfig, argv, demo_arguments=DEMO_ARGUMENTS["raft"])
+    run_method("raft", argv, DEMO_ARGUMENTS["raft"])
 
 
 def tune_on_transcripts(
@@ -71,13 +81,15 @@ def tune_on_transcripts(
     argv: Sequence[str] | None = None,
     *,
     demo_arguments: Sequence[str] = (),
-) -> None:
+    before: Decoded | None = None,
+) -> Measured | None:
     """Tune on rows with `text`.
 
     Args:
         trainer_class: called as `SFTTrainer` is.
         config: its config; every field is a flag, beside those of `RowScriptArguments` and `SpeechModelConfig`.
         argv, demo_arguments: see `audiorl.flags.parse`.
+        before: see `tune_and_measure`.
     """
     # 1. Flags: every field of the three classes
     register_corpus(DemoSpeech(), replace=True)
@@ -97,7 +109,8 @@ def tune_on_transcripts(
         peft_config=adapter,
     )
     trainer.record_data(data_source(script))
-    tune_and_measure(trainer, held_out, data_source(script, test=True), merge_adapter=model_args.merge_adapter)
+    source = data_source(script, test=True)
+    return tune_and_measure(trainer, held_out, source, merge_adapter=model_args.merge_adapter, before=before)
 
 
 def tune_on_pairs(
@@ -106,14 +119,16 @@ def tune_on_pairs(
     argv: Sequence[str] | None = None,
     *,
     demo_arguments: Sequence[str] = (),
+    before: Decoded | None = None,
     refused: Mapping[str, str] | None = None,
-) -> None:
+) -> Measured | None:
     """Tune on rows with `chosen` and `rejected`, or with `text`, from which pairs are mined first.
 
     Args:
         trainer_class: called as `DPOTrainer` is.
         config: its config; every field is a flag, beside those of `SpeechScriptArguments` and `SpeechModelConfig`.
         argv, demo_arguments, refused: see `audiorl.flags.parse`.
+        before: see `tune_and_measure`.
     """
     # 1. Flags: every field of the three classes
     register_corpus(DemoSpeech(), replace=True)
@@ -141,7 +156,8 @@ def tune_on_pairs(
     )
     source = data_source(script)
     trainer.record_data(source if pairs is rows else mined_source(source, script))
-    tune_and_measure(trainer, held_out, data_source(script, test=True), merge_adapter=model_args.merge_adapter)
+    source = data_source(script, test=True)
+    return tune_and_measure(trainer, held_out, source, merge_adapter=model_args.merge_adapter, before=before)
 
 
 def tune_on_rewards(
@@ -150,19 +166,20 @@ def tune_on_rewards(
     argv: Sequence[str] | None = None,
     *,
     demo_arguments: Sequence[str] = (),
-) -> None:
+    before: Decoded | None = None,
+) -> Measured | None:
     """Tune on rows with `audio` and what the rewards read.
 
     Args:
         trainer_class: called as `GRPOTrainer` is.
         config: its config; every field is a flag, beside those of `RewardScriptArguments` and `SpeechModelConfig`.
         argv, demo_arguments: see `audiorl.flags.parse`.
+        before: see `tune_and_measure`.
     """
     # 1. Flags: every field of the three classes; rewards are found before anything is loaded
     register_corpus(DemoSpeech(), replace=True)
     script, args, model_args = parse((RewardScriptArguments, config, SpeechModelConfig), demo_arguments, argv)
-    rewards = script.rewards()
-    RewardSet(rewards, args.reward_weights)
+    RewardSet(script.reward_funcs, args.reward_weights)
 
     # 2. Model and rows
     model, processor, adapter = load_from_flags(model_args, args)
@@ -171,7 +188,7 @@ def tune_on_rewards(
     # 3. Tune, with WER before and after
     trainer = trainer_class(
         model,
-        rewards,
+        script.reward_funcs,
         args=args,
         train_dataset=train_rows(script, args),
         eval_dataset=held_out if args.eval_strategy != "no" else None,
@@ -179,12 +196,26 @@ def tune_on_rewards(
         peft_config=adapter,
     )
     trainer.record_data(data_source(script))
-    tune_and_measure(trainer, held_out, data_source(script, test=True), merge_adapter=model_args.merge_adapter)
+    source = data_source(script, test=True)
+    return tune_and_measure(trainer, held_out, source, merge_adapter=model_args.merge_adapter, before=before)
+
+
+class Measured(NamedTuple):
+    """What a model said of the rows to measure on, before and after tuning."""
+
+    before: Decoded
+    after: Decoded
+    comparison: Comparison
 
 
 def tune_and_measure(
-    trainer: SpeechTrainer, held_out: Any, source: DataSource | None = None, *, merge_adapter: bool = False
-) -> None:
+    trainer: SpeechTrainer,
+    held_out: Any,
+    source: DataSource | None = None,
+    *,
+    merge_adapter: bool = False,
+    before: Decoded | None = None,
+) -> Measured | None:
     """Train, save, measure, push where that is asked for, and say what came of it.
 
     Everything is written before anything is printed: whoever reads the output may stop reading, as `head` does. It is
@@ -194,6 +225,10 @@ def tune_and_measure(
         held_out: rows to measure WER, or the accuracy of labels, on before and after; None measures nothing.
         source: what the card calls them.
         merge_adapter: write the adapter merged into its base beside `output_dir`.
+        before: what the model says of `held_out` now, where that is known; default it is decoded.
+
+    Returns:
+        None without rows to measure on.
 
     Raises:
         ValueError: another run writes to `output_dir`, before anything is trained.
@@ -201,17 +236,19 @@ def tune_and_measure(
     args = trainer.args
     if args.process_index == 0:
         trainer.checkpoints.claim()
-    before = trainer.decode(held_out) if held_out is not None else None
+    if held_out is None:
+        before = None
+    elif before is None:
+        before = trainer.decode(held_out)
     trainer.run_report.comes_later = before is not None
     with interruptible("go on with --resume_from_checkpoint True if a checkpoint was written"):
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
-    found = []
+    found, measured = [], None
     if before is not None:
         after = trainer.decode(held_out)
-        result = trainer.record_evaluation(before, after, source, rows=held_out)
-        found.append(str(result))
-    found += trainer.rewards.told() if isinstance(trainer, RewardedTrainer) else []
+        measured = Measured(before, after, trainer.record_evaluation(before, after, source, rows=held_out))
+        found.append(str(measured.comparison))
     found.append(f"The tuned checkpoint lies in {args.output_dir}")
     try:
         if merge_adapter and (merged := trainer.save_merged()) is not None:
@@ -221,6 +258,7 @@ def tune_and_measure(
     finally:
         if args.process_index == 0:
             print("\n".join(found))
+    return measured
 
 
 def mining_options(model: nn.Module, processor: Any, args: SpeechConfig) -> dict[str, Any]:
@@ -267,3 +305,23 @@ def with_pairs(model: nn.Module, processor: Any, rows: Any, script: SpeechScript
             "--mining_temperature."
         )
     return together.rows
+
+
+METHODS = {
+    "sft": Method(tune_on_transcripts, SFTTrainer, SFTConfig, RowScriptArguments),
+    "dpo": Method(tune_on_pairs, DPOTrainer, DPOConfig, SpeechScriptArguments),
+    "orpo": Method(tune_on_pairs, ORPOTrainer, ORPOConfig, SpeechScriptArguments, ORPO_REFUSED),
+    "grpo": Method(tune_on_rewards, GRPOTrainer, GRPOConfig, RewardScriptArguments),
+    "raft": Method(tune_on_rewards, RAFTTrainer, RAFTConfig, RewardScriptArguments),
+}
+
+
+def run_method(
+    name: str, argv: Sequence[str] | None, demo_arguments: Sequence[str] = (), before: Decoded | None = None
+) -> Measured | None:
+    """Tune as a key of `METHODS` says; the other arguments are those of `tune_on_pairs`."""
+    method = METHODS[name]
+    options: dict[str, Any] = {"demo_arguments": demo_arguments, "before": before}
+    if method.refused:
+        options["refused"] = method.refused
+    return method.tune(method.trainer, method.config, argv, **options)

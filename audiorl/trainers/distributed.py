@@ -1,4 +1,4 @@
-"""Training in several processes: which ways of sharing a model work, and what is computed over all processes.
+"""Several processes: how a model is spread over them, and what is computed over all of them.
 
 DDP       whole copies; everything works
 FSDP2     parameters sharded; no decoding while training, no synced reference
@@ -7,8 +7,10 @@ ZeRO 1, 2 optimizer state and gradients sharded by DeepSpeed, parameters whole
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,12 +28,12 @@ logger = logging.getLogger(__name__)
 
 
 def started_processes() -> int:
-    """How many processes `torchrun` or `accelerate launch` started for this run, on all machines; 1 without them."""
+    """How many processes `torchrun` or `accelerate launch` started for this run, over all machines; 1 without them."""
     return int(os.environ.get("WORLD_SIZE") or 1) if "RANK" in os.environ else 1
 
 
 def falls_back_to_cpus(use_cpu: bool) -> bool:
-    """Whether several processes have to train together on CPUs because there is no GPU, although nobody asked for it.
+    """Whether several processes have to train together on CPUs though nobody asked for it: there is no GPU here.
 
     Without it accelerate joins no processes and each trains alone, all in one folder. The first process says so.
 
@@ -67,6 +69,22 @@ def check_joined(world_size: int) -> None:
             f"{started_processes()} processes were started, but each would train alone, all into one folder: this one "
             f"knows of {world_size}. Pass --use_cpu true to join them on CPUs, or start one process."
         )
+    if world_size > 1:
+        _leave_at_exit()
+
+
+@cache
+def _leave_at_exit() -> None:
+    """Close gloo's connections before the interpreter goes: a peer that ends first could abort this process (SIGABRT).
+
+    NCCL is left alone: there, leaving waits for what other processes may never send.
+    """
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+        torch.distributed.destroy_process_group()
 
 
 def _device_joins_processes() -> bool:
@@ -75,7 +93,7 @@ def _device_joins_processes() -> bool:
 
 
 def check_parallelism(accelerator: Accelerator) -> None:
-    """Refuse settings under which something else would be trained than the user expects.
+    """Refuse what would train on something else than the user thinks.
 
     Raises:
         ValueError: FSDP that is asked for and not there, FSDP 1, weights that only the first process loads, ZeRO 3.
@@ -111,7 +129,7 @@ def is_fsdp(accelerator: Accelerator) -> bool:
 
 
 def check_whole_weights(accelerator: Accelerator, what: str) -> None:
-    """Refuse to decode during training if training shards the parameters.
+    """Refuse what decodes while training, where that shards the parameters.
 
     Raises:
         ValueError: with `what`, a subject and its verb.
@@ -124,7 +142,7 @@ def check_whole_weights(accelerator: Accelerator, what: str) -> None:
 
 
 def prepare_frozen(model: nn.Module, accelerator: Accelerator) -> Any:
-    """Prepare a frozen model as the policy will be: on its device, in its precision, sharded if it is sharded."""
+    """A frozen model as the policy beside it will be: on its device, in its precision, sharded where it is."""
     if is_fsdp(accelerator):
         return prepare_fsdp(model, accelerator)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
@@ -133,7 +151,7 @@ def prepare_frozen(model: nn.Module, accelerator: Accelerator) -> Any:
 
 
 def gathered_pairs(pairs: PairScores, accelerator: Accelerator) -> PairScores:
-    """The pairs of all processes in process order. Only this process's own pairs keep their graph.
+    """The pairs of all processes in process order; those of this process keep their graph.
 
     Source: the sum over processes of a function of the gathered batch, differentiated where each process stands.
     """
@@ -153,7 +171,7 @@ def gathered_pairs(pairs: PairScores, accelerator: Accelerator) -> PairScores:
 
 
 def gathered_rows(own: Tensor, accelerator: Accelerator) -> tuple[Tensor, int]:
-    """The rows of all processes in process order, and where this process's rows begin; no gradient.
+    """The rows of all processes in process order, and where this process's own begin; no gradient.
 
     Args:
         own: (n, ...); n may differ from process to process, the other sizes may not.
