@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 import soundfile
 
 from tests.demo_runs import rates_of_demo
+from tests.forks import run_forked
 from tests.script_runs import arguments, base, data  # noqa: F401 (fixtures)
 
 ROOT = Path(__file__).parents[1]
@@ -24,14 +24,7 @@ RAFT_EXAMPLE = str(ROOT / "examples" / "raft_whisper.py")
 
 
 def run_example(*flags: str, cwd: Path, example: str = EXAMPLE, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, example, *flags],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run_forked(example, *flags, cwd=cwd, env=environment)
 
 
 def break_rows(path: Path, **changes: dict) -> None:

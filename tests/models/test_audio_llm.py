@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from audiorl.datasets import BadRowsError
 from audiorl.models import speech_family
 from audiorl.models.audio_llm import group_mask, group_positions
 from audiorl.testing.case import group_batch
+from tests.forks import run_forked
 from tests.tiny_audio_llms import KINDS, stock_answer_logps, stock_inputs, tiny_audio_llm
 from tests.tiny_models import tiny_clips, tiny_whisper
 from tests.trainers.grpo_rows import check_that_it_learns_two_words
@@ -233,10 +232,7 @@ def test_the_example_tunes_by_the_model_s_path_alone(tmp_path):
     }
     example = str(Path(__file__).parents[2] / "examples" / "grpo_qwen3_asr.py")
     arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", example]
-    done = subprocess.run(
-        [*torchrun, *arguments, "--use_peft"], capture_output=True, text=True, timeout=300, cwd=tmp_path
-    )
+    done = run_forked(example, *arguments, "--use_peft", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "WER after" in done.stdout and (tmp_path / "out" / "adapter_model.safetensors").exists()
 

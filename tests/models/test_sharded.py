@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from audiorl.models.forward import calls_in_step, is_sharded
+from tests.forks import run_forked
 from tests.models.run_sharded import CASES, STEPS
 from tests.tiny_models import tiny_whisper
 
@@ -21,8 +19,7 @@ SCRIPT = str(Path(__file__).with_name("run_sharded.py"))
 def found(tmp_path_factory) -> dict:
     """{"one": {case: results}, "two": [{case: results} of each process]}, of one script."""
     out = tmp_path_factory.mktemp("sharded") / "found.pt"
-    quiet = {**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    done = subprocess.run([sys.executable, SCRIPT, str(out)], env=quiet, capture_output=True, text=True, timeout=400)
+    done = run_forked(SCRIPT, str(out))
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(out, weights_only=False)
 

@@ -1,29 +1,23 @@
-"""Training scripts of this folder in processes of their own: one, or several under torchrun; killed and resumed."""
+"""Training scripts of this folder in processes of their own: one, or several at once; killed and resumed."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from audiorl.trainers.checkpoints import last_whole_checkpoint
+from tests.forks import run_forked
 from tests.trainers.pair_rows import largest_difference
 
 
 def run_script(name: str, given: Any, processes: int = 1) -> subprocess.CompletedProcess:
     """Run a script of this folder with one argument, as JSON; paths in it become texts."""
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    quiet = {**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
-    command = [*launcher, str(Path(__file__).with_name(name)), json.dumps(given, default=str)]
-    return subprocess.run(command, env=quiet, capture_output=True, text=True, timeout=300)
+    return run_forked(Path(__file__).with_name(name), json.dumps(given, default=str), processes=processes)
 
 
 def run_online(settings: list[dict[str, Any]], processes: int = 1) -> subprocess.CompletedProcess:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from audiorl.datasets import BadRowsError
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from tests import oracles_odds_ratio as oracle
 from tests.demo_runs import rates_of_demo
+from tests.forks import run_forked
 from tests.tiny_models import SAMPLING_RATE, saved, tiny_clips, tiny_whisper
 from tests.trainers import pair_rows as shared
 from tests.trainers.pair_rows import CHECKPOINTING, PLAIN_STEPS, largest_difference, pair_rows, weights
@@ -372,14 +371,8 @@ def test_two_processes_leave_the_same_clips_out_and_end_with_the_weights_of_one(
     change_line(foreign, 6, duration=0.8)
     run_example(monkeypatch, *flags, "--per_device_train_batch_size", "4", "--output_dir", str(tmp_path / "one"))
     one = capsys.readouterr()
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(EXAMPLE)]
-    two = subprocess.run(
-        [*launcher, *flags, "--per_device_train_batch_size", "2", "--output_dir", str(tmp_path / "two")],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    flags += ["--per_device_train_batch_size", "2", "--output_dir", str(tmp_path / "two")]
+    two = run_forked(EXAMPLE, *flags, processes=2)
     assert two.returncode == 0, two.stderr[-3000:]
     for shown in (caplog.text, two.stderr):
         assert shown.count("1 of 6 clips left out: 1 longer than 0.85 s") == 2, "of the training and of the test rows"
