@@ -99,6 +99,9 @@ def test_a_name_like_no_other_is_missing_as_anywhere():
 def test_a_module_that_moved_is_found_by_its_former_name(name):
     home = importlib.import_module(MOVED[name])
     spec = home.__spec__
+    parent, _, own = name.rpartition(".")
+    taken = vars(importlib.import_module(parent)).get(own, home)
+    assert taken is home, "the import system would put the module in the place of what is called so"
     assert importlib.import_module(name) is home
     assert home.__spec__ is spec and home.__name__ == MOVED[name]
 

@@ -24,8 +24,7 @@ from audiorl.testing.wrapping_checks import TRAINING_CHECKS, WRAPPING_CHECKS
 
 __all__ = ["CHECKS", "MODULES", "FamilyCase"]
 
-KINDS = ("scoring", "sampling", "search", "wrapping", "training")
 # grouped = separate, encode once, end token; sampling = scoring; samplers, beams, engines; PEFT, DDP, checkpoints; a
 # trainer's steps, resumed
 CHECKS = (*SCORING_CHECKS, *SAMPLING_CHECKS, *SEARCH_CHECKS, *WRAPPING_CHECKS, *TRAINING_CHECKS)
-MODULES = tuple(f"audiorl.testing.{name}" for name in ("case", *(f"{x}_checks" for x in KINDS)))
+MODULES = tuple(f"audiorl.testing.{name}" for name in ("case", "scoring_checks", "sampling_checks", "wrapping_checks"))

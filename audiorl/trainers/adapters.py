@@ -30,8 +30,7 @@ from peft.utils.warning import PeftWarning
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from audiorl.adapters import TOLD_BY_TRAINER
-from audiorl.adapters.checks import embedding_layers, vocabulary_changed
+from audiorl.adapters import TOLD_BY_TRAINER, embedding_layers, vocabulary_changed
 from audiorl.losses.added_terms import orthogonality
 from audiorl.models import base_model
 from audiorl.models.forward import footprint

@@ -28,7 +28,7 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from audiorl._version import __version__
-from audiorl.adapters.checks import embedding_layers, vocabulary, vocabulary_changed
+from audiorl.adapters import embedding_layers, vocabulary, vocabulary_changed
 from audiorl.evaluation import Comparison, Decoded
 from audiorl.evaluation.significance import compared
 from audiorl.evaluation.transcription import decoding_in_force

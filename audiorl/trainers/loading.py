@@ -15,12 +15,13 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel, set_seed
 
-from audiorl.adapters import checked_adapter, require_bitsandbytes
-from audiorl.adapters.checks import (
+from audiorl.adapters import (
+    checked_adapter,
     checkpoint_vocabulary,
     embedding_layers,
     fit_vocabulary,
     holds_processor,
+    require_bitsandbytes,
     vocabulary,
     vocabulary_changed,
 )
