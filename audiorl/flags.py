@@ -20,13 +20,14 @@ from trl import ScriptArguments
 
 from audiorl.elsewhere import answer_to_flag
 from audiorl.exits import MISTYPED, stop
+from audiorl.rewards.registry import RewardFlags
 
 if TYPE_CHECKING:
     from torch import nn
     from trl import ModelConfig
 
     from audiorl.adapters import SpeechModelConfig
-    from audiorl.datasets.columns import ColumnNames
+    from audiorl.datasets.formats import ColumnNames
     from audiorl.model_card import DataSource
     from audiorl.trainers.config import SpeechConfig
 
@@ -154,7 +155,7 @@ class RowScriptArguments(ScriptArguments):
 
 
 @dataclass
-class RewardScriptArguments(RowScriptArguments):
+class RewardScriptArguments(RewardFlags, RowScriptArguments):
     """Rows, and the rewards their hypotheses get; `reward_weights` is the trainer's."""
 
     reward_funcs: list[str] = field(
@@ -164,6 +165,10 @@ class RewardScriptArguments(RowScriptArguments):
             "modules in the working folder are found."
         },
     )
+
+    def rewards(self) -> list[Any]:
+        """The rewards with the settings that flags give them; see `RewardFlags.configured`."""
+        return self.configured(self.reward_funcs)
 
 
 @dataclass
@@ -188,7 +193,7 @@ def train_rows(
     rows = _rows(script, script.dataset_name, script.dataset_train_split, args, columns)
     if args is None:
         return rows
-    from audiorl.trainers.clips import rows_within_bounds
+    from audiorl.trainers.loading import rows_within_bounds
 
     return rows_within_bounds(rows, args, "training rows")
 
@@ -204,7 +209,7 @@ def test_rows(
     from datasets import Dataset
 
     from audiorl.datasets.corpus import named_corpus
-    from audiorl.trainers.clips import rows_within_bounds
+    from audiorl.trainers.loading import rows_within_bounds
 
     own = script.dataset_name
     if script.eval_dataset_name is None and own is not None and named_corpus(own) is None and os.path.exists(own):
@@ -275,9 +280,9 @@ def _rows(
     from datasets import load_dataset
 
     from audiorl.datasets import speech_rows
-    from audiorl.datasets.columns import column_names
     from audiorl.datasets.corpora import first_rows, load_named
     from audiorl.datasets.corpus import named_corpus
+    from audiorl.datasets.formats import column_names
 
     columns = column_names(args.columns if columns is None and args is not None else columns)
     if name is None:

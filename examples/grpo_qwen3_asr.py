@@ -34,7 +34,7 @@ def main() -> None:
     data, args, model_args = parse(kinds, ARGUMENTS)
 
     # 2. Rewards, by name or dotted path; a function of the hypotheses and of the rows' columns is one, too
-    rewards = list(RewardSet(data.reward_funcs, args.reward_weights).rewards)
+    rewards = list(RewardSet(data.rewards(), args.reward_weights).rewards)
 
     # 3. Model by the class its config names, processor and, with --use_peft, an adapter
     model, processor, adapter = load_from_flags(model_args, args)

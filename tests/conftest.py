@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -82,6 +83,16 @@ def test_data() -> Path:
     if "AUDIORL_TEST_DATA" not in os.environ:
         pytest.skip("AUDIORL_TEST_DATA is not set")
     return Path(os.environ["AUDIORL_TEST_DATA"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_loaded_is_no_garbage():
+    """`accelerate` asks for a collection at each `train`; it passes over the objects of the libraries then.
+
+    Hypothesis looks for generators of random numbers when it is imported, and finds none that is frozen.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -49,6 +49,8 @@ NOT_RUN = {
     "torchrun examples/dpo_whisper.py": "the whole demo takes minutes: tests/demo/test_demo_checkpoint.py, slow",
     "torchrun --nnodes=2": "several machines: tests/trainers/test_parallel.py, slow; its flags are parsed",
     "accelerate launch --config_file examples/accelerate_configs/multi_node.yaml": "likewise",
+    "audiorl grpo --model_name_or_path openai/whisper-small --language english --dataset_name train.jsonl --output_dir "
+    "out-judged": "needs a server: tests/rewards/test_judge.py",
     "audiorl evaluate --endpoint": "needs a server: tests/evaluation/test_endpoint.py",
     "audiorl evaluate --model_name_or_path served --endpoint": "needs a server: tests/test_serving.py, slow",
     "transformers serve": "does not end: tests/test_serving.py, slow",

@@ -146,7 +146,7 @@ def test_tables_and_parts_take_the_place_of_their_markers(hooks):
         return hooks.on_page_markdown(text, page=SimpleNamespace(file=SimpleNamespace(src_uri=page)))
 
     fields = made("<!-- table: defaults DPOConfig -->")
-    assert "| `beta` | `0.1` | Above 0: the cost of leaving the frozen policy; tau of IPO. |" in fields
+    assert "| `beta` | `0.1` | Above 0: how strongly the policy is kept near the frozen one; tau of IPO. |" in fields
     assert "`freeze_encoder`" not in fields and "`freeze_encoder`" in made("<!-- table: defaults SpeechConfig -->")
     assert "`num_generations`" in made("<!-- table: defaults GRPOConfig -->")  # of a class between the two
     for kind in ("rewards", "corpora", "families", "commands", "trained", "losses POLICY_LOSSES"):

@@ -113,9 +113,9 @@ def _shown(value: Any) -> str:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from audiorl.datasets.columns import column_names
     from audiorl.datasets.corpora import load_corpus
     from audiorl.datasets.export import export_rows
+    from audiorl.datasets.formats import column_names
 
     corpus = find_corpus(args.name)
     own = {} if args.path is None else {"path": args.path}

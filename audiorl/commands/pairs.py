@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if summary is None or (told_before and folder.rank != 0):
             return  # one process tells and publishes: the last to end, or of a finished run the first
         # written and sent before anything is printed: whoever reads the output may stop reading
-        told = [str(summary)]
+        told = [str(summary), *(str(reward) for reward in config.rewards or () if hasattr(reward, "figures"))]
         try:
             told.append(_publish(arguments, folder, summary.pairs))
         finally:

@@ -42,6 +42,7 @@ from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from audiorl.trainers.raft import RAFTConfig, RAFTTrainer
+from audiorl.trainers.rollout_trainer import RewardedTrainer
 from audiorl.trainers.sft import SFTConfig, SFTTrainer
 
 
@@ -179,7 +180,8 @@ def tune_on_rewards(
     # 1. Flags: every field of the three classes; rewards are found before anything is loaded
     register_corpus(DemoSpeech(), replace=True)
     script, args, model_args = parse((RewardScriptArguments, config, SpeechModelConfig), demo_arguments, argv)
-    RewardSet(script.reward_funcs, args.reward_weights)
+    rewards = script.rewards()
+    RewardSet(rewards, args.reward_weights)
 
     # 2. Model and rows
     model, processor, adapter = load_from_flags(model_args, args)
@@ -188,7 +190,7 @@ def tune_on_rewards(
     # 3. Tune, with WER before and after
     trainer = trainer_class(
         model,
-        script.reward_funcs,
+        rewards,
         args=args,
         train_dataset=train_rows(script, args),
         eval_dataset=held_out if args.eval_strategy != "no" else None,
@@ -249,6 +251,7 @@ def tune_and_measure(
         after = trainer.decode(held_out)
         measured = Measured(before, after, trainer.record_evaluation(before, after, source, rows=held_out))
         found.append(str(measured.comparison))
+    found += trainer.rewards.told() if isinstance(trainer, RewardedTrainer) else []
     found.append(f"The tuned checkpoint lies in {args.output_dir}")
     try:
         if merge_adapter and (merged := trainer.save_merged()) is not None:

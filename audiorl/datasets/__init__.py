@@ -28,7 +28,7 @@ _HOMES = {
     "load_corpus": "corpora",
     "missing_columns": "checks",
     "register_corpus": "corpus",
-    "speech_rows": "rows",
+    "speech_rows": "corpora",
 }
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         missing_columns as missing_columns,
     )
     from audiorl.datasets.corpora import load_corpus as load_corpus
+    from audiorl.datasets.corpora import speech_rows as speech_rows
     from audiorl.datasets.corpus import (
         Corpus as Corpus,
     )
@@ -69,6 +70,5 @@ if TYPE_CHECKING:
     from audiorl.datasets.faults import RowFault as RowFault
     from audiorl.datasets.faults import SkippedRows as SkippedRows
     from audiorl.datasets.rows import iterate_batches as iterate_batches
-    from audiorl.datasets.rows import speech_rows as speech_rows
 else:
     __getattr__, __dir__, __all__ = lazy_names(__name__, _HOMES)

@@ -23,8 +23,8 @@ from datasets import Dataset, IterableDataset
 
 from audiorl.audio import AudioFault, row_audio_seconds
 from audiorl.audio.sources import short_repr
-from audiorl.datasets.columns import told_columns
 from audiorl.datasets.faults import WHOLE_DATASET, BadRowsError, RowFault, SkippedRows
+from audiorl.datasets.formats import told_columns
 from audiorl.datasets.rows import OURS, iterate_batches
 from audiorl.datasets.storage import is_number, text_problem, unkept_values, unread_problem
 from audiorl.elsewhere import column_of

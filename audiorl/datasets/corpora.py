@@ -24,10 +24,9 @@ from datasets import Audio, ClassLabel, Dataset, Features, IterableDataset, List
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 from datasets.fingerprint import Hasher
 
-from audiorl.datasets.columns import ColumnNames, column_names
 from audiorl.datasets.corpus import Clean, Corpus, NamedCorpus, RowSource, Source, columns_of, find_corpus, named_corpus
-from audiorl.datasets.formats import is_about_loading, loading_problem
-from audiorl.datasets.rows import SAVED_FILES, speech_rows
+from audiorl.datasets.formats import ColumnNames, column_names, is_about_loading, loading_problem
+from audiorl.datasets.rows import SAVED_FILES, is_local, rows_of
 from audiorl.datasets.storage import AUDIO
 
 _KINDS: dict[str, Any] = {"audio": AUDIO, "duration": Value("float64"), "all_labels": List(Value("string"))}
@@ -223,7 +222,7 @@ def load_corpus(
     folder = _mirror(known.name) if path is None else os.fspath(path)
     request = _request(known, split, language, limit, folder, columns or {})
     if streaming:
-        return speech_rows(_open(request))
+        return rows_of(_open(request))
     try:
         rows = Dataset.from_generator(
             _rows,
@@ -237,7 +236,40 @@ def load_corpus(
         if isinstance(error.__cause__, OSError | DatasetsError):  # the network failed on the way
             raise loading_problem(request.path or request.hub_id, error.__cause__, _ELSEWHERE) from error
         raise
-    return speech_rows(rows)
+    return rows_of(rows)
+
+
+def speech_rows(
+    source: Any, *, split: str | None = None, columns: ColumnNames | None = None, keep_unread: bool = False
+) -> Dataset | IterableDataset:
+    """Bring rows of any form into the library's one form; rows that have it already come back as they are.
+
+    Args:
+        source: path of a JSON lines file or of a JSON file with an array, folder written by `Dataset.save_to_disk`,
+            folder of audio files with their texts in its metadata.csv or metadata.jsonl, sequence of dicts,
+            `Dataset`, `IterableDataset`, a dict of these by split, the name of a corpus ("name" or "name:split"; see
+            `load_corpus`), or a name for `datasets.load_dataset`.
+        split: which one of several splits; for a name, whatever `load_dataset` takes, for a corpus default "train".
+        columns: ours -> theirs, for example `{"audio": "audio_path"}`, or texts, `["audio=audio_path"]`: columns to
+            rename. Others keep their names; rows that were renamed already pass.
+        keep_unread: of a JSON file, whether lines that cannot be read become rows without values, which the check of
+            rows reports with their line, or leaves out. A file without a line that can be read is refused.
+
+    Returns:
+        A `Dataset`; for a stream an `IterableDataset`, of which nothing is read yet. A stream that several workers or
+        processes share is numbered by each of them from 0; `where` names the worker then.
+
+    Raises:
+        BadRowsError: JSON lines or elements that are no objects, all of them, unless they are kept.
+        ValueError: no rows, no such file, split, corpus or column, `columns` that is no mapping, or a column that is
+            called `where`, `row_id` or `row_faults`.
+    """
+    columns = column_names(columns)
+    if isinstance(source, str | os.PathLike):
+        name = os.fspath(source)
+        if not is_local(name) and (named := named_corpus(name)) is not None:
+            source, split = load_named(named, split or "train"), None
+    return rows_of(source, split=split, columns=columns, keep_unread=keep_unread)
 
 
 def load_named(
@@ -419,11 +451,11 @@ def _from_own(
         return first_rows(speech_rows(found), limit)
     if streaming:
         again = {"corpus": corpus, "split": split, "language": language}  # each pass over a stream starts anew
-        return first_rows(speech_rows(IterableDataset.from_generator(_own_rows, gen_kwargs=again)), limit)
+        return first_rows(rows_of(IterableDataset.from_generator(_own_rows, gen_kwargs=again)), limit)
     rows = list(itertools.islice(found, limit))
     if not rows:
         raise ValueError(f"{corpus.name} has no rows in its split {split!r}. Choose another split.")
-    return speech_rows(rows)
+    return rows_of(rows)
 
 
 def _own_rows(corpus: RowSource, split: str, language: str | None) -> Iterator[dict[str, Any]]:

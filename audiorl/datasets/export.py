@@ -17,10 +17,11 @@ from tqdm.auto import tqdm
 
 from audiorl.audio import AudioFault, audio_suffix, row_audio_seconds
 from audiorl.datasets.checks import duration_problem, missing_columns
-from audiorl.datasets.columns import EXPORTED_COLUMNS as EXPORTED_COLUMNS
-from audiorl.datasets.columns import ColumnNames
+from audiorl.datasets.corpora import speech_rows
 from audiorl.datasets.faults import BadRowsError, RowFault
-from audiorl.datasets.rows import OURS, speech_rows
+from audiorl.datasets.formats import EXPORTED_COLUMNS as EXPORTED_COLUMNS
+from audiorl.datasets.formats import ColumnNames
+from audiorl.datasets.rows import OURS
 from audiorl.datasets.storage import unkept_values
 from audiorl.files import whole_file
 

@@ -29,25 +29,22 @@ from datasets import (
 from datasets.exceptions import DatasetsError
 
 from audiorl.audio.sources import AudioFault, not_unicode
-from audiorl.datasets.columns import (
+from audiorl.datasets.faults import BadRowsError, RowFault
+from audiorl.datasets.formats import (
     ColumnNames,
+    JsonRows,
     column_names,
     exported_row,
     exported_rows,
-    is_exported,
-    renamed_columns,
-    renamed_rows,
-    still_to_rename,
-)
-from audiorl.datasets.corpus import named_corpus
-from audiorl.datasets.faults import BadRowsError, RowFault
-from audiorl.datasets.formats import (
-    JsonRows,
     is_about_loading,
     is_audio_folder,
+    is_exported,
     loading_problem,
     read_audio_folder,
     read_json_rows,
+    renamed_columns,
+    renamed_rows,
+    still_to_rename,
 )
 from audiorl.datasets.storage import (
     AUDIO,
@@ -72,31 +69,10 @@ JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 SAVED_FILES = ("state.json", "dataset_dict.json")
 
 
-def speech_rows(
+def rows_of(
     source: Any, *, split: str | None = None, columns: ColumnNames | None = None, keep_unread: bool = False
 ) -> Dataset | IterableDataset:
-    """Bring rows of any form into the library's one form; rows that have it already come back as they are.
-
-    Args:
-        source: path of a JSON lines file or of a JSON file with an array, folder written by `Dataset.save_to_disk`,
-            folder of audio files with their texts in its metadata.csv or metadata.jsonl, sequence of dicts,
-            `Dataset`, `IterableDataset`, a dict of these by split, the name of a corpus ("name" or "name:split"; see
-            `load_corpus`), or a name for `datasets.load_dataset`.
-        split: which one of several splits; for a name, whatever `load_dataset` takes, for a corpus default "train".
-        columns: ours -> theirs, for example `{"audio": "audio_path"}`, or texts, `["audio=audio_path"]`: columns to
-            rename. Others keep their names; rows that were renamed already pass.
-        keep_unread: of a JSON file, whether lines that cannot be read become rows without values, which the check of
-            rows reports with their line, or leaves out. A file without a line that can be read is refused.
-
-    Returns:
-        A `Dataset`; for a stream an `IterableDataset`, of which nothing is read yet. A stream that several workers or
-        processes share is numbered by each of them from 0; `where` names the worker then.
-
-    Raises:
-        BadRowsError: JSON lines or elements that are no objects, all of them, unless they are kept.
-        ValueError: no rows, no such file, split, corpus or column, `columns` that is no mapping, or a column that is
-            called `where`, `row_id` or `row_faults`.
-    """
+    """`speech_rows` of everything but the names of corpora."""
     columns = column_names(columns)
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
@@ -138,6 +114,15 @@ def iterate_batches(rows: Any, size: int) -> Iterator[list[dict[str, Any]]]:
 
 
 # ---- where rows come from ----
+
+
+def is_local(name: str) -> bool:
+    """Whether a name means a file or folder that is read here, and no data set that is loaded by its name."""
+    return is_audio_folder(name) or os.path.isfile(name) or name.endswith(JSON_SUFFIXES) or _was_saved(name)
+
+
+def _was_saved(name: str) -> bool:
+    return any(os.path.isfile(os.path.join(name, file)) for file in SAVED_FILES)
 
 
 def _from_json(name: str, split: str | None, columns: Mapping[str, str] | None, keep_unread: bool) -> Dataset:
@@ -201,12 +186,8 @@ def _named_as_ours(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]
 
 def _load(name: str, split: str | None) -> tuple[Any, str | None]:
     """A saved folder and the split still to choose, or a data set by name with that choice made."""
-    if any(os.path.isfile(os.path.join(name, file)) for file in SAVED_FILES):
+    if _was_saved(name):
         return load_from_disk(name), split
-    if (named := named_corpus(name)) is not None:
-        from audiorl.datasets.corpora import load_named  # which builds on this module
-
-        return load_named(named, split or "train"), None
     try:
         return load_dataset(name, split=split), None
     except (OSError, ValueError, DatasetsError, RuntimeError) as error:

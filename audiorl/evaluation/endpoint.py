@@ -1,17 +1,18 @@
 """A served model, asked over HTTP as OpenAI's transcription service is: POST .../v1/audio/transcriptions.
 
-1. Each clip's file is sent as it is, in one multipart form with `file`, `model` and, where known, `language`: its ISO
+1. Each clip's file is sent unchanged, in a multipart form with `file`, `model` and, if known, `language` as its ISO
    code, however the row spells it.
-2. Several requests are in flight; answers come in the order of the rows, and no more rows are held than twice that.
-3. Refused connections, timeouts and the answers 408, 429, 500, 502, 503 and 504 are tried again after a growing pause,
-   or the one that the server asks for (Retry-After), but none longer than a minute.
-4. An answer has to be whole in time and of at most `LARGEST_ANSWER` bytes, strict JSON in strict UTF-8: nothing in it
-   is guessed or replaced. A row without such an answer fails alone; the others go on, and it is told which and why.
-5. What every row would run into stops the measurement: a server that is not there, a wrong address, model or key, and
-   `FAILURES_IN_A_ROW` rows in a row, or all rows, that failed.
-6. The key goes into the request's header and nowhere else; where a server echoes it, messages show *** instead.
+2. Several requests are sent at the same time. Answers come in the order of the rows, and at most twice as many rows as
+   requests are in memory.
+3. After a refused connection, a timeout or the answers 408, 429, 500, 502, 503 and 504 the request is sent again. The
+   pause before it grows, or is what the server asks for (Retry-After), up to a minute.
+4. An answer has to be complete in time, of at most `LARGEST_ANSWER` bytes, strict JSON and strict UTF-8; nothing in it
+   is guessed or replaced. If a row gets no such answer, only that row fails, with its reason.
+5. The measurement stops if every row would fail: no server, a wrong address, model or key, `FAILURES_IN_A_ROW` failed
+   rows in succession, or no answer to any row.
+6. The key is sent only in the request's header. If a server repeats it, messages show *** instead.
 
-A server resamples, and may cut, clips by its own rules: what it answers is measured, whatever it heard.
+A server resamples clips by its own rules, and may cut them. Its answer is measured, whatever it used of the clip.
 """
 
 from __future__ import annotations

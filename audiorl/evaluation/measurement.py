@@ -1,7 +1,7 @@
-"""What one model said of one data set: counted clip by clip, summed up for all clips or a part of them, compared.
+"""What one model wrote for one data set: errors counted clip by clip, summed up, and compared with another model's.
 
-A clip is kept as its texts, counts and place once its audio is gone. A `Measurement` has the sums and rates of all
-clips, or of those of a speaker, a language or a duration. `changes` compares two of them on the same clips.
+Of each clip the texts, counts and place are kept, not the audio. A `Measurement` has the sums and rates of all clips,
+or of those of one speaker, language or duration. `changes` compares two measurements of the same clips.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ Parts = list[tuple[str, "Measurement"]]
 
 @dataclass(frozen=True)
 class Clip:
-    """What is kept of a row and its hypothesis once the audio is gone.
+    """What is kept of a row and its hypothesis after the audio is released.
 
     Attributes:
         id: the row's `id` as text, or its place.
-        where: its place for a person to find.
-        audio: absolute path or address; None where the audio is no file of its own.
-        channel: which of the file's channels was heard; None for the mean of all.
-        transcript: as in the row; of label tasks the label, or the first of several right answers.
-        hypothesis: as the model said it.
+        where: its place, for messages.
+        audio: absolute path or address; None if the audio is inside the data set.
+        channel: the channel of the file that was used; None for the mean of all.
+        transcript: as in the row; for label tasks the label, or the first of several right answers.
+        hypothesis: as the model wrote it.
         seconds: of audio.
-        speaker, language: as text, None where the row has none.
-        group: what the bootstrap draws it with.
-        keywords: of its row, where the settings have none for all.
-        accepted: of label tasks everything that counts as the label in this row, the label first.
+        speaker, language: as text; None if the row has none.
+        group: the value that the bootstrap draws, with all its clips.
+        keywords: those of its row; used if the settings have none for all clips.
+        accepted: for label tasks all answers that count as the label of this row, the label first.
     """
 
     id: str
@@ -101,7 +101,7 @@ def _names(row: Row, place: int) -> tuple[str, str]:
 
 
 def clip_of(found: TranscribedRow, place: int, settings: EvaluationSettings) -> Clip:
-    """What is kept of a transcribed row.
+    """The clip of a transcribed row.
 
     Args:
         found: whose row has the columns that `settings` names, see `row_problem`.
@@ -129,7 +129,7 @@ def clip_of(found: TranscribedRow, place: int, settings: EvaluationSettings) -> 
 
 
 def row_problem(row: Row, settings: EvaluationSettings) -> tuple[str, str] | None:
-    """What keeps a row from being measured, and what to do about it; None for nothing.
+    """Why a row cannot be measured, and what to do about it; None if it can.
 
     A row needs a transcript as text, or a label as text or a list of answers, and a value of the group column; keywords
     are a list of texts.
@@ -179,13 +179,13 @@ def check_row(row: Row, place: str, settings: EvaluationSettings) -> None:
 
 
 def row_channel(row: Row) -> int | None:
-    """Which channel of its clip a row names; None for the mean of all."""
+    """The channel that a row names; None for the mean of all."""
     channel = channel_of(row.get("channel"))
     return None if channel == "mix" else channel
 
 
 def audio_path(entry: Any) -> str | None:
-    """Where a stored audio entry's file is: absolute path or address, None for bytes inside the data set."""
+    """Absolute path or address of a stored audio entry; None if its bytes are inside the data set."""
     if not isinstance(entry, dict) or entry.get("bytes") is not None or not entry.get("path"):
         return None
     path = str(entry["path"])
@@ -197,7 +197,7 @@ def audio_path(entry: Any) -> str | None:
 
 @dataclass(frozen=True)
 class LabelAnswers:
-    """True and predicted label of N clips, by the name that the data set or the aliases give them."""
+    """True and predicted labels of N clips, spelt as in the data set or the aliases."""
 
     true: list[str]
     predicted: list[str | None]  # None where a hypothesis is no known label
@@ -278,7 +278,7 @@ def answers(
 
 @dataclass(frozen=True)
 class Silence:
-    """What was said where nothing was spoken."""
+    """What a model wrote for clips in which nothing is said."""
 
     clips: int
     with_output: int  # clips for which there is a word
@@ -319,7 +319,7 @@ class Timing:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """What one model said of N clips of one data set, counted clip by clip and summed up.
+    """What one model wrote for N clips of one data set, counted clip by clip and summed up.
 
     `audiorl.evaluation.document` says what each number is. Rates and shares are fractions.
 
@@ -648,7 +648,7 @@ def measure(clips: Iterable[Clip], settings: EvaluationSettings, timing: Timing 
 
 
 def _loops(transcripts: Sequence[str], hypotheses: Sequence[str], settings: EvaluationSettings) -> np.ndarray:
-    """(N,) bool; an empty hypothesis counts as a fault here, which is no loop."""
+    """(N,) bool, whether a hypothesis loops."""
     detector = Hallucination(
         detect=("repetition", "patterns"), patterns=(ONE_CHARACTER_OVER_AND_OVER,), normalise=settings.normalise
     )
@@ -676,7 +676,8 @@ def _keyword_counts(
 
 
 def breakdown(measured: Measurement) -> dict[str, Parts]:
-    """The parts, each with its name; an empty list where no clip has a speaker or language.
+    """The parts of a measurement by speaker, language and duration, each with its name; an empty list if no clip has
+    such a value.
 
     Speakers and languages are in alphabetical order, durations from short to long. Clips without a speaker or language
     among others that have one are the part "unknown".
@@ -689,12 +690,12 @@ def breakdown(measured: Measurement) -> dict[str, Parts]:
 
 
 def duration_group(seconds: float, edges: Sequence[float]) -> int:
-    """How many edges a clip has reached."""
+    """The number of edges that a clip reaches or exceeds."""
     return bisect_right(list(edges), seconds)
 
 
 def duration_name(group: int, edges: Sequence[float]) -> str:
-    """What a group of durations is called: "under 2 s", "2-5 s" (2 included, 5 not), "20 s and over"."""
+    """The name of a group of durations: "under 2 s", "2-5 s" (2 included, 5 not), "20 s and over"."""
     if group == 0:
         return f"under {edges[0]:g} s"
     if group == len(edges):
@@ -718,7 +719,7 @@ def _parts(
 
 
 def _recounted(measured: Measurement, places: list[int]) -> Measurement:
-    """Counted anew, so that unit "auto" is decided by the part's own script."""
+    """Count a part again, so that unit "auto" depends on the part's own script."""
     if measured.settings.task != TRANSCRIPTION or measured.settings.unit != "auto":
         return measured.part(places)
     return measure([measured.rows[place] for place in places], measured.settings)

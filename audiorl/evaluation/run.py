@@ -1,4 +1,4 @@
-"""Evaluations: one model on one data set (`evaluate_model`), or all of several models on all of several data sets.
+"""Evaluations: of one model on one data set (`evaluate_model`), or of several models on several data sets (`evaluate`).
 
 Everything is checked first, then decoded, counted and compared.
 """
@@ -17,7 +17,7 @@ from torch import nn
 
 from audiorl.datasets import BadRowsError, RowFault, check_rows, missing_columns, speech_rows
 from audiorl.datasets.checks import any_text, check_bounds, drop_outside, outside_seconds
-from audiorl.evaluation.document import Compared, document, write_document
+from audiorl.evaluation.document import Compared, document, report, write_document
 from audiorl.evaluation.measurement import (
     Clip,
     Measurement,
@@ -29,10 +29,8 @@ from audiorl.evaluation.measurement import (
     row_problem,
     sorted_out,
 )
-from audiorl.evaluation.probe import Probe, check_probe, probe
 from audiorl.evaluation.settings import LABELS, EvaluationSettings
-from audiorl.evaluation.systems import System
-from audiorl.evaluation.table import report
+from audiorl.evaluation.systems import Probe, System, check_probe, probe
 from audiorl.evaluation.transcription import (
     decoding_in_force,
     family_of,
@@ -44,11 +42,11 @@ from audiorl.notebook import html_text
 from audiorl.text.normalizers import normalizer
 
 if TYPE_CHECKING:
-    from audiorl.datasets.columns import ColumnNames
+    from audiorl.datasets.formats import ColumnNames
 
 
 class NamedRows(NamedTuple):
-    """A data set under the name that it is reported by."""
+    """A data set and the name for it in reports."""
 
     name: str
     rows: Any  # whatever `audiorl.datasets.speech_rows` takes
@@ -57,7 +55,7 @@ class NamedRows(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What was found; `str()` is the report for a terminal."""
+    """The results of `evaluate`; `str()` is the report for a terminal."""
 
     settings: EvaluationSettings
     evaluated: Sequence[Measurement]
@@ -87,19 +85,19 @@ def evaluate(
     probe_seconds: float | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """Measure every model on every data set, and compare the first model with each other one.
+    """Measure every model on every data set, and compare each model with the first.
 
     Args:
         systems: one or more.
-        data: one or more; rows of a `Dataset` are all checked before anything is decoded, those of a stream as they
-            come.
+        data: one or more. All rows of a `Dataset` are checked before anything is decoded; rows of a stream are
+            checked one by one.
         settings: what is counted, and how.
         probe_seconds: length of the clips of silence and noise each model is given besides; None for none.
         progress: show progress bars.
 
     Raises:
-        ValueError: no model or no data set, a model that answers with labels where transcripts are asked for, or a
-            probe that a model does not hear.
+        ValueError: no model or no data set; a model that answers with labels, if transcripts are wanted; a probe that
+            is too short or too long for a model.
         BadRowsError: rows that cannot be measured, all of them.
         AudioFault: a clip breaks on decoding.
         EndpointError: a served model does not answer, see `Endpoint.transcribe`; rows that fail alone are counted and
@@ -184,7 +182,7 @@ def evaluate_model(
 def _decoded_clips(
     model: nn.Module, family: Any, rows: Any, settings: EvaluationSettings, generation: Mapping[str, Any], **shown: Any
 ) -> list[Clip]:
-    """Every row beside what the model says of it; `shown` goes to `transcribed_rows`."""
+    """Every row with the model's hypothesis; `shown` goes to `transcribed_rows`."""
     check = functools.partial(check_row, settings=settings)
     transcript_column = settings.text_column
     done = transcribed_rows(model, family, rows, generation, check=check, transcript_column=transcript_column, **shown)
@@ -194,7 +192,7 @@ def _decoded_clips(
 def check_data(
     data: NamedRows, settings: EvaluationSettings, min_seconds: float = 0.0, max_seconds: float | None = None
 ) -> None:
-    """Every fault of a data set's rows that shows without decoding audio; of a stream the columns alone.
+    """Check a data set's rows without decoding audio; for a stream only the columns.
 
     Args:
         min_seconds, max_seconds: the shortest and the longest clip that every model takes.
@@ -237,7 +235,7 @@ def chosen_rows(
     max_seconds: float | None = None,
     limit: int | None = None,
 ) -> NamedRows:
-    """The first rows with clips of a wanted length, and label numbers as names.
+    """The first rows with clips of a wanted length, with names in place of label numbers.
 
     Args:
         name: under which they are reported.
@@ -255,8 +253,8 @@ def chosen_rows(
     if not isinstance(rows, Dataset):
         if (min_seconds, max_seconds) != (None, None):
             raise ValueError(
-                "--min_audio_seconds and --max_audio_seconds count what they leave out before anything is decoded, "
-                f"which {name} as a stream does not allow. Leave --dataset_streaming or the bounds out."
+                "--min_audio_seconds and --max_audio_seconds read the length of every clip before anything is decoded, "
+                f"which the stream {name} does not allow. Leave --dataset_streaming or the bounds out."
             )
         return NamedRows(name, rows if limit is None else rows.take(limit))
     outside = outside_seconds(rows, min_seconds, max_seconds)
@@ -271,7 +269,7 @@ def chosen_rows(
 
 
 def _with_labels_of(systems: Sequence[System], settings: EvaluationSettings) -> EvaluationSettings:
-    """A model may say a label that no row has: what it can say are labels too."""
+    """The settings with all labels that the models can give, which may be more than those of the rows."""
     answering = [system for system in systems if not system.task.writes_text]
     if not answering:
         return settings
@@ -309,7 +307,7 @@ def _evaluated(system: System, data: NamedRows, settings: EvaluationSettings, pr
 
 
 def _compared(evaluated: Sequence[Measurement], datasets: int) -> Iterator[Compared]:
-    """The first model's measurements stand first, those of each other one behind them in the same order."""
+    """Compare the measurements of each model with the first model's. They are ordered by model, then by data set."""
     for after in range(datasets, len(evaluated)):
         before = after % datasets
         if set(evaluated[before].places) & set(evaluated[after].places):  # else all rows failed for one of both

@@ -1,4 +1,4 @@
-"""What is counted and how, for every model and data set of an evaluation, and the flags that say it."""
+"""How an evaluation counts, and its command-line flags."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class EvaluationSettings:
 
     Args:
         task: "transcription" counts words or characters; "labels" asks whether a hypothesis is the row's label.
-        text_column: column of the transcript, "" where nothing was said; with "labels" of the label, as text, or of a
-            list of answers to the row's question, any of which is right and the first of which stands for all.
+        text_column: column of the transcript, "" if nothing was said. With "labels" the column of the label, as text,
+            or of a list of right answers to the row's question, of which the first one is shown.
         normalise: a name or function that `audiorl.text.normalizers.normalizer` takes.
-        unit: see `audiorl.evaluation.count_errors`; not read with "labels".
+        unit: see `audiorl.evaluation.count_errors`; ignored with "labels".
         group_column: column whose values, usually speakers, the bootstrap draws; None draws clips.
         resamples: of the bootstrap, > 0.
         seed: of the bootstrap.
-        keywords: texts for all clips; None takes each row's list from its column `keywords`, where it has one.
-        duration_edges: seconds, rising, at which one group of durations ends and the next begins.
-        speaker_column, language_column: columns of the breakdown, where rows have them.
-        aliases: label -> other spellings that count as it.
-        labels: those that a model may say besides the labels of the rows.
-        label_similarity: above 0 to 1; below 1 the nearest label is taken where its spelling is so similar.
+        keywords: texts for all clips; None takes the list in each row's column `keywords`, if it has one.
+        duration_edges: rising seconds at which one group of durations ends and the next begins.
+        speaker_column, language_column: columns for the breakdown, if rows have them.
+        aliases: label -> other spellings that count as that label.
+        labels: labels that a model may give besides those of the rows.
+        label_similarity: above 0 to 1; below 1 a misspelt label counts as the nearest one if it is this similar.
 
     Raises:
         ValueError: something is out of its range or unknown; aliases without labels.
@@ -106,52 +106,54 @@ class ModelArguments:
     model_name_or_path: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Checkpoints or adapters, by folder or Hub name; several are measured one after the other, and "
-            "each is compared with the first."
+            "help": "Checkpoints or adapters, by folder or Hub name. Several are measured one after another, and each"
+            " is compared with the first."
         },
     )
     dtype: str = field(
         default="float32",
-        metadata={"help": "Of the weights: float32, float16, bfloat16 or auto, as the checkpoint says."},
+        metadata={"help": "Type of the weights: float32, float16, bfloat16, or auto for the checkpoint's own."},
     )
     device: str | None = field(
-        default=None, metadata={"help": "Where models run, for example cuda:1; default the first GPU, else the CPU."}
+        default=None, metadata={"help": "Where models run, for example cuda:1. Unset: the first GPU, or else the CPU."}
     )
-    batch_size: int = field(default=16, metadata={"help": "Clips decoded at once, of similar length; above 0."})
+    batch_size: int = field(default=16, metadata={"help": "Clips of similar length decoded at once, above 0."})
     num_beams: int | None = field(
-        default=None, metadata={"help": "Beams of the search, 1 is greedy; default what the generation config says."}
+        default=None, metadata={"help": "Beams of the search; 1 is greedy. Unset: as in the generation config."}
     )
     max_new_tokens: int | None = field(
-        default=None, metadata={"help": "Longest hypothesis in tokens; default what the generation config says."}
+        default=None, metadata={"help": "Longest hypothesis in tokens. Unset: as in the generation config."}
     )
     language: str | None = field(
-        default=None, metadata={"help": "Language of rows that name none; default what the model's processor says."}
+        default=None, metadata={"help": "Language of rows that name none. Unset: the processor's."}
     )
     task: str | None = field(
         default=None,
         metadata={
-            "help": "Of rows that name none: transcribe; Whisper also translate (into English); Canary also translate "
-            "and, for example, translate:de. Local models only."
+            "help": "Task of rows that name none: transcribe; for Whisper also translate (into English); for Canary "
+            "also translate and, for example, translate:de. Only for local models."
         },
     )
     endpoint: str | None = field(
         default=None,
-        metadata={"help": "Address of a server with POST /v1/audio/transcriptions, http://127.0.0.1:8000 for example."},
+        metadata={"help": "Address of a server with POST /v1/audio/transcriptions, for example http://127.0.0.1:8000."},
     )
     endpoint_model: list[str] = field(
         default_factory=list,
-        metadata={"help": "Models to ask that server for; measured behind those of --model_name_or_path."},
+        metadata={"help": "Models to ask that server for. They are measured after those of --model_name_or_path."},
     )
     api_key_variable: str | None = field(
         default=None,
-        metadata={"help": "Environment variable that holds the server's API key. The key is in no output."},
+        metadata={"help": "Environment variable that holds the server's API key. No output contains the key."},
     )
-    requests_in_flight: int = field(default=4, metadata={"help": "Requests that the server gets at a time, above 0."})
+    requests_in_flight: int = field(
+        default=4, metadata={"help": "Requests sent to the server at the same time, above 0."}
+    )
     max_retries: int = field(
-        default=3, metadata={"help": "Further tries of a request that failed for a reason that may pass, 0 or more."}
+        default=3, metadata={"help": "How often a request that failed for a passing reason is sent again, 0 or more."}
     )
     request_timeout: float = field(
-        default=300.0, metadata={"help": "Seconds, > 0, after which a request without its whole answer has failed."}
+        default=300.0, metadata={"help": "Seconds, > 0, after which a request without a complete answer has failed."}
     )
 
 
@@ -163,35 +165,33 @@ class DataArguments:
         default_factory=list,
         metadata={"help": "JSON lines files, folders or names of data sets; `demo` is synthetic speech."},
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of data sets by name."})
-    dataset_split: str = field(default="test", metadata={"help": "Split of data sets by name."})
-    dataset_streaming: bool = field(default=False, metadata={"help": "Read data sets by name as streams."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration, for data sets given by name."})
+    dataset_split: str = field(default="test", metadata={"help": "Split, for data sets given by name."})
+    dataset_streaming: bool = field(default=False, metadata={"help": "Stream data sets given by name."})
     columns: list[str] | None = field(
         default=None,
         metadata={"help": "Columns with other names than ours, as ours=theirs: audio=audio_filepath text=sentence."},
     )
-    limit: int | None = field(default=None, metadata={"help": "The first so many rows of each data set; default all."})
-    min_audio_seconds: float | None = field(
-        default=None, metadata={"help": "Leave out clips shorter than this, and count them."}
+    limit: int | None = field(
+        default=None, metadata={"help": "Measure only this many rows of each data set, the first ones. Unset: all."}
     )
-    max_audio_seconds: float | None = field(
-        default=None, metadata={"help": "Leave out clips longer than this, and count them."}
-    )
+    min_audio_seconds: float | None = field(default=None, metadata={"help": "Skip and count clips shorter than this."})
+    max_audio_seconds: float | None = field(default=None, metadata={"help": "Skip and count clips longer than this."})
     text_column: str = field(
-        default="text", metadata={"help": "Column of the transcript; an empty one means that nothing was said."}
+        default="text", metadata={"help": "Column of the transcript. An empty transcript means that nothing was said."}
     )
     label_column: str | None = field(
         default=None,
         metadata={
-            "help": "Column of the label, for models that answer with one of several labels, or of the answer to the "
-            "row's prompt, a text or a list of texts that are all right; accuracy is measured."
+            "help": "For accuracy instead of error rates: the column of the label, or of the answer to the row's "
+            "prompt, which may be a list of texts that are all right."
         },
     )
     speaker_column: str = field(
-        default="speaker", metadata={"help": "Column of the breakdown by speaker, where there is one."}
+        default="speaker", metadata={"help": "Column for the breakdown by speaker, if there is one."}
     )
     language_column: str = field(
-        default="language", metadata={"help": "Column of the breakdown by language, where there is one."}
+        default="language", metadata={"help": "Column for the breakdown by language, if there is one."}
     )
 
 
@@ -200,44 +200,49 @@ class CountingArguments:
     """What is counted, and where it goes."""
 
     normaliser: str = field(
-        default="basic", metadata={"help": "What is forgiven: none, lower, basic, whisper_basic or english."}
+        default="basic",
+        metadata={
+            "help": "How texts are normalized before they are compared: none, lower, basic, whisper_basic or english."
+        },
     )
     unit: str = field(
         default="auto",
-        metadata={"help": "What is counted: word, character, mixed, or auto by the transcripts' script."},
+        metadata={
+            "help": "What is counted: word, character, mixed, or auto, which depends on the script of the transcripts."
+        },
     )
     keywords: str | None = field(
         default=None,
         metadata={
-            "help": "Text file of keywords, one a line; default each row's list in its column `keywords`, where it "
-            "has one."
+            "help": "Text file of keywords, one a line. Unset: each row's list in its column `keywords`, if it has one."
         },
     )
     aliases: str | None = field(
-        default=None, metadata={"help": "JSON or YAML file: label -> list of other spellings that count as it."}
+        default=None, metadata={"help": "JSON or YAML file: label -> list of other spellings that count as that label."}
     )
     label_similarity: float = field(
         default=1.0,
-        metadata={"help": "Above 0 to 1; below 1 a misspelt label counts as the nearest one, if it is so similar."},
+        metadata={
+            "help": "Above 0 to 1. Below 1, a misspelt label counts as the nearest label if it is at least this "
+            "similar."
+        },
     )
     duration_edges: list[float] = field(
         default_factory=lambda: [2.0, 5.0, 10.0, 20.0],
-        metadata={"help": "Seconds that divide the breakdown by duration, rising."},
+        metadata={"help": "Rising seconds at which the breakdown by duration is divided."},
     )
     group_column: str | None = field(
         default=None,
-        metadata={
-            "help": "Column of the speaker: intervals then speak of new speakers; default they speak of new clips."
-        },
+        metadata={"help": "Column of the speaker. Intervals then hold for new speakers; unset: for new clips."},
     )
-    resamples: int = field(default=10_000, metadata={"help": "Of the bootstrap, above 0."})
-    seed: int = field(default=0, metadata={"help": "Of the bootstrap."})
+    resamples: int = field(default=10_000, metadata={"help": "Resamples of the bootstrap, above 0."})
+    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap."})
     probe_seconds: float | None = field(
         default=None,
-        metadata={"help": "Also give each model silence and noise of this length, and show what it says; default no."},
+        metadata={"help": "Also give each model silence and noise of this length, and show what it writes. Unset: no."},
     )
     output: str | None = field(
         default=None,
-        metadata={"help": "JSON file for every number and clip; audiorl/evaluation/document.py describes it."},
+        metadata={"help": "JSON file for all numbers and clips; audiorl/evaluation/document.py describes it."},
     )
-    overwrite: bool = field(default=False, metadata={"help": "Whether --output may exist."})
+    overwrite: bool = field(default=False, metadata={"help": "Allow --output to replace a file."})

@@ -1,4 +1,4 @@
-"""How sure an error rate is, and whether two of them differ: the bootstrap over utterances or speakers."""
+"""How certain an error rate is, and whether two of them differ: the bootstrap over utterances or speakers."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _sum_groups(counts: np.ndarray, groups: Sequence[Any] | np.ndarray | None) -
 
 
 def check_same_utterances(before: Errors, after: Errors) -> None:
-    """Refuse to compare what was not measured on the same utterances in the same way, with a ValueError."""
+    """Refuse to compare counts of different utterances, units or normalizers, with a ValueError."""
     for what, one, other in (
         ("numbers of utterances", len(before), len(after)),
         ("units", before.unit, after.unit),
@@ -176,14 +176,14 @@ def check_same_utterances(before: Errors, after: Errors) -> None:
 
 
 class Decoded(NamedTuple):
-    """What was said and what a model made of it, clip by clip."""
+    """Transcripts and a model's hypotheses, clip by clip."""
 
     transcripts: list[str]
     hypotheses: list[str]
 
     @property
     def accuracy(self) -> float:
-        """Share of the hypotheses that are their transcript, letter for letter: for labels, right or wrong."""
+        """Share of the hypotheses that equal their transcript letter for letter: accuracy, for labels."""
         right = [said == true for said, true in zip(self.hypotheses, self.transcripts, strict=True)]
         return sum(right) / len(right)
 
@@ -233,12 +233,12 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """Of the error rates, after - before, a fraction: negative where `after` makes fewer errors."""
+        """Error rate after - before, a fraction: negative if `after` makes fewer errors."""
         return self.after.wer - self.before.wer
 
     @property
     def relative_gain(self) -> float:
-        """Share of the errors that is gone: 0.2 for a WER of 40 % that became 32 %; negative where it got worse."""
+        """Share of the errors that is gone: 0.2 if a WER of 40 % became 32 %; negative if there are more errors."""
         return 1 - self.after.wer / self.before.wer if self.before.wer else 0.0
 
     @functools.cached_property
@@ -344,7 +344,7 @@ def compare(
 
 
 def compared(before: Errors, after: Errors) -> Comparison:
-    """Put two error counts of the same clips side by side, with a paired bootstrap of the clips."""
+    """Compare two error counts of the same clips, with a paired bootstrap over the clips."""
     return Comparison(before, after, paired_bootstrap(before, after))
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from audiorl.audio import AudioFault, load_row_audio
 
 if TYPE_CHECKING:
-    from audiorl.datasets.columns import ColumnNames
+    from audiorl.datasets.formats import ColumnNames
 
 Row = Mapping[str, Any]
 # called with a row and its place; raises to refuse it

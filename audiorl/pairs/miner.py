@@ -169,7 +169,7 @@ class Miner:
             )
         self.config, self.skipped = config, skipped
         self._texts: dict[str, Any] = {"text_columns": ("text",), "silence": config.allow_silence}
-        self.rewards = None if config.reward_funcs is None else RewardSet(config.reward_funcs, config.reward_weights)
+        self.rewards = None if config.reward_funcs is None else RewardSet(config.rewards or [], config.reward_weights)
         if self.rewards is not None and self.family is None:
             _require_no_tokens(self.rewards)
         self.plain = normalizer(config.normalise, processor=getattr(family, "processor", None))

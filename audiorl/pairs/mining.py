@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from audiorl.datasets import BadRowsError, SkippedRows, check_rows, speech_rows
 from audiorl.datasets.checks import UNLIMITED
-from audiorl.datasets.columns import ColumnNames
+from audiorl.datasets.formats import ColumnNames
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.models import SpeechFamily, speech_family
 from audiorl.notebook import SHOWN_ROWS, html_table

@@ -1,6 +1,6 @@
 """How pairs are mined: the settings, and the strategies that choose which texts of a clip become a pair.
 
-Nothing heavy is imported, so that flags show at once.
+No torch and no transformers are imported, so that flags show at once.
 """
 
 from __future__ import annotations
@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 from numbers import Real
 from typing import Any, NamedTuple
+
+from audiorl.rewards.registry import RewardFlags
 
 SOURCES = ("samples", "beams", "synthetic")
 DEFAULT_STRATEGY = {
@@ -23,7 +26,7 @@ OF_TRANSCRIPT = ("transcript_vs_worst", "transcript_vs_each")
 
 
 @dataclass
-class MiningConfig:
+class MiningConfig(RewardFlags):
     """Hypotheses, rewards, pairs and filters of `audiorl.pairs.mine_pairs`.
 
     Raises:
@@ -124,6 +127,11 @@ class MiningConfig:
         self._check_choices()
         if self.source == "synthetic":
             self._check_synthetic()
+
+    @cached_property
+    def rewards(self) -> list[Any] | None:
+        """The rewards with their settings; None where the error rate judges."""
+        return None if self.reward_funcs is None else self.configured(self.reward_funcs)
 
     def _check_numbers(self) -> None:
         ranges: dict[str, tuple[bool, str]] = {

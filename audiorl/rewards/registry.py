@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from audiorl.plugins import find_plugin, registered_names
@@ -25,6 +26,7 @@ from audiorl.rewards.error_rate import (
 )
 from audiorl.rewards.funasr import FunASR
 from audiorl.rewards.hallucination import Hallucination, NoStockPhrases
+from audiorl.rewards.judge import PROMPT, Judge
 from audiorl.rewards.keywords import (
     ContextKeywords,
     EntityScore,
@@ -125,6 +127,95 @@ def load_reward(reward: str | Callable[..., Any]) -> Reward:
         + (f"Did you mean {near[0]!r}? " if near else "")
         + "A function of your own is named by its dotted path, my_module.my_reward."
     )
+
+
+@dataclass
+class RewardFlags:
+    """Settings of shipped rewards on the command line."""
+
+    reward_keywords: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text file of keywords, one a line, for the shipped rewards that read keywords; default each row's "
+            "column `keywords`."
+        },
+    )
+    judge_url: str | None = field(
+        default=None,
+        metadata={"help": "Server of the reward `judge`, with POST /v1/chat/completions: http://127.0.0.1:8000."},
+    )
+    judge_model: str | None = field(default=None, metadata={"help": "The model that this server is asked for."})
+    judge_prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text file with the judge's prompt: {hypothesis} and any {column} of the rows; it asks for a "
+            "number from 0 to 10. Default how likely it is that a person said this."
+        },
+    )
+    judge_cache: str | None = field(
+        default=None, metadata={"help": "SQLite file that the judge's answers are kept in; default none."}
+    )
+    judge_api_key_variable: str | None = field(
+        default=None, metadata={"help": "Environment variable with the judge's API key. The key is in no output."}
+    )
+    judge_prices: list[float] | None = field(
+        default=None,
+        metadata={"help": "Prices of a million prompt and completion tokens, two numbers, for the cost in the log."},
+    )
+
+    def configured(self, reward_funcs: Sequence[str | Callable[..., Any]]) -> list[str | Callable[..., Any]]:
+        """The rewards with these settings.
+
+        Raises:
+            RewardError: a setting of a reward that is not among them, or one that is missing.
+        """
+        rewards = [self._configured(reward) for reward in reward_funcs]
+        given = [one.name for one in fields(RewardFlags) if getattr(self, one.name) is not None]
+        unused = [name for name in given if name.startswith("judge_")]
+        if unused and "judge" not in reward_funcs:
+            raise RewardError(
+                f"{unused} are settings of the reward judge, which is not asked for. Add it to reward_funcs, or leave "
+                "them out."
+            )
+        if self.reward_keywords is not None and not any(self._reads_keywords(reward) for reward in reward_funcs):
+            known = [name for name in REWARDS if self._reads_keywords(name)]
+            raise RewardError(
+                f"reward_keywords={self.reward_keywords!r} are for shipped rewards that read keywords, and none of "
+                f"{list(reward_funcs)} does. Add one of {known}, or leave the file out."
+            )
+        return rewards
+
+    def _reads_keywords(self, reward: Any) -> bool:
+        return isinstance(reward, str) and hasattr(REWARDS.get(reward), "keywords")
+
+    def _configured(self, reward: str | Callable[..., Any]) -> str | Callable[..., Any]:
+        if reward == "judge":
+            return self._judge()
+        if self.reward_keywords is not None and self._reads_keywords(reward):
+            shipped: Any = REWARDS[str(reward)]
+            return replace(shipped, keywords=self.reward_keywords)
+        return reward
+
+    def _judge(self) -> Judge:
+        if self.judge_url is None or self.judge_model is None:
+            raise RewardError("The reward judge asks a server for a model. Pass --judge_url and --judge_model.")
+        try:
+            prompt = PROMPT if self.judge_prompt is None else Path(self.judge_prompt).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RewardError(
+                f"judge_prompt {self.judge_prompt!r} cannot be read: {error}. Name a UTF-8 text file."
+            ) from error
+        prices = self.judge_prices
+        if prices is not None and len(prices) != 2:
+            raise RewardError(f"judge_prices are two numbers, of prompt and completion tokens; got {prices}. Give two.")
+        return Judge(
+            url=self.judge_url,
+            model=self.judge_model,
+            prompt=prompt,
+            cache=self.judge_cache,
+            api_key_variable=self.judge_api_key_variable,
+            prices=None if prices is None else (prices[0], prices[1]),
+        )
 
 
 def reward_names() -> list[str]:

@@ -410,6 +410,19 @@ class RewardSet:
             for keyword in asked_by_name(reward):
                 self.asked.setdefault(keyword, []).append(name)
 
+    def figures(self) -> dict[str, float]:
+        """What rewards tell beside their values since they were built, as "judge/cost"; sums over this process."""
+        return {
+            f"{name}/{figure}": value
+            for name, reward in zip(self.names, self.rewards, strict=True)
+            if hasattr(reward, "figures")
+            for figure, value in reward.figures().items()
+        }
+
+    def told(self) -> list[str]:
+        """The same in words, a line for each reward that has figures."""
+        return [str(reward) for reward in self.rewards if hasattr(reward, "figures")]
+
     def readers_of(self, column: str) -> list[str]:
         """The rewards that cannot do without a column."""
         return [name for name, needed in self._needed.items() if column in needed]

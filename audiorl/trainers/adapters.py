@@ -1,4 +1,4 @@
-"""What a run does for its adapter: say what is trained, save the adapter's own files alone, cut AdaLoRA's ranks.
+"""What a run does for its adapter: report what is trained, save only the adapter's own files, cut AdaLoRA's ranks.
 
 AdaLoRA (Zhang et al. 2023, arXiv:2303.10512):
 
@@ -38,7 +38,7 @@ from audiorl.trainers.reference import REFERENCE_ADAPTER
 
 
 class Footprint(TrainerCallback):
-    """Says in one line what is trained and what the weights take, where a choice was made about either."""
+    """Logs what is trained and how much memory the weights take, if there is an adapter or quantization."""
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **kwargs: Any
@@ -48,7 +48,7 @@ class Footprint(TrainerCallback):
 
 
 def follow_adapter(trainer: Any) -> RankSchedule | None:
-    """Add the callbacks that an adapter or a quantised base wants.
+    """Add the callbacks that an adapter or a quantised base needs.
 
     Returns:
         AdaLoRA's schedule, where the model's adapter is one.
@@ -87,7 +87,7 @@ def follow_adapter(trainer: Any) -> RankSchedule | None:
 
 @contextmanager
 def adapter_files(model: nn.Module, folder: str, *, keep_reference: bool, cut_ranks: bool) -> Iterator[None]:
-    """While a model is saved into `folder`, keep PEFT to the files of the trained adapter.
+    """While a model is saved into `folder`, let PEFT write only the files of the trained adapter.
 
     Embeddings and head are written beside it where the vocabulary was enlarged before, and only there: left to itself,
     PEFT also writes them where a layer called lm_head has an adapter, and fails on Wav2Vec2, which has no embeddings.
@@ -133,7 +133,7 @@ def adapter_ranks(model: PeftModel) -> dict[str, int]:
 
 
 class RankSchedule(TrainerCallback):
-    """Drives PEFT's allocator from a trainer's steps, and remembers it across a resume.
+    """Drives PEFT's allocator from a trainer's steps, and keeps its state across a resume.
 
     Attributes:
         fixed: the adapter came with ranks that had been allocated before; they stay as they are.
@@ -207,7 +207,7 @@ class RankSchedule(TrainerCallback):
         return self.config.total_step - self.config.tfinal
 
     def _mask_again(self) -> None:
-        """Keep ranks at zero that were cut before; an adapter loaded from a file has none of them left."""
+        """Keep ranks at zero that were cut before; an adapter loaded from a file no longer has them."""
         pattern = self.config.rank_pattern
         kept = {
             name: pattern[key]
@@ -220,7 +220,7 @@ class RankSchedule(TrainerCallback):
                 values[~torch.tensor(keep, device=values.device)] = 0.0
 
     def _fill_missing_gradients(self) -> None:
-        """A layer that took no part in this step (layerdrop) was of no importance to it."""
+        """Give layers that took no part in this step (layerdrop) a gradient of zero."""
         active = f".{self.trainer.model.active_adapter}"
         for name, parameter in self.tuner.model.named_parameters():
             if "lora_" in name and name.endswith(active) and parameter.grad is None:
@@ -234,7 +234,7 @@ class RankSchedule(TrainerCallback):
     # ---- the loss ----
 
     def add_penalty(self) -> Tensor:
-        """Put the gradient of the orthogonality term beside that of the step's losses, whatever computed them.
+        """Add the gradient of the orthogonality term to the gradients of the step's losses.
 
         To be called once an optimizer step, before gradients are clipped. All processes hold the same factors, so the
         gradient needs no averaging.
@@ -249,7 +249,7 @@ class RankSchedule(TrainerCallback):
         return penalty.detach()
 
     def _scaled(self, penalty: Tensor) -> Tensor:
-        """As the losses were scaled before their backward: fp16 unscales all gradients together."""
+        """The term scaled as the losses were before their backward pass: fp16 unscales all gradients together."""
         scaler = getattr(self.trainer.accelerator, "scaler", None)
         return penalty if scaler is None else scaler.scale(penalty)
 
@@ -272,7 +272,7 @@ class RankSchedule(TrainerCallback):
             torch.save(self.state(), os.path.join(checkpoint, RANK_SCHEDULE))
 
     def load(self, checkpoint: str) -> None:
-        """Instead of PEFT's loading, for which the shapes in a checkpoint with ranks cut are wrong.
+        """Load a checkpoint in place of PEFT, which cannot load one whose ranks were cut.
 
         Raises:
             ValueError: the checkpoint does not say where the ranks stood.
@@ -287,7 +287,7 @@ class RankSchedule(TrainerCallback):
         self.load_state(torch.load(path, map_location="cpu", weights_only=True))
 
     def state(self) -> dict[str, Any]:
-        """What a resume needs: PEFT's checkpoint lacks the allocator's averages and the ranks that were cut."""
+        """What a resume needs and PEFT's checkpoint lacks: the allocator's averages and the cut ranks."""
         allocator = self.tuner.rankallocator
         return {
             "settings": {name: getattr(self.config, name) for name in SETTINGS},
@@ -297,7 +297,7 @@ class RankSchedule(TrainerCallback):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue where `state` was taken.
+        """Continue from a `state`.
 
         Raises:
             ValueError: the adapter was built in another way than the checkpoint's.
@@ -329,5 +329,5 @@ class RankSchedule(TrainerCallback):
 
 
 def _key_in(pattern: dict[str, list[bool]], name: str, adapter: str) -> str | None:
-    """The key of a parameter in a rank pattern: PEFT drops the adapter's name from it when it saves."""
+    """The key of a parameter in a rank pattern. PEFT drops the adapter's name from it when it saves."""
     return next((key for key in (name, name.removesuffix(f".{adapter}")) if key in pattern), None)

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import torch
 from accelerate.utils import DynamoBackend, is_peft_model
@@ -37,31 +37,30 @@ from audiorl.datasets.corpora import rows_for
 from audiorl.elsewhere import AnswersWrongArguments
 from audiorl.evaluation import Comparison, Decoded
 from audiorl.model_card import MODEL_CARD, DataSource
-from audiorl.models import base_model, disable_dropout
+from audiorl.models import base_model
 from audiorl.text.normalizers import normalizer
 from audiorl.trainers.adapters import RankSchedule, adapter_files, follow_adapter
 from audiorl.trainers.callbacks import OwnConfigs, StopOnBadNumbers, StopOnSigterm
 from audiorl.trainers.card import RunCard
 from audiorl.trainers.checkpoints import CheckpointSaver
-from audiorl.trainers.clips import LEFT_OUT_FILE, TrainingAugmentation, count_left_out_of_streams, usable_rows
 from audiorl.trainers.config import SpeechConfig
-from audiorl.trainers.decoding import Decoder
 from audiorl.trainers.distributed import check_parallelism
 from audiorl.trainers.hub import HubPusher, tokens_left_out
 from audiorl.trainers.loading import (
-    add_adapter,
+    TrainingAugmentation,
     check_trained,
-    check_untouched_encoder,
     configured_family,
     load_model,
     load_processor,
     plan_adapter,
     save_spelling,
+    tell_unused_rows,
+    tunable,
+    usable_rows,
 )
-from audiorl.trainers.logs import AudioSamples, console_of, without_other_bars, write_logs
-from audiorl.trainers.metrics import Metrics
+from audiorl.trainers.logs import AudioSamples, RunReport, console_of, leave_comparison, without_other_bars, write_logs
+from audiorl.trainers.metrics import Decoder, Metrics, StepCounts, counted_step, without_repeats
 from audiorl.trainers.reference import AdapterOff, FrozenCopy, FrozenPolicy
-from audiorl.trainers.report_files import RunReport, leave_comparison
 
 logger = logging.get_logger(__name__)
 
@@ -86,13 +85,6 @@ class TrainerArguments(TypedDict, total=False):
     optimizers: Optimizers
     peft_config: PeftConfig | None
     quantization_config: Any
-
-
-class StepCounts(NamedTuple):
-    """What the losses of one optimizer step are divided by, over its micro-batches and all processes."""
-
-    clips: Tensor  # scalar: rows that count
-    tokens: Tensor  # scalar: kept tokens of the first hypothesis of each
 
 
 class ExtraState(Protocol):
@@ -154,7 +146,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         peft_config: PeftConfig | None = None,
         quantization_config: Any = None,
     ):
-        self._check_overrides()
+        check_compute_loss(type(self))
         model = load_model(model, args, quantization_config)
         processor = load_processor(processing_class, model)
         self.family = configured_family(model, processor, args)
@@ -167,7 +159,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         self._name_data(train_dataset)
         train_rows = self._checked_rows(train_dataset, args, "train_dataset")
         eval_rows = self._checked_rows(eval_dataset, args, "eval_dataset")
-        model = self._tunable(model, planned, args)
+        model = tunable(model, planned, self.family, args)
         if train_dataset is not None:
             check_trained(model, args)
         super().__init__(
@@ -195,22 +187,6 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
             self.extra_state.append(self.ranks)
         self._check_ready()
 
-    def _check_overrides(self) -> None:
-        """A subclass's own loss is called as this version of transformers calls it, at the first step and no sooner.
-
-        Raises:
-            TypeError: `compute_loss` lacks an argument that it is called with.
-        """
-        taken = inspect.signature(type(self).compute_loss).parameters
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
-            return
-        if missing := [name for name in ("return_outputs", "num_items_in_batch") if name not in taken]:
-            raise TypeError(
-                f"{type(self).__name__}.compute_loss is called with return_outputs and num_items_in_batch, and does "
-                f"not take {' and '.join(missing)}: ({', '.join(taken)}). Write def compute_loss(self, model, inputs, "
-                "return_outputs=False, num_items_in_batch=None)."
-            )
-
     def _check_ready(self) -> None:
         """What only shows once accelerate and the model are ready."""
         check_parallelism(self.accelerator)
@@ -222,16 +198,6 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         """Rows that came by a name are on the card by it."""
         if isinstance(train_dataset, str | os.PathLike):
             self.card.source = DataSource(os.path.basename(os.path.normpath(train_dataset)))
-
-    def _tunable(self, model: nn.Module, planned: PeftConfig | None, args: SpeechConfig) -> nn.Module:
-        """The model with its adapter, encoder and dropout as the config says."""
-        model = add_adapter(model, planned, args.seed)
-        if args.freeze_encoder:
-            check_untouched_encoder(model, planned, self.family)
-            self.family.freeze_encoder(model)
-        if args.disable_dropout:
-            disable_dropout(model)
-        return model
 
     def _add_callbacks(self, args: SpeechConfig) -> None:
         self.stop_on_sigterm = StopOnSigterm(self)
@@ -339,26 +305,12 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
             batches = [*batches[:-1], self._without_repeats(batches[-1])]
-            self.step_counts = self._count(batches, device)
+            self.step_counts = counted_step(batches, self.accelerator, device)
         return batches, num_items
 
     def _without_repeats(self, inputs: Any) -> GroupBatch:
-        """Turn rows that only fill up the last batch of an epoch into placeholders.
-
-        Batches go round the processes in order, so of the last round only the first `remainder` rows are new.
-        """
-        batch = GroupBatch(inputs)
-        state = self.accelerator.gradient_state
-        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
-            return batch
-        new = state.remainder - self.accelerator.process_index * len(batch.row_ids)
-        repeated = torch.arange(len(batch.row_ids), device=batch.row_ids.device) >= new
-        return batch.without(repeated)
-
-    def _count(self, batches: Sequence[GroupBatch], device: torch.device) -> StepCounts:
-        counts = sum(torch.stack([batch.valid.sum(), batch.keep[:, 0].sum()]) for batch in batches)
-        clips, tokens = self.accelerator.reduce(torch.as_tensor(counts).to(device), reduction="sum")
-        return StepCounts(clips, tokens)
+        """The batch of a loader; rows that only fill it up are placeholders."""
+        return without_repeats(GroupBatch(inputs), self.accelerator)
 
     def counts_of(self, batch: GroupBatch, training: bool) -> StepCounts:
         """What to divide the losses of this batch by: the whole step's counts in training, its own in evaluation."""
@@ -378,15 +330,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         Raises:
             FloatingPointError: with the step and the rows.
         """
-        if not torch.isfinite(loss):
-            rows = batch.row_ids[batch.valid].tolist()
-            before = f"; they were not finite before ({self.bad_numbers.update()})"
-            raise FloatingPointError(
-                f"The loss is {loss.item()} at step {self.state.global_step + 1}, rows {rows} of the training set "
-                f"(process {self.args.process_index}). The weights were not updated"
-                f"{before if self.bad_numbers.spoiled_weights() else ''}. Lower the learning rate, use bf16, not fp16, "
-                f"or look at the rows. {self.checkpoints.last()}"
-            )
+        self.bad_numbers.check_loss(loss, batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.model.training:
@@ -470,12 +414,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         alike = self.own_configs.agreeing_with(self.processing_class)
         with self.stop_on_sigterm.listening(), self.checkpoints.with_room(), without_other_bars(), alike:
             output = super().train(checkpoint, *args, **kwargs)
-        if self.args.on_bad_rows == "skip" and (count := self.skipped.count()):
-            output.metrics["skipped_rows"] = count
-            logger.warning(f"{count} rows could not be used; {self.skipped.path} says which and why.")
-        if count := count_left_out_of_streams(self.args):
-            output.metrics["left_out_clips"] = count
-            logger.warning(f"{count} clips of streams were left out for their length; {LEFT_OUT_FILE} says which.")
+        output.metrics.update(tell_unused_rows(self.args, self.skipped))
         return output
 
     # ---- files ----
@@ -642,3 +581,20 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
                 "accelerate was told to compile the whole forward (--dynamo_backend or its config file), which breaks "
                 "at the head and is compiled anew for each call. Set it to no and pass torch_compile=True instead."
             )
+
+
+def check_compute_loss(trainer: type[Trainer]) -> None:
+    """A subclass's own loss is called as this version of transformers calls it, at the first step and no sooner.
+
+    Raises:
+        TypeError: its `compute_loss` lacks an argument that it is called with.
+    """
+    taken = inspect.signature(trainer.compute_loss).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        return
+    if missing := [name for name in ("return_outputs", "num_items_in_batch") if name not in taken]:
+        raise TypeError(
+            f"{trainer.__name__}.compute_loss is called with return_outputs and num_items_in_batch, and does not take "
+            f"{' and '.join(missing)}: ({', '.join(taken)}). Write def compute_loss(self, model, inputs, "
+            "return_outputs=False, num_items_in_batch=None)."
+        )

@@ -1,21 +1,18 @@
-"""What watches a run.
+"""Callbacks that watch a run: bad numbers, changed configs, SIGTERM.
 
-Numbers   a gradient, a weight or a sampled hypothesis that is not finite ends the run with the step. Of gradients the
-          norm is looked at that the step computes anyway. Weights that an update spoiled make the next loss NaN, so
-          they are read only where they would leave the run before that: when they are saved or evaluated, and at the
-          last step
-Configs   stay as the checkpoint has them, whatever `Trainer` writes into them. When it is built it sets `use_cache` of
-          the model's config to its own argument, off unless asked for; saved, that would make every later `generate`
-          slow. When training starts it writes the tokenizer's ids of padding, begin and end over those of config and
-          generation config, and warns that it did: large-v3 pads with another token in its config than its tokenizer
-          does. Older releases (5.17) make a list of the one end token, too; Whisper's `generate` then takes the end for
-          padding and stops with an IndexError where a clip has no words.
-SIGTERM   which schedulers send before they take a machine away. Every process of a run hears of it at the end of the
-          same optimizer step, because saving is a matter of all of them; an evaluation that is due at that step is
-          left out. The checkpoint is written, and the program ends with exit code 143. A second SIGTERM ends it at
-          once; under torchrun one that comes within seconds of the first counts as the first, since there the system
-          and torchrun both send one. A program that handles SIGTERM itself, and `enable_jit_checkpoint` of
-          transformers, are left alone.
+Numbers   a gradient, weight or sampled hypothesis that is not finite ends the run, with the step in the message. For
+          gradients the norm that each step computes is checked. Bad weights make the next loss NaN, so weights are
+          checked only before they are saved or evaluated, and at the last step.
+Configs   stay as in the checkpoint, although `Trainer` changes them. When it is built, it turns the config's
+          `use_cache` off; saved like that, every later `generate` would be slow. When training starts, it overwrites
+          the ids of padding, begin and end with the tokenizer's, and warns; for large-v3 the two differ. Older releases
+          (5.17) also turn the one end token into a list. Whisper's `generate` then takes the end for padding and stops
+          with an IndexError at a clip without words.
+SIGTERM   is what schedulers send before they take a machine away. All processes stop at the end of the same optimizer
+          step, because saving needs all of them; an evaluation due at that step is skipped. The checkpoint is written,
+          and the program ends with exit code 143. A second SIGTERM ends it at once. Under torchrun, one within seconds
+          of the first counts as the first, because the system and torchrun both send one. A program with its own
+          handler of SIGTERM, and transformers' `enable_jit_checkpoint`, are left alone.
 """
 
 from __future__ import annotations
@@ -35,12 +32,13 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from audiorl.batch import GroupBatch
 from audiorl.exits import TERMINATED
 from audiorl.models.sampling import DivergedModelError
 
 
 class StopOnBadNumbers(TrainerCallback):
-    """Stops before a step whose gradients are not finite, and before weights that are not finite are used or saved.
+    """Stops before a step with gradients that are not finite, and before weights that are not finite are used or saved.
 
     fp16 has a scaler that skips steps with bad gradients itself; DeepSpeed steps before it is asked.
 
@@ -67,6 +65,18 @@ class StopOnBadNumbers(TrainerCallback):
                 f"A gradient is not finite at step {state.global_step + 1}. The weights were not updated. Lower the "
                 f"learning rate, or look at the rows of this step. {self.trainer.checkpoints.last()}"
             )
+
+    def check_loss(self, loss: Tensor, batch: GroupBatch) -> None:
+        """Stop before a step that would spoil the weights; see `SpeechTrainer.check_finite`."""
+        if torch.isfinite(loss):
+            return
+        trainer, rows = self.trainer, batch.row_ids[batch.valid].tolist()
+        before = f"; they were not finite before ({self.update()})" if self.spoiled_weights() else ""
+        raise FloatingPointError(
+            f"The loss is {loss.item()} at step {trainer.state.global_step + 1}, rows {rows} of the training set "
+            f"(process {trainer.args.process_index}). The weights were not updated{before}. Lower the learning rate, "
+            f"use bf16, not fp16, or look at the rows. {trainer.checkpoints.last()}"
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         leave = control.should_save or control.should_evaluate or control.should_training_stop
@@ -105,7 +115,7 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
 
 @contextmanager
 def sampling_guarded(trainer: Any) -> Iterator[None]:
-    """Say of a model from which nothing can be sampled any more at which step that was.
+    """If nothing can be sampled from the model any more, raise an error that names the step.
 
     Raises:
         FloatingPointError: with the step and the rows.
@@ -143,12 +153,12 @@ class OwnConfigs(TrainerCallback):
         return getattr(self.base, "config", None)
 
     def restore_use_cache(self) -> None:
-        """After the trainer was built."""
+        """Put `use_cache` back; call it after the trainer was built."""
         _write(self._config, "use_cache", self._use_cache)
 
     @contextlib.contextmanager
     def agreeing_with(self, processor: Any) -> Iterator[None]:
-        """Within this block, until training begins, the configs have the tokenizer's ids: nothing is left to align."""
+        """Give the configs the tokenizer's ids until training begins, so that `Trainer` has nothing to align."""
         tokenizer, config = getattr(processor, "tokenizer", processor), self._config
         if hasattr(config, "get_text_config"):
             config = config.get_text_config()
@@ -203,7 +213,7 @@ class StopOnSigterm(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Hear SIGTERM within this block; afterwards it ends the program again.
+        """Handle SIGTERM within this block; afterwards it ends the program again.
 
         Raises:
             SystemExit: (at the end of the block) training was ended by one, with code 143.

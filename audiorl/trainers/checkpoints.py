@@ -1,13 +1,13 @@
-"""Checkpoints that appear whole or not at all, and are known to be whole when a run goes on from them.
+"""Checkpoints that are whole or absent, and are checked before a run resumes from them.
 
-1. `Trainer` writes a checkpoint file by file into the place where the next run looks for it. Here it is written into
-   `<output_dir>/.incomplete/`, gets a list of its files with sizes and checksums (`audiorl_checkpoint.json`), and is
-   renamed when every process has written its part: a run killed at any moment leaves whole `checkpoint-N` folders.
-2. A run resumes from a checkpoint whose files are all there, with these sizes and checksums. Of one that is damaged the
-   faults are told before anything is spent, with the next older whole one by name.
-3. The list also says what the run was made of (`fingerprint.py`), so that no run goes on as another one.
-4. `save_total_limit` counts by steps. The checkpoint written last, the best one and the newest ones stay.
-5. Nothing is trained when the checkpoint has reached the last step.
+1. `Trainer` writes a checkpoint file by file into its final place. Here it is written into
+   `<output_dir>/.incomplete/`, with a list of its files, their sizes and checksums (`audiorl_checkpoint.json`). It is
+   renamed when every process has written its part. A run killed at any moment leaves only whole `checkpoint-N` folders.
+2. A run resumes only from a checkpoint whose files all match the list. If one is damaged, the error says how, before
+   anything is spent, and names the next older whole checkpoint.
+3. The list also describes the run (`fingerprint.py`), so that a different run does not resume from it by mistake.
+4. `save_total_limit` goes by step numbers. The last written, the best and the newest checkpoints stay.
+5. If the checkpoint has reached the last step, nothing is trained.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ logger = logging.get_logger(__name__)
 
 STAGING = ".incomplete"
 STATE_FILE = "trainer_state.json"
-# A checkpoint's list of its files, and what its run was made of.
+# A checkpoint's list of its files, and the description of its run.
 LIST_FILE = "audiorl_checkpoint.json"
 LIST_VERSION = 1
-# People write into these after a run; nothing is resumed from them.
+# People edit these after a run, so they are not in the list.
 NOT_LISTED = (LIST_FILE, "README.md")
 WEIGHTS = (
     "model.safetensors",
@@ -52,7 +52,7 @@ WEIGHTS = (
 
 
 def saved_names(checkpoint: str) -> set[str]:
-    """What a checkpoint of whole weights calls them; nothing for an adapter's or a sharded one."""
+    """Names of the weights in a checkpoint of whole weights; empty for an adapter's or a sharded one."""
     found: set[str] = set()
     for path in Path(checkpoint).glob("model*.safetensors"):
         with safe_open(path, "pt") as weights:
@@ -78,7 +78,7 @@ class Checkpoints:
         self._lock: Any = None
 
     def claim(self) -> None:
-        """Keep other processes out of the folder from now on, and remove what killed ones left unfinished.
+        """Keep other processes out of the folder from now on, and remove what killed processes left unfinished.
 
         Raises:
             ValueError: another process trains there.
@@ -92,14 +92,14 @@ class Checkpoints:
         shutil.rmtree(staging_dir(self.folder), ignore_errors=True)
 
     def last(self) -> str:
-        """Half a sentence on the last whole checkpoint, for messages of a run that ends early."""
+        """A sentence on the last whole checkpoint, for the messages of a run that ends early."""
         found = last_whole_checkpoint(self.folder)
         if found is None:
             return f"No checkpoint had been written to {self.folder} yet; --save_steps says how often one is."
         return f"The last checkpoint, {found}, is whole: go on from it with --resume_from_checkpoint {found}."
 
     def publish(self, name: str, run: dict[str, Any], best: str | None) -> str:
-        """List what lies in the staging folder under that name, move it to its place, and rotate.
+        """List the files in the staging folder, move it to its place under that name, and delete old checkpoints.
 
         Args:
             run: what it was trained as.
@@ -135,7 +135,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def writing(self, what: str) -> Iterator[None]:
-        """Tell what could not be written, why, and from which checkpoint the run goes on.
+        """If a file cannot be written in this block, say which, why, and from which checkpoint to resume.
 
         Raises:
             UnwritableError: in place of whatever torch, safetensors or the system said of a file in this block.
@@ -149,7 +149,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def with_room(self) -> Iterator[None]:
-        """Tell where a run ends for want of room on the disk, outside of `writing` too: logs, reports.
+        """If the disk is full, say so and name the checkpoint to resume from. Covers logs and reports too.
 
         Raises:
             UnwritableError: the disk is full.
@@ -172,11 +172,11 @@ class Checkpoints:
 
 
 class UnwritableError(OSError):
-    """A file of a run could not be written; the message names the last whole checkpoint."""
+    """A file of a run could not be written. The message names the last whole checkpoint."""
 
 
 class CheckpointSaver:
-    """Saves a trainer's model and checkpoints whole, and finds the checkpoint that a run goes on from.
+    """Saves a trainer's model and checkpoints whole, and finds the checkpoint to resume from.
 
     Args:
         trainer: a `SpeechTrainer`, built but for this.
@@ -197,7 +197,8 @@ class CheckpointSaver:
     # ---- going on ----
 
     def begin(self, resume_from_checkpoint: str | bool | None) -> str | None:
-        """Claim `output_dir` and find the checkpoint to go on from, before anything is spent; every process calls.
+        """Claim `output_dir` and find the checkpoint to resume from, before anything is spent. Every process calls
+        this.
 
         Returns:
             The checkpoint's folder; None for a new run.
@@ -221,7 +222,7 @@ class CheckpointSaver:
         return found
 
     def _in_first_process(self, find: Callable[[], str | None]) -> str | None:
-        """What one process finds, in all of them; an error of it is raised in all."""
+        """Search in one process and give all of them the result. An error is raised in all."""
         if self.trainer.args.world_size == 1:
             return find()
         found: list[Any] = [None, None]
@@ -236,7 +237,7 @@ class CheckpointSaver:
         return value
 
     def load_renamed(self, checkpoint: str, model: nn.Module) -> None:
-        """Let `from_pretrained` read weights that the checkpoint calls by other names than the model does.
+        """Load weights that the checkpoint and the model call by different names, through `from_pretrained`.
 
         It knows both names. `Trainer` leaves such weights as they are, with no more than a warning.
         """
@@ -248,7 +249,7 @@ class CheckpointSaver:
     # ---- saving ----
 
     def save_checkpoint(self, save: Callable[[], None], run_dir: str) -> str:
-        """Let `Trainer` write into a staging folder, then publish and rotate.
+        """Let `Trainer` write into a staging folder, then publish it and delete old checkpoints.
 
         Args:
             save: `Trainer`'s own way, without rotation and push.
@@ -288,7 +289,7 @@ class CheckpointSaver:
         trainer.accelerator.wait_for_everyone()
 
     def _name_best_checkpoint(self, run_dir: str, staged: str) -> None:
-        """The best checkpoint's name as it will be after the rename, in the state and in its file."""
+        """Write the best checkpoint's name as it will be after the rename into the state and its file."""
         state = self.trainer.state
         if not state.best_global_step:
             return
@@ -299,7 +300,7 @@ class CheckpointSaver:
             state.save_to_json(os.path.join(staged, STATE_FILE))
 
     def save_model(self, save: Callable[[str], None], final: str) -> None:
-        """Save model, processor and card; files appear one by one, each whole, weights last.
+        """Save model, processor and card. Each file appears whole, weights last.
 
         Args:
             save: `Trainer`'s own way to save into a folder.
@@ -324,7 +325,7 @@ class CheckpointSaver:
 
     @contextlib.contextmanager
     def _weights_in_one_piece(self) -> Iterator[None]:
-        """A saved model is one that `from_pretrained` loads, also where checkpoints are kept in shards."""
+        """Save a model that `from_pretrained` loads, even if checkpoints are sharded."""
         plugin = getattr(self.trainer.accelerator.state, "fsdp_plugin", None)
         if plugin is None:
             yield
@@ -337,12 +338,12 @@ class CheckpointSaver:
 
 
 def staging_dir(output_dir: str) -> str:
-    """Where unfinished checkpoints lie; never looked at when a run resumes."""
+    """Where unfinished checkpoints lie. No run resumes from there."""
     return os.path.join(output_dir, STAGING)
 
 
 def publish(staged: str, final: str) -> None:
-    """Move a finished folder to its place in one rename; an older folder of that name gives way."""
+    """Move a finished folder to its place in one rename, and replace an older folder of that name."""
     _flush(Path(staged))
     if os.path.exists(final):
         aside = f"{staged}.replaced"
@@ -355,7 +356,7 @@ def publish(staged: str, final: str) -> None:
 
 
 def publish_files(staged: str, final: str) -> tuple[str, ...]:
-    """Move the files of a finished folder into an existing one, each in one rename, weights last; their names."""
+    """Move a finished folder's files into an existing one, each in one rename, weights last; returns their names."""
     _flush(Path(staged))
     os.makedirs(final, exist_ok=True)
     names = sorted(os.listdir(staged), key=lambda name: (name.endswith((".safetensors", ".bin")), name))
@@ -373,7 +374,7 @@ def publish_files(staged: str, final: str) -> tuple[str, ...]:
 
 
 def write_list(folder: str, run: dict[str, Any]) -> None:
-    """Write the list of a finished checkpoint's files, with sizes and checksums, and what its run was made of."""
+    """Write the list of a finished checkpoint's files, with sizes and checksums, and a description of its run."""
     paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in paths]
     listed = [(path, name) for path, name in zip(paths, names, strict=True) if name not in NOT_LISTED]
@@ -387,7 +388,7 @@ def write_list(folder: str, run: dict[str, Any]) -> None:
 
 
 def run_of(checkpoint: str | os.PathLike) -> dict[str, Any] | None:
-    """What a checkpoint's run was made of; None of one that has no list."""
+    """The description of a checkpoint's run; None without a list."""
     try:
         return json.loads(Path(checkpoint, LIST_FILE).read_text(encoding="utf-8"))["run"]
     except FileNotFoundError:
@@ -395,7 +396,7 @@ def run_of(checkpoint: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def faults(checkpoint: str | os.PathLike, *, checksums: bool = True) -> list[str]:
-    """What keeps a folder from being resumed from, a few words for each; nothing of a whole checkpoint.
+    """Why a run cannot resume from a folder, a few words for each reason; empty for a whole checkpoint.
 
     Args:
         checksums: read all files; False compares their sizes only.
@@ -436,7 +437,7 @@ def faults(checkpoint: str | os.PathLike, *, checksums: bool = True) -> list[str
 
 
 def _missing_parts(folder: Path) -> list[str]:
-    """What every checkpoint has: the trainer's state and a model."""
+    """Parts that every checkpoint needs and this one lacks: the trainer's state and a model."""
     found = []
     try:
         TrainerState.load_from_json(str(folder / STATE_FILE))
@@ -452,7 +453,7 @@ def _missing_parts(folder: Path) -> list[str]:
 
 
 def is_whole(checkpoint: str | os.PathLike, *, checksums: bool = True) -> bool:
-    """Whether a run can go on from a folder: all files of its list are there as they were written."""
+    """Whether a run can resume from a folder: all files of its list are there, unchanged."""
     return not faults(checkpoint, checksums=checksums)
 
 
@@ -489,7 +490,7 @@ def checkpoint_to_resume(
             raise ValueError(f"There is no whole checkpoint in {output_dir}. Start without resume_from_checkpoint.")
         folder = known[-1]
     elif allow_unlisted and not Path(folder, LIST_FILE).is_file() and not _missing_parts(Path(folder)):
-        logger.warning(f"{folder} has no {LIST_FILE}, so nobody can tell whether its files are whole.")
+        logger.warning(f"{folder} has no {LIST_FILE}, so it cannot be checked whether its files are whole.")
         return folder
     if not (found := faults(folder, checksums=checksums)):
         return folder
@@ -506,7 +507,7 @@ def checkpoint_to_resume(
 
 
 def check_resume(args: Any) -> str | None:
-    """The checkpoint that a program's flags mean, before models and rows are loaded; what a trainer checks again.
+    """Find the checkpoint that a program's flags name, before models and rows are loaded. The trainer checks it again.
 
     Args:
         args: a trainer's config.
@@ -532,7 +533,7 @@ def step_folders(output_dir: str) -> list[str]:
 
 
 def _is_foreign(checkpoint: str) -> bool:
-    """Whether a folder is what another program began: ours have their list before they appear."""
+    """Whether another program began this folder: ours have their list before they appear."""
     folder = Path(checkpoint)
     if (folder / LIST_FILE).exists() or not (missing := _missing_parts(folder)):
         return False
@@ -552,7 +553,7 @@ def _checksum(path: Path) -> str:
 
 
 def _flush(folder: Path) -> None:
-    """Make the contents of a folder survive a power cut before the folder is renamed."""
+    """Write the contents of a folder to the disk, so that they survive a power cut, before the folder is renamed."""
     for path in [*folder.rglob("*"), folder]:
         _flush_entry(path)
 

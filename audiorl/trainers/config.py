@@ -18,7 +18,7 @@ from transformers.utils import is_in_notebook
 from audiorl.adapters import require_bitsandbytes
 from audiorl.augment import load_augmentation
 from audiorl.datasets.checks import check_bounds
-from audiorl.datasets.columns import column_names
+from audiorl.datasets.formats import column_names
 from audiorl.elsewhere import AnswersWrongArguments
 from audiorl.losses import CombinedObjective, PreferenceObjective
 from audiorl.losses.own import named_losses, read_loss_settings
@@ -74,49 +74,50 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
 
     # Defaults of TrainingArguments that are not ours
     logging_steps: float = field(
-        default=10, metadata={"help": "Log every so many optimizer steps; below 1, a share of all steps."}
+        default=10, metadata={"help": "Optimizer steps between two logs; below 1, a share of all steps."}
     )
     bf16: bool | None = field(
         default=None,
-        metadata={"help": "Mixed bfloat16 precision. Unset: on where the GPU has it and fp16 is off; off on a CPU."},
+        metadata={"help": "Mixed bfloat16 precision. Unset: on if the GPU has it and fp16 is off; off on a CPU."},
     )
     remove_unused_columns: bool = field(
         default=False,
-        metadata={"help": "Must stay False: the collator reads columns the model's forward does not."},
+        metadata={"help": "Must stay False: the collator reads columns that the model's forward does not take."},
     )
     logging_nan_inf_filter: bool = field(
         default=False,
-        metadata={"help": "Must stay False: a loss that is not finite stops the run instead of being logged away."},
+        metadata={"help": "Must stay False: a loss that is not finite stops the run."},
     )
     ddp_find_unused_parameters: bool | None = field(
         default=False,
-        metadata={"help": "Search each step for parameters without a gradient; our losses reach all that are trained."},
+        metadata={
+            "help": "Search each step for parameters without a gradient. Our losses reach every trained parameter."
+        },
     )
     dataloader_pin_memory: bool | None = field(
         default=None,
-        metadata={"help": "Pin batches in memory for the copy to the device. Unset: where there is a GPU."},
+        metadata={"help": "Pin batches in memory, for faster copies to the device. Unset: on if there is a GPU."},
     )
 
     # Model
     model_init_kwargs: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Keywords for `from_pretrained` where the model is given by name or path, as JSON. Weights are "
-            "loaded in float32 unless `dtype` is among them."
+            "help": "Keywords for `from_pretrained` if the model is given by name or path, as JSON. Weights are "
+            "loaded in float32 unless you set `dtype`."
         },
     )
     freeze_encoder: bool = field(
         default=False,
         metadata={
-            "help": "Train the decoder only. The encoder's output is then computed once and shared by policy and "
-            "reference."
+            "help": "Train only the decoder. The encoder's output is then computed once for policy and reference."
         },
     )
     disable_dropout: bool = field(
         default=True,
         metadata={
-            "help": "Turn dropout, layerdrop and the model's own SpecAugment off, so that what is sampled is what is "
-            "scored."
+            "help": "Turn off dropout, layerdrop and the model's own SpecAugment, so that samples are scored as they "
+            "were drawn."
         },
     )
 
@@ -131,49 +132,49 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
     )
     language: str | None = field(
         default=None,
-        metadata={"help": "Language of rows without a `language` of their own, for multilingual checkpoints."},
+        metadata={"help": "For multilingual checkpoints: language of rows without a `language` of their own."},
     )
     task: str | None = field(
         default=None,
         metadata={
-            "help": "Task of rows without a `task`: transcribe; Whisper also translate (into English); Canary also "
-            "translate and, for example, translate:de."
+            "help": "Task of rows without a `task`: transcribe; for Whisper also translate (into English); for Canary"
+            " also translate and, for example, translate:de."
         },
     )
     min_audio_seconds: float | None = field(
         default=None,
         metadata={
-            "help": "Leave shorter clips out, which is no fault: they are counted. Seconds, >= 0, by the `duration` "
-            "column where a row has one, else by the audio's header. Unset: none."
+            "help": "Skip and count clips shorter than this; they are not errors. Seconds, >= 0, from the row's "
+            "`duration` or else from the audio's header. Unset: no limit."
         },
     )
     max_audio_seconds: float | None = field(
         default=None,
         metadata={
-            "help": "Leave longer clips out, likewise. Seconds, above 0. Unset: clips longer than the model's window "
-            "are faults."
+            "help": "Skip and count clips longer than this; they are not errors. Seconds, above 0. Unset: clips "
+            "longer than the model's window are errors."
         },
     )
     allow_silence: bool = field(
         default=False,
         metadata={
-            "help": "Take rows with an empty text: nothing is said in their clip, and the model learns to say nothing. "
-            "Off, an empty text is a fault."
+            "help": "Accept rows with an empty text: nothing is said in the clip, and the model learns to write "
+            "nothing. If off, an empty text is an error."
         },
     )
     on_bad_rows: str = field(
         default="error",
         metadata={
-            "help": "What a row that cannot be used does: 'error' stops the run, with all of them named; 'skip' trains "
-            "on the rest and leaves skipped_rows.jsonl in output_dir.",
+            "help": "What to do with rows that cannot be used. 'error' stops the run and lists them all. 'skip' "
+            "trains on the others and writes skipped_rows.jsonl into output_dir.",
             "choices": list(get_args(OnBadRows)),
         },
     )
     augmentation: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Makes training clips harder, evaluation never: JSON, YAML, or a file with either; audiorl.augment "
-            "describes it. Random numbers come from data_seed, or seed where that is unset."
+            "help": "Change training clips to make them harder; evaluation clips stay as they are. JSON, YAML or a "
+            "file with either, described in audiorl.augment. Seeded by data_seed, or by seed if that is unset."
         },
     )
 
@@ -181,58 +182,64 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
     allow_changed_resume: bool = field(
         default=False,
         metadata={
-            "help": "Go on from a checkpoint of another run: other rows, model, seed, batch, loss or settings. What "
-            "differs is told. Off, it is refused."
+            "help": "Resume even from the checkpoint of another run, with other rows, model, seed, batch, loss or "
+            "settings. The differences are shown. If off, such a checkpoint is refused."
         },
     )
 
     # Evaluation
     eval_wer: bool = field(
         default=False,
-        metadata={"help": "Decode the evaluation set as the generation config says and log eval_wer and eval_cer."},
+        metadata={"help": "Decode the evaluation set with the generation config, and log eval_wer and eval_cer."},
     )
     wer_normaliser: str = field(
         default="basic",
-        metadata={"help": "Normalizer of transcripts and hypotheses before WER and CER: basic, english, lower, none."},
+        metadata={
+            "help": "How transcripts and hypotheses are normalized before WER and CER: basic, english, lower or none."
+        },
     )
 
     # Card and Hub
     init_from: str | None = field(
         default=None,
         metadata={
-            "help": "For the model card: the checkpoint that the model came from before this run, a Hub id or a name, "
-            "where the model is a folder that does not say it."
+            "help": "For the model card: the checkpoint from which the model came before this run, as a Hub id or a "
+            "name. Needed if the model is a folder that does not name it."
         },
     )
     push_to_hub: bool = field(
         default=False,
         metadata={
-            "help": "Push the tuned model with processor, generation config and card: at the end, where push_to_hub() "
-            "is called (the scripts do), and after each checkpoint as hub_strategy says. Needs a token: hf auth login."
+            "help": "Push the tuned model with processor, generation config and card: when push_to_hub() is called "
+            "(the scripts call it at the end), and after checkpoints as hub_strategy says. Needs a token: hf auth "
+            "login."
         },
     )
     hub_merge_adapter: bool = field(
         default=False,
-        metadata={"help": "Push the base with the adapter merged in, a plain checkpoint, instead of the adapter."},
+        metadata={"help": "Push a plain checkpoint, the base with the adapter merged in, instead of the adapter."},
     )
 
     # Logs; metrics.jsonl and metrics.csv are always written into output_dir
     quiet: bool = field(
         default=False,
-        metadata={"help": "No progress and no log lines on the terminal; results, warnings and errors stay."},
+        metadata={
+            "help": "Show no progress and no log lines on the terminal. Results, warnings and errors are still shown."
+        },
     )
     log_audio_every: int = field(
         default=0,
         metadata={
-            "help": "Every so many optimizer steps, decode the first clips of the evaluation set (else of the training "
-            "set) and log audio, transcript and hypothesis to tensorboard, wandb or trackio in report_to. 0: never."
+            "help": "Optimizer steps between two logs of samples: the first clips of the evaluation set (or of the "
+            "training set) with audio, transcript and hypothesis, sent to tensorboard, wandb or trackio if report_to "
+            "names one. 0: never."
         },
     )
     report_html: bool = field(
         default=False,
         metadata={
-            "help": "Write report.html into output_dir at the end, and keep 15 MB of clips that lie in no file for it; "
-            "`audiorl report` writes it of any run, which keep 1.5 MB."
+            "help": "Write report.html into output_dir at the end. Of clips that are not files, 15 MB are kept for "
+            "it. `audiorl report` writes the page for any run; other runs keep 1.5 MB."
         },
     )
 
@@ -356,7 +363,7 @@ class PreferenceLossFields:
     loss_type: list[str] = field(
         default_factory=lambda: ["sigmoid"],
         metadata={
-            "help": "One or several of audiorl.losses.PREFERENCE_LOSSES, a preset (mpo), or a loss of your own by its "
+            "help": "One or more of audiorl.losses.PREFERENCE_LOSSES, a preset (mpo), or a loss of your own by its "
             "dotted path, my_module.my_loss; in Python also the function itself."
         },
     )
@@ -365,16 +372,23 @@ class PreferenceLossFields:
     )
     loss_weights: list[float] | None = field(
         default=None,
-        metadata={"help": "A weight >= 0 for each loss; 1 each where left out. 0 only logs a loss."},
+        metadata={"help": "One weight >= 0 for each loss; unset: 1 each. A loss with weight 0 is only logged."},
     )
-    beta: float = field(default=0.1, metadata={"help": "Above 0: the cost of leaving the frozen policy; tau of IPO."})
+    beta: float = field(
+        default=0.1, metadata={"help": "Above 0: how strongly the policy is kept near the frozen one; tau of IPO."}
+    )
     label_smoothing: float = field(
         default=0.0,
-        metadata={"help": "Share of pairs whose order is wrong, 0 to below 0.5; robust, exo_pair, aot."},
+        metadata={
+            "help": "Share of pairs assumed to be in the wrong order, 0 to below 0.5; for robust, exo_pair and aot."
+        },
     )
     f_divergence_type: str = field(
         default="reverse_kl",
-        metadata={"help": "reverse_kl, forward_kl, js_divergence or alpha_divergence between policy and reference."},
+        metadata={
+            "help": "Divergence between policy and reference: reverse_kl, forward_kl, js_divergence or "
+            "alpha_divergence."
+        },
     )
     f_alpha_divergence_coef: float = field(default=0.5, metadata={"help": "Alpha of alpha_divergence."})
     discopop_tau: float = field(default=0.05, metadata={"help": "Temperature of discopop, above 0."})
@@ -405,13 +419,14 @@ class SyncedReferenceFields:
     """TR-DPO (Gorbatovski et al. 2024, arXiv:2404.09656): a frozen policy that follows the trained one."""
 
     sync_ref_model: bool = field(
-        default=False, metadata={"help": "TR-DPO: move the reference towards the policy now and then."}
+        default=False,
+        metadata={"help": "TR-DPO: move the reference towards the policy every ref_model_sync_steps steps."},
     )
     ref_model_mixup_alpha: float = field(
         default=0.6, metadata={"help": "TR-DPO: share of the policy in the new reference, above 0 to 1."}
     )
     ref_model_sync_steps: int = field(
-        default=512, metadata={"help": "TR-DPO: optimizer steps between two moves of the reference."}
+        default=512, metadata={"help": "TR-DPO: optimizer steps between two moves of the reference, >= 1."}
     )
 
     def check_synced_reference(self) -> None:

@@ -1,4 +1,4 @@
-"""Several processes: how a model is spread over them, and what is computed over all of them.
+"""Training in several processes: which ways of sharing a model work, and what is computed over all processes.
 
 DDP       whole copies; everything works
 FSDP2     parameters sharded; no decoding while training, no synced reference
@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 
 
 def started_processes() -> int:
-    """How many processes `torchrun` or `accelerate launch` started for this run, over all machines; 1 without them."""
+    """How many processes `torchrun` or `accelerate launch` started for this run, on all machines; 1 without them."""
     return int(os.environ.get("WORLD_SIZE") or 1) if "RANK" in os.environ else 1
 
 
 def falls_back_to_cpus(use_cpu: bool) -> bool:
-    """Whether several processes have to train together on CPUs though nobody asked for it: there is no GPU here.
+    """Whether several processes have to train together on CPUs because there is no GPU, although nobody asked for it.
 
     Without it accelerate joins no processes and each trains alone, all in one folder. The first process says so.
 
@@ -93,7 +93,7 @@ def _device_joins_processes() -> bool:
 
 
 def check_parallelism(accelerator: Accelerator) -> None:
-    """Refuse what would train on something else than the user thinks.
+    """Refuse settings under which something else would be trained than the user expects.
 
     Raises:
         ValueError: FSDP that is asked for and not there, FSDP 1, weights that only the first process loads, ZeRO 3.
@@ -129,7 +129,7 @@ def is_fsdp(accelerator: Accelerator) -> bool:
 
 
 def check_whole_weights(accelerator: Accelerator, what: str) -> None:
-    """Refuse what decodes while training, where that shards the parameters.
+    """Refuse to decode during training if training shards the parameters.
 
     Raises:
         ValueError: with `what`, a subject and its verb.
@@ -142,7 +142,7 @@ def check_whole_weights(accelerator: Accelerator, what: str) -> None:
 
 
 def prepare_frozen(model: nn.Module, accelerator: Accelerator) -> Any:
-    """A frozen model as the policy beside it will be: on its device, in its precision, sharded where it is."""
+    """Prepare a frozen model as the policy will be: on its device, in its precision, sharded if it is sharded."""
     if is_fsdp(accelerator):
         return prepare_fsdp(model, accelerator)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
@@ -151,7 +151,7 @@ def prepare_frozen(model: nn.Module, accelerator: Accelerator) -> Any:
 
 
 def gathered_pairs(pairs: PairScores, accelerator: Accelerator) -> PairScores:
-    """The pairs of all processes in process order; those of this process keep their graph.
+    """The pairs of all processes in process order. Only this process's own pairs keep their graph.
 
     Source: the sum over processes of a function of the gathered batch, differentiated where each process stands.
     """
@@ -171,7 +171,7 @@ def gathered_pairs(pairs: PairScores, accelerator: Accelerator) -> PairScores:
 
 
 def gathered_rows(own: Tensor, accelerator: Accelerator) -> tuple[Tensor, int]:
-    """The rows of all processes in process order, and where this process's own begin; no gradient.
+    """The rows of all processes in process order, and where this process's rows begin; no gradient.
 
     Args:
         own: (n, ...); n may differ from process to process, the other sizes may not.

@@ -26,11 +26,11 @@ from transformers import TrainerCallback
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.losses import ObjectiveTerms, PairScores, pair_scores, sequence_reduction
 from audiorl.models import SpeechFamily
-from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers, SpeechTrainer, StepCounts
+from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers, SpeechTrainer
 from audiorl.trainers.config import PreferenceLossFields, SpeechConfig, SyncedReferenceFields
 from audiorl.trainers.distributed import gathered_pairs
 from audiorl.trainers.loading import default_output_dir
-from audiorl.trainers.metrics import add_pair_rewards, add_pair_scores
+from audiorl.trainers.metrics import StepCounts, add_pair_rewards, add_pair_scores
 
 
 @dataclass
@@ -40,14 +40,19 @@ class DPOConfig(PreferenceLossFields, SyncedReferenceFields, SpeechConfig):
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of AdamW."})
     ld_alpha: float | None = field(
         default=None,
-        metadata={"help": "LD-DPO: weight in 0 to 1 of the tokens by which one transcript is longer; unset: 1."},
+        metadata={
+            "help": "LD-DPO: weight, 0 to 1, of the tokens that one transcript has more than the other. Unset: 1."
+        },
     )
     precompute_ref_log_probs: bool = field(
         default=False,
-        metadata={"help": "Score the data with the frozen policy once before training and keep no second model."},
+        metadata={
+            "help": "Score all pairs with the frozen policy once before training, so that no second model stays in "
+            "memory."
+        },
     )
     precompute_ref_batch_size: int | None = field(
-        default=None, metadata={"help": "Clips in a batch of that pass; default the training batch."}
+        default=None, metadata={"help": "Clips in a batch of that pass; unset: the training batch size."}
     )
 
     def __post_init__(self):

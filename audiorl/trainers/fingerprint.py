@@ -1,15 +1,15 @@
-"""What a run is made of, kept in its checkpoints, so that none goes on by mistake as another run.
+"""A description of a run, kept in its checkpoints, so that no other run resumes from them by mistake.
 
-1. Trainer, model, rows, processes, rewards, adapter and settings are noted when training begins and written into every
-   checkpoint.
-2. A run that resumes compares its own with the checkpoint's; what differs is refused by name, unless
-   `allow_changed_resume` says that the change is meant.
-3. What changes nothing about what is learnt may differ freely: `FREE` lists those settings. A run may become longer
-   (`max_steps`, `num_train_epochs`, `num_cycles`), not shorter.
+1. Trainer, model, rows, processes, rewards, adapter and settings are described when training begins. Every checkpoint
+   holds the description.
+2. A run that resumes compares its own description with the checkpoint's. Differences are listed and refused, unless
+   `allow_changed_resume` is set.
+3. Settings that do not change what is learnt may differ: `FREE` lists them. A run may become longer (`max_steps`,
+   `num_train_epochs`, `num_cycles`), but not shorter.
 
-What is compared of large things: of the model the names, shapes and types of all weights and 64 values of each; of the
-rows their number, order and texts, and the audio of 1,000 rows, spread evenly (of a file its size and first MiB).
-Streams are read once, so of their rows nothing is compared.
+Large things are compared in part. Model: names, shapes and types of all weights, and 64 values of each. Rows: their
+number, order and texts, and the audio of 1,000 evenly spread rows (for a file, its size and first MiB). The rows of
+streams are not compared, because a stream can be read only once.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ Run = dict[str, Any]
 
 
 class RunFingerprint(TrainerCallback):
-    """What a trainer's run is made of. To be built while its model is what was handed in.
+    """Describes a trainer's run. Build it while the model is as it was handed in.
 
     Args:
         trainer: a `SpeechTrainer`.
@@ -137,7 +137,7 @@ class RunFingerprint(TrainerCallback):
 
     @property
     def run(self) -> Run:
-        """As checkpoints have it; JSON. The rows are read when it is asked for first."""
+        """The description, as JSON for checkpoints. The rows are read at the first access."""
         if self._run is None:
             trainer = self._trainer
             rewards = getattr(trainer, "rewards", None)
@@ -154,11 +154,11 @@ class RunFingerprint(TrainerCallback):
         return self._run
 
     def changes(self, before: Run) -> list[str]:
-        """What differs from a checkpoint's run, a line for each."""
+        """The differences from a checkpoint's run, one line each."""
         return changes(before, self.run)
 
     def resumes(self, steps: int) -> None:
-        """Remember how long the run was to be that goes on now."""
+        """Remember how long the resumed run was to be."""
         self._steps = steps
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -175,7 +175,7 @@ class RunFingerprint(TrainerCallback):
 
 
 def settings_of(args: Any) -> Run:
-    """Settings that a resumed run must share, and the number of processes."""
+    """Settings that a resumed run must share with the checkpoint, and the number of processes."""
     found = {
         spec.name: _plain(named_losses(getattr(args, spec.name)))
         for spec in fields(args)
@@ -185,7 +185,7 @@ def settings_of(args: Any) -> Run:
 
 
 def changes(before: Run, now: Run) -> list[str]:
-    """What differs between two runs, a line for each; of settings those that both know."""
+    """The differences between two runs, one line each. Only settings that both know are compared."""
     found = []
     for name, label in (("trainer", "the trainer"), ("processes", "the number of processes"), ("parallel", "the way")):
         if name in before and name in now and before[name] != now[name]:
@@ -201,7 +201,7 @@ def changes(before: Run, now: Run) -> list[str]:
 
 
 def check_same_run(checkpoint: str, found: list[str], *, allowed: bool) -> None:
-    """Refuse to go on as another run.
+    """Refuse to resume from a different run.
 
     Args:
         checkpoint: its folder.
@@ -227,7 +227,7 @@ def check_same_run(checkpoint: str, found: list[str], *, allowed: bool) -> None:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Names, shapes and types of all weights and 64 values of each, in few bytes.
+    """Names, shapes and types of all weights and 64 values of each, as a short digest.
 
     Of an adapter no values: a new one starts with other values on another device, and a checkpoint holds them all.
     """
@@ -265,7 +265,7 @@ def _model_changes(before: Run, now: Run) -> list[str]:
 
 
 def rows_digest(rows: Any) -> Run:
-    """Number, content and order of training rows; of a stream that it is one."""
+    """Number, content and order of the training rows; for a stream only that it is one."""
     if not isinstance(rows, Dataset):
         return {"count": None, "ordered": "", "content": ""}
     names = [name for name in rows.column_names if name not in (*OURS, "audio", *_MADE_BY_TRAINERS)]

@@ -1,6 +1,6 @@
 """Group relative policy optimisation on speech (Shao et al. 2024, arXiv:2402.03300), every clip encoded once.
 
-1. K hypotheses of each clip are sampled from the policy and rewarded (`online.py`).
+1. K hypotheses of each clip are sampled from the policy and rewarded (`rollout_trainer.py`).
 2. A hypothesis's advantage is its reward less the mean of its group, scaled as `scale_rewards` says
    (`audiorl.losses.advantages`).
 3. The policy scores all K from one encoder pass; `PolicyObjective` turns ratios and advantages into the loss, the KL to
@@ -43,9 +43,8 @@ from audiorl.models import SpeechFamily
 from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers
 from audiorl.trainers.config import LOSS_SETTINGS_HELP
 from audiorl.trainers.loading import default_output_dir
-from audiorl.trainers.rewarded import RolloutConfig
 from audiorl.trainers.rollout_metrics import StepRollouts
-from audiorl.trainers.rollout_trainer import RolloutTrainer
+from audiorl.trainers.rollout_trainer import RolloutConfig, RolloutTrainer
 from audiorl.trainers.rollouts import Learnt, Rollout
 
 
@@ -66,28 +65,32 @@ class GRPOConfig(RolloutConfig):
     scale_rewards: str = field(
         default="group",
         metadata={
-            "help": "What a reward less its group's mean is divided by: the standard deviation of the group ('group') "
-            "or of the step ('batch'), nothing ('none'); 'rloo': nothing, the mean is that of the others."
+            "help": "Divisor of a reward minus its group's mean: the standard deviation of the group ('group') or of "
+            "the step ('batch'), or nothing ('none'). 'rloo' subtracts the mean of the other hypotheses and divides "
+            "by nothing."
         },
     )
     beta: float = field(
-        default=0.0, metadata={"help": "Weight >= 0 of the KL to the frozen policy; 0 holds none in memory."}
+        default=0.0,
+        metadata={"help": "Weight >= 0 of the KL to the frozen policy. With 0 no frozen policy is kept in memory."},
     )
     use_bias_correction_kl: bool = field(
-        default=True, metadata={"help": "Multiply the KL's estimate by the ratio, so that its gradient is the KL's."}
+        default=True,
+        metadata={"help": "Multiply the KL estimate by the ratio, so that its gradient is that of the KL."},
     )
-    epsilon: float = field(default=0.2, metadata={"help": "How far a ratio may fall below 1, between 0 and 1."})
+    epsilon: float = field(default=0.2, metadata={"help": "How far a ratio may fall below 1, 0 to 1."})
     epsilon_high: float | None = field(
-        default=None, metadata={"help": "How far a ratio may rise above 1; unset: epsilon. cispo: the cap itself."}
+        default=None, metadata={"help": "How far a ratio may rise above 1; unset: epsilon. For cispo the cap itself."}
     )
     delta: float | None = field(
-        default=None, metadata={"help": "Dual clip: a cap above 1 + epsilon_high on ratios of negative advantage."}
+        default=None, metadata={"help": "Dual clip: a cap on ratios with a negative advantage, above 1 + epsilon_high."}
     )
     importance_sampling_level: str = field(
-        default="token", metadata={"help": "'token', or 'sequence' for one ratio for each hypothesis."}
+        default="token",
+        metadata={"help": "'token' for one ratio for each token, 'sequence' for one for each hypothesis."},
     )
     mask_truncated_completions: bool = field(
-        default=False, metadata={"help": "Learn nothing from hypotheses that the length limit cut."}
+        default=False, metadata={"help": "Do not learn from hypotheses that reached the length limit."}
     )
     entropy_coef: float = field(default=0.0, metadata={"help": "Weight >= 0 of the mean entropy of the tokens."})
 

@@ -1,16 +1,16 @@
-"""Pushing to the Hub: the end once, each checkpoint if asked, and nothing lost where it fails.
+"""Pushing to the Hub: the model once at the end, checkpoints if asked. A failed push loses nothing.
 
-1. The repository is made when the trainer is built. Where that fails, the run goes on and says so: token, rights or
-   connection can be mended before the end, and training is not worth losing.
-2. A checkpoint is pushed in the background, from hard links, so that rotation does not take it away half way. What
-   fails is told at once; the next push, or the one at the end, makes up for it.
-3. `push_to_hub` saves, pushes what it saved and nothing else that lies in `output_dir`, and raises `PushError` with
-   the line that pushes it again.
+1. The repository is made when the trainer is built. If that fails, the run warns and goes on: token, rights or
+   connection can be fixed before the end.
+2. Checkpoints are pushed in the background, from hard links, so that one can be deleted while it is being pushed. A
+   failed push warns at once; a later push includes its files.
+3. `push_to_hub` saves the model and pushes only what it saved. If that fails, `PushError` gives the command that pushes
+   it again.
 
 Deviations from `transformers.Trainer`:
-1. `save_model` does not push, so that WER after training is on the card that goes out.
+1. `save_model` does not push, so that the pushed card shows WER after training.
 2. Only the model's files go to the root of the repository: no logs, no reports (they hold clips), no pickled arguments.
-3. `all_checkpoints` leaves out none, also where one is written before the last is out.
+3. `all_checkpoints` skips none, even if one is written before the previous one has been pushed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ NO_RIGHTS = (401, 403)
 
 
 class PushError(OSError):
-    """A push failed; the model is on disk, and the message says where, and which line pushes it again."""
+    """A push failed. The model is on disk; the message says where, and gives the command that pushes it again."""
 
 
 class Parcel(NamedTuple):
@@ -70,7 +70,7 @@ class Parcel(NamedTuple):
 
     @property
     def patterns(self) -> list[str] | None:
-        """As `upload_folder` and `hf upload` take them."""
+        """File patterns as `upload_folder` and `hf upload` take them."""
         found = [f"{name}/*" if os.path.isdir(os.path.join(self.folder, name)) else name for name in self.files]
         return found or None
 
@@ -107,7 +107,7 @@ class HubPusher:
         return hub_name(self.trainer)
 
     def check(self) -> None:
-        """Raises ValueError where an adapter is to be merged and there is none."""
+        """Refuse to merge an adapter that the model does not have, with a ValueError."""
         if self.args.hub_merge_adapter and not is_peft_model(self.trainer.model):
             raise ValueError(
                 "hub_merge_adapter merges an adapter into its base before it is pushed, and this model has none. Pass "
@@ -120,7 +120,8 @@ class HubPusher:
             shutil.rmtree(self._outbox(), ignore_errors=True)
 
     def make_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository if it is not there. What can be mended before the end is told, and tried again then.
+        """Make the repository if it does not exist. Faults that can be fixed later only warn, and it is tried again at
+        the end.
 
         Raises:
             ValueError: `hub_model_id` can never be the name of a repository.
@@ -138,7 +139,7 @@ class HubPusher:
             )
 
     def _make_repo(self, token: str | None, private: bool | None) -> Exception | None:
-        """Make the repository; what stood in the way."""
+        """Make the repository. Returns the error that prevented it, if any."""
         if not self.trainer.is_world_process_zero():
             return None
         private = self.args.hub_private_repo if private is None else private
@@ -176,7 +177,7 @@ class HubPusher:
             raise PushError(self._failure(parcel, failure)) from failure
 
     def _model_parcel(self, folder: str, files: tuple[str, ...]) -> Parcel:
-        """What makes up the model in a folder, or the merged copy that is written beside it."""
+        """The files of the model in a folder, or of the merged copy written beside it."""
         if not self.args.hub_merge_adapter:
             return Parcel(folder, model_files(folder, files))
         merged = self.merge(folder)
@@ -213,7 +214,7 @@ class HubPusher:
     # ---- each checkpoint ----
 
     def push_checkpoint(self, checkpoint_folder: str) -> None:
-        """Push the model of a checkpoint, and all of it where `hub_strategy` says so, in the background."""
+        """Push a checkpoint's model in the background, or the whole checkpoint, as `hub_strategy` says."""
         strategy = self.args.hub_strategy
         if not self.trainer.is_world_process_zero() or strategy == HubStrategy.END:
             return
@@ -249,7 +250,7 @@ class HubPusher:
             os.rmdir(self._outbox())
 
     def _collect(self, *, wait: bool) -> None:
-        """Hear from the pushes that are done, or from all; what has gone out leaves the outbox."""
+        """Check the finished pushes, or wait for all. What was pushed leaves the outbox."""
         done = [sending for sending in self._sending if wait or sending.job.done()]
         self._sending = [sending for sending in self._sending if sending not in done]
         for parcel, _, job in done:
@@ -273,7 +274,7 @@ class HubPusher:
 
 @contextlib.contextmanager
 def tokens_left_out(args: Any) -> Iterator[None]:
-    """`Trainer` pickles its arguments beside the weights; access tokens are left out of them."""
+    """Keep access tokens out of the arguments that `Trainer` pickles beside the weights."""
     kept = args.hub_token, args.model_init_kwargs
     args.hub_token, args.model_init_kwargs = None, without_tokens(args.model_init_kwargs)
     try:
@@ -286,7 +287,7 @@ def tokens_left_out(args: Any) -> Iterator[None]:
 
 
 def model_files(folder: str, names: Iterable[str]) -> tuple[str, ...]:
-    """Those of a folder's files that make up the model: weights, configurations, processor, card and results."""
+    """The files of a folder that belong to the model: weights, configurations, processor, card and results."""
     return tuple(sorted(name for name in names if _is_of_model(folder, name)))
 
 
@@ -308,14 +309,14 @@ def push_line(parcel: Parcel, repo: str, args: TrainingArguments) -> str:
 
 
 def reason(error: BaseException, secrets: Iterable[str | None]) -> str:
-    """What the Hub's client says, on one line, without access tokens."""
+    """The Hub client's error on one line, without access tokens."""
     said = [error, error.__cause__] if isinstance(error, RuntimeError) else [error]  # which wraps what went wrong
     parts = [" ".join(str(part).split()).rstrip(".") or type(part).__name__ for part in said if part is not None]
     return without(": ".join(parts), secrets)
 
 
 def advice(error: BaseException, args: TrainingArguments) -> str:
-    """What to do about it."""
+    """What to do about such an error."""
     if isinstance(error, ValueError):  # a name, or a card, that the Hub does not take
         return "Mend that."
     if getattr(getattr(error, "response", None), "status_code", None) not in NO_RIGHTS:
@@ -326,7 +327,7 @@ def advice(error: BaseException, args: TrainingArguments) -> str:
 
 
 def link(source: str, target: str) -> None:
-    """Another name for a file, or a copy where the file system has no such thing."""
+    """A hard link to a file, or a copy if the file system has no links."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,5 +1,7 @@
-"""From what a user passes as `model`, `processing_class`, `peft_config` and `quantization_config` to a model, and
-from an adapter to a model that needs none."""
+"""Turns what a user hands to a trainer into what the trainer works with: model, processor, adapter and rows.
+
+Also from an adapter to a model that needs none (`merge_and_unload`, `export_merged`).
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,16 @@ import copy
 import json
 import os
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, TypeVar
 
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel, set_seed
+from transformers.utils import logging
 
 from audiorl.adapters import (
     checked_adapter,
@@ -25,9 +31,20 @@ from audiorl.adapters import (
     vocabulary,
     vocabulary_changed,
 )
+from audiorl.augment import load_augmentation
+from audiorl.collator import SpeechCollator
+from audiorl.datasets import BadRowsError, RowJudge, SkippedRows, drop_bad_rows
+from audiorl.datasets.checks import (
+    OutsideSeconds,
+    drop_outside,
+    judge_rows,
+    outside_seconds,
+    stream_within_seconds,
+)
 from audiorl.models import (
     SpeechFamily,
     base_model,
+    disable_dropout,
     family_class,
     model_class,
     registered_family,
@@ -35,6 +52,12 @@ from audiorl.models import (
 )
 from audiorl.trainers.config import SpeechConfig
 
+logger = logging.get_logger(__name__)
+
+Found = TypeVar("Found")
+
+# What streams leave out; the rows of a data set are only counted.
+LEFT_OUT_FILE = "left_out_clips.jsonl"
 # Where a Whisper checkpoint keeps its table of spellings.
 SPELLING_FILE = "normalizer.json"
 
@@ -120,7 +143,7 @@ def load_adapted(adapter: str | os.PathLike, options: dict[str, Any], *, trainab
 
 
 def merge_and_unload(adapter: str | os.PathLike, **options: Any) -> PreTrainedModel:
-    """A plain model with an adapter's change added to its weights, e.g. to be served without PEFT.
+    """A plain model with an adapter's change added to its weights, for example to be served without PEFT.
 
     The base is loaded anew in full precision: what a quantised base was trained with is merged into the original.
 
@@ -162,7 +185,7 @@ def default_output_dir(model: str | os.PathLike | nn.Module, method: str) -> str
 
 
 def load_processor(processing_class: Any, model: nn.Module) -> Any:
-    """The processor a user passed, or the one of the model's own checkpoint.
+    """The processor that a user passed, or the one of the model's own checkpoint.
 
     For an adapter that was loaded by its name, it is the one that lies beside the adapter, where there is one: tokens
     may have been added to it.
@@ -183,7 +206,7 @@ def load_processor(processing_class: Any, model: nn.Module) -> Any:
 
 
 def configured_family(model: nn.Module, processor: Any, args: SpeechConfig) -> SpeechFamily:
-    """The model's family with the language, task and backbone of a config that suits it."""
+    """The model's family, with language, task and backbone set from a config that suits it."""
     family = speech_family(model, processor)
     family.set_defaults(language=args.language, task=args.task)
     args.check_family(family)
@@ -193,7 +216,7 @@ def configured_family(model: nn.Module, processor: Any, args: SpeechConfig) -> S
 
 
 def plan_adapter(model: Any, peft_config: Any) -> PeftConfig | None:
-    """The adapter to be added, checked against the model while nothing has been spent on rows.
+    """Check the adapter to be added against the model, before anything is spent on rows.
 
     Raises:
         ValueError: see `checked_adapter`; or full training of quantised weights; or DoRA where PEFT cannot do it; or
@@ -221,7 +244,7 @@ def plan_adapter(model: Any, peft_config: Any) -> PeftConfig | None:
 
 
 def _check_base(base: Any) -> None:
-    """An adapter is saved without its base, so the base has to be what loading it by its name gives."""
+    """Check that the base can be loaded again by its name: an adapter is saved without its base."""
     if difference := getattr(base, "differs_from_checkpoint", None):
         raise ValueError(
             f"An adapter is saved without its base and loaded on {base.config._name_or_path or 'the one it names'!r}, "
@@ -259,7 +282,7 @@ def keep_trainable(model: nn.Module) -> nn.Module:
 
 
 def add_adapter(model: nn.Module, planned: PeftConfig | None, seed: int) -> nn.Module:
-    """The model in a new adapter whose first weights follow from `seed`, or the model as it is."""
+    """The model in a new adapter whose first weights follow from `seed`; without a plan, the model as it is."""
     if planned is None:
         return model
     set_seed(seed)
@@ -269,7 +292,7 @@ def add_adapter(model: nn.Module, planned: PeftConfig | None, seed: int) -> nn.M
 
 @contextlib.contextmanager
 def _without_pefts_warnings() -> Iterator[None]:
-    """PEFT (0.21) warns of what it does itself, which no user of it can mend."""
+    """Hide warnings that PEFT (0.21) causes itself."""
     with warnings.catch_warnings():
         # it takes AdaLoRA's rank_pattern for LoRA's, whose keys are other names
         warnings.filterwarnings("ignore", "(?s).*rank_pattern keys did not match", RuntimeWarning)
@@ -278,8 +301,19 @@ def _without_pefts_warnings() -> Iterator[None]:
         yield
 
 
+def tunable(model: nn.Module, planned: PeftConfig | None, family: SpeechFamily, args: SpeechConfig) -> nn.Module:
+    """The model with its adapter, encoder and dropout as the config says."""
+    model = add_adapter(model, planned, args.seed)
+    if args.freeze_encoder:
+        check_untouched_encoder(model, planned, family)
+        family.freeze_encoder(model)
+    if args.disable_dropout:
+        disable_dropout(model)
+    return model
+
+
 def check_untouched_encoder(model: nn.Module, planned: PeftConfig | None, family: SpeechFamily) -> None:
-    """Refuse a new adapter in an encoder that is to be frozen: its layers there would never change."""
+    """Refuse a new adapter inside an encoder that is to be frozen: it would never change."""
     if planned is not None and not family.encoder_is_frozen(model):
         raise ValueError(
             "freeze_encoder leaves the encoder as it is, but the new adapter has layers in it, which would never "
@@ -289,7 +323,7 @@ def check_untouched_encoder(model: nn.Module, planned: PeftConfig | None, family
 
 
 def check_trained(model: nn.Module, args: SpeechConfig) -> None:
-    """Refuse to train a model none of whose parameters is trained.
+    """Refuse to train a model without trainable parameters.
 
     Raises:
         ValueError: with what froze them.
@@ -330,3 +364,134 @@ def _without_rounded_inputs(model: Any) -> Any:
 
         use_eight_bit_linear(model)
     return model
+
+
+# ---- rows, and how their clips are heard ----
+
+
+def rows_within_bounds(rows: Dataset | IterableDataset, args: SpeechConfig, name: str) -> Dataset | IterableDataset:
+    """The rows whose clips are as long as a config wants, and a line that counts the others; a collective call for a
+    data set.
+
+    Args:
+        rows: from `speech_rows`; a stream is judged row by row as it comes.
+        args: the bounds, and where a stream's left-out rows are written.
+        name: what the rows are called in that line.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    bounds = (args.min_audio_seconds, args.max_audio_seconds)
+    if bounds == (None, None):
+        return rows
+    if not isinstance(rows, Dataset):
+        return stream_within_seconds(rows, *bounds, SkippedRows(os.path.join(args.output_dir, LEFT_OUT_FILE)))
+    return _inside(rows, found_by_one(args, lambda: outside_seconds(rows, *bounds)), args, name)
+
+
+def usable_rows(
+    rows: Dataset | IterableDataset, judge: RowJudge, args: SpeechConfig, name: str, skipped: SkippedRows
+) -> Dataset | IterableDataset:
+    """The rows that a run can use; a collective call for a data set. Rows of a stream are judged as they come.
+
+    Args:
+        rows: from `speech_rows`.
+        judge: what the model and the trainer ask of a row.
+        args: the seconds that are wanted, and whether bad rows stop the run.
+        name: what the rows are called in messages.
+        skipped: where bad rows are written, if they do not stop the run.
+
+    Raises:
+        BadRowsError: all faults of all rows together.
+        ValueError: nothing is left.
+    """
+    if not isinstance(rows, Dataset):
+        return rows_within_bounds(rows, args, name)
+    judge = replace(judge, wanted=(args.min_audio_seconds, args.max_audio_seconds))
+    judged = found_by_one(args, lambda: judge_rows(rows, judge))
+    inside = _inside(rows, judged.outside, args, name)
+    if judged.faults and args.on_bad_rows == "error":
+        raise BadRowsError(judged.faults)
+    kept = drop_bad_rows(inside, judged.faults, skipped if args.process_index == 0 else None)
+    if len(kept) == 0:
+        raise ValueError(
+            f"{name} has no usable row left: {len(inside)} rows, {len(judged.faults)} faults. Mend the rows."
+        )
+    return kept
+
+
+def found_by_one(args: SpeechConfig, find: Callable[[], Found]) -> Found:
+    """Let one process search the files and give all of them the result."""
+    found = [find() if args.process_index == 0 else None]
+    known = broadcast_object_list(found)[0] if args.world_size > 1 else found[0]
+    assert known is not None
+    return known
+
+
+def _inside(rows: Dataset, outside: OutsideSeconds, args: SpeechConfig, name: str) -> Dataset:
+    """The rows of a wanted length; logs how many are left out."""
+    kept = drop_outside(rows, outside)
+    if len(kept) == len(rows):
+        return rows
+    told = f"{name}: {outside.describe(len(rows), args.min_audio_seconds, args.max_audio_seconds)}"
+    if len(kept) == 0:
+        raise ValueError(
+            f"{told}, so none is left. Change min_audio_seconds or max_audio_seconds; a duration column is in seconds."
+        )
+    if args.process_index == 0:
+        logger.warning(f"{told}.")
+    return kept
+
+
+def tell_unused_rows(args: SpeechConfig, skipped: SkippedRows) -> dict[str, int]:
+    """Count the rows that a run could not use, or left out of a stream for their length: counts for its metrics, and a
+    log line for each.
+    """
+    found: dict[str, int] = {}
+    if args.on_bad_rows == "skip" and (count := skipped.count()):
+        found["skipped_rows"] = count
+        logger.warning(f"{count} rows could not be used; {skipped.path} says which and why.")
+    bounded = (args.min_audio_seconds, args.max_audio_seconds) != (None, None)
+    if bounded and (count := SkippedRows(os.path.join(args.output_dir, LEFT_OUT_FILE)).count()):
+        found["left_out_clips"] = count
+        logger.warning(f"{count} clips of streams were left out for their length; {LEFT_OUT_FILE} says which.")
+    return found
+
+
+class TrainingAugmentation:
+    """The augmentation that a config describes; without one it does nothing.
+
+    Attributes:
+        augmentation: None where training clips are heard as they are.
+        growth: how much longer a clip can get; None where it keeps its length.
+    """
+
+    def __init__(self, args: SpeechConfig):
+        seed = args.seed if args.data_seed is None else args.data_seed
+        self.augmentation = None if args.augmentation is None else load_augmentation(args.augmentation, seed=seed)
+        self.growth = None if self.augmentation is None else self.augmentation.growth
+
+    def __bool__(self) -> bool:
+        return self.augmentation is not None
+
+    def collator(self, plain: Any) -> Any:
+        """The collator of training batches; evaluation batches keep `plain`.
+
+        Raises:
+            ValueError: the clips are to be augmented in a collator that cannot do it.
+        """
+        if self.augmentation is None:
+            return plain
+        if not isinstance(plain, SpeechCollator):
+            raise ValueError(
+                f"augmentation acts in SpeechCollator; data_collator is a {type(plain).__name__}. Leave it out, "
+                "or turn augmentation off and augment in your own collator (audiorl.augment.load_augmentation)."
+            )
+        augmented = copy.copy(plain)
+        augmented.augment_with(self.augmentation)
+        return augmented
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Tell the loader's workers the epoch before its iterator is made. After a resume it is the resumed epoch."""
+        if self.augmentation is not None:
+            self.augmentation.set_epoch(epoch)

@@ -1,11 +1,12 @@
-"""What a run writes down while it trains.
+"""What a run writes while it trains.
 
-metrics.jsonl    one object for each log, its step among it; what was logged after the step that a run resumed from
-                 goes, so that no step stands there twice
+metrics.jsonl    one object for each log, with its step; a resumed run removes the logs of later steps, so that no step
+                 is there twice
 metrics.csv      the same as a table; a metric that comes up later adds a column
-the console      a bar on a terminal and a line for each log, unless the run is to be quiet; in a notebook one output
+the console      a progress bar on a terminal and a line for each log, unless the run is quiet; in a notebook one output
                  with a bar and a table
-loggers          sounds and tables for those that hold them: TensorBoard, Weights & Biases, Trackio
+loggers          audio and tables, for loggers that take them: TensorBoard, Weights & Biases, Trackio
+the report       facts, pairs, sampled groups and evaluations that the report reads; with `report_html` the page itself
 """
 
 from __future__ import annotations
@@ -28,12 +29,29 @@ from transformers import TrainerCallback
 from transformers import trainer as hf_trainer
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.utils import is_in_notebook
+from transformers.utils import is_in_notebook, logging
 from transformers.utils import logging as hf_logging
 
-from audiorl.evaluation.transcription import load_clip, where
+from audiorl.datasets import speech_rows
+from audiorl.evaluation import Decoded
+from audiorl.evaluation.transcription import decoding_in_force, load_clip, where
 from audiorl.files import METRICS_FILE, STATE_FILE, strict_json
+from audiorl.models import base_model
 from audiorl.notebook import Output, html_table, percent
+from audiorl.report import write_report
+from audiorl.report.run_folder import (
+    KEPT_BYTES,
+    UNASKED_BYTES,
+    KeptAudio,
+    Systems,
+    leave_evaluation,
+    leave_facts,
+    leave_groups,
+    leave_pairs,
+    place_of,
+    start_run,
+)
+from audiorl.trainers.rollouts import Rollout
 
 TABLE_FILE = "metrics.csv"
 # metric -> how a line of the console calls it
@@ -434,3 +452,141 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str
     lines = [columns, ["---"] * len(columns)]
     table = [" | ".join(map(str, line)) for line in lines] + [" | ".join(map(cell, row)) for row in rows]
     return "\n".join(f"| {line} |" for line in table)
+
+
+# ---- the report ----
+
+
+logger = logging.get_logger(__name__)
+
+
+class RunReport(TrainerCallback):
+    """Leaves what was trained on what, pairs and sampled groups, and with `report_html` the page; one process does.
+
+    Args:
+        trainer: a `SpeechTrainer`.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.kept = self._kept_audio()
+        self.comes_later = False  # who measures before and after writes the page then, see `leave_comparison`
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        start_run(args.output_dir, state.global_step)
+        self.kept = self._kept_audio()
+        rows = self.trainer.train_dataset
+        pairs = rows if isinstance(rows, Dataset) and {"chosen", "rejected"} <= set(rows.column_names) else None
+        facts = {
+            "trainer": type(self.trainer).__name__,
+            "model": model_name(self.trainer),
+            "training_rows": len(rows) if isinstance(rows, Dataset) else "a stream",
+            "epochs": args.num_train_epochs,
+            "steps": state.max_steps,
+            "learning_rate": args.learning_rate,
+            "wer_normaliser": self.trainer.normalizer.name,
+        }
+        leave_facts(args.output_dir, facts if pairs is None else {**facts, "pairs": len(pairs)})
+        if pairs is not None:
+            leave_pairs(args.output_dir, pairs, self.kept)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero and args.report_html and not self.comes_later:
+            write_page(args.output_dir)
+
+    def _kept_audio(self) -> KeptAudio:
+        args = self.trainer.args
+        return KeptAudio(args.output_dir, KEPT_BYTES if args.report_html else UNASKED_BYTES)
+
+    def keep_groups(self, groups: Sequence[dict[str, Any]], step: int) -> None:
+        """Write what `group_records` found in this process.
+
+        Args:
+            step: the optimizer step that learns from them, > 0.
+        """
+        if self.trainer.args.process_index:
+            return
+        words = self.trainer.family.words
+        records = [
+            {
+                **place_of(group["row"], self.kept),
+                "step": step,
+                "transcript": None if (text := group["row"].get("text")) is None else words(text),
+                "hypotheses": group["hypotheses"],
+            }
+            for group in groups
+        ]
+        leave_groups(self.trainer.args.output_dir, records)
+
+
+def write_page(run: str) -> None:
+    """Write report.html; a fault of it is told and loses no trained model."""
+    try:
+        page = write_report(run)
+    except (OSError, ValueError) as error:
+        logger.warning(f"No report was written: {error}\nMend this, then run: audiorl report {run}")
+    else:
+        print(f"The report lies in {page}", flush=True)
+
+
+def model_name(trainer: Any) -> str:
+    """The name or path of the checkpoint that is trained."""
+    return base_model(trainer.model).config._name_or_path or type(base_model(trainer.model)).__name__
+
+
+# ---- groups ----
+
+
+def group_records(rollouts: Sequence[Rollout], names: Sequence[str], most: int) -> list[dict[str, Any]]:
+    """The first groups of some rollouts: row, K hypotheses with their rewards; None where one abstained.
+
+    Args:
+        names: of the rewards.
+        most: how many, >= 0.
+    """
+    places = [(rollout, b) for rollout in rollouts for b in rollout.batch.valid.nonzero().flatten().tolist()]
+    return [
+        {
+            "row": rollout.batch.rows[b],
+            "hypotheses": [
+                {"text": text, "reward": _known(reward), "rewards": dict(zip(names, map(_known, parts), strict=True))}
+                for text, reward, parts in zip(
+                    rollout.texts[b], rollout.rewards[b].tolist(), rollout.parts[b].tolist(), strict=True
+                )
+            ],
+        }
+        for rollout, b in places[:most]
+    ]
+
+
+def _known(value: float) -> float | None:
+    return None if value != value else value
+
+
+# ---- before and after ----
+
+
+def leave_comparison(trainer: Any, held_out: Any, before: Decoded, after: Decoded, dataset: str | None = None) -> None:
+    """Write evaluation.json of the clips decoded before and after training, and with `report_html` the page anew.
+
+    Args:
+        trainer: a trained `SpeechTrainer`; its weights have been saved.
+        held_out: the rows that were decoded.
+        dataset: what they are called.
+    """
+    args = trainer.args
+    decoding = decoding_in_force(trainer.model, {}, args.per_device_eval_batch_size)
+    systems = Systems(model_name(trainer), args.output_dir, dataset or "held-out clips", decoding)
+    leave_evaluation(
+        args.output_dir,
+        list(speech_rows(held_out)),
+        before,
+        after,
+        systems,
+        normalise=trainer.normalizer,
+        task=trainer.family.task,
+    )
+    if args.report_html:
+        write_page(args.output_dir)

@@ -1,6 +1,6 @@
 """Online DPO on speech (Guo et al. 2024, arXiv:2402.04792): the best of K sampled hypotheses against the worst.
 
-1. K hypotheses of each clip are sampled from the policy and rewarded (`online.py`).
+1. K hypotheses of each clip are sampled from the policy and rewarded (`rollout_trainer.py`).
 2. The one with the highest reward is chosen, the one with the lowest rejected; a clip whose rewards are all equal gives
    no pair and counts nowhere.
 3. Policy and frozen policy score the two; the objective is DPO's (`audiorl.losses.preference`).
@@ -31,9 +31,8 @@ from audiorl.losses import CombinedObjective, LossSettingError, pair_scores, seq
 from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers
 from audiorl.trainers.config import PreferenceLossFields
 from audiorl.trainers.loading import default_output_dir
-from audiorl.trainers.rewarded import RolloutConfig
 from audiorl.trainers.rollout_metrics import StepRollouts
-from audiorl.trainers.rollout_trainer import RolloutTrainer
+from audiorl.trainers.rollout_trainer import RolloutConfig, RolloutTrainer
 from audiorl.trainers.rollouts import Learnt, Rollout
 
 

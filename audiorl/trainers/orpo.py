@@ -44,20 +44,22 @@ class ORPOConfig(SpeechConfig):
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of AdamW."})
     beta: float = field(
         default=0.1,
-        metadata={"help": "Weight of the odds-ratio loss, >= 0; lambda in the paper, alpha in its authors' code."},
+        metadata={
+            "help": "Weight >= 0 of the odds-ratio loss. It is lambda in the paper and alpha in its authors' code."
+        },
     )
     nll_weight: float = field(
         default=1.0,
         metadata={
-            "help": "Weight of the chosen transcript's negative log-likelihood, >= 0; 1 in the paper. 0 leaves the "
-            "odds ratio alone, which a model can also win by making both transcripts improbable."
+            "help": "Weight >= 0 of the chosen transcript's negative log-likelihood; 1 in the paper. With 0 only the "
+            "odds ratio is left, which a model can also satisfy by making both transcripts improbable."
         },
     )
     loss_type: str = field(
         default="odds_ratio",
         metadata={
-            "help": "odds_ratio, or a loss of your own in its place, by its dotted path, my_module.my_loss; in Python "
-            "also the function itself."
+            "help": "odds_ratio, or a loss of your own instead, by its dotted path, my_module.my_loss; in Python also"
+            " the function itself."
         },
     )
     loss_settings: list[str] | None | dict[str, Any] | str = field(  # noqa: RUF036

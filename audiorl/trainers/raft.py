@@ -1,20 +1,20 @@
 """Reward-ranked fine-tuning on speech (Dong et al. 2023, arXiv:2304.06767): sample, select, fine-tune, again.
 
 A cycle, `num_cycles` times:
-1. K hypotheses of each of its clips are sampled from the policy as it is now, the audio encoded once, and rewarded;
-   processes share the clips, and the randomness of a clip comes from (seed, cycle, row).
-2. Rewards of all processes are ranked, and `select_hypotheses` says what is kept.
-3. The policy learns what was kept by its likelihood, all kept hypotheses of a clip from one encoder pass, and, with
-   `sft_weight`, the true transcripts beside it.
-4. The learning rate is multiplied by `lr_decay_per_cycle`, down to `min_lr`.
+1. Sample K hypotheses of each of its clips from the current policy, with one encoder pass for each clip, and reward
+   them. Processes share the clips. The randomness of a clip comes from (seed, cycle, row).
+2. Rank the rewards of all processes and keep what `select_hypotheses` chooses.
+3. Raise the likelihood of the kept hypotheses, all of a clip from one encoder pass, and, with `sft_weight`, of the true
+   transcripts.
+4. Multiply the learning rate by `lr_decay_per_cycle`, down to `min_lr`.
 
 It is one `Trainer` run: an epoch of the loader is a cycle, and checkpoints within a cycle hold what it kept.
 
 Deviations from the paper:
-1. Several hypotheses of a clip can be kept, and fewer than one of each: by their rank over all clips, by a threshold.
-2. What the length limit cut is never kept, what a clip says twice only once.
-3. A cycle has a fixed number of optimizer steps. They go over what was kept as often as it takes.
-4. The likelihood is a mean over the tokens of the optimizer step, at temperature 1 however it was sampled.
+1. Several hypotheses of a clip can be kept, or none: they can be ranked over all clips, or need a minimum reward.
+2. Hypotheses cut by the length limit are never kept; equal hypotheses of a clip are kept once.
+3. A cycle has a fixed number of optimizer steps. If fewer hypotheses were kept, they are repeated.
+4. The likelihood is a mean over the tokens of the optimizer step, at temperature 1 whatever the sampling temperature.
 5. The learning rate decays by cycles, and the optimizer keeps its state across them.
 6. No KL penalty is part of the reward.
 """
@@ -60,8 +60,16 @@ from audiorl.trainers.raft_cycle import (
     load_kept,
     select_hypotheses,
 )
-from audiorl.trainers.rewarded import REPEATABLE_ORDERS, RewardedTrainer, SamplingConfig
-from audiorl.trainers.rollout_metrics import GROUPS_A_CYCLE, SampledTexts, StepRollouts, measured, numbers, summary
+from audiorl.trainers.rollout_metrics import (
+    GROUPS_A_CYCLE,
+    RewardFigures,
+    SampledTexts,
+    StepRollouts,
+    measured,
+    numbers,
+    summary,
+)
+from audiorl.trainers.rollout_trainer import REPEATABLE_ORDERS, RewardedTrainer, SamplingConfig
 from audiorl.trainers.rollouts import audio_of, with_transcript
 
 # The learning rate of RAFT; warmup_steps is read as well.
@@ -74,7 +82,7 @@ class RAFTConfig(SamplingConfig):
 
     # Defaults that differ
     num_train_epochs: float | None = field(
-        default=None, metadata={"help": "Leave it out: an epoch is a cycle, and num_cycles says how many there are."}
+        default=None, metadata={"help": "Leave unset: an epoch is a cycle, and num_cycles sets how many there are."}
     )
     lr_scheduler_type: str = field(
         default=LR_SCHEDULE,
@@ -82,13 +90,13 @@ class RAFTConfig(SamplingConfig):
     )
     temperature: float = field(
         default=1.0,
-        metadata={"help": "> 0; logits are divided by it in rollouts. What is kept is learnt at temperature 1."},
+        metadata={"help": "> 0; logits are divided by it when sampling. Kept hypotheses are learnt at temperature 1."},
     )
     sft_weight: float = field(
         default=0.0,
         metadata={
-            "help": "Weight >= 0 of the negative log-likelihood (mean over tokens) of true transcripts. Above 0, every "
-            "clip of the cycle is learnt from, by its transcript where none of its hypotheses was kept."
+            "help": "Weight >= 0 of the negative log-likelihood (mean over tokens) of the true transcripts. Above 0, "
+            "every clip of the cycle is learnt from, also one of which no hypothesis was kept."
         },
     )
 
@@ -100,18 +108,18 @@ class RAFTConfig(SamplingConfig):
     epochs_per_cycle: float = field(
         default=1.0,
         metadata={
-            "help": "> 0; a cycle has as many optimizer steps as so many passes over its clips take. They go over what "
-            "was kept, again and again where that is less."
+            "help": "> 0; length of a cycle, in passes over its clips. If fewer hypotheses were kept, they are "
+            "repeated."
         },
     )
     steps_per_cycle: int | None = field(
-        default=None, metadata={"help": "Optimizer steps of a cycle, > 0; unset: epochs_per_cycle says."}
+        default=None, metadata={"help": "Length of a cycle in optimizer steps, > 0; unset: epochs_per_cycle sets it."}
     )
     lr_decay_per_cycle: float = field(
-        default=0.85, metadata={"help": "Above 0 to 1; the learning rate is multiplied by it after each cycle."}
+        default=0.85, metadata={"help": "The learning rate is multiplied by this after each cycle; above 0 to 1."}
     )
     min_lr: float = field(
-        default=1e-6, metadata={"help": "Below this the learning rate does not decay, 0 to learning_rate."}
+        default=1e-6, metadata={"help": "The learning rate does not decay below this; 0 to learning_rate."}
     )
 
     # Rollouts and selection
@@ -119,19 +127,22 @@ class RAFTConfig(SamplingConfig):
     rollout_batch_size: int | None = field(
         default=None,
         metadata={
-            "help": "Clips sampled at once on each device, > 0; unset: per_device_train_batch_size. It holds no graph, "
-            "so it may be larger."
+            "help": "Clips sampled at once on each device, > 0; unset: per_device_train_batch_size. Sampling keeps no"
+            " graph, so it can be larger."
         },
     )
     max_kept_per_clip: int = field(
-        default=1, metadata={"help": "The best so many hypotheses of each clip stay in, 1 to samples_per_prompt."}
+        default=1, metadata={"help": "Keep at most this many of each clip's best hypotheses; 1 to samples_per_prompt."}
     )
     keep_top_percent: float = field(
         default=1.0,
-        metadata={"help": "Of those, the best share over all clips of the cycle stays in; above 0 to 1 (1: all)."},
+        metadata={
+            "help": "Of those, keep this share with the highest rewards over all clips of the cycle; above 0 to 1 (1:"
+            " all)."
+        },
     )
     reward_threshold: float | None = field(
-        default=None, metadata={"help": "Of those, what is rewarded with at least this is kept; unset: all."}
+        default=None, metadata={"help": "Of those, keep only hypotheses with at least this reward; unset: all."}
     )
 
     def __post_init__(self):
@@ -140,7 +151,7 @@ class RAFTConfig(SamplingConfig):
         self._check_selection()
         if self.train_sampling_strategy not in REPEATABLE_ORDERS:
             raise ValueError(
-                f"RAFT goes over what a cycle kept in the orders {', '.join(REPEATABLE_ORDERS)}; got "
+                f"RAFT can read kept rows in these orders: {', '.join(REPEATABLE_ORDERS)}; got "
                 f"train_sampling_strategy={self.train_sampling_strategy!r}. Leave it out."
             )
 
@@ -197,12 +208,12 @@ class RAFTConfig(SamplingConfig):
         """
         if isinstance(rows, IterableDataset):
             raise ValueError(
-                "RAFT samples every clip of a cycle first and then returns to what it kept, which a stream cannot "
-                "offer. Load the rows as a Dataset (streaming=False)."
+                "RAFT reads the rows of a cycle several times, which a stream cannot offer. Load the rows as a Dataset "
+                "(streaming=False)."
             )
         if rows is not None and self.clips_per_cycle is not None and self.clips_per_cycle > len(rows):
             raise ValueError(
-                f"A cycle is to have clips_per_cycle={self.clips_per_cycle} clips, and there are {len(rows)} rows. "
+                f"clips_per_cycle={self.clips_per_cycle} asks for more clips than there are rows ({len(rows)}). "
                 "Lower it, or leave it out for all rows."
             )
 
@@ -305,6 +316,7 @@ class RAFTTrainer(RewardedTrainer):
                 "optimizer steps. Leave it out, or raise num_cycles, epochs_per_cycle or steps_per_cycle."
             )
         self.sampled = SampledTexts(self, GROUPS_A_CYCLE)
+        self.figures = RewardFigures(self)
         self.kept: KeptSamples | None = None
         self.extra_state.append(KeptInCheckpoints(self))
         self.kept_tokens: Tensor | None = None  # of the optimizer step, over micro-batches and processes
@@ -354,7 +366,7 @@ class RAFTTrainer(RewardedTrainer):
 
     @torch.no_grad()
     def _sample_cycle(self, cycle: int) -> KeptSamples:
-        """Sample, reward and select, and log what came of it; a collective call."""
+        """Sample, reward and select, and log the result; a collective call."""
         rows = self.train_dataset
         order = clips_of_cycle(len(rows), self.args.clips_per_cycle or len(rows), cycle, self._order_seed())
         all_ids = rows["row_id"]
@@ -376,6 +388,7 @@ class RAFTTrainer(RewardedTrainer):
             # in evaluation mode, so that it has no part in the metrics of the optimizer steps
             passes = self._steps_per_cycle() * self._clips_per_step() / len(learnt)
             self.log(cycle_metrics(cycle, chosen, step, self.rewards.names, passes))
+        self.figures.log()
         self.sampled.mark_kept(row_ids, chosen)
         self.sampled.tell(self.state.global_step + 1)
         hypotheses = gather_kept(own, row_ids, chosen, self.accelerator)
@@ -389,7 +402,9 @@ class RAFTTrainer(RewardedTrainer):
         return drawn_from(rollout, numbers(rollout, self.family, self.normalizer))
 
     def _rollout_batches(self, rows: Dataset, order: Sequence[int], cycle: int) -> Iterator[GroupBatch]:
-        """This process's clips of a cycle; every process gets as many batches, for a sharded forward is collective."""
+        """This process's clips of a cycle. Every process gets the same number of batches, because a sharded forward is
+        collective.
+        """
         world, size = self.args.world_size, self.args.rollout_batch_size or self._train_batch_size
         own = list(order[self.args.process_index :: world])
         batches = [own[start : start + size] for start in range(0, len(own), size)]
@@ -421,7 +436,7 @@ class RAFTTrainer(RewardedTrainer):
     # ---- one optimizer step ----
 
     def _without_repeats(self, inputs: Any) -> GroupBatch:
-        """The loader goes over what was kept, so a row that comes again is meant to."""
+        """Keep repeated rows: the loader repeats what was kept."""
         return GroupBatch(inputs)
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
@@ -434,7 +449,7 @@ class RAFTTrainer(RewardedTrainer):
         return batches, num_items
 
     def _with_kept(self, batch: GroupBatch) -> GroupBatch:
-        """The audio with what was kept of each clip and, where that counts, the transcript behind it."""
+        """The audio with the kept hypotheses of each clip and, with `sft_weight`, the transcript after them."""
         assert self.kept is not None
         tensors = self.kept.groups(batch.row_ids, self.family.end_token)
         if self.args.sft_weight > 0:
@@ -469,7 +484,7 @@ class RAFTTrainer(RewardedTrainer):
 
 
 class KeptInCheckpoints:
-    """What a cycle kept, in the checkpoints that fall within it.
+    """Saves what a cycle kept in the checkpoints that fall within it.
 
     Args:
         trainer: a `RAFTTrainer`.

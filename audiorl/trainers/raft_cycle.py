@@ -1,4 +1,4 @@
-"""A cycle of RAFT: which clips it has, what it keeps of their hypotheses, in what order it learns."""
+"""One cycle of RAFT: which clips it samples, which hypotheses it keeps, and in what order it learns them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def select_hypotheses(
 
 
 def clips_of_cycle(num_rows: int, count: int, cycle: int, seed: int) -> list[int]:
-    """The `count` <= `num_rows` rows that a cycle samples, in an order that is another one in each cycle.
+    """The `count` <= `num_rows` rows that a cycle samples, in a different order in each cycle.
 
     Cycles walk through the rows in a shuffled order and shuffle anew where fewer than `count` are left of it, so that
     a cycle has no row twice.
@@ -77,7 +77,7 @@ def clips_of_cycle(num_rows: int, count: int, cycle: int, seed: int) -> list[int
 
 
 def cycle_factor(step: int, *, steps_per_cycle: int, warmup_steps: int, decay: float, floor: float) -> float:
-    """What the learning rate is multiplied by at an optimizer step.
+    """The factor of the learning rate at an optimizer step.
 
         factor = max(decay ** cycle, floor) * min(1, step / warmup_steps),  cycle = step // steps_per_cycle
 
@@ -97,7 +97,7 @@ Hypotheses = tuple[Tensor, Tensor]  # of one clip: tokens (H, T + 1) int32 and k
 
 
 class Drawn(NamedTuple):
-    """What a process holds of its rollouts of a cycle, on the CPU: everything but the audio."""
+    """What a process keeps of a cycle's rollouts, on the CPU: all but the audio."""
 
     row_ids: Tensor  # (n,) long
     numbers: Tensor  # (n, K, 7 + R), see `rollout_metrics.numbers`
@@ -166,7 +166,7 @@ def load_kept(folder: str, steps_per_cycle: int) -> KeptSamples:
 
 
 def drawn_from(rollout: Rollout, numbers: Tensor) -> Drawn:
-    """What is held of one rollout; hypotheses without padding that none of the clip's needs.
+    """What is kept of one rollout. Hypotheses lose the padding that their clip does not need.
 
     A hypothesis is eligible if a reward scored it, it ended by itself, and no earlier one of its clip is the same.
     """
@@ -191,7 +191,7 @@ def joined(parts: Sequence[Drawn]) -> Drawn:
 def gather_drawn(
     own: Drawn, order: Sequence[int], accelerator: Accelerator, task: Task
 ) -> tuple[Tensor, Tensor, StepRollouts]:
-    """What all processes drew, without placeholders and in the order of the cycle; a collective call.
+    """What all processes sampled, without placeholders and in the order of the cycle; a collective call.
 
     Args:
         own: of this process.
@@ -213,7 +213,7 @@ def gather_drawn(
 
 
 def gather_kept(own: Drawn, row_ids: Tensor, kept: Tensor, accelerator: Accelerator) -> dict[int, Hypotheses]:
-    """What was kept of each row, from the processes that drew it; a collective call.
+    """The kept hypotheses of each row, from the processes that sampled them; a collective call.
 
     Args:
         row_ids, kept: (N,) and (N, K) bool of all clips.
@@ -229,7 +229,7 @@ def gather_kept(own: Drawn, row_ids: Tensor, kept: Tensor, accelerator: Accelera
 
 
 class KeptRows(Sampler[int]):
-    """The rows a cycle goes over, pass after pass until its optimizer steps are full.
+    """The rows of a cycle, pass after pass until its optimizer steps are full.
 
     Args:
         length: rows of a cycle: optimizer steps times clips of a step, over micro-batches and processes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from audiorl.losses import zero_variance
 from audiorl.models import SpeechFamily
 from audiorl.text.tasks import TRANSCRIPTION, Task
 from audiorl.trainers.distributed import gathered_rows
-from audiorl.trainers.logs import log_completions
+from audiorl.trainers.logs import group_records, log_completions
 from audiorl.trainers.metrics import Metrics
-from audiorl.trainers.report_files import group_records
-from audiorl.trainers.rewarded import SamplingConfig
 from audiorl.trainers.rollouts import Rollout
+
+if TYPE_CHECKING:
+    from audiorl.trainers.rollout_trainer import SamplingConfig
 
 COMPLETIONS_FOLDER = "completions"
 
@@ -120,6 +121,29 @@ def log_step(metrics: Metrics, step: StepRollouts, names: Sequence[str], *, resa
     if step.has_transcripts:
         name, total, count = measured(step)
         metrics.add_ratio("train", name, total.to(device), count.to(device))
+
+
+class RewardFigures:
+    """Logs what rewards tell beside their values, requests and cost for example: sums over processes for each rollout.
+
+    Args:
+        trainer: a `RewardedTrainer`.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.before = trainer.rewards.figures()
+
+    def log(self) -> None:
+        """Add what came since the last call; every process calls."""
+        now = self.trainer.rewards.figures()
+        device = self.trainer.args.device
+        for name, value in now.items():
+            new = torch.tensor(value - self.before[name], dtype=torch.float64, device=device)
+            # one count for all processes, so that the mean over them is their sum
+            first = torch.tensor(float(self.trainer.args.process_index == 0), device=device)
+            self.trainer.metrics.add_ratio("train", name, new, first)
+        self.before = now
 
 
 def measured(step: StepRollouts, of: Tensor | None = None) -> tuple[str, Tensor, Tensor]:

@@ -1,14 +1,20 @@
-"""Learning from rollouts: what GRPO and online DPO share.
+"""Learning from rewarded hypotheses: what GRPO, online DPO and RAFT share, and the optimizer step of the first two.
 
-1. The micro-batches of an optimizer step are rolled out together, before its first loss: every clip is encoded once, K
-   hypotheses of it are sampled and rewarded (`rollouts.py`). A batch counts clips, so groups stay whole.
-2. Rewards are put together over micro-batches and processes, for advantages and for the log.
-3. A subclass says which hypotheses it learns from (`learn_from`) and computes a loss of them (`rollout_loss`). The
-   frozen policy scores them once. With a frozen encoder rollout, reference and loss read the same states.
-4. The row's transcript stands beside the hypotheses as one more where `sft_weight` is not 0.
-5. `num_iterations` steps learn from the same rollouts. The loader repeats the rows of a step (`repeated_blocks.py`);
-   what was sampled is kept, and written into the checkpoints that fall between two of these steps.
-6. Rows, rewards and evaluation are those of `rewarded.py`.
+`RewardedTrainer`, the base of all three:
+1. Rows need `audio` and the columns that the rewards read; this is checked before anything is spent. They need `text`
+   only if a reward reads it or `sft_weight` learns from it. Evaluation rows always need it.
+2. `roll_out` samples K hypotheses of each clip from one encoder pass and rewards them (`rollouts.py`).
+3. Evaluation decodes the rows and rewards the hypotheses; a rollout has no evaluation loss.
+
+`RolloutTrainer`, the base of GRPO and online DPO:
+1. All micro-batches of an optimizer step are rolled out together, before its first loss. Each clip is encoded once. A
+   batch counts clips, so groups stay whole.
+2. Rewards are gathered over micro-batches and processes, for advantages and for the log.
+3. A subclass chooses the hypotheses to learn from (`learn_from`) and computes their loss (`rollout_loss`). The frozen
+   policy scores them once. With a frozen encoder, rollout, reference and loss read the same states.
+4. If `sft_weight` is not 0, the row's transcript is scored as one more hypothesis.
+5. `num_iterations` steps learn from the same rollouts. The loader repeats the rows of a step (`RepeatedBlocks`). The
+   samples are kept, and are saved in checkpoints that fall between two of these steps.
 
 Deviations from TRL's GRPOTrainer:
 1. `per_device_train_batch_size` counts clips, not completions; `steps_per_generation` is not offered.
@@ -21,22 +27,33 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import cycle, islice
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
-from torch.utils.data import Sampler
 from torch.utils.data import Sampler as RowSampler
+from transformers.trainer_utils import EvalLoopOutput
 
 from audiorl.batch import GroupBatch, GroupScores
+from audiorl.collator import SpeechCollator
+from audiorl.datasets import speech_rows
+from audiorl.datasets.rows import OURS
+from audiorl.evaluation import Decoded
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
-from audiorl.trainers.base import TrainerArguments
+from audiorl.losses.settings import number_not_below, positive_number
+from audiorl.models import SpeechFamily
+from audiorl.models.sampling import Sampler
+from audiorl.rewards import RewardSet
+from audiorl.trainers.base import SpeechTrainer, TrainerArguments
 from audiorl.trainers.callbacks import sampling_guarded
-from audiorl.trainers.rewarded import RewardedTrainer, RolloutConfig
+from audiorl.trainers.config import SpeechConfig, SyncedReferenceFields
+from audiorl.trainers.metrics import counted_step
 from audiorl.trainers.rollout_metrics import (
+    RewardFigures,
     SampledTexts,
     StepRollouts,
     gather_step,
@@ -46,14 +63,254 @@ from audiorl.trainers.rollouts import (
     HeldRollouts,
     Learnt,
     Rollout,
+    RolloutCollator,
+    RolloutMaker,
+    Sampling,
     StepData,
     audio_of,
     each_row_once,
+    require_rows,
+    reward_texts,
     with_transcript,
 )
 
+# Orders of rows that can be repeated in blocks.
+REPEATABLE_ORDERS = ("random", "sequential")
 
-class RepeatedBlocks(Sampler[int]):
+
+@dataclass
+class SamplingConfig(SpeechConfig):
+    """How hypotheses are sampled and rewarded, for every trainer that learns from them; named as in TRL."""
+
+    learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of AdamW."})
+    eval_wer: bool = field(
+        default=True,
+        metadata={"help": "Decode the evaluation set with the generation config, and log eval_wer and eval_cer."},
+    )
+
+    # Rollouts
+    max_completion_length: int = field(
+        default=256,
+        metadata={"help": "Longest hypothesis in tokens, > 0. A row with a longer transcript is a bad row."},
+    )
+    temperature: float = field(
+        default=1.0, metadata={"help": "> 0; logits are divided by it when sampling and when scoring."}
+    )
+    top_k: int = field(default=0, metadata={"help": "Sample only from the k most probable tokens; 0: from all."})
+    top_p: float = field(
+        default=1.0,
+        metadata={
+            "help": "Sample only from the most probable tokens that together have this probability; above 0 to 1 (1: "
+            "all)."
+        },
+    )
+    min_p: float | None = field(
+        default=None,
+        metadata={"help": "Sample only from tokens with at least this share of the highest probability; 0 to 1."},
+    )
+    repetition_penalty: float = field(
+        default=1.0, metadata={"help": "Above 1, tokens that were sampled before become less probable; 1: off."}
+    )
+
+    # Rewards
+    reward_weights: list[float] | None = field(
+        default=None,
+        metadata={"help": "One weight for each reward; unset: 1 each. A reward with weight 0 is only logged."},
+    )
+    reward_timeout: float | None = field(
+        default=1800.0,
+        metadata={
+            "help": "Seconds, > 0, that an asynchronous reward may take for all hypotheses of a step. Then the run "
+            "stops and names the reward. None: no limit."
+        },
+    )
+
+    # Learning
+    sft_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight >= 0 of the negative log-likelihood (mean over tokens) of the rows' transcripts, against "
+            "forgetting. It costs one more hypothesis for each clip, but no encoder pass."
+        },
+    )
+
+    # Logging
+    log_completions: bool = field(
+        default=False,
+        metadata={
+            "help": "At each log, print transcript, best and worst hypothesis of each clip, and write them to "
+            "completions/ in output_dir."
+        },
+    )
+    num_completions_to_print: int | None = field(default=None, metadata={"help": "Clips in that table; unset: all."})
+
+    def __post_init__(self):
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            # a rollout has no evaluation loss
+            self.metric_for_best_model, self.greater_is_better = "wer", False
+        super().__post_init__()
+        number_not_below("max_completion_length", self.max_completion_length, 1)
+        number_not_below("sft_weight", self.sft_weight, 0)
+        positive_number("temperature", self.temperature)
+        if self.reward_timeout is not None:
+            positive_number("reward_timeout", self.reward_timeout)
+        self.sampler()
+
+    def sampler(self) -> Sampler | None:
+        """The truncating sampler these arguments describe; None for the policy as it is.
+
+        Raises:
+            ValueError: a value out of its range.
+        """
+        sampler = Sampler(self.top_k, self.top_p, self.min_p, self.repetition_penalty)
+        return None if sampler == Sampler() else sampler
+
+
+@dataclass
+class RolloutConfig(SyncedReferenceFields, SamplingConfig):
+    """What `GRPOConfig` and `OnlineDPOConfig` share, named as in TRL; a batch is counted in clips, not hypotheses."""
+
+    # Rollouts
+    num_generations: int = field(default=8, metadata={"help": "K >= 2: hypotheses sampled for each clip."})
+    dynamic_sampling_tries: int = field(
+        default=0,
+        metadata={
+            "help": "How often a group whose rewards are all equal is sampled again; 0: never. A group that stays "
+            "equal is kept and teaches nothing."
+        },
+    )
+
+    # Learning
+    num_iterations: int = field(
+        default=1,
+        metadata={
+            "help": "Optimizer steps on the same rollouts, > 0. An epoch then has this many times as many steps."
+        },
+    )
+
+    # Fresh samples have no scores beforehand; `ReferenceTrainer` asks.
+    precompute_ref_log_probs: ClassVar[bool] = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_group()
+        number_not_below("num_iterations", self.num_iterations, 1)
+        number_not_below("dynamic_sampling_tries", self.dynamic_sampling_tries, 0)
+        if self.num_iterations > 1 and self.train_sampling_strategy not in REPEATABLE_ORDERS:
+            raise ValueError(
+                f"num_iterations > 1 repeats the rows of a step in the orders {', '.join(REPEATABLE_ORDERS)}; got "
+                f"train_sampling_strategy={self.train_sampling_strategy!r}. Leave it out, or set num_iterations=1."
+            )
+        self.check_synced_reference()
+
+    def _check_group(self) -> None:
+        if self.num_generations < 2:
+            raise ValueError(
+                f"{type(self).__name__} compares hypotheses of one clip, so it needs num_generations >= 2; got "
+                f"{self.num_generations}. Raise it to 4 or more; where memory is short, lower "
+                "per_device_train_batch_size and raise gradient_accumulation_steps."
+            )
+
+    def check_family(self, family: SpeechFamily) -> None:
+        super().check_family(family)
+        if self.sampler() is not None and not family.token_level:
+            raise ValueError(
+                f"top_k, top_p, min_p and repetition_penalty choose among tokens, but {type(family).__name__} samples "
+                "a hypothesis as a whole. Leave them out; temperature applies."
+            )
+
+    def check_rows(self, rows: Any) -> None:
+        """Refuse rows that cannot be read as these arguments ask.
+
+        Raises:
+            ValueError: a stream, whose rows cannot be repeated.
+        """
+        if self.num_iterations > 1 and isinstance(rows, IterableDataset):
+            raise ValueError(
+                "num_iterations > 1 repeats the rows of a step, which a stream cannot offer. Load the rows as a "
+                "Dataset (streaming=False), or set num_iterations=1."
+            )
+
+
+class RewardedTrainer(SpeechTrainer):
+    """Base of the trainers that learn from hypotheses of their own, by what rewards say of them.
+
+    Args:
+        model: id or path of a checkpoint, or a model.
+        reward_funcs: one reward or several: names, dotted paths, callables with TRL's signature.
+        args: the subclass's config.
+        num_hypotheses: K, sampled for each clip.
+        tries: how often a group without variance may be sampled again.
+
+    The other arguments are those of `SpeechTrainer`.
+    """
+
+    text_columns = ("text",)
+    args: SamplingConfig
+
+    def __init__(
+        self,
+        model: str | os.PathLike | nn.Module,
+        reward_funcs: Any,
+        args: SamplingConfig,
+        *,
+        num_hypotheses: int,
+        tries: int = 0,
+        **kwargs: Unpack[TrainerArguments],
+    ):
+        self.rewards = RewardSet(reward_funcs, args.reward_weights, args.reward_timeout)
+        super().__init__(model, args, **kwargs)
+        require_rows(self.data_collator)
+        sampling = Sampling(num_hypotheses, args.max_completion_length, args.temperature, args.sampler(), args.seed)
+        self.roll_out = RolloutMaker(self.family, self.rewards, self.accelerator, sampling, tries)
+
+    # ---- rows ----
+
+    def _default_collator(self, args: Any) -> SpeechCollator:
+        return RolloutCollator(
+            self.family,
+            text_columns=self.text_columns,
+            skipped=self.skipped if args.on_bad_rows == "skip" else None,
+            silence=args.allow_silence,
+            max_tokens=args.max_completion_length,
+            text_optional=self._trains_without_text(args),
+        )
+
+    def _trains_without_text(self, args: Any) -> bool:
+        """Whether training rows may lack a transcript; one that is there is shown and counted all the same."""
+        return not self.rewards.readers_of("text") and args.sft_weight == 0 and self.family.task.writes_text
+
+    def _checked_rows(self, source: Any, args: Any, name: str) -> Any:
+        rows = super()._checked_rows(source, args, name)
+        if isinstance(rows, Dataset):
+            self.rewards.check_columns([column for column in rows.column_names if column not in OURS])
+        return rows
+
+    # ---- evaluation ----
+
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Decode, reward, count errors; nothing is scored."""
+        rows = speech_rows(dataloader.dataset)
+        decoded = self.decode(rows)
+        self._reward_decoded(rows, decoded)
+        found = {**self.metrics.drain("eval"), **self.decoder.measure(decoded)}
+        metrics = {f"{kwargs.get('metric_key_prefix', 'eval')}_{name}": value for name, value in found.items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(rows))
+
+    def _reward_decoded(self, rows: Dataset, decoded: Decoded) -> None:
+        """Each process rewards its share of the hypotheses."""
+        places = range(self.args.process_index, len(rows), self.args.world_size)
+        texts = [decoded.hypotheses[i] for i in places]
+        total, parts = reward_texts(self.rewards, self.family, rows.select(places), texts, self.state)
+        names = ["reward", *(f"rewards/{name}/mean" for name in self.rewards.names)]
+        for name, values in zip(names, [total, *parts.unbind(-1)], strict=True):
+            self.metrics.add("eval", name, values.to(self.args.device), ~values.isnan().to(self.args.device))
+
+
+# ---- rollouts of a whole optimizer step ----
+
+
+class RepeatedBlocks(RowSampler[int]):
     """The rows of each optimizer step, several times in a row; epochs, steps and resuming stay the loader's own.
 
         [4 2 0 3 | 4 2 0 3 | 1 1 1 1 | 1 1 1 1]      five rows in blocks of 4, twice each
@@ -138,6 +395,7 @@ class RolloutTrainer(RewardedTrainer, ABC):
         self.held = HeldRollouts(self)
         self.extra_state.append(self.held)
         self.sampled = SampledTexts(self)
+        self.figures = RewardFigures(self)
 
     # ---- what a subclass says ----
 
@@ -184,7 +442,7 @@ class RolloutTrainer(RewardedTrainer, ABC):
             return batches, num_items
         if self.args.num_iterations > 1:
             batches = each_row_once(batches, self.accelerator)
-            self.step_counts = self._count(batches, device)
+            self.step_counts = counted_step(batches, self.accelerator, device)
         first = self.state.global_step % self.args.num_iterations == 0
         if first:
             self.held.data = None  # the states of the last step go before those of this one come
@@ -203,6 +461,7 @@ class RolloutTrainer(RewardedTrainer, ABC):
             rollouts = self.roll_out(model, batches, self.state.global_step, trainer_state=self.state)
             step = gather_step(rollouts, self.family, self.accelerator, self.normalizer)
             log_step(self.metrics, step, self.rewards.names, resampling=self.args.dynamic_sampling_tries > 0)
+            self.figures.log()
             self.sampled.start()
             self.sampled.add(rollouts)
             learnt = self.learn_from(rollouts, step)

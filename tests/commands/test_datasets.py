@@ -13,7 +13,7 @@ import pytest
 
 from audiorl.commands.datasets import main
 from audiorl.datasets import list_corpora, register_corpus, speech_rows
-from audiorl.datasets.corpus import _table
+from audiorl.datasets.corpus import _KNOWN
 from tests.datasets.corpus_copies import write_copy
 
 HEAVY = ("numpy", "torch", "datasets", "transformers", "trl", "librosa", "soundfile", "pyarrow")
@@ -81,7 +81,7 @@ def test_a_corpus_of_ones_own_is_listed(capsys):
     try:
         main([])
     finally:
-        del _table()["mine"]
+        del _KNOWN["mine"]
     assert "mine" in capsys.readouterr().out
 
 

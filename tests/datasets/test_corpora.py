@@ -15,7 +15,7 @@ from audiorl.datasets import Corpus, find_corpus, list_corpora, load_corpus, reg
 from audiorl.datasets import corpora as loading
 from audiorl.datasets import rows as rows_in
 from audiorl.datasets.corpora import rows_for
-from audiorl.datasets.corpus import _table, named_corpus
+from audiorl.datasets.corpus import _KNOWN, named_corpus
 from audiorl.datasets.storage import AUDIO
 from tests.datasets.corpus_copies import RATE, SCHEMAS, flac, some_rows, write_copy
 
@@ -23,10 +23,10 @@ from tests.datasets.corpus_copies import RATE, SCHEMAS, flac, some_rows, write_c
 @pytest.fixture(autouse=True)
 def corpora_of_the_table_only(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec", None)  # whatever imports it fails
-    before = dict(_table())
+    before = dict(_KNOWN)
     yield
-    _table().clear()
-    _table().update(before)
+    _KNOWN.clear()
+    _KNOWN.update(before)
 
 
 def listed(rows, column: str) -> list:

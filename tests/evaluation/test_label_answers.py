@@ -5,8 +5,8 @@ import itertools
 import pytest
 
 from audiorl.evaluation import EvaluationSettings
+from audiorl.evaluation.document import report
 from audiorl.evaluation.measurement import changes, clip_of, row_problem
-from audiorl.evaluation.table import report
 from audiorl.evaluation.transcription import TranscribedRow
 from audiorl.rewards import LabelMatch
 from tests.evaluation.clips import measured

@@ -11,9 +11,8 @@ from audiorl import evaluation
 from audiorl.audio import AudioFault
 from audiorl.datasets import BadRowsError, speech_rows
 from audiorl.evaluation import EvaluationSettings, NamedRows, evaluate
-from audiorl.evaluation.probe import SOUNDS, probe_rows
 from audiorl.evaluation.run import chosen_rows
-from audiorl.evaluation.systems import LocalModel
+from audiorl.evaluation.systems import SOUNDS, LocalModel, probe_rows
 from audiorl.evaluation.transcription import TranscribedRow, read_rows, where
 from audiorl.text.tasks import TRANSCRIPTION, Labels
 from tests.tiny_ctc import tiny_ctc
@@ -114,7 +113,7 @@ def test_a_stream_is_measured_and_its_rows_are_checked_as_they_come():
     stream = speech_rows(made.to_iterable_dataset())
     found = evaluate([Echo()], [chosen_rows("stream", stream, SETTINGS, limit=2)], SETTINGS, progress=False)
     assert [clip.transcript for clip in found.evaluated[0].rows] == ["a", "b"]
-    with pytest.raises(ValueError, match="as a stream"):
+    with pytest.raises(ValueError, match="the stream stream does not allow"):
         chosen_rows("stream", stream, SETTINGS, max_seconds=1.0)
     bad = datasets.IterableDataset.from_generator(lambda: iter([{"text": None, "audio": wav(1)}]))
     with pytest.raises(ValueError, match=r"row 0: .*column 'text'"):

@@ -5,9 +5,13 @@ import re
 
 import pytest
 
+from audiorl.flags import RewardScriptArguments
+from audiorl.pairs import MiningConfig
 from audiorl.rewards import Judge, RewardError, RewardSet, judge
 from tests.rewards.chat_server import chatting
 from tests.rewards.examples import SCENES
+from tests.trainers import grpo_rows
+from tests.trainers.pair_rows import logged
 
 ALL_WORDS = {word for scene in SCENES.values() for word in scene.honest.split()}
 
@@ -159,3 +163,60 @@ def test_what_is_missing_shows_before_anything_is_spent(monkeypatch, tmp_path):
         RewardSet([Judge(url="http://127.0.0.1:1", model="m", api_key_variable="NO_KEY")])
     with pytest.raises(RewardError, match=r"cannot be opened.*Name a file"):
         RewardSet([Judge(url="http://127.0.0.1:1", model="m", cache=str(tmp_path / "no" / "file"))])
+
+
+def test_a_trainer_logs_what_the_judge_took(tmp_path):
+    with chatting(lambda prompt, before: (200, str(len(prompt) % 10))) as server:
+        reward = Judge(url=server.url, model="m", prices=(1e6, 0.0), name="fluency")
+        found = grpo_rows.trainer(tmp_path, grpo_rows.rows(2), trainer_reward_funcs=[reward], max_steps=2)
+        found.train()
+        assert sum(logged(found, "fluency/requests")) == len(server.asked) > 0
+        assert sum(logged(found, "fluency/cost")) == sum(len(prompt.split()) for prompt in server.prompts)
+        assert all(0 <= value <= 1 for value in logged(found, "rewards/fluency/mean"))
+        assert found.rewards.told() == [str(reward)]
+
+
+# ---- on the command line ----
+
+
+def test_flags_make_the_judge_and_give_keywords_to_all_that_read_them(tmp_path):
+    (tmp_path / "prompt.txt").write_text("Is {hypothesis} about {topic}? 0 to 10.")
+    (tmp_path / "terms.txt").write_text("Nguyen\nnoon\n")
+    flags = RewardScriptArguments(
+        reward_funcs=["judge", "entities", "one_minus_wer", "funasr"],
+        reward_keywords=str(tmp_path / "terms.txt"),
+        judge_url="http://127.0.0.1:1",
+        judge_model="m",
+        judge_prompt=str(tmp_path / "prompt.txt"),
+        judge_prices=[1.0, 2.0],
+    )
+    rewards = RewardSet(flags.rewards())
+    assert rewards.names == ("judge", "entities", "one_minus_wer", "funasr")
+    assert rewards.rewards[0].needed_columns == ("topic",) and rewards.rewards[0].prices == (1, 2)
+    assert rewards.rewards[1].keywords == rewards.rewards[3].keywords == ("Nguyen", "noon")
+    rewards.check_columns(["text", "topic"])  # no row needs keywords of its own
+    assert RewardScriptArguments().rewards() == ["one_minus_wer"]
+    mining = MiningConfig(reward_funcs=["keywords"], reward_keywords=str(tmp_path / "terms.txt"))
+    assert mining.rewards[0].keywords == ("Nguyen", "noon")
+
+
+JUDGE = {"reward_funcs": ["judge"], "judge_url": "http://a", "judge_model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"reward_funcs": ["judge"]}, "Pass --judge_url and --judge_model"),
+        ({**JUDGE, "judge_prompt": "no"}, "cannot be read"),
+        ({**JUDGE, "judge_prices": [1.0]}, "Give two"),
+        ({"judge_url": "http://a"}, r"\['judge_url'\] are settings of the reward judge, which is not asked for"),
+        ({"reward_keywords": "terms.txt"}, r"none of \['one_minus_wer'\] does. Add one of \['keywords'"),
+        ({"reward_funcs": ["keywords"], "reward_keywords": "lost.txt"}, "cannot be read from 'lost.txt'"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(flags, message):
+    with pytest.raises(RewardError, match=message):
+        RewardScriptArguments(**flags).rewards()
+    if "judge_url" not in flags:
+        with pytest.raises(RewardError, match="asks a server: pass Judge"):
+            RewardSet(["judge"])

@@ -278,7 +278,7 @@ def test_a_run_without_a_page_leaves_its_pairs_and_less_audio(tmp_path, monkeypa
     assert not (tmp_path / "report.html").exists()
     page = write_report(tmp_path).read_text()
     assert page.count('<script type="text/plain"') == 8
-    monkeypatch.setattr("audiorl.trainers.report_files.UNASKED_BYTES", 1)
+    monkeypatch.setattr("audiorl.trainers.logs.UNASKED_BYTES", 1)
     for asked, clips in ((False, 1), (True, 8)):
         pair_rows.trainer(tmp_path, report_html=asked).train()
         assert len(list((tmp_path / "report" / "audio").iterdir())) == clips
@@ -288,7 +288,7 @@ def test_a_failing_report_loses_nothing(tmp_path, monkeypatch):
     def fails(run):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("audiorl.trainers.report_files.write_report", fails)
+    monkeypatch.setattr("audiorl.trainers.logs.write_report", fails)
     tuned = pair_rows.trainer(tmp_path, report_html=True)
     tuned.train()
     assert tuned.state.global_step == 4

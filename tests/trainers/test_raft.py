@@ -458,7 +458,7 @@ def test_a_clip_that_breaks_on_decoding_is_left_out_of_the_cycle(tmp_path):
         ({"top_p": 1.5}, "top_p"),
         ({"num_train_epochs": 3}, r"num_train_epochs=3 with num_cycles=2. Leave num_train_epochs out"),
         ({"lr_scheduler_type": "cosine"}, r"lr_scheduler_type='cosine'. Leave it out"),
-        ({"train_sampling_strategy": "group_by_length"}, "orders random, sequential"),
+        ({"train_sampling_strategy": "group_by_length"}, "in these orders: random, sequential"),
     ],
 )
 def test_wrong_settings_are_refused_when_the_config_is_built(tmp_path, changes, message):
@@ -467,7 +467,7 @@ def test_wrong_settings_are_refused_when_the_config_is_built(tmp_path, changes, 
 
 
 def test_rows_and_steps_that_do_not_fit_the_cycles_are_refused_when_the_trainer_is_built(tmp_path):
-    with pytest.raises(ValueError, match=r"clips_per_cycle=9 clips, and there are 8 rows"):
+    with pytest.raises(ValueError, match=r"clips_per_cycle=9 asks for more clips than there are rows \(8\)"):
         trainer(tmp_path, clips_per_cycle=9)
     with pytest.raises(ValueError, match=r"max_steps=9 is more than 2 cycles of 4 optimizer steps"):
         trainer(tmp_path, max_steps=9)
