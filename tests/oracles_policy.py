@@ -195,6 +195,22 @@ def advantages(kind: str, rewards: Table, valid: Sequence[Sequence[bool]]) -> li
     return out
 
 
+def decoupled_advantages(parts: Sequence[Table], weights: Sequence[float]) -> list[list[float]]:
+    """GDPO, Liu et al. 2026: [b][k][i] rewards, NaN where one abstained; z-scores of each, their sum's over all."""
+    sums: list[list[float]] = []
+    for group in parts:
+        sums.append([math.nan] * len(group))
+        for k, mine in enumerate(group):
+            for i, weight in enumerate(weights):
+                known = [other[i] for other in group if not math.isnan(other[i])]
+                if weight and not math.isnan(mine[i]):
+                    z = (mine[i] - mean(known)) / (deviation(known) + 1e-4)
+                    sums[-1][k] = weight * z + (0.0 if math.isnan(sums[-1][k]) else sums[-1][k])
+    everything = [s for row in sums for s in row if not math.isnan(s)]
+    spread = deviation(everything) + 1e-4
+    return [[0.0 if math.isnan(s) else (s - mean(everything)) / spread for s in row] for row in sums]
+
+
 def deviation(values: Sequence[float]) -> float:
     """Standard deviation with n - 1; 0 for fewer than two values."""
     if len(values) < 2:

@@ -9,7 +9,7 @@ A constant added to the rewards of a clip changes none of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -86,6 +86,44 @@ def rloo_advantages(rewards: Tensor, valid: Tensor) -> Tensor:
     """
     return leave_one_out_difference(mean_advantages(rewards, valid), valid)
 
+
+def decoupled_advantages(parts: Tensor, weights: Sequence[float], valid: Tensor) -> Tensor:
+    """Each reward normalised within its group, then weighed and summed, then normalised over the step.
+
+        z_i[b, k] = (r_i[b, k] - mean_b) / (std_b + 1e-4),  mean and deviation over the hypotheses that reward i scored
+        s[b, k] = sum_i w_i z_i[b, k]
+        A[b, k] = (s[b, k] - mean) / (std + 1e-4),  over all valid hypotheses
+
+    Summed first, (1, 0) and (0, 1) become one advantage, and a reward with a wide spread hides the others; here every
+    reward has its say in proportion to its weight.
+
+    Args:
+        parts: (B, K, R) each reward by itself; NaN where it abstained.
+        weights: R numbers; 0 for a reward that is only logged.
+        valid: (B, K) bool, hypotheses that any reward of non-zero weight scored; B counts the clips of all processes.
+
+    Returns:
+        (B, K), 0 outside `valid`.
+
+    Source: Liu et al. 2026 (GDPO), arXiv:2601.05242; the 1e-4 are those of TRL's
+    `multi_objective_aggregation="normalize_then_sum"`, with which it agrees.
+    """
+    total = torch.zeros_like(parts[..., 0])
+    for part, weight in zip(parts.unbind(-1), weights, strict=True):
+        known = valid & ~part.isnan()
+        total = total + weight * _deviations(_cleared(part, known), known)
+    flat = _deviations(total.reshape(1, -1), valid.reshape(1, -1))
+    return flat.reshape(valid.shape)
+
+
+def _deviations(rewards: Tensor, valid: Tensor) -> Tensor:
+    """(B, K) z-scores of the valid entries of each row, 0 elsewhere."""
+    differences = torch.where(valid, rewards - valid_mean(rewards, valid), 0.0)
+    return scaled_by_deviation(differences, valid_deviation(rewards, valid))
+
+
+# TRL's names of `multi_objective_aggregation`.
+SUM_THEN_NORMALIZE, NORMALIZE_THEN_SUM = "sum_then_normalize", "normalize_then_sum"
 
 # "group", "batch" and "none" are TRL's values of `scale_rewards` with TRL's meaning; "mean" says what "none" does.
 ADVANTAGES: dict[str, AdvantageFunction] = {

@@ -550,9 +550,14 @@ class RewardSet:
                 continue
             scored = True
             total += weight * value
-            if value < 0 and getattr(reward, "overrides", False):
+            if value < 0 and is_overriding(reward):
                 cap = min(cap, weight * value)
         return min(total, cap) if scored else math.nan
+
+
+def is_overriding(reward: Reward) -> bool:
+    """Whether a value below 0 is the most that the total can be."""
+    return bool(getattr(reward, "overrides", False))
 
 
 def _checked_weights(weights: Sequence[float] | None, names: Sequence[str]) -> tuple[float, ...]:

@@ -37,9 +37,12 @@ from audiorl.losses import (
     loss_name,
     policy_counts,
 )
+from audiorl.losses.advantages import NORMALIZE_THEN_SUM, SUM_THEN_NORMALIZE, decoupled_advantages
 from audiorl.losses.own import read_loss_settings
 from audiorl.losses.settings import known_name
 from audiorl.models import SpeechFamily
+from audiorl.rewards import RewardSet
+from audiorl.rewards.reward_set import is_overriding
 from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers
 from audiorl.trainers.config import LOSS_SETTINGS_HELP
 from audiorl.trainers.loading import default_output_dir
@@ -68,6 +71,14 @@ class GRPOConfig(RolloutConfig):
             "help": "Divisor of a reward minus its group's mean: the standard deviation of the group ('group') or of "
             "the step ('batch'), or nothing ('none'). 'rloo' subtracts the mean of the other hypotheses and divides "
             "by nothing."
+        },
+    )
+    multi_objective_aggregation: str = field(
+        default=SUM_THEN_NORMALIZE,
+        metadata={
+            "help": "How several rewards become one advantage: 'sum_then_normalize', or 'normalize_then_sum': each is "
+            "normalised in its group first, so that none drowns the others (GDPO); scale_rewards is not read then.",
+            "choices": [SUM_THEN_NORMALIZE, NORMALIZE_THEN_SUM],
         },
     )
     beta: float = field(
@@ -99,8 +110,33 @@ class GRPOConfig(RolloutConfig):
         if isinstance(self.scale_rewards, bool):
             self.scale_rewards = "group" if self.scale_rewards else "none"
         known_name("scale_rewards", self.scale_rewards, ADVANTAGES)
+        orders = (SUM_THEN_NORMALIZE, NORMALIZE_THEN_SUM)
+        known_name("multi_objective_aggregation", self.multi_objective_aggregation, orders)
+        if self.decoupled and self.scale_rewards != "group":
+            raise ValueError(
+                f"multi_objective_aggregation={NORMALIZE_THEN_SUM!r} normalises in the group and over the step, so "
+                f"scale_rewards={self.scale_rewards!r} would not be read. Leave scale_rewards out."
+            )
         self.loss_settings = read_loss_settings(self.loss_settings) or None
         self.objective()
+
+    @property
+    def decoupled(self) -> bool:
+        """Whether each reward is normalised before they are summed."""
+        return self.multi_objective_aggregation == NORMALIZE_THEN_SUM
+
+    def check_rewards(self, rewards: RewardSet) -> None:
+        """Refuse rewards that cannot be put together as asked.
+
+        Raises:
+            ValueError: one that caps the total, where there is no total.
+        """
+        capping = [name for name, one in zip(rewards.names, rewards.rewards, strict=True) if is_overriding(one)]
+        if self.decoupled and capping:
+            raise ValueError(
+                f"The rewards {capping} cap the total of a hypothesis, and {NORMALIZE_THEN_SUM!r} normalises each "
+                f"reward by itself, so that there is no total to cap. Use {SUM_THEN_NORMALIZE!r}, or leave them out."
+            )
 
     def check_family(self, family: SpeechFamily) -> None:
         super().check_family(family)
@@ -189,10 +225,16 @@ class GRPOTrainer(RolloutTrainer):
             peft_config=peft_config,
             quantization_config=quantization_config,
         )
+        args.check_rewards(self.rewards)
 
     def learn_from(self, rollouts: Sequence[Rollout], step: StepRollouts) -> list[Learnt]:
         """All K hypotheses with their advantages; those that do not count lose their `keep`."""
-        own = self.advantages(step.rewards, ~step.rewards.isnan())[step.own].float()
+        valid = ~step.rewards.isnan()
+        if self.args.decoupled:
+            everywhere = decoupled_advantages(step.parts, self.rewards.weights, valid)
+        else:
+            everywhere = self.advantages(step.rewards, valid)
+        own = everywhere[step.own].float()
         parts = own.split([len(rollout.texts) for rollout in rollouts])
         return [self._learnt(rollout, part) for rollout, part in zip(rollouts, parts, strict=True)]
 

@@ -387,17 +387,23 @@ class RAFTTrainer(RewardedTrainer):
             learnt = row_ids if self.args.sft_weight > 0 else row_ids[chosen.any(-1)]
             # in evaluation mode, so that it has no part in the metrics of the optimizer steps
             passes = self._steps_per_cycle() * self._clips_per_step() / len(learnt)
-            self.log(cycle_metrics(cycle, chosen, step, self.rewards.names, passes))
+            temperature = {} if self.args.temperature_end is None else {"temperature": self._temperature(cycle)}
+            self.log({**cycle_metrics(cycle, chosen, step, self.rewards.names, passes), **temperature})
         self.figures.log()
         self.sampled.mark_kept(row_ids, chosen)
         self.sampled.tell(self.state.global_step + 1)
         hypotheses = gather_kept(own, row_ids, chosen, self.accelerator)
         return KeptSamples(cycle, learnt.tolist(), hypotheses)
 
+    def _temperature(self, cycle: int) -> float:
+        return self.args.temperature_at(cycle, self.args.num_cycles)
+
     def _draw(self, inputs: GroupBatch, cycle: int) -> Drawn:
         batch = GroupBatch(self._prepare_inputs(inputs))
         with sampling_guarded(self):
-            (rollout,) = self.roll_out(self.model_wrapped, [batch], cycle, trainer_state=self.state)
+            (rollout,) = self.roll_out(
+                self.model_wrapped, [batch], cycle, temperature=self._temperature(cycle), trainer_state=self.state
+            )
         self.sampled.add([rollout])
         return drawn_from(rollout, numbers(rollout, self.family, self.normalizer))
 

@@ -24,6 +24,7 @@ Deviations from TRL's GRPOTrainer:
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +45,7 @@ from audiorl.datasets.rows import OURS
 from audiorl.evaluation import Decoded
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
-from audiorl.losses.settings import number_not_below, positive_number
+from audiorl.losses.settings import known_name, number_not_below, positive_number
 from audiorl.models import SpeechFamily
 from audiorl.models.sampling import Sampler
 from audiorl.rewards import RewardSet
@@ -74,6 +75,11 @@ from audiorl.trainers.rollouts import (
     with_transcript,
 )
 
+# How much of the way is left, by the share of the run that is done.
+TEMPERATURE_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda done: (1.0 + math.cos(math.pi * done)) / 2,
+    "linear": lambda done: 1.0 - done,
+}
 # Orders of rows that can be repeated in blocks.
 REPEATABLE_ORDERS = ("random", "sequential")
 
@@ -95,6 +101,17 @@ class SamplingConfig(SpeechConfig):
     )
     temperature: float = field(
         default=1.0, metadata={"help": "> 0; logits are divided by it when sampling and when scoring."}
+    )
+    temperature_end: float | None = field(
+        default=None,
+        metadata={
+            "help": "> 0; the temperature of the last rollouts, towards which it moves over the run; unset: it stays. "
+            "1.0 to 0.7 explores first and polishes then."
+        },
+    )
+    temperature_schedule: str = field(
+        default="cosine",
+        metadata={"help": "How it moves: cosine or linear.", "choices": list(TEMPERATURE_SCHEDULES)},
     )
     top_k: int = field(default=0, metadata={"help": "Sample only from the k most probable tokens; 0: from all."})
     top_p: float = field(
@@ -152,9 +169,27 @@ class SamplingConfig(SpeechConfig):
         number_not_below("max_completion_length", self.max_completion_length, 1)
         number_not_below("sft_weight", self.sft_weight, 0)
         positive_number("temperature", self.temperature)
+        if self.temperature_end is not None:
+            positive_number("temperature_end", self.temperature_end)
+        known_name("temperature_schedule", self.temperature_schedule, TEMPERATURE_SCHEDULES)
         if self.reward_timeout is not None:
             positive_number("reward_timeout", self.reward_timeout)
         self.sampler()
+
+    def temperature_at(self, done: int, rounds: int) -> float:
+        """The temperature of a round of rollouts.
+
+            T = end + (start - end) w(done / (rounds - 1)),   w(x) = (1 + cos(pi x)) / 2, linear 1 - x
+
+        Args:
+            done: rounds that lie behind, >= 0.
+            rounds: of the whole run, > 0; the last of them has `temperature_end`.
+        """
+        if self.temperature_end is None:
+            return self.temperature
+        share = min(done / max(rounds - 1, 1), 1.0)
+        weight = TEMPERATURE_SCHEDULES[self.temperature_schedule](share)
+        return self.temperature_end + (self.temperature - self.temperature_end) * weight
 
     def sampler(self) -> Sampler | None:
         """The truncating sampler these arguments describe; None for the policy as it is.
@@ -261,7 +296,7 @@ class RewardedTrainer(SpeechTrainer):
         self.rewards = RewardSet(reward_funcs, args.reward_weights, args.reward_timeout)
         super().__init__(model, args, **kwargs)
         require_rows(self.data_collator)
-        sampling = Sampling(num_hypotheses, args.max_completion_length, args.temperature, args.sampler(), args.seed)
+        sampling = Sampling(num_hypotheses, args.max_completion_length, args.sampler(), args.seed)
         self.roll_out = RolloutMaker(self.family, self.rewards, self.accelerator, sampling, tries)
 
     # ---- rows ----
@@ -452,16 +487,26 @@ class RolloutTrainer(RewardedTrainer, ABC):
         parts = zip(batches, data.batches, data.states, strict=True)
         return [self._input(batch, tensors, states, first=first) for batch, tensors, states in parts], num_items
 
+    def temperature_of(self, step: int) -> float:
+        """What logits are divided by in rollouts of an optimizer step, and in every score of what they sampled."""
+        repeats = self.args.num_iterations
+        return self.args.temperature_at(step // repeats, -(-self.state.max_steps // repeats))
+
     @torch.no_grad()
     def _roll_out(self, batches: Sequence[GroupBatch]) -> StepData:
         """Sample, reward, decide what to learn from, and let the frozen policy score it."""
         model = self.model_wrapped
         keeps_states = self.family.encoder_is_frozen(model)
         with sampling_guarded(self), evaluation_mode(model), self.compute_loss_context_manager():
-            rollouts = self.roll_out(model, batches, self.state.global_step, trainer_state=self.state)
+            temperature = self.temperature_of(self.state.global_step)
+            rollouts = self.roll_out(
+                model, batches, self.state.global_step, temperature=temperature, trainer_state=self.state
+            )
             step = gather_step(rollouts, self.family, self.accelerator, self.normalizer)
             log_step(self.metrics, step, self.rewards.names, resampling=self.args.dynamic_sampling_tries > 0)
             self.figures.log()
+            if self.args.temperature_end is not None:
+                self.metrics.add("train", "temperature", torch.tensor(temperature, device=self.args.device))
             self.sampled.start()
             self.sampled.add(rollouts)
             learnt = self.learn_from(rollouts, step)
@@ -485,7 +530,9 @@ class RolloutTrainer(RewardedTrainer, ABC):
         if self.reference is not None:
             batch = GroupBatch({**audio_of(rollout.batch), **tensors})
             states = rollout.states if keeps_states and self.reference.same_encoder else None
-            tensors["ref_logps"] = self.reference.token_logps(model, batch, states, temperature=self.args.temperature)
+            tensors["ref_logps"] = self.reference.token_logps(
+                model, batch, states, temperature=self.temperature_of(self.state.global_step)
+            )
         if self.args.sft_weight > 0:
             tensors = with_transcript(tensors, rollout.batch, self.family.end_token)
         return tensors
@@ -508,7 +555,8 @@ class RolloutTrainer(RewardedTrainer, ABC):
     ) -> Tensor | tuple[Tensor, GroupScores]:
         batch = GroupBatch(inputs)
         assert self.step_counts is not None
-        scores = self.family.score_groups(model, batch, batch.tensors.get("states"), temperature=self.args.temperature)
+        temperature = self.temperature_of(self.held.get().step)
+        scores = self.family.score_groups(model, batch, batch.tensors.get("states"), temperature=temperature)
         sampled = batch.num_hypotheses - (self.args.sft_weight > 0)
         own = scores.select_hypotheses(slice(sampled))
         loss = self.rollout_loss(batch, own, self.held.get().counts)

@@ -101,7 +101,6 @@ class Sampling(NamedTuple):
 
     num_generations: int  # K
     max_tokens: int
-    temperature: float
     sampler: Any  # what `sample_groups` takes: top-k, top-p, min-p, repetition; None for the policy as it is
     seed: int
 
@@ -124,7 +123,13 @@ class RolloutMaker:
 
     @torch.no_grad()
     def __call__(
-        self, model: nn.Module, batches: Sequence[GroupBatch], step: int, **reward_arguments: Any
+        self,
+        model: nn.Module,
+        batches: Sequence[GroupBatch],
+        step: int,
+        *,
+        temperature: float,
+        **reward_arguments: Any,
     ) -> list[Rollout]:
         """Sample and reward; the model is in evaluation mode, so that caches work and nothing is dropped.
 
@@ -132,12 +137,13 @@ class RolloutMaker:
             model: the policy, wrapped as it is trained.
             batches: from `RolloutCollator`.
             step: >= 0, the optimizer step, from which the randomness is drawn.
+            temperature: > 0, that logits are divided by.
             reward_arguments: handed on to every reward, beside the columns.
         """
 
         def roll_out(states: Sequence[Tensor], attempt: int, wanted: Sequence[Tensor]) -> list[Rollout]:
             drawn = [
-                self._sample(model, batch.without(~clips), s, step, attempt)
+                self._sample(model, batch.without(~clips), s, step, attempt, temperature)
                 for batch, s, clips in zip(batches, states, wanted, strict=True)
             ]
             return self._reward(batches, drawn, states, wanted, reward_arguments)
@@ -158,7 +164,9 @@ class RolloutMaker:
         count = torch.stack([clips.sum() for clips in flat]).sum().to(self.accelerator.device)
         return bool(self.accelerator.reduce(count, reduction="sum") > 0)
 
-    def _sample(self, model: nn.Module, batch: GroupBatch, states: Tensor, step: int, attempt: int) -> GroupSamples:
+    def _sample(
+        self, model: nn.Module, batch: GroupBatch, states: Tensor, step: int, attempt: int, temperature: float
+    ) -> GroupSamples:
         how = self.sampling
         noise = rollout_noise(
             batch.row_ids.tolist(),
@@ -169,7 +177,7 @@ class RolloutMaker:
             max_tokens=self.family.noise_length(batch, how.max_tokens),
         )
         return self.family.sample_groups(
-            model, batch, noise.to(batch.tokens.device), states, temperature=how.temperature, sampler=how.sampler
+            model, batch, noise.to(batch.tokens.device), states, temperature=temperature, sampler=how.sampler
         )
 
     def _reward(

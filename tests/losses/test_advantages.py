@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from audiorl.losses import ADVANTAGES, mean_advantages, rloo_advantages, zero_variance
+from audiorl.losses.advantages import decoupled_advantages
 from tests import oracles_policy
 
 NAN = float("nan")
@@ -150,10 +151,15 @@ def test_zero_variance_marks_groups_that_teach_nothing():
 # ---- TRL ----
 
 
-def trl_advantages(rewards: Tensor, scale_rewards: str) -> tuple[Tensor, float]:
-    """TRL's advantages (B, K) and share of groups without variance; its method runs on a bag of attributes."""
+def trl_advantages(
+    rewards: Tensor, scale_rewards: str, aggregation: str = "sum_then_normalize", weights: tuple[float, ...] = (1.0,)
+) -> tuple[Tensor, float]:
+    """TRL's advantages (B, K) of (B, K) or (B, K, R) rewards, and its share of groups without variance; its method runs
+    on a bag of attributes."""
     trl_grpo = pytest.importorskip("trl.trainer.grpo_trainer")
-    clips, hypotheses = rewards.shape
+    rewards = rewards if rewards.ndim == 3 else rewards[..., None]
+    clips, hypotheses, parts = rewards.shape
+    names = [f"reward {i}" for i in range(parts)]
     count = clips * hypotheses
     generated = ([[1]] * count, [[1]] * count, None, ["a"] * count, None, {}, None, None)
     one = SimpleNamespace(device=torch.device("cpu"), process_index=0, gather=lambda x: x)
@@ -177,17 +183,18 @@ def trl_advantages(rewards: Tensor, scale_rewards: str) -> tuple[Tensor, float]:
         vllm_importance_sampling_correction=False,
         beta=0.0,
         num_generations=hypotheses,
-        multi_objective_aggregation="sum_then_normalize",
-        reward_weights=torch.ones(1),
+        multi_objective_aggregation=aggregation,
+        reward_funcs=names,
+        reward_weights=torch.tensor(weights),
         scale_rewards=scale_rewards,
-        reward_func_names=["wer"],
+        reward_func_names=names,
         log_multimodal=False,
         _metrics={"train": defaultdict(list)},
-        _logs={"prompt": [], "completion": [], "rewards": {"wer": []}, "advantages": [], "extra": {}},
+        _logs={"prompt": [], "completion": [], "rewards": {name: [] for name in names}, "advantages": [], "extra": {}},
         _pending_extra_logs={},
         _pending_metrics={},
         _generate=lambda prompts: generated,
-        _calculate_rewards=lambda *_: rewards.flatten()[:, None].clone(),
+        _calculate_rewards=lambda *_: rewards.reshape(count, parts).clone(),
     )
     inputs = [{"prompt": "p"}] * count
     output = trl_grpo.GRPOTrainer._generate_and_score_completions(trainer, inputs)
@@ -207,3 +214,39 @@ def test_the_share_of_groups_without_variance_agrees_with_trl():
     rewards = torch.tensor([[0.5, 0.5, 0.5], [0.25, 0.5, 1.0], [0.25, 0.25, NAN], [1.0, 0.0, NAN]], dtype=torch.float64)
     _, share = trl_advantages(rewards, "group")
     assert zero_variance(rewards, ~rewards.isnan()).double().mean().item() == share == 0.5
+
+
+# ---- each reward by itself ----
+
+
+def several_rewards(seed: int) -> Tensor:
+    """(5, 4, 3) float64: one reward abstains by clip, one by hypothesis; nobody scores the last hypothesis."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = torch.randn(5, 4, 3, dtype=torch.float64, generator=generator) * torch.tensor([1.0, 30.0, 0.1])
+    parts[1, :, 0], parts[2, 1, 1], parts[3, :, 2], parts[4, 3] = NAN, NAN, 0.25, NAN
+    return parts
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (1.0, 0.5, -2.0)])
+def test_decoupled_advantages_are_those_of_trl_and_of_the_float64_loop(weights):
+    for seed in range(3):
+        parts = several_rewards(seed)
+        valid = ~parts.isnan().all(-1)
+        ours = decoupled_advantages(parts, weights, valid)
+        theirs, _ = trl_advantages(parts, "group", "normalize_then_sum", weights)
+        torch.testing.assert_close(ours, theirs.double(), rtol=1e-6, atol=1e-7)
+        expected = oracles_policy.decoupled_advantages(parts.tolist(), weights)
+        torch.testing.assert_close(ours, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
+
+
+def test_a_reward_with_a_wide_spread_hides_no_other():
+    """Four hypotheses, right or wrong in two ways; in the sum the second way decides alone."""
+    parts = torch.tensor([[[1.0, 100.0], [0.0, 100.0], [1.0, 0.0], [0.0, 0.0]]], dtype=torch.float64)
+    valid = torch.ones(1, 4, dtype=torch.bool)
+    apart = decoupled_advantages(parts, (1.0, 1.0), valid)[0]
+    assert apart[0] > 0 > apart[3] and apart[1:3].tolist() == pytest.approx([0, 0], abs=1e-3)
+    summed = ADVANTAGES["group"](parts.sum(-1), valid)[0]
+    assert summed[1] > 0.8 > -0.8 > summed[2]
+    # one that is only logged has no say
+    logged = decoupled_advantages(parts, (1.0, 0.0), valid)[0]
+    assert logged[0] == logged[2] and logged[0] > 0

@@ -32,6 +32,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "RAFT, some clips": {"raft": True, "keep_top_percent": 0.4, "clips_per_cycle": 5, "freeze_encoder": True},
     # the second process has none
     "RAFT, one clip": {"raft": True, "clips_per_cycle": 1, "steps_per_cycle": 2},
+    "each reward by itself": {
+        "trainer_reward_funcs": ["negative_cer", "length_ratio"],
+        **{"multi_objective_aggregation": "normalize_then_sum", "temperature_end": 0.7, "num_iterations": 2},
+    },
     # groups are whole in each process, so they are judged as in one
     "GRPO, audio alone": {"untold": True, "trainer_reward_funcs": ["consensus_cer", "confidence"]},
     "RAFT, audio alone": {"untold": True, "raft": True, "trainer_reward_funcs": ["consensus_cer", "confidence"]},
