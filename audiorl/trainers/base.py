@@ -1,14 +1,14 @@
-"""What all trainers share: rows are checked before anything is spent, counts are global, checkpoints are whole.
+"""The base of all trainers: rows are checked before anything is spent, counts are global, checkpoints are whole.
 
-1. Model, processor and family are found; every row is checked; the encoder is frozen, an adapter added, dropout off.
-2. For each optimizer step the pairs and tokens of all its micro-batches and processes are counted, so that a loss is
-   divided once, by the count of the whole step: 4 micro-batches of 1 equal 1 of 4, N processes equal one.
-3. A subclass computes the loss. Where it or a gradient is not finite the run stops before the weights are touched;
-   where a weight is not finite after the step it stops before they are saved.
-4. Checkpoints are written aside and renamed when they are complete; a run goes on from whole ones of its own only.
+1. Find model, processor and family; check every row; freeze the encoder, add an adapter, turn dropout off.
+2. Count the clips and tokens of each optimizer step over all micro-batches and processes. A loss is divided once, by
+   the count of the whole step, so that 4 micro-batches of 1 equal 1 of 4, and N processes equal one.
+3. A subclass computes the loss. If the loss or a gradient is not finite, the run stops before the weights change. If a
+   weight is not finite after the step, the run stops before the weights are saved.
+4. Write checkpoints aside and rename them when they are complete. A run resumes only from its own whole checkpoints.
 
-Deviation from `transformers.Trainer`: where the last batch of an epoch is filled up with repeated rows, so that every
-process gets as many, the repeated rows have no weight.
+Deviation from `transformers.Trainer`: the last batch of an epoch is filled up with repeated rows, so that every process
+gets as many. Here the repeated rows have no weight.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ Optimizers = tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LRSche
 
 
 class TrainerArguments(TypedDict, total=False):
-    """What every trainer takes beside model, args and rewards; `SpeechTrainer` says what each is."""
+    """Arguments of every trainer beside model, args and rewards; `SpeechTrainer` explains them."""
 
     train_dataset: Any
     eval_dataset: Any
@@ -88,7 +88,7 @@ class TrainerArguments(TypedDict, total=False):
 
 
 class ExtraState(Protocol):
-    """A part of a run that a checkpoint must hold beside what `Trainer` saves; every process calls both."""
+    """A part of a run that checkpoints hold in addition to what `Trainer` saves. Every process calls both methods."""
 
     def save(self, checkpoint: str) -> None: ...
 
@@ -96,15 +96,15 @@ class ExtraState(Protocol):
 
 
 class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
-    """Base of the trainers; a subclass says which text columns its rows need and computes the loss.
+    """Base of the trainers. A subclass names the text columns that its rows need, and computes the loss.
 
     Args:
         model: id or path of a checkpoint, or a model.
         args: the subclass's config.
-        train_dataset, eval_dataset: anything `audiorl.datasets.speech_rows` takes. Of a corpus by its name the former
-            is the split "train", the latter "validation", in the config's language; "librispeech:test.other" names
-            another one. `eval_dataset` also a dict of them.
-        processing_class: the checkpoint's processor; found by the model's name where it is left out.
+        train_dataset, eval_dataset: anything `audiorl.datasets.speech_rows` takes. A corpus name alone means its split
+            "train" or "validation" in the config's language; "librispeech:test.other" names another split.
+            `eval_dataset` can also be a dict of data sets.
+        processing_class: the checkpoint's processor; default: found by the model's name.
         data_collator: rows -> `GroupBatch`; default `SpeechCollator`.
         compute_metrics: gets an `EvalPrediction` of hypotheses and transcripts, two lists of strings.
         callbacks, optimizers: as in `transformers.Trainer`.
@@ -112,16 +112,16 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         quantization_config: how to load the model by name or path, e.g. `BitsAndBytesConfig(load_in_8bit=True)`.
 
     Attributes:
-        family: what the model's kind of model needs of a trainer (`audiorl.models`).
-        augmentation: of training clips; false where they are heard as they are.
-        saver, checkpoints: write checkpoints and models whole; the checkpoints of `output_dir`.
-        card: the model card; `record_data` and `record_evaluation` tell it what a trainer cannot know.
+        family: how this kind of model is scored, sampled and decoded (`audiorl.models`).
+        augmentation: of training clips; false without augmentation.
+        saver, checkpoints: save checkpoints and models whole; the checkpoints of `output_dir`.
+        card: the model card; `record_data` and `record_evaluation` tell it what the trainer cannot know.
         hub: pushes the model and its checkpoints.
-        decoder: transcribes rows with the model as it is.
-        frozen: the policy to compare with, where `set_reference` made one.
-        ranks: AdaLoRA's schedule, where the adapter is one.
-        extra_state: parts of the run that a checkpoint holds beside the model and `Trainer`'s own state.
-        metrics: what is logged: means over micro-batches and processes.
+        decoder: transcribes rows with the current model.
+        frozen: the frozen policy, if `set_reference` made one.
+        ranks: AdaLoRA's schedule, if the adapter is an AdaLoRA one.
+        extra_state: parts of the run that a checkpoint holds besides the model and `Trainer`'s own state.
+        metrics: what is logged, as means over micro-batches and processes.
     """
 
     train_dataset: Any
@@ -188,14 +188,14 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         self._check_ready()
 
     def _check_ready(self) -> None:
-        """What only shows once accelerate and the model are ready."""
+        """Checks that need accelerate and the finished model."""
         check_parallelism(self.accelerator)
         self.augmentation.collator(self.data_collator)
         self.decoder.check()
         self.hub.check()
 
     def _name_data(self, train_dataset: Any) -> None:
-        """Rows that came by a name are on the card by it."""
+        """Put the name of the training rows on the card, if they came by a name."""
         if isinstance(train_dataset, str | os.PathLike):
             self.card.source = DataSource(os.path.basename(os.path.normpath(train_dataset)))
 
@@ -224,7 +224,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         )
 
     def _checked_rows(self, source: Any, args: SpeechConfig, name: str) -> Any:
-        """Rows in the library's form, all faults of all rows found first; streams are judged row by row later."""
+        """Rows in the library's form, all of them checked first. Rows of a stream are judged one by one later."""
         if source is None:
             return None
         if isinstance(source, dict):
@@ -250,7 +250,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
             self.data_collator = plain
 
     def at_the_end(self) -> bool:
-        """Whether a checkpoint that has reached the last step was resumed; `Trainer` looks only after a step."""
+        """Whether the resumed checkpoint has already reached the last step. `Trainer` checks only after a step."""
         return self.state.global_step >= self.state.max_steps
 
     def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> Any:
@@ -265,7 +265,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
     def set_reference(
         self, ref_model: str | os.PathLike | nn.Module | None, *, new_adapter: bool, **options: Any
     ) -> None:
-        """Find the frozen policy, now, while the policy is what was handed in.
+        """Build the frozen policy now, while the policy is as it was handed in.
 
         Args:
             ref_model: id, path or model; None for the policy itself as it is now.
@@ -277,7 +277,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
 
     @property
     def reference(self) -> FrozenCopy | AdapterOff | None:
-        """What scores as the frozen policy; None where there is none, or where its scores were computed beforehand."""
+        """What scores as the frozen policy; None without one, or if its scores were computed beforehand."""
         return None if self.frozen is None else self.frozen.scorer
 
     def ref_logps(self, model: nn.Module, batch: GroupBatch, scores: GroupScores) -> Tensor:
@@ -289,7 +289,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
     # ---- one optimizer step ----
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """One micro-batch, forward and backward. AdaLoRA's term joins the last one of a step, whatever the loss."""
+        """One micro-batch, forward and backward. AdaLoRA's term is added to the last one of a step."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.ranks is None or not self.accelerator.sync_gradients:
             return loss
@@ -309,17 +309,17 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         return batches, num_items
 
     def _without_repeats(self, inputs: Any) -> GroupBatch:
-        """The batch of a loader; rows that only fill it up are placeholders."""
+        """The loader's batch, in which rows that only fill it up are placeholders."""
         return without_repeats(GroupBatch(inputs), self.accelerator)
 
     def counts_of(self, batch: GroupBatch, training: bool) -> StepCounts:
-        """What to divide the losses of this batch by: the whole step's counts in training, its own in evaluation."""
+        """The divisors of this batch's losses: the whole step's counts in training, its own in evaluation."""
         if training and self.step_counts is not None:
             return self.step_counts
         return StepCounts(batch.valid.sum(), batch.keep[:, 0].sum())
 
     def scale_for_step(self, loss: Tensor, training: bool) -> Tensor:
-        """Undo the divisions that follow: `Trainer` divides by the micro-batches, DDP by the processes."""
+        """Undo the divisions that come later: `Trainer` divides by the micro-batches, DDP by the processes."""
         if not training or self.step_counts is None:
             return loss
         return loss * self.accelerator.num_processes * self.current_gradient_accumulation_steps
@@ -350,21 +350,21 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
     def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
         """See `transformers.Trainer`; rows are whatever the trainer takes as `eval_dataset`, and are checked.
 
-        Of a corpus by its name it is the split "test". The predictions are what the model says of each clip, decoded as
-        its generation config says, and `label_ids` the transcripts: two lists of strings.
+        A corpus name alone means its split "test". The predictions are the hypotheses, decoded with the generation
+        config, and `label_ids` are the transcripts: two lists of strings.
         """
         rows = self.prepare_rows(test_dataset, "test_dataset")
         if not isinstance(rows, Dataset):
             raise ValueError(
-                f"predict scores the rows and decodes them, which a {type(rows).__name__} cannot offer. Pass a "
-                "Dataset, a list or a file; of several, one at a time."
+                f"predict reads the rows twice, to score and to decode them, which a {type(rows).__name__} does not "
+                "allow. Pass a Dataset, a list or a file; if there are several, one at a time."
             )
         found = super().predict(rows, *args, **kwargs)
         decoded = self.decode(rows)
         return found._replace(predictions=decoded.hypotheses, label_ids=decoded.transcripts)
 
     def prepare_rows(self, source: Any, name: str) -> Any:
-        """Rows as this trainer reads them, from whatever a user passes to `evaluate`."""
+        """The rows that a user passes to `evaluate`, as this trainer reads them."""
         rows = self._checked_rows(source, self.args, name)
         return rows if self.frozen is None else self.frozen.complete(rows, name)
 
@@ -381,7 +381,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         return output
 
     def decode(self, rows: Any) -> Decoded:
-        """Transcribe rows with the model as it is, spread over the processes; every process gets all of it.
+        """Transcribe rows with the current model, spread over the processes. Every process gets all hypotheses.
 
         Args:
             rows: rows with `audio` and `text`, or pairs, whose `chosen` then counts as the transcript; no stream.
@@ -429,7 +429,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
             self._push_from_checkpoint(written)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save model, processor and card; files appear one by one, each whole, weights last.
+        """Save model, processor and card. Each file appears whole, weights last.
 
         Unlike `Trainer`'s, it does not push: `push_to_hub()` does, once, when all that the card says is known.
         """
@@ -453,7 +453,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
             self.ranks.load(self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Without access tokens, and of an adapter no more than what was trained and, to resume, its reference."""
+        """Save without access tokens. Of an adapter, save what was trained and, to resume, its reference."""
         folder = output_dir or self.args.output_dir
         own = adapter_files(
             self.model, folder, keep_reference=self.checkpoints.staging is not None, cut_ranks=self.ranks is not None
@@ -464,7 +464,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
             save_spelling(self.processing_class, folder)
 
     def describe(self, staged: str, final: str) -> None:
-        """Write what tells a person about the model; called in the process that saves, before the files appear.
+        """Write what describes the model to people. The process that saves calls this before the files appear.
 
         Args:
             staged: the folder with the model's files, which becomes, or goes into, `final`.
@@ -477,22 +477,22 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
     # ---- the card ----
 
     def record_data(self, source: DataSource) -> None:
-        """Tell the card what the training rows are called; their count is the trainer's to fill in."""
+        """Tell the card the name of the training rows; the trainer fills in their number."""
         self.card.source = source
 
     def record_evaluation(
         self, before: Decoded, after: Decoded, source: DataSource | None = None, *, rows: Any = None
     ) -> Comparison:
-        """Compare what the model said before and after training, and put WER and CER on the card.
+        """Compare what the model wrote before and after training, and put WER and CER on the card.
 
-        Of a family that answers with labels it is the share of wrong ones. A card that lies in `output_dir` already is
-        written anew.
+        For a family that answers with labels, the card gets the share of wrong labels. A card that is already in
+        `output_dir` is written again.
 
         Args:
             before, after: from `decode`, of the same rows; every process calls.
-            source: what these rows are called; default nameless.
-            rows: the rows themselves; with them evaluation.json is left in `output_dir`, and with `report_html` the
-                page is written anew.
+            source: the name of these rows; default: none.
+            rows: the rows themselves. If given, evaluation.json is written into `output_dir` and, with `report_html`,
+                the page is written again.
 
         Returns:
             The comparison in words, in characters for scripts without spaces, or of labels.
@@ -561,7 +561,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         self.hub.finish()
 
     def save_merged(self) -> str | None:
-        """Write the adapter that lies in `output_dir` merged into its base, in full precision, beside it.
+        """Write the adapter in `output_dir` merged into its base, in full precision, beside it.
 
         Returns:
             "<output_dir>-merged": weights, processor, generation config and card. None in all processes but the first.
@@ -571,20 +571,21 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
     # ---- torch.compile ----
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Keep torch_compile from accelerate: the family compiles its backbone, accelerate would compile the head and
-        whatever a call does inside the forward, anew for each call."""
+        """Keep accelerate from compiling the model. The family compiles its backbone; accelerate would compile the head
+        and everything inside the forward, again for each call.
+        """
         backend, self.args.torch_compile_backend = self.args.torch_compile_backend, None
         super().create_accelerator_and_postprocess()
         self.args.torch_compile_backend = backend
         if self.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
             raise ValueError(
                 "accelerate was told to compile the whole forward (--dynamo_backend or its config file), which breaks "
-                "at the head and is compiled anew for each call. Set it to no and pass torch_compile=True instead."
+                "at the head and compiles again at each call. Set it to no and pass torch_compile=True instead."
             )
 
 
 def check_compute_loss(trainer: type[Trainer]) -> None:
-    """A subclass's own loss is called as this version of transformers calls it, at the first step and no sooner.
+    """Check that a subclass's loss takes the arguments that transformers passes, before the first step.
 
     Raises:
         TypeError: its `compute_loss` lacks an argument that it is called with.

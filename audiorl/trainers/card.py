@@ -1,8 +1,8 @@
-"""The card of a run's model: what the trainer knows of the run, what it was told, and the files.
+"""The model card of a run: what the trainer knows, what it was told, and the card's files.
 
-1. The card is written beside the weights, before both appear (`checkpoints.py`).
-2. `record_data` and `record_evaluation` tell it what a trainer cannot know by itself: what the rows are called, and how
-   many errors the model made before and after.
+1. The card is written beside the weights, and both appear together (`checkpoints.py`).
+2. `record_data` and `record_evaluation` tell it what a trainer cannot know: the name of the rows, and the errors before
+   and after training.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class RunCard:
     def note(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
     ) -> None:
-        """Keep what a caller says of the card, for this one and those that follow."""
+        """Keep what a caller says about the card, for this card and later ones."""
         self._name = model_name or self._name
         if dataset_name is not None and self.source is None:
             self.source = DataSource(dataset_name, on_hub=not os.path.exists(dataset_name))
@@ -132,7 +132,7 @@ class RunCard:
             self._tags = (tags,) if isinstance(tags, str) else tuple(tags)
 
     def measure(self, before: Decoded, after: Decoded, source: DataSource | None) -> Comparison:
-        """Keep and return the comparison of what the model said before and after; see `record_evaluation`."""
+        """Keep and return the comparison of the hypotheses before and after; see `record_evaluation`."""
         model, args = self.trainer.model, self.trainer.args
         first, second = (
             self.trainer.family.task.count_all(*decoded, self.trainer.normalizer) for decoded in (before, after)
@@ -159,7 +159,7 @@ class RunCard:
         write_card_files(self.facts(final, merged=merged), folder, (self.trainer.args.hub_token, get_token()))
 
     def facts(self, folder: str, *, merged: bool = False) -> CardFacts:
-        """What the card of a model in `folder` says; `merged` where its adapter is part of the weights there."""
+        """The facts on the card of a model in `folder`; `merged` if its adapter is part of the weights there."""
         trainer, model, args = self.trainer, self.trainer.model, self.trainer.args
         base, on_hub = base_name(model)
         method, adapter = method_of(type(trainer)), adapter_of(model)
@@ -223,7 +223,7 @@ class RunCard:
 
 
 def hub_name(trainer: Any) -> str:
-    """The model's id on the Hub as far as it is known: without its owner where the Hub was not reached yet."""
+    """The model's id on the Hub; without its owner if the Hub has not been reached yet."""
     folder = os.path.basename(os.path.abspath(trainer.args.output_dir))
     return trainer.hub_model_id or trainer.args.hub_model_id or folder
 
@@ -232,7 +232,7 @@ def hub_name(trainer: Any) -> str:
 
 
 class Stopwatch(TrainerCallback):
-    """Seconds of training in this process, and the step they began with."""
+    """Measures seconds of training in this process, and the step at which they begin."""
 
     def __init__(self) -> None:
         self.first_step = 0
@@ -253,7 +253,7 @@ class Stopwatch(TrainerCallback):
 
 
 def changed_settings(args: TrainingArguments) -> dict[str, tuple[Any, Any]]:
-    """Fields of a config that differ from the defaults of its class, as (value, default), access tokens left out.
+    """Fields of a config that differ from its class's defaults, as (value, default), without access tokens.
 
     A field that is unset by default and that the config fills in by itself with nothing, or with no, is none of them.
     """
@@ -268,7 +268,7 @@ def changed_settings(args: TrainingArguments) -> dict[str, tuple[Any, Any]]:
 
 
 def losses_of(args: Any) -> dict[str, float]:
-    """The losses of a config by name, with weights; those of a preset spelt out, the preset first."""
+    """The losses of a config by name, with weights. A preset comes first, then its losses."""
     names = getattr(args, "loss_type", None) or []
     names = named_losses(names)
     names = [names] if isinstance(names, str) else list(names)
@@ -309,12 +309,12 @@ def base_name(model: nn.Module) -> tuple[str, bool]:
 
 
 def is_repo_id(name: str | None) -> bool:
-    """Whether a name is a model's id on the Hub, with its owner, and no folder here."""
+    """Whether a name is a model's id on the Hub, with its owner, and not a folder here."""
     return bool(name and "/" in name and REPO_ID.fullmatch(name) and not os.path.exists(name))
 
 
 def license_of(model: nn.Module) -> tuple[str, str | None]:
-    """The base model's licence, and where to read it if the identifier does not say; no network is asked."""
+    """The base model's licence, and where to read it if the identifier does not say; without network access."""
     name, on_hub = base_name(model)
     # without a name, not the page that happens to lie in the working directory
     folder = base_model(model).config._name_or_path or None
@@ -328,7 +328,7 @@ def license_of(model: nn.Module) -> tuple[str, str | None]:
 
 
 def languages_of(model: nn.Module, rows: Any, default: str | None) -> list[str]:
-    """ISO codes of the languages trained on; an English-only checkpoint's is "en"; none where rows do not say."""
+    """ISO codes of the languages trained on; "en" for an English-only checkpoint; empty if rows do not say."""
     named = {language or default for language in _values(rows, "language") or {None}} - {None}
     if not named and _knows_languages(model) is False:
         named = {"en"}
@@ -336,7 +336,7 @@ def languages_of(model: nn.Module, rows: Any, default: str | None) -> list[str]:
 
 
 def call_settings(model: nn.Module, args: Any) -> dict[str, Any]:
-    """Keywords with which a pipeline decodes as rows without a language or task of their own were decoded here."""
+    """Keywords with which a pipeline decodes as rows without a language or task were decoded here."""
     if not getattr(base_model(model), "can_generate", bool)():
         return {}
     told = {name: value for name in CALL_SETTINGS if (value := getattr(args, name))} if _knows_languages(model) else {}
@@ -381,12 +381,12 @@ def search_of(model: nn.Module, decoding: Mapping[str, Any]) -> str:
 
 
 def _knows_languages(model: nn.Module) -> bool | None:
-    """Whether a checkpoint has to be told the language; None where its generation config does not say."""
+    """Whether a checkpoint has to be told the language; None if its generation config does not say."""
     return getattr(getattr(base_model(model), "generation_config", None), "is_multilingual", None)
 
 
 def pipeline_tag(family: SpeechFamily, model: nn.Module, rows: Any) -> str:
-    """The Hub's name of what the model does: label, answer where every row brings a prompt, or transcribe."""
+    """The Hub's name for what the model does: it labels, answers (if every row has a prompt), or transcribes."""
     if not family.task.writes_text:
         return "audio-classification"
     asked = _asks(_values(rows, "prompt")) and not getattr(base_model(model).config, "is_encoder_decoder", False)
@@ -398,7 +398,7 @@ def _asks(prompts: set[Any]) -> bool:
 
 
 def _values(rows: Any, column: str) -> set[Any]:
-    """What rows have in a column; nothing where they have none, or are a stream."""
+    """The values of a column; empty if rows do not have it, or are a stream."""
     if not isinstance(rows, Dataset) or column not in rows.column_names:
         return set()
     # not Dataset.unique: of rows that were filtered it copies all columns first, audio among them
@@ -427,7 +427,7 @@ def _cpu_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what a run depends on."""
+    """Versions of the packages that a run depends on."""
     found = {library: version(library) for library in LIBRARIES}
     return {"audiorl": __version__, "python": platform.python_version(), **found}
 
@@ -441,5 +441,5 @@ def last_logged_rates(history: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _plain_value(value: Any) -> Any:
-    """As JSON has it; a loss of one's own by its name."""
+    """A value as JSON has it; a loss of your own by its name."""
     return value.value if isinstance(value, Enum) else without_tokens(named_losses(value))

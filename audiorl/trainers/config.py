@@ -1,4 +1,4 @@
-"""What every trainer's config has on top of `transformers.TrainingArguments`, and what a device can train with."""
+"""The arguments that every trainer has besides `transformers.TrainingArguments`, and what a device can train with."""
 
 from __future__ import annotations
 
@@ -265,7 +265,9 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
                 f"on_bad_rows is 'error' or 'skip'; got {self.on_bad_rows!r}. Use 'skip' to train on the other rows."
             )
         if self.hub_merge_adapter and not self.push_to_hub:
-            raise ValueError("hub_merge_adapter says what is pushed, and nothing is. Add push_to_hub, or leave it out.")
+            raise ValueError(
+                "hub_merge_adapter needs push_to_hub, which is off. Add push_to_hub, or leave hub_merge_adapter out."
+            )
         self._check_task()
         self.columns = column_names(self.columns)
         check_bounds(self.min_audio_seconds, self.max_audio_seconds)
@@ -277,7 +279,7 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
         self.accelerator_config.dispatch_batches = False
 
     def _check_task(self) -> None:
-        """Whether a family of models could have the task; which one has it, the family says."""
+        """Check that some family of models has the task; the family itself checks the rest."""
         if self.task is None or re.fullmatch(r"transcribe|translate(:.+)?", self.task):
             return
         near = get_close_matches(self.task, ("transcribe", "translate"), n=1)
@@ -290,7 +292,7 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
         )
 
     def _check_amounts(self) -> None:
-        """How much is trained; transformers finds out at the first step, or never."""
+        """Check batch sizes and epochs, which transformers checks at the first step or never."""
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             value = getattr(self, name)
             if number_not_below(name, value, 1) != int(value):
@@ -298,12 +300,12 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
         epochs = self.num_train_epochs
         if epochs is not None and self.max_steps <= 0 and not (math.isfinite(epochs) and epochs > 0):
             raise ValueError(
-                f"num_train_epochs is how often the rows are gone through, a finite number above 0; got {epochs}. Set "
-                "it to 1 or more, or say with max_steps how many optimizer steps to train."
+                f"num_train_epochs is the number of passes over the rows, finite and above 0; got {epochs}. Set it to "
+                "1 or more, or set max_steps to the number of optimizer steps."
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """As loggers get it: a loss of your own by its name, and no access tokens, not among keywords either."""
+        """The arguments for loggers: a loss of your own by its name, and no access tokens."""
         return {
             name: without_tokens(named_losses(value) if name == "loss_type" else value)
             for name, value in super().to_dict().items()
@@ -328,14 +330,14 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
             )
 
     def check_family(self, family: SpeechFamily) -> None:
-        """Refuse settings that a family of models cannot serve; asked before anything is spent.
+        """Refuse settings that a family of models cannot serve, before anything is spent.
 
         Raises:
             ValueError: for example, a term made of tokens, and a family that scores a hypothesis as a whole.
         """
 
     def _name_checkpointing(self) -> None:
-        """`gradient_checkpointing` goes on to work under the name that transformers gave it in 5.23."""
+        """Accept `gradient_checkpointing` under its new name, which transformers changed in 5.23."""
         for rest in ("checkpointing", "checkpointing_kwargs"):
             old, new = f"gradient_{rest}", f"activation_{rest}"
             if hasattr(self, new) and getattr(self, new) is None:
@@ -358,7 +360,7 @@ LOSS_SETTINGS_HELP = (
 
 @dataclass
 class PreferenceLossFields:
-    """Which preference losses are summed and their settings, named as in TRL; `DPOConfig` and `OnlineDPOConfig`."""
+    """Which preference losses are summed, and their settings, named as in TRL."""
 
     loss_type: list[str] = field(
         default_factory=lambda: ["sigmoid"],
@@ -443,7 +445,7 @@ class SyncedReferenceFields:
 
 
 def without_tokens(value: Any) -> Any:
-    """A value with what stands under the name of an access token taken out, however deep in mappings."""
+    """A value without access tokens, however deep they are in mappings."""
     if isinstance(value, Mapping):
         return {
             name: "<token>" if name in TOKEN_KEYS and part else without_tokens(part) for name, part in value.items()

@@ -126,7 +126,7 @@ class MetricsFiles(TrainerCallback):
 
 
 class Console(ProgressCallback):
-    """Progress, time left, loss, reward and the current WER: a bar on a terminal, a line for each log everywhere.
+    """Progress, time left, loss, reward and the current WER: a bar on a terminal, and a line for each log.
 
     There is one bar at a time: the bar of training makes room for those of sampling and of evaluation (`paused`).
     """
@@ -165,7 +165,7 @@ class Console(ProgressCallback):
         self._show_wer()
 
     def end_prediction(self) -> None:
-        """Close the bar of an evaluation; transformers does so when everything else of the evaluation is done, too."""
+        """Close the bar of an evaluation. transformers closes it only after everything else in the evaluation."""
         if self.prediction_bar is not None:
             self.prediction_bar.close()
         self.prediction_bar = None
@@ -282,13 +282,13 @@ def write_logs(trainer: Any) -> None:
 
 
 def console_of(trainer: Any) -> Console:
-    """The trainer's console; one that shows nothing where it has none."""
+    """The trainer's console; a silent one if it has none."""
     return next((one for one in trainer.callback_handler.callbacks if isinstance(one, Console)), Console())
 
 
 @contextmanager
 def without_other_bars() -> Iterator[None]:
-    """Turn off the bars of transformers and the Hub, of writing weights for example, beside that of training."""
+    """Turn off the bars of transformers and the Hub, such as that of writing weights, during training."""
     shown = hf_logging.is_progress_bar_enabled()
     if shown:
         hf_logging.disable_progress_bar()
@@ -306,7 +306,7 @@ NO_MARKUP = {ord(letter): f"&#{ord(letter)};" for letter in "\\`*_[]|<>&#"}
 
 
 class Sample(NamedTuple):
-    """One clip and what the model makes of it."""
+    """One clip with the model's hypothesis."""
 
     name: str  # of its row, for a person
     samples: np.ndarray  # (N,) float32
@@ -320,7 +320,7 @@ class Sample(NamedTuple):
 
 
 class MediaLogger(ABC):
-    """A logger that takes more than numbers."""
+    """A logger that takes audio and tables."""
 
     @abstractmethod
     def audio(self, samples: Sequence[Sample], step: int) -> None:
@@ -388,13 +388,13 @@ MEDIA: dict[type, type[Any]] = {
 
 
 def media_loggers(trainer: Any) -> list[MediaLogger]:
-    """Those of a trainer's loggers that hold sounds and tables; asked for while it trains, when they are open."""
+    """The trainer's loggers that take audio and tables. Ask during training, when they are open."""
     callbacks = trainer.callback_handler.callbacks
     return [made(callback) for callback in callbacks for kind, made in MEDIA.items() if isinstance(callback, kind)]
 
 
 class AudioSamples(TrainerCallback):
-    """Decodes the same few clips every `log_audio_every` steps and logs them with what was heard.
+    """Decodes the same few clips every `log_audio_every` steps and logs them with transcript and hypothesis.
 
     Args:
         trainer: whose evaluation rows, else training rows, are decoded; a `Dataset`.
@@ -428,7 +428,7 @@ class AudioSamples(TrainerCallback):
 
 
 def log_completions(trainer: Any, records: Sequence[dict[str, Any]]) -> None:
-    """The table of completions, best and worst hypothesis of each clip, for the loggers that hold tables."""
+    """Log the best and worst hypothesis of each clip as a table, to loggers that take tables."""
     columns = ("step", "clip", "transcript", "best", "best_reward", "worst", "worst_reward")
     step = trainer.state.global_step
     rows = [
@@ -461,7 +461,7 @@ logger = logging.get_logger(__name__)
 
 
 class RunReport(TrainerCallback):
-    """Leaves what was trained on what, pairs and sampled groups, and with `report_html` the page; one process does.
+    """Writes what the report reads: facts, pairs and sampled groups; with `report_html` the page too. One process does.
 
     Args:
         trainer: a `SpeechTrainer`.
@@ -522,7 +522,7 @@ class RunReport(TrainerCallback):
 
 
 def write_page(run: str) -> None:
-    """Write report.html; a fault of it is told and loses no trained model."""
+    """Write report.html. A failure is logged and loses no trained model."""
     try:
         page = write_report(run)
     except (OSError, ValueError) as error:
@@ -569,7 +569,7 @@ def _known(value: float) -> float | None:
 
 
 def leave_comparison(trainer: Any, held_out: Any, before: Decoded, after: Decoded, dataset: str | None = None) -> None:
-    """Write evaluation.json of the clips decoded before and after training, and with `report_html` the page anew.
+    """Write evaluation.json for clips decoded before and after training and, with `report_html`, the page again.
 
     Args:
         trainer: a trained `SpeechTrainer`; its weights have been saved.

@@ -53,7 +53,8 @@ def without_repeats(batch: GroupBatch, accelerator: Accelerator) -> GroupBatch:
 
 
 class Metrics:
-    """Sums and counts, kept on the device until they are logged, so that a training step waits for nothing.
+    """Sums and counts for the log. They stay on the device until they are logged, so that a training step does not
+    wait.
 
     A mean over an optimizer step is total / count over all its micro-batches and all processes, not a mean of means.
     """
@@ -82,7 +83,7 @@ class Metrics:
         sums[name] = sums[name] + entry if name in sums else entry
 
     def drain(self, mode: str) -> dict[str, float]:
-        """Means over all processes since the last call; a collective call where there are several processes."""
+        """Means over all processes since the last call; a collective call if there are several processes."""
         sums, self._sums[mode] = self._sums[mode], {}
         if not sums:
             return {}
@@ -94,7 +95,7 @@ class Metrics:
 
 
 def add_pair_rewards(metrics: Metrics, mode: str, rewards: Tensor) -> None:
-    """`rewards/*` of (B, 2) rewards: chosen, rejected, their margin, and how often chosen is ahead."""
+    """`rewards/*` of (B, 2) rewards: chosen, rejected, their margin, and how often chosen is higher."""
     chosen, rejected = rewards[:, 0], rewards[:, 1]
     metrics.add(mode, "rewards/chosen", chosen)
     metrics.add(mode, "rewards/rejected", rejected)
@@ -120,7 +121,7 @@ def add_pair_scores(metrics: Metrics, mode: str, names: Sequence[str], logps: Te
 
 
 class Decoder:
-    """Transcribes rows with a trainer's model as it is, and measures what it says.
+    """Transcribes rows with a trainer's current model, and measures the hypotheses.
 
     Args:
         trainer: a `SpeechTrainer`.
@@ -135,9 +136,9 @@ class Decoder:
         return self.trainer.args.eval_wer or self.trainer.compute_metrics is not None
 
     def check(self) -> None:
-        """Decoding at evaluation needs rows that can be read again and weights that are in one piece.
+        """Decoding at evaluation needs rows that can be read again and weights that are not sharded.
 
-        Where the best checkpoint is chosen by "wer", labels, which have none, choose it by accuracy.
+        If `metric_for_best_model` is "wer", the best checkpoint has the lowest WER; for labels, the highest accuracy.
 
         Raises:
             ValueError: evaluation rows that are a stream, or weights that are sharded.
@@ -151,7 +152,7 @@ class Decoder:
         if any(not isinstance(part, Dataset) for part in (rows.values() if isinstance(rows, dict) else [rows])):
             raise ValueError(
                 "eval_wer and compute_metrics decode the evaluation rows again at each evaluation, which a stream "
-                "cannot offer. Load eval_dataset as a Dataset (streaming=False), or turn them off."
+                "does not allow. Load eval_dataset as a Dataset (streaming=False), or turn them off."
             )
         check_whole_weights(trainer.accelerator, "eval_wer and compute_metrics decode")
 
@@ -186,7 +187,7 @@ class Decoder:
         return Decoded([transcript for transcript, _ in ordered], [hypothesis for _, hypothesis in ordered])
 
     def measure(self, decoded: Decoded) -> dict[str, float]:
-        """WER and CER, or accuracy, where `eval_wer` asks for them, and what `compute_metrics` makes of the texts."""
+        """WER and CER, or accuracy, if `eval_wer` is set, and the values that `compute_metrics` returns."""
         args, found = self.trainer.args, dict[str, float]()
         if args.eval_wer:
             found.update(self.trainer.family.task.metrics(*decoded, self.trainer.normalizer))

@@ -1,6 +1,6 @@
-"""The frozen policy that preference losses and KL terms compare with: built, asked, precomputed, resumed.
+"""The frozen policy that preference losses and KL terms compare with.
 
-Four ways to have it, one question: `token_logps(model, batch, states)`, the log-probabilities of a batch under it.
+There are four ways to have one. Each answers `token_logps(model, batch, states)`, the log-probabilities of a batch.
 
     FrozenCopy    a second model; frozen parameters are shared with the policy, not copied
     AdapterOff    the policy itself with its adapter switched off, or with the adapter it came with
@@ -115,7 +115,7 @@ class FrozenPolicy:
         return reference
 
     def _precompute_all(self) -> None:
-        """Score all rows now, while the policy is what was handed in, and let go of the reference."""
+        """Score all rows now, while the policy is as it was handed in, and release the reference."""
         if self.trainer.augmentation:
             raise ValueError(
                 "precompute_ref_log_probs scores every clip once as it is, and augmentation changes it in each epoch. "
@@ -169,7 +169,7 @@ class FrozenPolicy:
         return rows.add_column(REF_LOGPS, [found.get(row_id, nothing) for row_id in rows["row_id"]])
 
     def complete(self, rows: Any, name: str) -> Any:
-        """Rows that come after the trainer was built, with the frozen policy's scores where all rows carry them.
+        """Add the frozen policy's scores to rows that come after the trainer was built, if all rows carry them.
 
         Raises:
             ValueError: the frozen policy is gone.
@@ -191,7 +191,7 @@ class FrozenPolicy:
     # ---- resuming ----
 
     def save(self, checkpoint: str) -> None:
-        """A reference that moves belongs into the checkpoint."""
+        """Save the reference in the checkpoint, if it moves."""
         if (moving := self._moving()) is not None and self.trainer.args.should_save:
             torch.save(moving.state_dict(), os.path.join(checkpoint, SYNCED_REFERENCE))
 
@@ -210,7 +210,7 @@ class FrozenPolicy:
 
 
 class Scorer(Protocol):
-    """Anything that scores a batch under the frozen policy.
+    """Scores a batch under the frozen policy.
 
     Attributes:
         same_encoder: whether its encoder computes what the policy's computes as long as that is not trained.
@@ -232,7 +232,7 @@ class Scorer(Protocol):
 
 
 class FrozenCopy:
-    """A model of its own that is never trained."""
+    """A separate model that is never trained."""
 
     def __init__(self, family: SpeechFamily, ref_model: nn.Module, policy: nn.Module):
         self.family = family
@@ -291,7 +291,7 @@ def frozen_copy(model: nn.Module, *, share_frozen: bool = True) -> nn.Module:
 
 
 def keep_adapter_as_reference(model: PeftModel) -> None:
-    """Add a frozen copy of the adapter a policy came with, so that the reference is the policy as it was handed in."""
+    """Add a frozen copy of the adapter that the policy came with: the reference is the policy as it was handed in."""
     active = model.active_adapter
     config = copy.deepcopy(model.peft_config[active])
     config.inference_mode = True
@@ -330,7 +330,9 @@ def _frozen_parts(model: PeftModel, adapter: str) -> list[nn.Parameter]:
 
 
 def _activate(model: PeftModel, adapter: str, frozen: list[nn.Parameter]) -> None:
-    """`set_adapter` makes all of an adapter trainable, its part in a frozen encoder too; that stays frozen here."""
+    """Make an adapter active and trainable, except for its parts in a frozen encoder. `set_adapter` would train those
+    too.
+    """
     model.set_adapter(adapter)
     for parameter in frozen:
         parameter.requires_grad_(False)
@@ -338,7 +340,7 @@ def _activate(model: PeftModel, adapter: str, frozen: list[nn.Parameter]) -> Non
 
 @contextlib.contextmanager
 def adapter_off(model: nn.Module) -> Iterator[None]:
-    """Run a PEFT policy, wrapped or not, as its reference."""
+    """Run a PEFT policy, wrapped or not, as its own reference."""
     adapted: Any = model
     while not hasattr(adapted, "peft_config"):
         adapted = adapted.module

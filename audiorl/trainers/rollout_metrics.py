@@ -1,4 +1,4 @@
-"""What is logged of an optimizer step's rollouts: numbers over all processes, and completions to read."""
+"""What is logged about an optimizer step's rollouts: numbers over all processes, and completions to read."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class StepRollouts(NamedTuple):
 def gather_step(
     rollouts: Sequence[Rollout], family: SpeechFamily, accelerator: Accelerator, normalise: str | Callable[[str], str]
 ) -> StepRollouts:
-    """Put the numbers of all micro-batches and processes together; a collective call."""
+    """Gather the numbers of all micro-batches and processes; a collective call."""
     table = torch.cat([numbers(rollout, family, normalise) for rollout in rollouts])
     return gather_numbers(table, accelerator, family.task)
 
 
 def gather_numbers(table: Tensor, accelerator: Accelerator, task: Task) -> StepRollouts:
-    """What the processes know of their clips, each (n, K, 7 + R) from `numbers`, put together; a collective call."""
+    """Gather what the processes know of their clips, each (n, K, 7 + R) from `numbers`; a collective call."""
     everywhere, start = gathered_rows(table, accelerator)
     lengths, truncated, errors, words, valid, resampled, rewards = everywhere[..., :7].unbind(-1)
     return StepRollouts(
@@ -102,7 +102,7 @@ def sampled_errors(
 
 
 def log_step(metrics: Metrics, step: StepRollouts, names: Sequence[str], *, resampling: bool) -> None:
-    """TRL's metrics of a step's rollouts, and the word error rate, or of labels the accuracy.
+    """Log TRL's metrics of a step's rollouts, and the word error rate or, for labels, the accuracy.
 
     Every process logs the same numbers, so that their mean is each of them.
 
@@ -147,7 +147,7 @@ class RewardFigures:
 
 
 def measured(step: StepRollouts, of: Tensor | None = None) -> tuple[str, Tensor, Tensor]:
-    """How right hypotheses are: "wer", errors and words; for labels "accuracy", right ones and all.
+    """Numerator and denominator of "wer" or, for labels, of "accuracy".
 
     Args:
         of: (N, K) bool, the hypotheses that are looked at; None for all. Clips without a transcript do not count.
@@ -193,7 +193,7 @@ def _deviation(values: Tensor) -> Tensor:
 
 
 def completion_records(rollouts: Sequence[Rollout], names: Sequence[str]) -> list[dict[str, Any]]:
-    """One record for each clip: where it is from, its transcript, best and worst hypothesis with all their rewards."""
+    """One record for each clip: its place, its transcript, its best and worst hypothesis with all rewards."""
     records = []
     for rollout in rollouts:
         for b in rollout.batch.valid.nonzero().flatten().tolist():
@@ -244,7 +244,7 @@ def completion_table(records: Sequence[dict[str, Any]], step: int) -> str:
 
 
 def write_completions(records: Sequence[dict[str, Any]], step: int, output_dir: str) -> Path:
-    """One file for each step, `completions/step_00010.jsonl`, so that a resumed run writes none of them twice."""
+    """Write one file for each step, `completions/step_00010.jsonl`, so that a resumed run writes none of them twice."""
     folder = Path(output_dir) / COMPLETIONS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:05d}.jsonl"
@@ -272,7 +272,7 @@ class SampledTexts:
         self.start()
 
     def start(self) -> None:
-        """Forget what was not told."""
+        """Discard what was collected and not yet shown."""
         self.completions: list[dict[str, Any]] = []
         self.groups: list[dict[str, Any]] = []
 
@@ -283,7 +283,7 @@ class SampledTexts:
         self.groups += group_records(rollouts, names, self.most_groups - len(self.groups))
 
     def mark_kept(self, row_ids: Tensor, kept: Tensor) -> None:
-        """Note which hypotheses are learnt from, where not all are.
+        """Mark the hypotheses that are learnt from, if not all are.
 
         Args:
             row_ids, kept: (N,) and (N, K) bool of all clips.
@@ -294,7 +294,7 @@ class SampledTexts:
                 hypothesis["kept"] = is_kept
 
     def tell(self, learnt_at: int) -> None:
-        """Show, log and keep them, once; a collective call where there are several processes.
+        """Show, log and save what was collected, once; a collective call if there are several processes.
 
         Args:
             learnt_at: the optimizer step that learns from the groups, the first one where several do.

@@ -262,7 +262,7 @@ def reward_texts(
 
 
 def _text_tokens(family: SpeechFamily, text: str, row: Mapping[str, Any]) -> list[int]:
-    """Token ids of a decoded text; of a loop that needs more of them than the decoder has, a beginning that fits."""
+    """Token ids of a decoded text. Of a text too long for the decoder, the beginning that fits."""
     while True:
         try:
             tokens = family.tokenize_row(text, row)
@@ -280,7 +280,7 @@ def kept_tokens(samples: GroupSamples, clip: int) -> list[list[int]]:
 
 
 def merge_samples(ours: GroupSamples, theirs: GroupSamples, clips: Tensor, pad: int) -> GroupSamples:
-    """Samples of two rounds in one, those of `clips` (B,) bool from the second.
+    """The samples of two rounds in one; those of `clips`, (B,) bool, come from the second round.
 
     Args:
         pad: the token written behind the shorter ones.
@@ -309,7 +309,7 @@ class Learnt(NamedTuple):
 
 
 class StepData(NamedTuple):
-    """Everything sampled that the inner updates read; the audio comes from the loader again."""
+    """Everything sampled that the inner updates read. The loader brings the audio again."""
 
     step: int  # the optimizer step that sampled
     batches: list[dict[str, Tensor]]  # of each micro-batch: row_ids and the tensors of `Learnt`
@@ -335,7 +335,7 @@ class StepData(NamedTuple):
 
 
 def rollouts_file(checkpoint: str, process_index: int) -> str:
-    """Where a process keeps its rollouts in a checkpoint that falls between two updates on them."""
+    """Where a process saves its rollouts, in a checkpoint that falls between two updates on them."""
     return os.path.join(checkpoint, f"rollouts_{process_index}.pt")
 
 
@@ -356,7 +356,7 @@ def load_step_data(path: str, device: torch.device, num_iterations: int) -> Step
 
 
 class HeldRollouts:
-    """What the inner updates of a step read; written into checkpoints that fall between two of them.
+    """The samples that the inner updates of a step read. They are saved in checkpoints that fall between two updates.
 
     Args:
         trainer: a `RolloutTrainer`.
@@ -394,7 +394,7 @@ def audio_of(batch: GroupBatch) -> dict[str, Tensor]:
 
 
 def with_transcript(tensors: dict[str, Tensor], batch: GroupBatch, pad: int) -> dict[str, Tensor]:
-    """The tensors with the row's transcript behind the H hypotheses: `tokens` and `keep` (B, H + 1, ...).
+    """The tensors with the row's transcript after the H hypotheses: `tokens` and `keep` (B, H + 1, ...).
 
     Args:
         tensors: what lies beside the tokens of the H hypotheses, (B, H, T), is made as long as these become.
