@@ -1,4 +1,4 @@
-"""Rows in, and what is wrong with them.
+"""Reading rows, checking them, and writing them again.
 
 Names are loaded on first use, so that listing corpora costs nothing.
 """

@@ -1,11 +1,11 @@
 """Corpora by name: `load_corpus("librispeech", split="test", limit=100)`.
 
-Rows are read from the Hub as a stream, of which no more is fetched than is asked for. They are made ours on the way
-and, unless a stream is wanted, written to the cache of `datasets`, from which the same call reads them afterwards,
-also without a network. Audio stays as it was stored; torchcodec is never used.
+Rows are read from the Hub as a stream, and only as many as are asked for. Unless a stream is wanted, they are written
+to the cache of `datasets`. The same call reads them from there later, even without a network. Audio stays as it was
+stored; torchcodec is never used.
 
-A copy of a corpus in a folder is read with `path=`; copies that lie in `$AUDIORL_CORPORA/<name>` are found by trainers
-and commands too, and go before the Hub.
+`path=` reads a copy of a corpus in a folder. Trainers and commands also find copies in `$AUDIORL_CORPORA/<name>`, and
+prefer them to the Hub.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CLEANED = ("text", "label")
 
 @dataclass(frozen=True)
 class RowPlan:
-    """How the rows of one split become ours.
+    """How the rows of one split are brought into the library's form.
 
     Args:
         name: of the corpus, for messages.
@@ -65,7 +65,7 @@ class RowPlan:
         return Features({name: _KINDS.get(name, Value("string")) for name in names})
 
     def apply(self, rows: IterableDataset) -> IterableDataset:
-        """A corpus's stream as ours.
+        """A corpus's stream in our form.
 
         Raises:
             ValueError: a column that is needed is missing, with the nearest name.
@@ -123,7 +123,7 @@ def _is_wanted(row: Mapping[str, Any], *, plan: RowPlan, read: Read) -> bool:
 
 
 def _cleaned(plan: RowPlan, ours: Mapping[str, Any]) -> dict[str, str | None]:
-    """What clean makes of a row's texts; one that is missing stays so, for the check to report."""
+    """A row's texts after `clean`. A missing text stays missing, for the check to report."""
     if plan.clean is None:
         return {}
     return {name: plan.clean(ours[name]) for name in _CLEANED if isinstance(ours.get(name), str)}
@@ -167,7 +167,7 @@ _DATA_FILES = "**/*.parquet", "**/*.arrow", "README.md"
 
 @dataclass(frozen=True)
 class _Request:
-    """What decides which rows come; the cache knows them by it."""
+    """What decides which rows come; the key of the cache."""
 
     hub_id: str
     files: str | None
@@ -179,7 +179,7 @@ class _Request:
     on_disk: tuple[tuple[str, int, int], ...]  # of the folder's files: name, size, time of the last change
 
     def fingerprint(self) -> str:
-        """What the cache knows these rows by: the same in every process, whatever else of our code changes."""
+        """The key of these rows in the cache: the same in every process, however our other code changes."""
         plan = replace(self.plan, clean=None)
         return Hasher.hash([_FORM, repr(replace(self, plan=plan)), Hasher.hash(self.plan.clean)])
 
@@ -194,7 +194,7 @@ def load_corpus(
     path: str | os.PathLike[str] | None = None,
     columns: Mapping[str, Source] | None = None,
 ) -> Dataset | IterableDataset:
-    """The rows of a corpus in the library's form, columns named alike in all of them.
+    """The rows of a corpus in the library's form, with the same column names for every corpus.
 
     `audio`; `text` and `language`, or `label` and `text`; and, as far as the corpus has them, `all_labels`, `speaker`,
     `duration` (seconds), `id`, `gender`, `accent`, `fold`; `where` and `row_id` as in `speech_rows`.
@@ -242,22 +242,22 @@ def load_corpus(
 def speech_rows(
     source: Any, *, split: str | None = None, columns: ColumnNames | None = None, keep_unread: bool = False
 ) -> Dataset | IterableDataset:
-    """Bring rows of any form into the library's one form; rows that have it already come back as they are.
+    """Bring rows of any form into the library's one form. Rows that have it already are returned unchanged.
 
     Args:
         source: path of a JSON lines file or of a JSON file with an array, folder written by `Dataset.save_to_disk`,
             folder of audio files with their texts in its metadata.csv or metadata.jsonl, sequence of dicts,
             `Dataset`, `IterableDataset`, a dict of these by split, the name of a corpus ("name" or "name:split"; see
             `load_corpus`), or a name for `datasets.load_dataset`.
-        split: which one of several splits; for a name, whatever `load_dataset` takes, for a corpus default "train".
-        columns: ours -> theirs, for example `{"audio": "audio_path"}`, or texts, `["audio=audio_path"]`: columns to
-            rename. Others keep their names; rows that were renamed already pass.
-        keep_unread: of a JSON file, whether lines that cannot be read become rows without values, which the check of
-            rows reports with their line, or leaves out. A file without a line that can be read is refused.
+        split: the split, if there are several; for a name, whatever `load_dataset` takes; for a corpus default "train".
+        columns: columns to rename, ours -> theirs, for example `{"audio": "audio_path"}` or `["audio=audio_path"]`.
+            Others keep their names. Rows that were renamed already are accepted.
+        keep_unread: whether unreadable lines of a JSON file become rows without values, which the check of rows
+            reports or skips. A file without any readable line is refused.
 
     Returns:
-        A `Dataset`; for a stream an `IterableDataset`, of which nothing is read yet. A stream that several workers or
-        processes share is numbered by each of them from 0; `where` names the worker then.
+        A `Dataset`; for a stream an `IterableDataset`, of which nothing is read yet. Each worker or process that reads
+        a shared stream numbers its rows from 0; `where` then names the worker.
 
     Raises:
         BadRowsError: JSON lines or elements that are no objects, all of them, unless they are kept.
@@ -275,7 +275,7 @@ def speech_rows(
 def load_named(
     named: NamedCorpus, split: str, language: str | None = None, **options: Any
 ) -> Dataset | IterableDataset:
-    """The rows that a name of rows means (`named_corpus`).
+    """The rows that a corpus name means (see `named_corpus`).
 
     Args:
         named: its own split goes before `split`.
@@ -291,7 +291,7 @@ def load_named(
 def rows_for(
     source: Any, role: str, language: str | None = None, columns: ColumnNames | None = None
 ) -> Dataset | IterableDataset:
-    """What a trainer is given: the name of a corpus, of which `role` is the split, or anything `speech_rows` takes.
+    """The rows that a trainer is given: a corpus name, of which `role` is the split, or anything `speech_rows` takes.
 
     Lines of a file that cannot be read are left to the check of rows.
     """
@@ -351,7 +351,7 @@ def _mirror(name: str) -> str | None:
 
 
 def _code(corpus: Corpus, language: str | None) -> str | None:
-    """A language by its code, where it is asked for by its English name."""
+    """The code of a language that is named in English."""
     if language is None or corpus.any_language or language in corpus.languages:
         return language
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE

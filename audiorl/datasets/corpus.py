@@ -1,7 +1,8 @@
-"""What a named corpus is, and which ones there are. Nothing heavy is imported here: `audiorl datasets` only reads this.
+"""What a named corpus is, and the table of known ones. Imports nothing heavy: `audiorl datasets` reads only this
+module.
 
-A corpus is a `Corpus`, which says where its rows lie on the Hub and what its columns mean, or any object of one's own
-with a `name` and a method `rows`; `register_corpus` makes either known by name.
+A corpus is a `Corpus`, which says where its rows are on the Hub and what its columns mean, or any object of your own
+with a `name` and a method `rows`. `register_corpus` makes either known by name.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Clean = Callable[[str], str | None]
 
 
 class Span(NamedTuple):
-    """A clip's length in seconds, from the columns with its beginning and its end."""
+    """A clip's length in seconds, from the columns of its start and end."""
 
     begin: str
     end: str
@@ -29,7 +30,7 @@ class Span(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """A clip's length in seconds, from a column that counts its samples at a rate in Hz."""
+    """A clip's length in seconds, from a column with its number of samples at a rate in Hz."""
 
     column: str
     rate: int
@@ -40,7 +41,7 @@ class Samples(NamedTuple):
 
 
 class First(NamedTuple):
-    """The first entry of a column that holds lists; None of an empty one."""
+    """The first entry of a column of lists; None for an empty list."""
 
     column: str
 
@@ -61,7 +62,7 @@ def columns_of(source: Source) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Where the rows of one split lie. What is None is the corpus's.
+    """Where the rows of one split are. None means the corpus's own value.
 
     Args:
         split: its name on the Hub, several joined by "+".
@@ -92,15 +93,15 @@ class Corpus:
         hours: of audio, of all splits and languages.
         splits: name -> where it lies; "train", "validation" and "test" are roles that every corpus has as far as
             it can.
-        columns: ours -> theirs; a column that is not there stops loading.
-        extras: likewise; where a copy of the corpus has no such column, rows have None.
-        languages: code -> config, None for the corpus's own; empty where nobody speaks.
-        any_language: languages are passed on as configs, unseen.
-        config: of the data set on the Hub, where it is not the language that chooses one.
-        files: the Parquet files' address, with {hub_id}, {config} and {split}, where the Hub's own card names none.
-        clean: applied to texts and labels; None leaves the row out.
-        note: what a user has to know, for example what is left out.
-        other_names: what else the corpus is called -> the splits that are meant by it, none of them for all.
+        columns: ours -> theirs; a missing column stops loading.
+        extras: ours -> theirs; if a copy of the corpus has no such column, rows have None.
+        languages: code -> config, None for the corpus's own; empty if nobody speaks.
+        any_language: languages are passed on as configs without a check.
+        config: of the data set on the Hub, if the language does not choose one.
+        files: address of the Parquet files, with {hub_id}, {config} and {split}, if the Hub's card names none.
+        clean: applied to texts and labels; if it returns None, the row is skipped.
+        note: what a user has to know, for example what is skipped.
+        other_names: other names of the corpus -> the splits meant by them; an empty list means all.
     """
 
     name: str
@@ -125,7 +126,7 @@ class Corpus:
         return bool(self.languages) or self.any_language
 
     def part(self, split: str) -> Part:
-        """Where a split lies, by its name, the Hub's, or either as people write it: "dev-clean", "val", "test_other".
+        """Where a split is, by its name here or on the Hub, or as people write it: "dev-clean", "val", "test_other".
 
         Raises:
             ValueError: there is no such split.
@@ -143,7 +144,7 @@ class Corpus:
         return found[0]
 
     def language(self, asked: str | None) -> str | None:
-        """The language to load: the one asked for, or the only one there is; None where nobody speaks.
+        """The language to load: the one asked for, or the only one; None if the corpus has none.
 
         It may be asked for by its config too, and with the region in which the corpus is spoken: "en_us", "en-US".
 
@@ -164,14 +165,14 @@ class Corpus:
         raise ValueError(f"{told}{near} Pass language=... with one it has: {known}.")
 
     def config_of(self, part: Part, language: str | None) -> str | None:
-        """The Hub's name for the part in that language."""
+        """The Hub's config name for that language."""
         by_language = language if self.any_language else self.languages.get(language or "")
         return part.config or by_language or self.config
 
 
 @runtime_checkable
 class RowSource(Protocol):
-    """A corpus of one's own."""
+    """A corpus of your own."""
 
     name: str
 
@@ -213,7 +214,7 @@ def register_corpus(corpus: Corpus | RowSource, *, replace: bool = False) -> Non
 
 
 def list_corpora() -> list[str]:
-    """The names of all corpora, in the order in which they became known."""
+    """The names of all corpora, in the order in which they were registered."""
     return list(_KNOWN)
 
 
@@ -238,14 +239,14 @@ class NamedCorpus(NamedTuple):
 
 
 def named_corpus(text: str) -> NamedCorpus | None:
-    """The corpus that a name of rows means: "name" or "name:split"; None where it means a file or something else."""
+    """The corpus that "name" or "name:split" means; None if the text means a file or something else."""
     name, _, split = text.partition(":")
     found = None if os.path.exists(text) else _spelled(name)
     return None if found is None else NamedCorpus(found, split or None)
 
 
 def nearest_corpus(name: str) -> str | None:
-    """The corpus whose name is spelt like this one, if any is."""
+    """The corpus with the most similar name, if there is one."""
     return next(iter(get_close_matches(_plain(name.partition(":")[0]), _KNOWN, n=1, cutoff=0.8)), None)
 
 
@@ -289,7 +290,9 @@ def _split_key(split: str) -> str:
 
 
 def _meant_split(split: str, known: Mapping[str, Any]) -> str:
-    """The split that was misspelt: every part of the name has to be near, so that no test set is taken for another."""
+    """A hint at a misspelt split. Every part of the name has to be similar, so that no test set is suggested for
+    another.
+    """
     asked = _split_key(split).split(".")
     for name in known:
         parts = _split_key(name).split(".")
@@ -301,12 +304,12 @@ def _meant_split(split: str, known: Mapping[str, Any]) -> str:
 
 
 def _is_language(code: str, config: str | None, asked: str) -> bool:
-    """Whether a language of a corpus is the one asked for, by its code or its config."""
+    """Whether a corpus's language is the one asked for, by its code or its config."""
     return _language_key(asked) in (_language_key(code), _language_key(config or code))
 
 
 def _is_language_of_region(code: str, config: str | None, asked: str) -> bool:
-    """Whether it is, with the region in which the corpus is spoken; any region where the corpus names none."""
+    """Whether a language with a region is meant; any region, if the corpus names none."""
     language, _, region = _language_key(asked).partition("_")
     regions = _language_key(config or code).split("_")[1:]
     return language == code.lower() and bool(region) and (not regions or region == regions[-1])
@@ -368,21 +371,21 @@ _TAG = re.compile(r"\s*<[^<>]*>")
 
 
 def without_tags(text: str) -> str | None:
-    """GigaSpeech: punctuation tags become punctuation, tags of sounds go; a clip of nothing else is left out."""
+    """GigaSpeech: turn punctuation tags into punctuation and drop tags of sounds. A clip of nothing else is skipped."""
     for tag, mark in _PUNCTUATION.items():
         text = text.replace(tag, mark)
     return _TAG.sub("", text).strip() or None
 
 
 def scored(text: str) -> str | None:
-    """TED-LIUM: segments that its makers leave out of scoring are left out, marks of unknown words go."""
+    """TED-LIUM: skip segments that its makers do not score, and drop marks of unknown words."""
     if "ignore_time_segment_in_scoring" in text.lower():
         return None
     return " ".join(text.replace("<unk>", " ").split()) or None
 
 
 def complete(text: str) -> str | None:
-    """TED-LIUM: the same, and transcripts that lack words are left out."""
+    """TED-LIUM: as `scored`, and skip transcripts that lack words."""
     return None if "<unk>" in text else scored(text)
 
 
@@ -392,7 +395,7 @@ def spaced(label: str) -> str:
 
 
 def keyword(label: str) -> str | None:
-    """Speech Commands: minutes of background noise are left out."""
+    """Speech Commands: skip minutes of background noise."""
     return None if label.startswith("_") else label
 
 

@@ -1,9 +1,9 @@
-"""Rows out as JSON lines of `audio_path`, `text`, `duration`, `task`, `metadata`, the form that halo-forge writes.
+"""Writing rows as JSON lines of `audio_path`, `text`, `duration`, `task`, `metadata`, the form that halo-forge writes.
 
     export_rows(load_corpus("librispeech", "test", limit=100), "librispeech.jsonl", metadata={"dataset": "librispeech"})
     rows = speech_rows("librispeech.jsonl")
 
-Audio that rows carry as bytes is written as it is, into a folder beside the file; audio in files stays where it is.
+Audio that rows hold as bytes is written unchanged into a folder beside the file. Audio in files stays where it is.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def export_rows(
     progress: bool = True,
     columns: ColumnNames | None = None,
 ) -> int:
-    """Write rows as JSON lines; the file appears when it is whole.
+    """Write rows as JSON lines. The file appears when it is complete.
 
     Args:
         rows: anything `speech_rows` takes, with `audio` and `text`; streams are read once.
@@ -56,7 +56,7 @@ def export_rows(
     """
     path = os.path.abspath(path)
     if os.path.exists(path):
-        raise ValueError(f"{path} is there already, and lines would mix. Choose another name, or remove it.")
+        raise ValueError(f"{path} exists already, and lines would mix. Choose another name, or remove it.")
     known = speech_rows(rows, columns=columns)
     names = known.column_names
     if names is not None and (faults := missing_columns(names, ("audio", "text"))):

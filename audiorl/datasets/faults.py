@@ -1,4 +1,4 @@
-"""Rows that cannot be used: what is wrong with them, reported all at once, or skipped and written down."""
+"""Rows that cannot be used: all faults in one error message, or skipped rows in a file."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class RowFault:
 
     @property
     def kind(self) -> str:
-        """The problem without names and numbers: faults of one kind share it."""
+        """The problem without names and numbers, which faults of one kind share."""
         return _PARTICULARS.sub("…", self.problem)
 
 
 class BadRowsError(ValueError):
     """Rows that cannot be used, all of them in one message.
 
-    It survives pickling with its faults. The worker of a torch `DataLoader` sends its printed traceback instead
-    of the exception; this class recovers the message from it, and `faults` is then empty.
+    Pickling keeps the faults. The worker of a torch `DataLoader` sends its printed traceback instead of the exception;
+    this class takes the message from it, and `faults` is then empty.
 
     Args:
         faults: at least one; or a message, or a traceback that ends in one.
@@ -84,7 +84,7 @@ def describe_faults(faults: Sequence[RowFault]) -> str:
 
 
 def _examples_of_each(kinds: dict[str, list[RowFault]]) -> list[RowFault]:
-    """At most 20 faults, no kind crowded out by a frequent one, in order within a kind."""
+    """At most 20 faults, in which a frequent kind does not hide the others, in order within a kind."""
     by_turn = sorted((turn, number) for number, same in enumerate(kinds.values()) for turn in range(len(same)))
     groups = list(kinds.values())
     return [groups[number][turn] for number, turn in sorted((n, t) for t, n in by_turn[:_SHOWN])]
@@ -95,7 +95,7 @@ def _count(number: int, noun: str) -> str:
 
 
 class SkippedRows:
-    """The record of rows left out of training: one JSON line for each, in `skipped_rows.jsonl`.
+    """The file of skipped rows: one JSON line for each, in `skipped_rows.jsonl`.
 
     Several workers and ranks may write to one file: each line is a single append, which a local file system
     keeps whole. A row that several processes or runs skip has several lines and counts once.

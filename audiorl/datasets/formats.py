@@ -1,15 +1,12 @@
-"""What rows come as: JSON lines, JSON arrays, folders of audio, columns under other names; and why others do not load.
+"""The forms in which rows come: JSON lines, JSON arrays, folders of audio, other column names. And why others do not
+load.
 
-Every element of a JSON file is kept with the line on which a person finds it.
-
-A folder of audio files as rows: each file is a clip, its texts stand in metadata.csv or metadata.jsonl.
-
-The metadata has a row for each clip, with its path in `file_name`, from the folder on; its other columns are the row's.
-Without metadata the rows are clips alone, in the order of their names. The layout is the one that `datasets` calls an
-audio folder; it is read here because `datasets` wants a decoder for it, which nothing here needs.
-
-Columns that have other names in a source are renamed on the way in; a name that is not there is refused. What
-`export_rows` writes is known by its columns and read as what it was made of, without being asked.
+1. Every element of a JSON file is kept with its line number, for messages.
+2. In a folder of audio files each file is a clip. metadata.csv or metadata.jsonl has a row for each clip: its path from
+   the folder on in `file_name`, and its other columns. Without metadata the rows are the clips alone, in the order of
+   their names. `datasets` calls this layout an audio folder; it is read here because `datasets` needs a decoder for it.
+3. Columns with other names are renamed. A column that does not exist is an error.
+4. Files that `export_rows` wrote are recognized by their columns and renamed without being asked.
 """
 
 from __future__ import annotations
@@ -39,7 +36,7 @@ def is_about_loading(error: Exception) -> bool:
 
 
 def loading_problem(name: str, error: Exception, hint: str = "") -> ValueError:
-    """The error to raise instead of a loader's.
+    """Our error for a data set that could not be loaded.
 
     Args:
         name: of the data set or its folder.
@@ -227,7 +224,7 @@ _DATA_SUFFIXES = (".parquet", ".arrow", ".json", ".jsonl", ".ndjson", ".csv", ".
 
 
 def is_audio_folder(name: str) -> bool:
-    """Whether a folder holds audio files, itself or one folder below, and beside metadata no file with rows."""
+    """Whether a folder holds audio files, directly or one folder below, and no other file with rows than metadata."""
     if not os.path.isdir(name):
         return False
     with os.scandir(name) as found:
@@ -242,7 +239,7 @@ def is_audio_folder(name: str) -> bool:
 
 
 def read_audio_folder(name: str, *, keep_unread: bool = False) -> JsonRows:
-    """The rows of a folder, with places for a person to find.
+    """The rows of a folder, with their places.
 
     Args:
         name: of the folder.
@@ -332,13 +329,13 @@ def column_names(given: ColumnNames | None) -> dict[str, str] | None:
 
 
 def told_columns(columns: Mapping[str, str]) -> str:
-    """Columns as a person passes them, on the command line and in Python."""
+    """Columns as a user passes them, on the command line and in Python."""
     flag = " ".join(f"{ours}={theirs}" for ours, theirs in columns.items())
     return f"--columns {flag} (in Python columns={dict(columns)})"
 
 
 def still_to_rename(columns: Mapping[str, str] | None, found: Sequence[str]) -> dict[str, str]:
-    """What is left of `columns` for rows that have the library's form, so renamed ones pass a second time."""
+    """What of `columns` still applies to rows in the library's form, so that renamed rows are accepted again."""
     return {ours: theirs for ours, theirs in (columns or {}).items() if theirs in found or ours not in found}
 
 
@@ -351,7 +348,7 @@ _IN_METADATA = ("language", "channel", "prompt", "hotwords", "keywords", "speake
 
 
 def is_exported(names: Iterable[str] | None) -> bool:
-    """Whether rows with these columns are of the form that `export_rows` writes."""
+    """Whether rows with these columns have the form that `export_rows` writes."""
     found = set(names or ())
     return found >= EXPORTED_NAMES and "audio" not in found
 
@@ -410,7 +407,7 @@ def renamed_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] |
 
 
 def _renaming(columns: Mapping[str, str] | None) -> dict[str, str]:
-    """theirs -> ours, of what changes."""
+    """theirs -> ours, for the columns that change."""
     given = columns or {}
     twice = [theirs for theirs in given.values() if list(given.values()).count(theirs) > 1]
     if twice:

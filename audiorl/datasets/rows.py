@@ -1,10 +1,9 @@
-"""Rows in: JSON lines, JSON arrays, lists, `datasets`, streams and Hub names, all in one form.
+"""Reading rows: JSON lines, JSON arrays, lists, `datasets`, streams and Hub names, all in one form.
 
-A row has `audio` and text columns, whatever else the source brings, and columns of ours: `row_id`, its number from 0,
-and `where`, its place for a person to find. `audio` becomes `{"bytes", "path"}`: paths in a file are taken from that
-file's folder, arrays and data addresses become bytes without loss, nothing is decoded. An entry that is no audio, and
-any value that cannot be kept as it is, becomes None, and a third column of ours, `row_faults`, says why: the check
-reports it with its row. Files that `export_rows` wrote are read as what they were made of.
+A row has `audio`, text columns and the source's other columns. We add `row_id`, its number from 0, and `where`, its
+place for messages. `audio` becomes `{"bytes", "path"}`: paths in a file start at that file's folder, arrays and data
+addresses become bytes without loss, and nothing is decoded. An entry that is no audio, or a value that cannot be kept
+as it is, becomes None. Our third column, `row_faults`, says why, and the check reports it with its row.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ SAVED_FILES = ("state.json", "dataset_dict.json")
 def rows_of(
     source: Any, *, split: str | None = None, columns: ColumnNames | None = None, keep_unread: bool = False
 ) -> Dataset | IterableDataset:
-    """`speech_rows` of everything but the names of corpora."""
+    """As `speech_rows`, but without the names of corpora."""
     columns = column_names(columns)
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
@@ -117,7 +116,7 @@ def iterate_batches(rows: Any, size: int) -> Iterator[list[dict[str, Any]]]:
 
 
 def is_local(name: str) -> bool:
-    """Whether a name means a file or folder that is read here, and no data set that is loaded by its name."""
+    """Whether a name means a file or folder that is read here, and not a data set to load by its name."""
     return is_audio_folder(name) or os.path.isfile(name) or name.endswith(JSON_SUFFIXES) or _was_saved(name)
 
 
@@ -147,7 +146,7 @@ def _from_folder(name: str, columns: Mapping[str, str] | None, keep_unread: bool
 def _read_table(
     found: JsonRows, rename: Callable[..., list[Any]], columns: Mapping[str, str] | None, name: str, folder: str
 ) -> Dataset:
-    """The rows of a file, renamed; lines that could not be read say so in `row_faults`."""
+    """The rows of a file, renamed. Lines that could not be read are marked in `row_faults`."""
     read = [number for number in range(len(found.rows)) if number not in found.unread]
     renamed = rename([found.rows[number] for number in read], columns, name)
     _require_free_names({column for row in renamed for column in row}, name)
@@ -185,7 +184,7 @@ def _named_as_ours(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]
 
 
 def _load(name: str, split: str | None) -> tuple[Any, str | None]:
-    """A saved folder and the split still to choose, or a data set by name with that choice made."""
+    """A saved folder and the split still to choose, or a data set loaded by name with its split."""
     if _was_saved(name):
         return load_from_disk(name), split
     try:
@@ -240,7 +239,7 @@ def _table(
 
 
 def _stored_entry(entry: Any, folder: str, found: list[Unkept]) -> dict[str, Any]:
-    """An audio entry as it is kept; the fault of one that cannot be is added to those that the row has already."""
+    """An audio entry as it is stored. If it is no audio, its fault is added to the row's faults."""
     if any(fault.column in ("audio", UNREAD) for fault in found):
         return NO_AUDIO
     try:
@@ -273,7 +272,7 @@ def _from_dataset(rows: Dataset) -> Dataset:
 
 
 def _with_features(rows: Dataset, features: Features) -> Dataset:
-    """The same storage under other features; `Dataset.cast` would copy it."""
+    """The same data under other features, without the copy that `Dataset.cast` makes."""
     info = rows.info.copy()
     info.features = features
     return Dataset(rows.data.cast(features.arrow_schema), info=info, split=rows.split)
@@ -311,7 +310,7 @@ def _from_stream(rows: IterableDataset) -> IterableDataset:
 def _placed_row(
     row: dict[str, Any], index: int, *, known: tuple[str, ...] | None, integers: str | None = None
 ) -> dict[str, Any]:
-    """A row of a stream in our form; `known` are the columns that the stream says it has, None where it does not."""
+    """A row of a stream in our form; `known` are the stream's stated columns, None if it states none."""
     if _is_ours(row):
         return row
     _require_free_names(row, "the stream")

@@ -1,8 +1,8 @@
-"""How the values of a row are kept: in Arrow's own types, as JSON where a column mixes types, audio as bytes and path.
+"""How a row's values are stored: in Arrow's own types, as JSON if a column mixes types, audio as bytes and path.
 
 A value that cannot be kept as it is (half of a surrogate pair, an integer beyond 64 bits, bytes among texts) becomes
-None, and `row_faults` says which one, why and what to do. That column is ours alone: nothing in a user's columns is
-ever read as a message of the library. It is there only where a row needs it.
+None, and `row_faults` says which one, why and what to do. Only the library writes that column, so nothing in a user's
+columns is read as a message. It exists only if a row needs it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Unkept(NamedTuple):
 
 
 def unkept_values(row: Mapping[str, Any]) -> list[Unkept]:
-    """What could not be kept of a row from `speech_rows`."""
+    """The values of a row from `speech_rows` that could not be kept."""
     found = row.get(FAULTS_COLUMN)
     if not isinstance(found, list) or not all(_is_fault(fault) for fault in found):
         return []
@@ -64,13 +64,13 @@ def raise_unkept(row: Mapping[str, Any], column: str) -> None:
 
 
 def faults_column(faults: Sequence[Sequence[Unkept]]) -> pa.Array:
-    """The column `row_faults`, an entry for each row: None where there is nothing to say."""
+    """The column `row_faults`, an entry for each row; None if the row has no faults."""
     entries = [[fault._asdict() for fault in row] if row else None for row in faults]
     return pa.array(entries, Features({FAULTS_COLUMN: FAULTS}).arrow_schema.field(0).type)
 
 
 def name_problem(name: Any) -> tuple[str, str] | None:
-    """What is wrong with a column's name, and what to do; None for nothing."""
+    """Why a column cannot have this name, and what to do; None if it can."""
     if not isinstance(name, str):
         return f"the column name {short_repr(name)} is of type {type(name).__name__}", "Name columns with strings."
     if not_unicode(name) or "\0" in name:
@@ -79,7 +79,7 @@ def name_problem(name: Any) -> tuple[str, str] | None:
 
 
 def text_problem(name: str, text: str) -> tuple[str, str] | None:
-    """What keeps a text from being one of Unicode, and what to do; None for nothing."""
+    """Why a text is not valid Unicode, and what to do; None if it is."""
     if not not_unicode(text):
         return None
     lone = next(c for c in text if "\ud800" <= c <= "\udfff")
@@ -90,7 +90,7 @@ def text_problem(name: str, text: str) -> tuple[str, str] | None:
 
 
 def stored_column(name: str, values: Sequence[Any]) -> tuple[pa.Array, dict[int, Unkept]]:
-    """A column, and by their place the values that could not be kept; they are None in it."""
+    """A column, and the values that could not be kept, by their place; they are None in the column."""
     kept = list(values)
     lost: dict[int, Unkept] = {}
 
@@ -122,7 +122,7 @@ def _arrow(values: list[Any]) -> pa.Array | None:
 
 
 def _storage_problem(name: str, value: Any, depth: int = 0) -> tuple[str, str] | None:
-    """What keeps a value from being stored in any form."""
+    """Why a value cannot be stored in any form."""
     if isinstance(value, str):
         return text_problem(name, value)
     if isinstance(value, int) and value not in _INTEGERS:
@@ -141,7 +141,7 @@ def _storage_problem(name: str, value: Any, depth: int = 0) -> tuple[str, str] |
 
 
 def _json_problem(name: str, value: Any) -> tuple[str, str] | None:
-    """What keeps a value from being stored in a column of several types, which is kept as JSON."""
+    """Why a value cannot be stored in a column of several types, which is stored as JSON."""
     remedy = "Give every row a value of one type in this column, or leave the column out."
     try:
         text = json.dumps(_plain(value), allow_nan=False)
@@ -152,7 +152,7 @@ def _json_problem(name: str, value: Any) -> tuple[str, str] | None:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers and arrays as Python's."""
+    """NumPy numbers and arrays as Python values."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     return value.item() if isinstance(value, np.generic) else value
@@ -165,7 +165,7 @@ def _is_fault(fault: Any) -> bool:
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value is a finite number, which True is not."""
+    """Whether a value is a finite number. True and False are not."""
     if not isinstance(value, int | float | np.number) or isinstance(value, bool):
         return False
     try:
@@ -225,7 +225,7 @@ def row_with_stored_audio(row: dict[str, Any], integers: str | None = None) -> d
 
 
 def integer_samples(features: Features) -> str | None:
-    """The integer type of stored samples, which Arrow knows and the lists it hands out do not."""
+    """The integer type of stored samples. Arrow knows it, but the lists that it returns do not."""
     entry = features.get("audio")
     samples = entry.get("array") if isinstance(entry, dict) else None
     while samples is not None and not isinstance(samples, Value):

@@ -127,7 +127,7 @@ def test_columns_that_do_not_fit_are_told(tmp_path, clips, row, problem):
 def test_a_file_that_is_there_is_not_overwritten(tmp_path, clips):
     path = tmp_path / "rows.jsonl"
     path.write_text("mine")
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="exists already"):
         export_rows([{"audio": str(clips[0]), "text": "a"}], path, progress=False)
     assert path.read_text() == "mine"
 

@@ -62,7 +62,7 @@ def test_predict_of_rewarded_rollouts_and_of_rows_that_are_none(tmp_path):
     assert "test_reward" in found.metrics and len(found.predictions) == 3
     with pytest.raises(BadRowsError, match="row 0: text is 5"):
         grpo.predict([{**grpo_rows.rows(1)[0], "text": 5}])
-    with pytest.raises(ValueError, match="which a dict cannot offer"):
+    with pytest.raises(ValueError, match="which a dict does not allow"):
         grpo.predict({"a": grpo_rows.rows(2), "b": grpo_rows.rows(2)})
 
 
