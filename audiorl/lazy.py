@@ -37,6 +37,17 @@ MOVED = {
     "audiorl.text.hotwords": "audiorl.text.keywords",
     "audiorl.text.pairs": "audiorl.text.error_rates",
     "audiorl.tuning": "audiorl.commands.train",
+    "audiorl.evaluation.labels": "audiorl.evaluation.measurement",
+    "audiorl.evaluation.probe": "audiorl.evaluation.systems",
+    "audiorl.evaluation.results": "audiorl.evaluation.run",
+    "audiorl.evaluation.table": "audiorl.evaluation.document",
+    "audiorl.datasets.columns": "audiorl.datasets.formats",
+    "audiorl.datasets.corpus_table": "audiorl.datasets.corpus",
+    "audiorl.datasets.length_filter": "audiorl.datasets.checks",
+    "audiorl.trainers.clips": "audiorl.trainers.loading",
+    "audiorl.trainers.decoding": "audiorl.trainers.metrics",
+    "audiorl.trainers.report_files": "audiorl.trainers.logs",
+    "audiorl.trainers.rewarded": "audiorl.trainers.rollout_trainer",
 }
 # package -> the names that it offers, for answers to a misspelt one
 _OFFERED: dict[str, list[str]] = {}

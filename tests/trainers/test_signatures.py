@@ -50,6 +50,13 @@ def test_every_argument_is_spelled_out_typed_and_as_in_the_base(kind):
     assert set(shared) == set(TrainerArguments.__annotations__)
 
 
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_a_trainer_is_at_most_four_classes_of_ours(kind):
+    """SpeechTrainer, RewardedTrainer, RolloutTrainer, the method; everything else is an object that the trainer has."""
+    own = [one.__name__ for one in kind.__mro__ if one.__module__.startswith("audiorl.")]
+    assert own[0] == kind.__name__ and own[-1] == "SpeechTrainer" and len(own) <= 4, own
+
+
 def test_online_dpo_takes_its_arguments_in_the_order_of_trl():
     """(model, ref_model, reward_funcs, args) of `trl.experimental.online_dpo`, 1.16."""
     assert list(arguments(OnlineDPOTrainer))[:4] == ["model", "ref_model", "reward_funcs", "args"]
