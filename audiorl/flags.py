@@ -324,11 +324,13 @@ def load_from_flags(model: SpeechModelConfig, args: SpeechConfig) -> tuple[nn.Mo
     Raises:
         ValueError: no such model, an adapter that does not fit it, or the same setting twice.
     """
-    from audiorl.models import shorten_window
+    from audiorl.models import shorten_window, use_family
     from audiorl.trainers.loading import load_model, load_processor, plan_adapter
 
     if model.model_name_or_path is None:
         raise ValueError("No model to train. Pass --model_name_or_path with a checkpoint's folder or Hub name.")
+    if model.family is not None:
+        use_family(model.family)
     adapter, quantization = adapter_and_quantization(model)
     given: dict[str, Any] = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
     flags = {"dtype": model.dtype, "revision": model.model_revision}

@@ -354,6 +354,10 @@ class SpeechModelConfig(ModelConfig):
     adalora_orth_reg_weight: float = field(
         default=0.5, metadata={"help": "AdaLoRA: weight >= 0 of the term that keeps its factors orthogonal."}
     )
+    family: str | None = field(
+        default=None,
+        metadata={"help": "A family of your own for the model, by its dotted path: my_module.MyFamily."},
+    )
     audio_window_seconds: int | None = field(
         default=None,
         metadata={

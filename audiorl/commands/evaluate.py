@@ -134,8 +134,11 @@ def local_models(models: ModelArguments) -> list[LocalModel]:
 
     from audiorl.evaluation.systems import LocalModel
     from audiorl.evaluation.transcription import generation_settings
+    from audiorl.models import use_family
     from audiorl.trainers.loading import load_checkpoint, load_processor
 
+    if models.family is not None:
+        use_family(models.family)
     device = models.device or ("cuda" if torch.cuda.is_available() else "cpu")
     found = []
     for name in models.model_name_or_path:

@@ -49,6 +49,10 @@ class PairsArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "The checkpoint to be tuned, folder or Hub name; an adapter's folder too."}
     )
+    family: str | None = field(
+        default=None,
+        metadata={"help": "A family of your own for the model, by its dotted path: my_module.MyFamily."},
+    )
     model_revision: str = field(default="main", metadata={"help": "Revision of a model on the Hub."})
     dtype: str = field(default="float32", metadata={"help": "Type of the weights: float32, bfloat16, float16, auto."})
     on_bad_rows: str = field(
@@ -154,8 +158,11 @@ def _load(arguments: PairsArguments) -> tuple[nn.Module, Any]:
 
     import torch
 
+    from audiorl.models import use_family
     from audiorl.trainers.loading import load_model, load_processor
 
+    if arguments.family is not None:
+        use_family(arguments.family)
     options = {"dtype": arguments.dtype, "revision": arguments.model_revision}
     # of a trainer's config, loading reads nothing else
     model = load_model(cast(str, arguments.model_name_or_path), cast(Any, SimpleNamespace(model_init_kwargs=options)))

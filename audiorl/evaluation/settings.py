@@ -110,6 +110,10 @@ class ModelArguments:
             " is compared with the first."
         },
     )
+    family: str | None = field(
+        default=None,
+        metadata={"help": "A family of your own for the models, by its dotted path: my_module.MyFamily."},
+    )
     dtype: str = field(
         default="float32",
         metadata={"help": "Type of the weights: float32, float16, bfloat16, or auto for the checkpoint's own."},

@@ -31,6 +31,7 @@ _HOMES = {
     "run_inside": "forward",
     "shorten_window": "whisper",
     "speech_family": "registry",
+    "use_family": "registry",
     "waveform_features": "padding",
 }
 
@@ -77,6 +78,9 @@ if TYPE_CHECKING:
     )
     from audiorl.models.registry import (
         speech_family as speech_family,
+    )
+    from audiorl.models.registry import (
+        use_family as use_family,
     )
     from audiorl.models.sampling import Sampler as Sampler
     from audiorl.models.whisper import shorten_window as shorten_window

@@ -47,6 +47,8 @@ class SpeechFamily(FamilyData):
         decodes_with_prompts: whether `transcribe` takes `prompts`, a question or context for each clip.
         compiles_backbone: whether `_encode` and `_score` go through `backbone`.
         labels: all answers of a model that gives one of a few labels; None for a model that writes transcripts.
+        serves: names of model classes or model types that a family of your own answers for, where it is named by
+            `--family`; see `audiorl.models.use_family`.
         task: how answers are measured: error rates of transcripts, or the accuracy of labels.
     """
 
@@ -58,6 +60,7 @@ class SpeechFamily(FamilyData):
     adapter_targets = "all-linear"
     decodes_with_prompts = False
     labels: Sequence[str] | None = None
+    serves: Sequence[str] = ()
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)

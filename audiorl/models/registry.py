@@ -18,6 +18,10 @@ from transformers import (
 
 from audiorl.models.family import SpeechFamily
 from audiorl.models.forward import base_model
+from audiorl.plugins import find_plugin, registered_names
+
+# An installed package offers a family under the name of a model class or model type
+ENTRY_POINT_GROUP = "audiorl.families"
 
 # Name of a model class, or model_type of a transformers config -> family; "module:Class" keeps imports lazy. One
 # model_type has several heads (wav2vec2: transcripts or labels), so the class decides where it stands here.
@@ -61,6 +65,31 @@ def register_family(name: str, family: type[SpeechFamily]) -> None:
     FAMILIES[name] = family
 
 
+def use_family(name: str) -> type[SpeechFamily]:
+    """Register a family of your own by its name, as `--family` does.
+
+    Args:
+        name: a dotted path, "my_module.MyFamily" (modules in the working folder are found), or the name of an entry
+            point of the group "audiorl.families". The class names in `serves` the models that it answers for. Its
+            module also tells transformers of config and model class: `AutoConfig.register`, `AutoModelForCTC.register`.
+
+    Raises:
+        ValueError: it cannot be imported, is no family, or serves no model.
+    """
+    found = find_plugin("family", ENTRY_POINT_GROUP, name, ValueError)
+    if not (isinstance(found, type) and issubclass(found, SpeechFamily)):
+        said = "is not known" if found is None else "is no subclass of audiorl.models.SpeechFamily"
+        raise ValueError(f"The family {name!r} {said}. Pass --family my_module.MyFamily, the path of such a class.")
+    if not found.serves:
+        raise ValueError(
+            f"The family {name!r} does not say for which models it is. Write serves = ('MyModelForCTC',) into it, "
+            "names of model classes or model types."
+        )
+    for served in found.serves:
+        register_family(served, found)
+    return found
+
+
 def family_class(model: nn.Module) -> type[SpeechFamily]:
     """The family that answers for a model: by its class, then those it derives from, then by its model_type.
 
@@ -82,6 +111,10 @@ def registered_family(kind: type, model_type: str) -> type[SpeechFamily] | None:
     """`family_class` before there is a model: by its class and the model_type of its config; None for unknown ones."""
     names = [*(ancestor.__name__ for ancestor in kind.__mro__), model_type]
     found = next((FAMILIES[name] for name in names if name in FAMILIES), None)
+    if found is None and (
+        plugged := next((name for name in names if name in registered_names(ENTRY_POINT_GROUP)), None)
+    ):
+        return find_plugin("family", ENTRY_POINT_GROUP, plugged, ValueError)
     if isinstance(found, str):
         module, _, name = found.partition(":")
         return getattr(__import__(module, fromlist=[name]), name)
