@@ -18,6 +18,8 @@ _HOMES = {
     "DataSource": "audiorl.model_card",
     "GRPOConfig": "audiorl.trainers.grpo",
     "GRPOTrainer": "audiorl.trainers.grpo",
+    "KTOConfig": "audiorl.trainers.kto",
+    "KTOTrainer": "audiorl.trainers.kto",
     "ORPOConfig": "audiorl.trainers.orpo",
     "ORPOTrainer": "audiorl.trainers.orpo",
     "OnlineDPOConfig": "audiorl.trainers.online_dpo",
@@ -235,6 +237,8 @@ if TYPE_CHECKING:
         GRPOTrainer as GRPOTrainer,
     )
     from audiorl.trainers.hub import PushError as PushError
+    from audiorl.trainers.kto import KTOConfig as KTOConfig
+    from audiorl.trainers.kto import KTOTrainer as KTOTrainer
     from audiorl.trainers.online_dpo import (
         OnlineDPOConfig as OnlineDPOConfig,
     )

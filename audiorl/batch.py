@@ -158,6 +158,13 @@ class GroupBatch(Mapping[str, Tensor | BatchRows]):
         """The same batch with some values exchanged or added."""
         return GroupBatch({**self, **values})
 
+    def hypothesis(self, k: int) -> GroupBatch:
+        """The same clips with their k-th hypothesis alone, without what only pads it to the others."""
+        tokens, keep = self.tokens[:, k : k + 1], self.keep[:, k : k + 1]
+        kept = keep.any(0).any(0).nonzero()
+        length = int(kept.max()) + 1 if len(kept) else keep.shape[-1]
+        return self.replace(tokens=tokens[..., : length + 1], keep=keep[..., :length])
+
     def without(self, clips: Tensor) -> GroupBatch:
         """The same batch with some clips turned into placeholders: they keep their place, and nothing of them counts.
 

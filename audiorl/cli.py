@@ -14,12 +14,13 @@ from audiorl import elsewhere
 from audiorl._version import __version__
 from audiorl.exits import MISTYPED, run, stop
 
-TRAINING = ("sft", "dpo", "orpo", "grpo", "raft")
+TRAINING = ("sft", "dpo", "orpo", "kto", "grpo", "raft")
 # name -> what it does
 COMMANDS = {
     "sft": "tune on transcribed audio",
     "dpo": "tune on preference pairs, mined from transcripts where rows have none",
     "orpo": "tune on preference pairs without a frozen policy",
+    "kto": "tune on transcripts that were judged one by one",
     "grpo": "tune with rewards on sampled hypotheses",
     "raft": "tune on the best of sampled hypotheses, in cycles",
     "tune": "tune by several methods one after another, as a recipe says",

@@ -48,6 +48,7 @@ class SpeechCollator:
         skipped: where unusable rows are written; None stops at the first batch that has one.
         silence: whether a text may be empty: nothing is said in its clip.
         tensor_columns: numeric columns that travel along, one row for each clip.
+        flag_columns: columns of true or false, which travel along as (B,) bool.
         augmentation: makes training clips harder, each before its features, so all hypotheses hear the same clip.
 
     Raises:
@@ -67,6 +68,7 @@ class SpeechCollator:
         skipped: SkippedRows | None = None,
         silence: bool = False,
         tensor_columns: Sequence[str] = (),
+        flag_columns: Sequence[str] = (),
         augmentation: Augmentation | None = None,
     ):
         self.family = family
@@ -75,6 +77,7 @@ class SpeechCollator:
         self.skipped = skipped
         self.silence = silence
         self.tensor_columns = tuple(tensor_columns)
+        self.flag_columns = tuple(flag_columns)
         self.augment_with(augmentation)
 
     @property
@@ -85,6 +88,7 @@ class SpeechCollator:
             text_columns=self.text_columns,
             distinct=self.distinct,
             silence=self.silence,
+            flag_columns=self.flag_columns,
             max_tokens=self.max_tokens,
             growth=None if self.augmentation is None else self.augmentation.growth,
             text_optional=self.text_optional,
@@ -170,6 +174,7 @@ class SpeechCollator:
             self.family.end_token,
         )
         extra = {name: torch.tensor([found.row[name] for found in usable]) for name in self.tensor_columns}
+        extra |= {name: torch.tensor([bool(found.row[name]) for found in usable]) for name in self.flag_columns}
         row_ids = [found.row["row_id"] for found in usable]
         return GroupBatch(
             **self._features([found.clip for found in usable], row_ids),
@@ -183,6 +188,7 @@ class SpeechCollator:
         hypotheses = len(self.text_columns)
         silence = np.zeros(self.family.sampling_rate // 10, dtype=np.float32)
         extra: dict[str, Tensor] = {name: torch.zeros(1, hypotheses) for name in self.tensor_columns}
+        extra |= {name: torch.zeros(1, dtype=torch.bool) for name in self.flag_columns}
         return GroupBatch(
             **self.family.features([silence]),
             tokens=torch.full((1, hypotheses, 2), self.family.end_token),

@@ -90,8 +90,8 @@ SETTINGS: Mapping[str, Sequence[str]] = {
 }
 
 COMMANDS = {
-    "train": "each method has a command: sft on transcripts, dpo and orpo on pairs, grpo and raft on rewards",
-    "finetune": "each method has a command: sft on transcripts, dpo and orpo on pairs, grpo and raft on rewards",
+    "train": "each method has a command: sft and kto on texts, dpo and orpo on pairs, grpo and raft on rewards",
+    "finetune": "each method has a command: sft and kto on texts, dpo and orpo on pairs, grpo and raft on rewards",
     "benchmark": "models are measured by evaluate",
     "eval": "models are measured by evaluate",
     "test": "models are measured by evaluate",
@@ -108,6 +108,8 @@ LOSSES = {
     "kto_pair": "For pairs it was replaced by 'bco_pair' and 'apo_zero'. ",
     "bco": "It is 'bco_pair' here. ",
     "dpo": "It is 'sigmoid' here. ",
+    "kto": "It is a trainer of its own: KTOTrainer, audiorl kto. ",
+    "apo_zero_unpaired": "It is a loss of KTOTrainer, audiorl kto; for pairs there is 'apo_zero'. ",
     "orpo": "It is a trainer of its own: ORPOTrainer, audiorl orpo. ",
     "simpo": "The nearest is ORPOTrainer (audiorl orpo), which needs no frozen policy either. ",
 }

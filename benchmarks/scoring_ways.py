@@ -118,7 +118,9 @@ def build_model(shape: Shape) -> WhisperForConditionalGeneration:
     )
     torch.manual_seed(0)
     # in training mode, because gradient checkpointing is ignored otherwise; dropout is 0 in this config
-    return WhisperForConditionalGeneration(config).train()
+    model = WhisperForConditionalGeneration(config).train()
+    model.generation_config.is_multilingual = False  # the stand-in of a tokenizer has no languages
+    return model
 
 
 def build_batch(setting: Setting) -> GroupBatch:

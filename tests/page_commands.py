@@ -13,7 +13,7 @@ import transformers
 from audiorl import cli
 from tests.code_blocks import ROOT
 
-TUNING = ("tune", "sft", "dpo", "orpo", "grpo", "raft")
+TUNING = ("tune", "sft", "dpo", "orpo", "kto", "grpo", "raft")
 # Behind each run that tunes: on a CPU, in a moment.
 SHORT = ("--use_cpu", "true", "--disable_tqdm", "true", "--max_steps", "4")
 

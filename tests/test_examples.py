@@ -9,7 +9,15 @@ import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 # What a script needs of audiorl: the package itself, rows, flags, the demo, how a program ends
-PUBLIC = {"audiorl", "audiorl.datasets", "audiorl.demo", "audiorl.elsewhere", "audiorl.exits", "audiorl.flags"}
+PUBLIC = {
+    "audiorl",
+    "audiorl.datasets",
+    "audiorl.demo",
+    "audiorl.elsewhere",
+    "audiorl.exits",
+    "audiorl.flags",
+    "audiorl.pairs",
+}
 STEPS = ("Flags", "Model by the class", "Rows", "Trainer", "WER before", "Train;", "Save", "WER after", "Push")
 
 

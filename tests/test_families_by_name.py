@@ -22,7 +22,7 @@ from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper
 from tests.tiny_seq2seq import tiny_seq2seq
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-METHODS = ("sft", "dpo", "orpo", "grpo", "raft")
+METHODS = ("sft", "dpo", "orpo", "kto", "grpo", "raft")
 BUILT: dict[str, Callable[[], tuple[Any, Any]]] = {
     "ctc": tiny_ctc,
     "moonshine": lambda: tiny_seq2seq("moonshine"),
@@ -31,7 +31,14 @@ BUILT: dict[str, Callable[[], tuple[Any, Any]]] = {
     "labels": lambda: tiny_classifier("ast"),
 }
 # Of the others the families' own tests train the same: they run before a release.
-FAST = {("sft", "moonshine"), ("dpo", "ctc"), ("orpo", "canary"), ("grpo", "moonshine"), ("raft", "labels")}
+FAST = {
+    ("sft", "moonshine"),
+    ("kto", "ctc"),
+    ("dpo", "ctc"),
+    ("orpo", "canary"),
+    ("grpo", "moonshine"),
+    ("raft", "labels"),
+}
 CELLS = [
     pytest.param(method, kind, marks=[pytest.mark.slow] * ((method, kind) not in FAST))
     for method in METHODS

@@ -42,7 +42,7 @@ NAMES = {
     "whisper-labels": "Whisper, labels",
     "ast": "AST, labels",
 }
-METHODS = ("SFT", "DPO", "ORPO", "GRPO", "RAFT")
+METHODS = ("SFT", "DPO", "ORPO", "KTO", "GRPO", "RAFT")
 ADAPTERS = ("full", "LoRA", "8-bit LoRA", "4-bit LoRA", "8-bit and 4-bit LoRA")
 AUDIO_LLMS = ("qwen3_asr", "qwen2_audio", "glm_asr", "voxtral", "fun_asr", "granite_speech")
 CTC_TEST = "tests/trainers/test_ctc_training.py::test_training_lowers_the_loss_or_raises_the_reward"
@@ -60,32 +60,33 @@ _FAMILY_TESTS = {
     "SFT": "test_sft_lowers_its_loss_on_eight_clips",
     "DPO": "test_dpo_lowers_its_loss_on_eight_clips",
     "ORPO": "test_orpo_lowers_its_loss_on_eight_clips",
+    "KTO": "test_kto_lowers_its_loss_on_eight_clips",
     "GRPO": "test_grpo_raises_the_reward_on_four_clips",
     "RAFT": "test_raft_raises_the_reward_on_four_clips",
 }
 # Whisper with all weights and the other cells of audio language models have tests of their own.
 _FAMILY_CELLS = [
-    *(("whisper", method, "LoRA") for method in ("SFT", "DPO", "ORPO", "GRPO")),
+    *(("whisper", method, "LoRA") for method in ("SFT", "DPO", "ORPO", "KTO", "GRPO")),
     *((model, method, adapter) for model in SEQ2SEQ_MODELS for method in METHODS for adapter in ("full", "LoRA")),
     *(
         (model, method, adapter)
         for model in AUDIO_LLMS
-        for method in ("SFT", "ORPO", "RAFT")
+        for method in ("SFT", "ORPO", "KTO", "RAFT")
         for adapter in ("full", "LoRA")
     ),
     *((model, "DPO", "full") for model in AUDIO_LLMS),
 ]
-FAST_ADAPTERS = {*(("whisper", method) for method in ("SFT", "DPO", "ORPO", "GRPO")), ("qwen2_audio", "ORPO")}
-# What ORPO trains besides: the likelihood is one of its two terms.
-FAST_SFT = {("whisper", "LoRA"), ("moonshine", "full"), ("qwen2_audio", "full")}
+FAST_ADAPTERS = {*(("whisper", method) for method in ("SFT", "DPO", "ORPO", "KTO", "GRPO")), ("qwen2_audio", "ORPO")}
+# What DPO and ORPO train besides: parts of their losses.
+FAST_SINGLE = {("whisper", "LoRA"), ("moonshine", "full"), ("qwen2_audio", "full")}
 FAMILIES = [
     Trained(
         model,
         method,
         adapter,
         f"tests/trainers/test_families.py::{_FAMILY_TESTS[method]}",
-        slow=(model, adapter) not in FAST_SFT
-        if method == "SFT"
+        slow=(model, adapter) not in FAST_SINGLE
+        if method in ("SFT", "KTO")
         else (adapter == "LoRA" and (model, method) not in FAST_ADAPTERS) or (model in AUDIO_LLMS and method == "DPO"),
     )
     for model, method, adapter in _FAMILY_CELLS
@@ -93,6 +94,7 @@ FAMILIES = [
 # What the other tests of classifiers do not train; the slow ones differ from the fast ones in the model alone.
 FAST_CLASSIFIERS = {
     ("ast", "SFT", "full"),
+    ("ast", "KTO", "full"),
     ("ast", "ORPO", "full"),
     ("ast", "GRPO", "LoRA"),
     ("wav2vec2-group", "RAFT", "full"),
@@ -108,7 +110,7 @@ CLASSIFIERS = [
     )
     for model in ("wav2vec2-group", "hubert-layer", "whisper-labels", "ast")
     for method in METHODS
-    for adapter in (("full", "LoRA") if method in ("SFT", "ORPO", "RAFT") else ("LoRA",))
+    for adapter in (("full", "LoRA") if method in ("SFT", "ORPO", "KTO", "RAFT") else ("LoRA",))
     if (model, method, adapter) != ("ast", "RAFT", "full")  # has a test of its own
 ]
 FAST_QUANTISED = {("qwen2_audio", "4 bit")}
@@ -120,9 +122,18 @@ COMBINATIONS = [
     Trained("whisper", "DPO", "full", "tests/trainers/test_dpo.py::test_tuning_raises_the_margin"),
     Trained(
         "whisper",
-        "SFT",
-        "8-bit and 4-bit LoRA",
-        "tests/trainers/test_methods.py::test_an_adapter_on_a_quantised_base_learns",
+        "KTO",
+        "full",
+        "tests/trainers/test_kto.py::test_tuning_raises_desirable_transcripts_above_the_others",
+    ),
+    *(
+        Trained(
+            "whisper",
+            method,
+            "8-bit and 4-bit LoRA",
+            "tests/trainers/test_methods.py::test_an_adapter_on_a_quantised_base_learns",
+        )
+        for method in ("SFT", "KTO")
     ),
     Trained(
         "whisper",

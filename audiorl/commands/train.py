@@ -1,4 +1,4 @@
-"""`audiorl sft`, `dpo`, `orpo`, `grpo` and `raft`: a whole run from flags, as the example script of each does it.
+"""`audiorl sft`, `dpo`, `orpo`, `kto`, `grpo` and `raft`: a whole run from flags, as the examples do it.
 
 A trainer of your own takes the place of ours: `tune_on_pairs(MyTrainer, MyConfig)`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -34,12 +35,13 @@ from audiorl.flags import (
 )
 from audiorl.model_card import DataSource
 from audiorl.models import speech_family
-from audiorl.pairs import MinedPairs, mine_pairs
+from audiorl.pairs import MinedPairs, mine_pairs, unpaired_rows
 from audiorl.rewards import RewardSet
 from audiorl.trainers.base import SpeechTrainer
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
+from audiorl.trainers.kto import KTOConfig, KTOTrainer
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from audiorl.trainers.raft import RAFTConfig, RAFTTrainer
 from audiorl.trainers.rollout_trainer import RewardedTrainer
@@ -66,6 +68,10 @@ def dpo(argv: Sequence[str] | None = None) -> None:
 
 def orpo(argv: Sequence[str] | None = None) -> None:
     run_method("orpo", argv, DEMO_ARGUMENTS["orpo"])
+
+
+def kto(argv: Sequence[str] | None = None) -> None:
+    run_method("kto", argv, DEMO_ARGUMENTS["kto"])
 
 
 def grpo(argv: Sequence[str] | None = None) -> None:
@@ -122,6 +128,7 @@ def tune_on_pairs(
     demo_arguments: Sequence[str] = (),
     before: Decoded | None = None,
     refused: Mapping[str, str] | None = None,
+    prepare: Callable[..., Any] | None = None,
 ) -> Measured | None:
     """Tune on rows with `chosen` and `rejected`, or with `text`, from which pairs are mined first.
 
@@ -130,8 +137,10 @@ def tune_on_pairs(
         config: its config; every field is a flag, beside those of `SpeechScriptArguments` and `SpeechModelConfig`.
         argv, demo_arguments, refused: see `audiorl.flags.parse`.
         before: see `tune_and_measure`.
+        prepare: makes the rows that the trainer takes; called as `with_pairs`, which is the default.
     """
     # 1. Flags: every field of the three classes
+    prepare = prepare or with_pairs
     register_corpus(DemoSpeech(), replace=True)
     script, args, model_args = parse(
         (SpeechScriptArguments, config, SpeechModelConfig), demo_arguments, argv, refused=refused
@@ -140,11 +149,11 @@ def tune_on_pairs(
     # 2. Model and rows; transcripts without pairs are paired with the model's own worst hypotheses
     model, processor, adapter = load_from_flags(model_args, args)
     rows = train_rows(script, args)
-    pairs = with_pairs(model, processor, rows, script, args)
+    pairs = prepare(model, processor, rows, script, args)
     held_out = test_rows(script, args)
     evaluated = None
     if args.eval_strategy != "no" and held_out is not None:
-        evaluated = with_pairs(model, processor, held_out, script, args)
+        evaluated = prepare(model, processor, held_out, script, args)
 
     # 3. Tune, with WER before and after
     trainer = trainer_class(
@@ -156,7 +165,8 @@ def tune_on_pairs(
         peft_config=adapter,
     )
     source = data_source(script)
-    trainer.record_data(source if pairs is rows else mined_source(source, script))
+    mined = "rejected" not in (rows.column_names or ()) and pairs is not rows
+    trainer.record_data(mined_source(source, script) if mined else source)
     source = data_source(script, test=True)
     return tune_and_measure(trainer, held_out, source, merge_adapter=model_args.merge_adapter, before=before)
 
@@ -310,10 +320,20 @@ def with_pairs(model: nn.Module, processor: Any, rows: Any, script: SpeechScript
     return together.rows
 
 
+def with_judgements(
+    model: nn.Module, processor: Any, rows: Any, script: SpeechScriptArguments, args: SpeechConfig
+) -> Any:
+    """Rows that bring `completion` and `label` as they are; pairs, mined where there are none, become such rows."""
+    if "completion" in (rows.column_names or ()):
+        return rows
+    return unpaired_rows(with_pairs(model, processor, rows, script, args))
+
+
 METHODS = {
     "sft": Method(tune_on_transcripts, SFTTrainer, SFTConfig, RowScriptArguments),
     "dpo": Method(tune_on_pairs, DPOTrainer, DPOConfig, SpeechScriptArguments),
     "orpo": Method(tune_on_pairs, ORPOTrainer, ORPOConfig, SpeechScriptArguments, ORPO_REFUSED),
+    "kto": Method(partial(tune_on_pairs, prepare=with_judgements), KTOTrainer, KTOConfig, SpeechScriptArguments),
     "grpo": Method(tune_on_rewards, GRPOTrainer, GRPOConfig, RewardScriptArguments),
     "raft": Method(tune_on_rewards, RAFTTrainer, RAFTConfig, RewardScriptArguments),
 }

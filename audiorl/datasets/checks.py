@@ -87,6 +87,7 @@ class RowJudge:
         min_seconds: shortest clip the model takes.
         least_seconds: text -> the shortest clip that can say it, in seconds; called from several threads.
         silence: whether a text may be empty: nothing is said in its clip.
+        flag_columns: columns that have to hold true or false.
         setting_columns: columns that hold text or nothing, which the model reads beside the transcript.
         max_tokens: tokens of a text, without its prefix, that rollouts can reach; None for no limit.
         growth: >= 1, how many times as long augmentation may make a clip, which has to fit then, too; None where clips
@@ -103,6 +104,7 @@ class RowJudge:
     min_seconds: float = 0.0
     least_seconds: LeastSeconds = any_length
     silence: bool = False
+    flag_columns: Sequence[str] = ()
     setting_columns: Sequence[str] = ("language", "task")
     max_tokens: int | None = None
     growth: float | None = None
@@ -112,7 +114,8 @@ class RowJudge:
     @property
     def needed_columns(self) -> tuple[str, ...]:
         """Columns that no row can do without."""
-        return ("audio",) if self.text_optional else ("audio", *self.text_columns)
+        texts = () if self.text_optional else self.text_columns
+        return ("audio", *texts, *self.flag_columns)
 
     @classmethod
     def of(cls, limits: Any, **settings: Any) -> RowJudge:
@@ -149,6 +152,7 @@ class RowJudge:
             problem = kept_none.get(name) or self._problem_of_text(name, row, tokens, tokenized=not settings)
             if problem is not None:
                 problems.append(problem)
+        problems += [problem for name in self.flag_columns if (problem := flag_problem(name, row))]
         if self.distinct:
             problems += self._too_similar(row, tokens)
         if not problems and self.max_tokens is not None:
@@ -392,6 +396,14 @@ def setting_problems(row: Mapping[str, Any], columns: Sequence[str] = ("language
         elif value is not None and (problem := text_problem(name, value)):
             problems.append(problem)
     return problems
+
+
+def flag_problem(name: str, row: Mapping[str, Any]) -> Problem | None:
+    """What is wrong with a column that has to hold true or false; a missing column is told elsewhere."""
+    value = row.get(name, True)
+    if isinstance(value, bool) or (is_number(value) and value in (0, 1)):
+        return None
+    return f"{name} is {short_repr(value)} ({type(value).__name__}), not true or false", "Give true or false."
 
 
 def segment_problem(row: Mapping[str, Any]) -> Problem | None:

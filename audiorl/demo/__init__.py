@@ -66,6 +66,11 @@ DEMO_ARGUMENTS: dict[str, list[str]] = {
         *("--output_dir", "demo-orpo", "--beta", "0.25", "--learning_rate", "1.5e-3"),
         *("--num_train_epochs", "5", "--warmup_steps", "10"),
     ],
+    "kto": [
+        *_SHARED,
+        *("--output_dir", "demo-kto", "--beta", "0.1", "--learning_rate", "8e-4"),
+        *("--num_train_epochs", "3", "--warmup_steps", "10"),
+    ],
     "grpo": [
         *_SHARED,
         *("--output_dir", "demo-grpo", "--reward_funcs", "one_minus_wer", "--num_generations", "8"),

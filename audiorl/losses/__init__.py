@@ -77,6 +77,16 @@ from audiorl.losses.reductions import (
 )
 from audiorl.losses.settings import LossSettingError
 from audiorl.losses.transducer import TransducerScores, lattice_logps, transducer_scores
+from audiorl.losses.unpaired import (
+    UNPAIRED_LOSSES,
+    UnpairedLoss,
+    UnpairedObjective,
+    UnpairedScores,
+    apo_zero_unpaired_loss,
+    balanced_weights,
+    kto_loss,
+    mismatched_kl,
+)
 
 __all__ = [
     "ADVANTAGES",
@@ -85,6 +95,7 @@ __all__ = [
     "ODDS_RATIO_LOSSES",
     "POLICY_LOSSES",
     "PREFERENCE_LOSSES",
+    "UNPAIRED_LOSSES",
     "CombinedObjective",
     "LossSettingError",
     "LossTerm",
@@ -100,10 +111,15 @@ __all__ = [
     "PreferenceObjective",
     "Surrogate",
     "TransducerScores",
+    "UnpairedLoss",
+    "UnpairedObjective",
+    "UnpairedScores",
     "aot_loss",
     "aot_unpaired_loss",
     "apo_down_loss",
     "apo_zero_loss",
+    "apo_zero_unpaired_loss",
+    "balanced_weights",
     "batch_advantages",
     "bco_pair_loss",
     "bnpo_loss",
@@ -123,6 +139,7 @@ __all__ = [
     "hinge_loss",
     "ipo_loss",
     "k3_divergence",
+    "kto_loss",
     "lattice_logps",
     "length_desensitized_sum",
     "length_mean",
@@ -131,6 +148,7 @@ __all__ = [
     "log_odds_ratio",
     "loss_name",
     "mean_advantages",
+    "mismatched_kl",
     "mwer_loss",
     "nca_pair_loss",
     "odds_ratio_loss",

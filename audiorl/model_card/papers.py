@@ -55,6 +55,13 @@ _ROWS = (
         "2403.07691",
     ),
     Paper(
+        "ethayarajh2024kto",
+        "Ethayarajh, Kawin and Xu, Winnie and Muennighoff, Niklas and Jurafsky, Dan and Kiela, Douwe",
+        "KTO: Model Alignment as Prospect Theoretic Optimization",
+        2024,
+        "2402.01306",
+    ),
+    Paper(
         "shao2024deepseekmath",
         "Shao, Zhihong and Wang, Peiyi and Zhu, Qihao and Xu, Runxin and Song, Junxiao and others",
         "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
@@ -270,6 +277,9 @@ METHODS: dict[str, Method] = {
     "SFTTrainer": Method("supervised fine-tuning (SFT)", "sft", None, "transcripts"),
     "DPOTrainer": Method("direct preference optimisation (DPO)", "dpo", "rafailov2023direct", "pairs of transcripts"),
     "ORPOTrainer": Method("odds-ratio preference optimisation (ORPO)", "orpo", "hong2024orpo", "pairs of transcripts"),
+    "KTOTrainer": Method(
+        "Kahneman-Tversky optimisation (KTO)", "kto", "ethayarajh2024kto", "transcripts that were judged one by one"
+    ),
     "GRPOTrainer": Method(
         "group relative policy optimisation (GRPO)", "grpo", "shao2024deepseekmath", "rewards of sampled hypotheses"
     ),
@@ -301,6 +311,8 @@ LOSS_PAPERS: dict[str, tuple[str, ...]] = {
     "discopop": ("lu2024discovering",),
     "sigmoid_norm": ("lambert2024tulu",),
     "sft": (),
+    "kto": ("ethayarajh2024kto",),
+    "apo_zero_unpaired": ("doosterlinck2024anchored",),
     "mpo": ("wang2024enhancing",),
     "grpo": ("shao2024deepseekmath",),
     "bnpo": (),

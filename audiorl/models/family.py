@@ -122,6 +122,14 @@ class SpeechFamily(FamilyData):
         """
         return max_tokens
 
+    def positions(self, model: nn.Module, states: Tensor) -> int | None:
+        """How many tokens of a hypothesis the model can read, its prefix included; None where nothing limits them.
+
+        Args:
+            states: what `encode` returned for the clips.
+        """
+        return None
+
     # ---- weights: through the one forward ----
 
     @abstractmethod
@@ -302,6 +310,9 @@ class AutoregressiveFamily(SpeechFamily):
     @abstractmethod
     def _positions(self, base: PreTrainedModel, states: Tensor) -> int:
         """Tokens that the decoder can read, prefix included."""
+
+    def positions(self, model: nn.Module, states: Tensor) -> int | None:
+        return self._positions(base_model(model), states)
 
     @abstractmethod
     def _decoder(

@@ -21,7 +21,9 @@ _HOMES = {
     "is_hard_case": "settings",
     "mine_into": "mining",
     "mine_pairs": "mining",
+    "paired_rows": "unpaired",
     "synthetic_negatives": "corruptions",
+    "unpaired_rows": "unpaired",
 }
 
 if TYPE_CHECKING:
@@ -42,5 +44,7 @@ if TYPE_CHECKING:
     from audiorl.pairs.settings import STRATEGIES as STRATEGIES
     from audiorl.pairs.settings import MiningConfig as MiningConfig
     from audiorl.pairs.settings import is_hard_case as is_hard_case
+    from audiorl.pairs.unpaired import paired_rows as paired_rows
+    from audiorl.pairs.unpaired import unpaired_rows as unpaired_rows
 else:
     __getattr__, __dir__, __all__ = lazy_names(__name__, _HOMES)

@@ -128,6 +128,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
     eval_dataset: Any
     data_collator: Any
     text_columns: tuple[str, ...] = ("text",)
+    flag_columns: tuple[str, ...] = ()
     distinct_texts = False
     frozen: FrozenPolicy | None = None
 
@@ -221,6 +222,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
             distinct=self.distinct_texts,
             skipped=self.skipped if args.on_bad_rows == "skip" else None,
             silence=args.allow_silence,
+            flag_columns=self.flag_columns,
         )
 
     def _checked_rows(self, source: Any, args: SpeechConfig, name: str) -> Any:
@@ -379,6 +381,20 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         prefix = kwargs.get("metric_key_prefix", "eval")
         output.metrics.update({f"{prefix}_{name}": value for name, value in found.items()})
         return output
+
+    def transcript_column(self, columns: Sequence[str]) -> str:
+        """Which of the columns of rows holds what is said in their clips.
+
+        Raises:
+            ValueError: none does.
+        """
+        for name in ("text", self.text_columns[0]):
+            if name in columns:
+                return name
+        raise ValueError(
+            "What the model says is compared with transcripts (eval_wer, decode, log_audio_every), and the rows have "
+            f"no column 'text': {sorted(columns)}. Name rows with transcripts as eval_dataset."
+        )
 
     def decode(self, rows: Any) -> Decoded:
         """Transcribe rows with the current model, spread over the processes. Every process gets all hypotheses.

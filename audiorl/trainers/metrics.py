@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -62,7 +61,7 @@ class Metrics:
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
         self._sums: dict[str, dict[str, Tensor]] = {"train": {}, "eval": {}}
-        self._names: dict[str, list[str]] = defaultdict(list)
+        self._differences: dict[str, tuple[str, str]] = {}
 
     def add(self, mode: str, name: str, values: Tensor, keep: Tensor | None = None) -> None:
         """Add values of any shape to a metric.
@@ -82,16 +81,22 @@ class Metrics:
         sums = self._sums[mode]
         sums[name] = sums[name] + entry if name in sums else entry
 
+    def add_difference(self, name: str, first: str, second: str) -> None:
+        """From now on log one metric's mean less another's, wherever both are logged."""
+        self._differences[name] = first, second
+
     def drain(self, mode: str) -> dict[str, float]:
         """Means over all processes since the last call; a collective call if there are several processes."""
         sums, self._sums[mode] = self._sums[mode], {}
         if not sums:
             return {}
         totals = self.accelerator.reduce(torch.stack(list(sums.values())), reduction="sum").cpu()
-        return {
+        means = {
             name: (total / count).item() if count > 0 else float("nan")
             for name, (total, count) in zip(sums, totals, strict=True)
         }
+        both = {name: pair for name, pair in self._differences.items() if set(pair) <= means.keys()}
+        return means | {name: means[first] - means[second] for name, (first, second) in both.items()}
 
 
 def add_pair_rewards(metrics: Metrics, mode: str, rewards: Tensor) -> None:
@@ -141,7 +146,7 @@ class Decoder:
         If `metric_for_best_model` is "wer", the best checkpoint has the lowest WER; for labels, the highest accuracy.
 
         Raises:
-            ValueError: evaluation rows that are a stream, or weights that are sharded.
+            ValueError: evaluation rows that are a stream or have no transcripts, or weights that are sharded.
         """
         trainer, rows = self.trainer, self.trainer.eval_dataset
         if trainer.args.metric_for_best_model == "wer":
@@ -149,11 +154,14 @@ class Decoder:
             trainer.args.metric_for_best_model, trainer.args.greater_is_better = task.metric, task.greater_is_better
         if rows is None or not self.asked:
             return
-        if any(not isinstance(part, Dataset) for part in (rows.values() if isinstance(rows, dict) else [rows])):
+        parts = list(rows.values()) if isinstance(rows, dict) else [rows]
+        if any(not isinstance(part, Dataset) for part in parts):
             raise ValueError(
                 "eval_wer and compute_metrics decode the evaluation rows again at each evaluation, which a stream "
                 "does not allow. Load eval_dataset as a Dataset (streaming=False), or turn them off."
             )
+        for part in parts:
+            trainer.transcript_column(part.column_names)
         check_whole_weights(trainer.accelerator, "eval_wer and compute_metrics decode")
 
     def decode(self, rows: Any) -> Decoded:
@@ -162,13 +170,9 @@ class Decoder:
         check_whole_weights(trainer.accelerator, "decode() transcribes")
         known = speech_rows(rows, columns=trainer.args.columns)
         rank, world = trainer.args.process_index, trainer.args.world_size
-        if "text" not in known.column_names and trainer.text_columns[0] not in known.column_names:
-            raise ValueError(
-                "What the model says is compared with transcripts (eval_wer, decode, log_audio_every), and the rows "
-                f"have no column 'text': {sorted(known.column_names)}. Name rows with transcripts as eval_dataset."
-            )
+        column = trainer.transcript_column(known.column_names)
         mine = known.select(range(rank, len(known), world))
-        written = mine["text" if "text" in known.column_names else trainer.text_columns[0]]
+        written = mine[column]
         transcripts = [trainer.family.words(text) for text in written]
         with console_of(trainer).paused() as bars:
             hypotheses = transcribe(

@@ -75,11 +75,18 @@ class FrozenPolicy:
         """
         if self.precomputed:
             return batch.tensors[REF_LOGPS]
+        return self.sum_tokens(self.token_logps(model, batch, scores.states), scores.keep)
+
+    def token_logps(self, model: nn.Module, batch: GroupBatch, policy_states: Tensor) -> Tensor:
+        """(B, K, T) nats under the frozen policy, no graph.
+
+        Args:
+            policy_states: the policy's encoder states of these clips; read where they are the frozen policy's too.
+        """
         # what no gradient reaches is the same for policy and reference: one encoder pass serves both
         reference = self._required()
         share = reference.same_encoder and self.trainer.family.encoder_is_frozen(model)
-        states = scores.states.detach() if share else None
-        return self.sum_tokens(reference.token_logps(model, batch, states), scores.keep)
+        return reference.token_logps(model, batch, policy_states.detach() if share else None)
 
     def _build(self, ref_model: str | os.PathLike | nn.Module | None, new_adapter: bool) -> FrozenCopy | AdapterOff:
         if ref_model is self.trainer.model:

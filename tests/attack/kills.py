@@ -63,6 +63,7 @@ def _clips() -> list[dict[str, Any]]:
 
 MAKE: dict[str, Callable[..., Any]] = {
     "sft": text_rows.sft,
+    "kto": text_rows.kto,
     "dpo": pair_rows.trainer,
     "orpo": _orpo,
     "grpo": lambda folder, **settings: grpo_rows.trainer(folder, _clips(), num_iterations=2, **settings),
@@ -72,7 +73,7 @@ MAKE: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A run. An epoch of SFT, DPO and ORPO has four steps, in two processes two; of GRPO four; RAFT's cycle has two."""
+    """A run. An epoch has four steps, in two processes two, of GRPO four; a cycle of RAFT has two."""
 
     method: str
     processes: int = 1
@@ -84,8 +85,8 @@ class Case:
 
 
 CASES = (
-    *(Case(method, 1, steps) for method in ("sft", "dpo", "orpo", "grpo", "raft") for steps in (4, 3)),
-    *(Case(method, 2, steps) for method in ("sft", "dpo", "orpo") for steps in (2, 3)),
+    *(Case(method, 1, steps) for method in ("sft", "kto", "dpo", "orpo", "grpo", "raft") for steps in (4, 3)),
+    *(Case(method, 2, steps) for method in ("sft", "kto", "dpo", "orpo") for steps in (2, 3)),
     *(Case(method, 2, steps) for method in ("grpo", "raft") for steps in (4, 3)),
     Case("pairs", 1),
     Case("pairs", 2),

@@ -15,8 +15,10 @@ from audiorl.flags import load_from_flags
 from audiorl.losses import PREFERENCE_LOSSES
 from audiorl.losses.policy import POLICY_LOSSES
 from audiorl.models import speech_family
+from audiorl.pairs import unpaired_rows
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
+from audiorl.trainers.kto import KTOConfig, KTOTrainer
 from audiorl.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from audiorl.trainers.raft import RAFTTrainer
@@ -32,6 +34,7 @@ OFFLINE_TRAINERS = {
     "SFT": (SFTTrainer, SFTConfig),
     "DPO": (DPOTrainer, DPOConfig),
     "ORPO": (ORPOTrainer, ORPOConfig),
+    "KTO": (KTOTrainer, KTOConfig),
 }
 
 
@@ -48,7 +51,7 @@ def make(combination: Trained, folder):
         trainer, config = OFFLINE_TRAINERS[combination.method]
         steps = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "learning_rate": 1e-2 if adapted else 1e-3}
         args = config(**{**settings(folder), **steps})
-        rows = texts() if combination.method == "SFT" else pairs()
+        rows = {"SFT": texts, "KTO": lambda: unpaired_rows(pairs())}.get(combination.method, pairs)()
         return trainer(model, args=args, train_dataset=rows, **options), "loss"
     options["train_dataset"] = short_rows(combination.model)
     rate = {"learning_rate": 2e-2 if adapted else 5e-3, "per_device_train_batch_size": 4}

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 from peft import LoraConfig
 
-from audiorl import DPOConfig, DPOTrainer, ORPOConfig, ORPOTrainer, RAFTTrainer, SFTConfig, SFTTrainer
+from audiorl import (
+    DPOConfig,
+    DPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    ORPOConfig,
+    ORPOTrainer,
+    RAFTTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
 from tests.tiny_audio_llms import CONFIGS, tiny_audio_llm
 from tests.tiny_audio_llms import KINDS as AUDIO_LLMS
 from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper
@@ -31,6 +41,8 @@ def build(kind: str) -> tuple[Any, Any]:
 def rows(count: int) -> list[dict]:
     clips = [{"array": clip, "sampling_rate": SAMPLING_RATE} for clip in tiny_clips(count)]
     texts = [{"text": TEXTS[i], "chosen": TEXTS[i], "rejected": TEXTS[i - 1]} for i in range(count)]
+    for i, row in enumerate(texts):
+        row |= {"completion": row["chosen" if i % 2 else "rejected"], "label": bool(i % 2)}
     return [{"audio": clip, "language": "en", **text} for clip, text in zip(clips, texts, strict=True)]
 
 
@@ -77,6 +89,12 @@ def test_dpo_lowers_its_loss_on_eight_clips(kind, adapter, tmp_path):
 def test_orpo_lowers_its_loss_on_eight_clips(kind, adapter, tmp_path):
     losses = losses_on_eight_clips(ORPOTrainer, ORPOConfig, kind, adapter, tmp_path)
     assert losses[-1] < 0.8 * losses[0], losses
+
+
+@of("KTO")
+def test_kto_lowers_its_loss_on_eight_clips(kind, adapter, tmp_path):
+    losses = losses_on_eight_clips(KTOTrainer, KTOConfig, kind, adapter, tmp_path)
+    assert losses[0] == pytest.approx(0.5, abs=1e-4) and losses[-1] < 0.47, losses
 
 
 @of("GRPO")

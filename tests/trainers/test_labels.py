@@ -17,9 +17,11 @@ from audiorl.audio import load_audio
 from audiorl.commands.train import grpo as tune
 from audiorl.datasets import BadRowsError
 from audiorl.evaluation.document import read_document
+from audiorl.pairs import unpaired_rows
 from audiorl.rewards import LabelMatch, LabelSetMatch
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from audiorl.trainers.grpo import GRPOTrainer
+from audiorl.trainers.kto import KTOConfig, KTOTrainer
 from audiorl.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from audiorl.trainers.orpo import ORPOConfig, ORPOTrainer
 from audiorl.trainers.raft import RAFTTrainer
@@ -120,6 +122,7 @@ OFFLINE_TRAINERS = {
     "SFT": (SFTTrainer, SFTConfig),
     "DPO": (DPOTrainer, DPOConfig),
     "ORPO": (ORPOTrainer, ORPOConfig),
+    "KTO": (KTOTrainer, KTOConfig),
 }
 
 
@@ -132,8 +135,10 @@ def make(combination: Trained, folder: Path) -> tuple[Any, str]:
     if combination.method in OFFLINE_TRAINERS:
         trainer, config = OFFLINE_TRAINERS[combination.method]
         steps = {"max_steps": 12, "per_device_train_batch_size": 8, **rate}
+        steps |= {"beta": 0.5} if combination.method == "KTO" else {}
         args = config(**{**pair_rows.settings(folder), **steps})
-        return trainer(model, args=args, train_dataset=pairs(), **options), "loss"
+        rows = unpaired_rows(pairs()) if combination.method == "KTO" else pairs()
+        return trainer(model, args=args, train_dataset=rows, **options), "loss"
     options["train_dataset"] = tones(4)
     if combination.method == "GRPO":
         args = grpo_rows.config(folder, max_steps=24, per_device_train_batch_size=4, num_generations=32, **rate)

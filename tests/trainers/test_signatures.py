@@ -15,6 +15,8 @@ from audiorl import (
     DPOTrainer,
     GRPOConfig,
     GRPOTrainer,
+    KTOConfig,
+    KTOTrainer,
     OnlineDPOConfig,
     OnlineDPOTrainer,
     ORPOConfig,
@@ -30,8 +32,8 @@ from audiorl.trainers.base import TrainerArguments
 from tests.tiny_models import tiny_whisper
 from tests.trainers import grpo_rows
 
-TRAINERS = [DPOTrainer, ORPOTrainer, GRPOTrainer, RAFTTrainer, OnlineDPOTrainer, SFTTrainer]
-CONFIGS = [DPOConfig, ORPOConfig, GRPOConfig, RAFTConfig, OnlineDPOConfig, SFTConfig]
+TRAINERS = [DPOTrainer, ORPOTrainer, GRPOTrainer, RAFTTrainer, OnlineDPOTrainer, SFTTrainer, KTOTrainer]
+CONFIGS = [DPOConfig, ORPOConfig, GRPOConfig, RAFTConfig, OnlineDPOConfig, SFTConfig, KTOConfig]
 PLAIN = {"output_dir": "out", "report_to": "none", "use_cpu": True}
 WRONG: list[Any] = [-1, 0, 1, 2.5, float("nan"), "nonsense", [], ["sigmoid", "sft"]]
 
@@ -114,7 +116,9 @@ def test_every_setting_that_a_message_recommends_is_one_of_the_config_s(config):
     known, said = {f.name for f in fields(config)}, messages(config)
     assert len(said) > 20
     for message in said:
-        if re.search(r"\b(SFT|DPO|ORPO|GRPO|RAFT|OnlineDPO)(Trainer|Config)\b", message.replace(config.__name__, "")):
+        if re.search(
+            r"\b(SFT|KTO|DPO|ORPO|GRPO|RAFT|OnlineDPO)(Trainer|Config)\b", message.replace(config.__name__, "")
+        ):
             continue
         named = set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", message)) & settings
         # "choose from" lists values, some of which are called as a setting is

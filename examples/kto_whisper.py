@@ -1,0 +1,89 @@
+"""Tune a Whisper with KTO on transcripts that were judged one by one, and print its WER before and after.
+
+Without arguments, on the synthetic speech and small checkpoint of audiorl itself (minutes on 2 CPU cores):
+
+    torchrun examples/kto_whisper.py
+
+On your own data: rows with `audio`, `completion`, `label` (thumbs up and down); or pairs, or transcripts.
+
+    torchrun --nproc_per_node=8 examples/kto_whisper.py --model_name_or_path openai/whisper-small \\
+        --dataset_name train.jsonl --eval_dataset_name test.jsonl --use_peft --output_dir out  # or audiorl kto ...
+"""
+
+from accelerate.utils import gather_object
+
+from audiorl import KTOConfig, KTOTrainer, SpeechModelConfig, mine_pairs, speech_family
+from audiorl.datasets import SkippedRows, register_corpus
+from audiorl.demo import DEMO_ARGUMENTS, DemoSpeech
+from audiorl.exits import run
+from audiorl.flags import SpeechScriptArguments, data_source, load_from_flags, parse, place, test_rows, train_rows
+from audiorl.pairs import unpaired_rows
+
+
+def with_judgements(rows, model, processor, data, args):
+    """Judged rows as they are; of pairs each half; else each transcript, and the worst hypothesis the model samples."""
+    if rows is None or "completion" in rows.column_names:
+        return rows
+    if "rejected" in rows.column_names:
+        return unpaired_rows(rows)
+    family = speech_family(model, processor)
+    family.set_defaults(language=args.language, task=args.task)
+    skipped = SkippedRows(f"{args.output_dir}/skipped_rows.jsonl") if args.on_bad_rows == "skip" else None
+    sampling = {"num_generations": data.num_generations, "temperature": data.mining_temperature, "seed": args.seed}
+    reading = {"batch_size": args.per_device_eval_batch_size, "allow_silence": args.allow_silence, "skipped": skipped}
+    share = rows.shard(args.world_size, args.process_index)  # of this process
+    mined = mine_pairs(place(model, args), processor, share, family=family, **sampling, **reading).rows
+    return unpaired_rows(gather_object(mined) if args.world_size > 1 else mined)
+
+
+def main() -> None:
+    # 1. Flags: every field of these three; without a model and rows of your own, the demo's
+    register_corpus(DemoSpeech(), replace=True)
+    kinds = (SpeechScriptArguments, KTOConfig, SpeechModelConfig)
+    data, args, model_args = parse(kinds, DEMO_ARGUMENTS["kto"])
+
+    # 2. Model by the class its config names, processor and, with --use_peft, an adapter
+    model, processor, adapter = load_from_flags(model_args, args)
+
+    # 3. Rows to train on, and rows of other speakers to measure on
+    rows, held_out = train_rows(data, args), test_rows(data, args)
+
+    # 4. Judged transcripts, from pairs mined where the rows bring neither
+    judged = with_judgements(rows, model, processor, data, args)
+
+    # 5. Trainer; it checks all rows before anything is trained
+    trainer = KTOTrainer(
+        model,
+        args=args,
+        train_dataset=judged,
+        eval_dataset=with_judgements(held_out, model, processor, data, args) if args.eval_strategy != "no" else None,
+        processing_class=processor,
+        peft_config=adapter,
+    )
+    trainer.record_data(data_source(data, mined="text" in (rows.column_names or ()) and judged is not rows))
+
+    # 6. WER before, on rows that are not trained on
+    before = trainer.decode(held_out) if held_out is not None else None
+
+    # 7. Train; a run that was stopped goes on with --resume_from_checkpoint True
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+
+    # 8. Save the checkpoint: weights or adapter, processor, card, curves
+    trainer.save_model()
+    if model_args.merge_adapter:
+        trainer.accelerator.print(f"Base and adapter merged lie in {trainer.save_merged()}")
+
+    # 9. WER after, on the same clips, with the paired test; it also goes onto the card and into evaluation.json
+    if before is not None:
+        after = trainer.decode(held_out)
+        source = data_source(data, test=True)
+        trainer.accelerator.print(trainer.record_evaluation(before, after, source, rows=held_out))
+    trainer.accelerator.print(f"The tuned checkpoint lies in {args.output_dir}")
+
+    # 10. Push to the Hub where --push_to_hub asks for it; everything lies on the disk by now
+    if args.push_to_hub:
+        trainer.push_to_hub()
+
+
+if __name__ == "__main__":
+    run(main, go_on="go on with --resume_from_checkpoint True if a checkpoint was written")
