@@ -4,8 +4,8 @@ Exit codes: 0 done, 1 the run failed with a message, 2 wrong arguments, 130 inte
 has written a checkpoint then).
 
 Behind `torchrun` and `accelerate launch` the launcher would add 25 lines about a process that failed, which is what the
-message has said. `quiet_launcher` leaves them out where, and only where, a program of audiorl told its error; torch
-loads it into launchers by the entry point `torchrun.handlers`.
+message has said, or 30 about the signal that ended it. `quiet_launcher` leaves them out where, and only where, a program
+of audiorl told its error; torch loads it into launchers by the entry point `torchrun.handlers`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ import atexit
 import json
 import logging
 import os
+import secrets
+import signal
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -30,12 +34,18 @@ OTHERS_WAIT = 10.0
 # Where a launcher looks for the reason that its process failed, and how ours begins
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 TOLD = "told by audiorl: "
+# Names a file that says, once it is there, that a process under this launcher has told why it ended: a launcher that
+# is ended by a signal itself looks into no error file.
+TOLD_FILE = "AUDIORL_TOLD_FILE"
 # What bitsandbytes calls a failure on every CPU: an optional kernel of another package is not there
 _KERNEL_MESSAGE = "Failed to load CPU gemm_4bit_forward"
-# Loggers that report a failed process before the launcher itself fails
-_LAUNCHER_LOGGERS = tuple(
-    f"torch.distributed.elastic.multiprocessing.{name}" for name in ("api", "errors.error_handler")
-)
+# Loggers that report a failed process before the launcher itself fails, and what of them is held back
+_ELASTIC = "torch.distributed.elastic"
+_LAUNCHER_LOGGERS = {
+    f"{_ELASTIC}.multiprocessing.api": "",
+    f"{_ELASTIC}.multiprocessing.errors.error_handler": "",
+    f"{_ELASTIC}.agent.server.api": "death signal",
+}
 # What gloo and NCCL say in a process whose neighbour has ended
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 
@@ -44,13 +54,17 @@ def stop(message: str, code: int = FAILED) -> NoReturn:
     """End the program with a message and no traceback.
 
     What all of several processes run into is said once: the first speaks and ends, and the launcher ends the others
-    while they wait. What only one of the others ran into is said by that one.
+    while they wait. What only one of the others ran into is said by that one. Ctrl-C reaches all of them, so that only
+    the first speaks, and launchers send it a second time.
     """
     rank = int(os.environ.get("RANK", "0"))
-    if rank:
+    if code == INTERRUPTED and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if rank and code != INTERRUPTED:
         time.sleep(OTHERS_WAIT)
-    print(f"error: {message}" if rank == 0 else f"error in process {rank}: {message}", file=sys.stderr, flush=True)
-    _tell_launcher(message)
+    if not rank or code != INTERRUPTED:
+        print(f"error: {message}" if rank == 0 else f"error in process {rank}: {message}", file=sys.stderr, flush=True)
+    tell_launcher(message)
     raise SystemExit(code)
 
 
@@ -72,11 +86,17 @@ def run(main: Callable[[], None], *, go_on: str | None = None) -> None:
         go_on: what to say of Ctrl-C, how the program goes on; None where it begins anew.
     """
     _quiet_libraries()
+    try:
+        _run_told(main)
+    except KeyboardInterrupt:  # perhaps while another error was told
+        stop("interrupted" if go_on is None else f"interrupted; {go_on}", INTERRUPTED)
+
+
+def _run_told(main: Callable[[], None]) -> None:
+    """Run `main` and tell its errors."""
     debug = os.environ.get("AUDIORL_DEBUG")
     try:
         main()
-    except KeyboardInterrupt:
-        stop("interrupted" if go_on is None else f"interrupted; {go_on}", INTERRUPTED)
     except BrokenPipeError:  # what reads our output has heard enough: `audiorl datasets | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(FAILED) from None
@@ -94,13 +114,17 @@ def run(main: Callable[[], None], *, go_on: str | None = None) -> None:
 # ---- behind a launcher ----
 
 
-def _tell_launcher(message: str) -> None:
+def tell_launcher(message: str) -> None:
     """Leave the message where the launcher looks for the reason of a failure."""
     path = os.environ.get(ERROR_FILE)
     if path:
         told = {"message": TOLD + message, "extraInfo": {"py_callstack": "", "timestamp": str(int(time.time()))}}
         with open(path, "w", encoding="utf-8") as file:
             json.dump({"message": told}, file)
+    told_file = os.environ.get(TOLD_FILE)
+    if told_file:
+        with suppress(OSError), open(told_file, "x"):
+            pass
 
 
 def quiet_launcher() -> Callable[..., Any]:
@@ -112,6 +136,9 @@ def quiet_launcher() -> Callable[..., Any]:
     Returns:
         What torch wants of this entry point, a maker of rendezvous; ours refuses.
     """
+    if "LOCAL_RANK" not in os.environ:  # else this is a process under one
+        os.environ[TOLD_FILE] = os.path.join(tempfile.gettempdir(), f"audiorl-told-{secrets.token_hex(8)}")
+        atexit.register(_remove, os.environ[TOLD_FILE])
     held = _HeldRecords()
     for name in _LAUNCHER_LOGGERS:
         logging.getLogger(name).addFilter(held)
@@ -138,7 +165,7 @@ class _HeldRecords(logging.Filter):
         self.holding = True
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if self.holding and record.levelno >= logging.WARNING:
+        if self.holding and record.levelno >= logging.WARNING and _LAUNCHER_LOGGERS[record.name] in record.getMessage():
             self.records.append(record)
             return False
         return True
@@ -152,13 +179,20 @@ class _HeldRecords(logging.Filter):
 
 
 def _told(error: BaseException) -> bool:
-    """Whether this is a launcher's error about a process that has told its own."""
+    """Whether this is a launcher's error about a process that has told its own, or was ended with it."""
+    if type(error).__name__ == "SignalException":
+        return os.path.exists(os.environ.get(TOLD_FILE, ""))
     if type(error).__name__ != "ChildFailedError":
         return False
     _, failure = error.get_first_failure()  # type: ignore[attr-defined]
     said = failure.message
     text = said.get("message", "") if isinstance(said, dict) else said
     return str(text).startswith(TOLD)
+
+
+def _remove(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.remove(path)
 
 
 def _no_rendezvous(*_: Any) -> NoReturn:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from audiorl.batch import GroupBatch
-from audiorl.exits import TERMINATED
+from audiorl.exits import TERMINATED, tell_launcher
 from audiorl.models.sampling import DivergedModelError
 
 
@@ -265,5 +265,7 @@ class StopOnSigterm(TrainerCallback):
                 told = f"{written} is written. Start the same command with --resume_from_checkpoint True to go on."
             else:  # too late for a step: training was over
                 told = trainer.checkpoints.last()
-            print(f"stopped by SIGTERM after step {step} of {steps}. {told}", file=sys.stderr, flush=True)
+            told = f"stopped by SIGTERM after step {step} of {steps}. {told}"
+            print(told, file=sys.stderr, flush=True)
+            tell_launcher(told)
         raise SystemExit(TERMINATED)

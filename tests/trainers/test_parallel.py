@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -33,11 +34,17 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 STEPS = 4
 
 
-def start(command: list[str], cwd: Path = ROOT, **environment: str) -> subprocess.Popen:
+def start(command: list[str], cwd: Path = ROOT, new_session: bool = False, **environment: str) -> subprocess.Popen:
     quiet = {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
     environment = {**os.environ, **quiet, **environment}
     return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=new_session,
     )
 
 
@@ -338,6 +345,47 @@ def test_under_a_launcher_an_error_is_said_once_and_nothing_else(tmp_path, who, 
     printed = process.communicate(timeout=120)[0]
     assert process.returncode == 1
     assert printed.splitlines() == [said, "(AUDIORL_DEBUG=1 shows where)"]
+
+
+WAITING = """
+import sys, time
+from audiorl.exits import interruptible, run
+def wait():
+    print("up", flush=True)
+    time.sleep(60)
+def ours():
+    with interruptible("start it again"):
+        wait()
+if sys.argv[1] == "ours":
+    run(ours)
+else:
+    wait()
+"""
+
+
+def interrupted(tmp_path, launcher: str, whose: str) -> list[str]:
+    """What two processes and their launcher say when Ctrl-C ends them, as a terminal sends it: to all of them."""
+    waiting = tmp_path / "waiting.py"
+    waiting.write_text(WAITING)
+    start_two = [*TORCHRUN, "--standalone", "--nproc_per_node=2"]
+    if launcher == "accelerate":
+        start_two = accelerate_launch("ddp.yaml")
+    process = start([*start_two, str(waiting), whose], new_session=True, PYTHONPATH=with_entry_points(tmp_path))
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == ["up\n"] * 2
+    os.killpg(process.pid, signal.SIGINT)
+    return process.communicate(timeout=120)[0].splitlines()
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
+def test_under_a_launcher_ctrl_c_says_how_to_go_on_and_nothing_else(tmp_path, launcher):
+    assert interrupted(tmp_path, launcher, "ours") == ["error: interrupted; start it again"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_a_program_that_did_not_tell_is_reported_as_ever(tmp_path):
+    said = "\n".join(interrupted(tmp_path, "torchrun", "another's"))
+    assert "KeyboardInterrupt" in said and "SignalException" in said and "death signal" in said
 
 
 @pytest.mark.slow
