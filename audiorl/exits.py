@@ -4,8 +4,8 @@ Exit codes: 0 done, 1 the run failed with a message, 2 wrong arguments, 130 inte
 has written a checkpoint then).
 
 Behind `torchrun` and `accelerate launch` the launcher would add 25 lines about a process that failed, which is what the
-message has said, or 30 about the signal that ended it. `quiet_launcher` leaves them out where, and only where, a program
-of audiorl told its error; torch loads it into launchers by the entry point `torchrun.handlers`.
+message has said, or 30 about the signal that ended it. `quiet_launcher` leaves them out where, and only where, a
+program of audiorl told its error; torch loads it into launchers by the entry point `torchrun.handlers`.
 """
 
 from __future__ import annotations
