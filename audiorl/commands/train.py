@@ -98,26 +98,7 @@ def tune_on_transcripts(
         argv, demo_arguments: see `audiorl.flags.parse`.
         before: see `tune_and_measure`.
     """
-    # 1. Flags: every field of the three classes
-    register_corpus(DemoSpeech(), replace=True)
-    script, args, model_args = parse((RowScriptArguments, config, SpeechModelConfig), demo_arguments, argv)
-
-    # 2. Model and rows
-    model, processor, adapter = load_from_flags(model_args, args)
-    held_out = test_rows(script, args)
-
-    # 3. Tune, with WER before and after
-    trainer = trainer_class(
-        model,
-        args=args,
-        train_dataset=train_rows(script, args),
-        eval_dataset=held_out if args.eval_strategy != "no" else None,
-        processing_class=processor,
-        peft_config=adapter,
-    )
-    trainer.record_data(data_source(script))
-    source = data_source(script, test=True)
-    return tune_and_measure(trainer, held_out, source, merge_adapter=model_args.merge_adapter, before=before)
+    return _tune_on_rows(trainer_class, RowScriptArguments, config, argv, demo_arguments, before)
 
 
 def tune_on_pairs(
@@ -187,11 +168,24 @@ def tune_on_rewards(
         argv, demo_arguments: see `audiorl.flags.parse`.
         before: see `tune_and_measure`.
     """
+    return _tune_on_rows(trainer_class, RewardScriptArguments, config, argv, demo_arguments, before)
+
+
+def _tune_on_rows(
+    trainer_class: Callable[..., SpeechTrainer],
+    kind: type[RowScriptArguments],
+    config: type[SpeechConfig],
+    argv: Sequence[str] | None,
+    demo_arguments: Sequence[str],
+    before: Decoded | None,
+) -> Measured | None:
+    """The two functions above: a trainer whose rows are taken as they are, with rewards if the flags name some."""
     # 1. Flags: every field of the three classes; rewards are found before anything is loaded
     register_corpus(DemoSpeech(), replace=True)
-    script, args, model_args = parse((RewardScriptArguments, config, SpeechModelConfig), demo_arguments, argv)
-    rewards = script.rewards()
-    RewardSet(rewards, args.reward_weights)
+    script, args, model_args = parse((kind, config, SpeechModelConfig), demo_arguments, argv)
+    rewards = [script.rewards()] if isinstance(script, RewardScriptArguments) else []
+    for names in rewards:
+        RewardSet(names, args.reward_weights)
 
     # 2. Model and rows
     model, processor, adapter = load_from_flags(model_args, args)
@@ -200,7 +194,7 @@ def tune_on_rewards(
     # 3. Tune, with WER before and after
     trainer = trainer_class(
         model,
-        rewards,
+        *rewards,
         args=args,
         train_dataset=train_rows(script, args),
         eval_dataset=held_out if args.eval_strategy != "no" else None,

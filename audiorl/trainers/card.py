@@ -259,8 +259,11 @@ def changed_settings(args: TrainingArguments) -> dict[str, tuple[Any, Any]]:
     """
     found = {}
     for spec in fields(args):
-        value = _plain_value(getattr(args, spec.name))
-        default = _plain_value(spec.default_factory() if spec.default_factory is not MISSING else spec.default)
+        value = getattr(args, spec.name)
+        default = spec.default_factory() if spec.default_factory is not MISSING else spec.default
+        if value is default or (type(value) is type(default) and value == default):
+            continue
+        value, default = _plain_value(value), _plain_value(default)
         filled_in = default in (None, "") and value in (None, False, "", [], {})
         if spec.init and value != default and not filled_in and not spec.name.startswith(NOT_LEARNING):
             found[spec.name] = (value, None if default is MISSING else default)
