@@ -2,16 +2,18 @@
 # The fast suite on the oldest and on the newest versions that pyproject.toml admits, each in an environment of its own.
 #
 #   tests/compat.sh oldest | newest | both      (default: both)
+#   tests/compat.sh 3.12 3.13                   the tested versions under other Pythons, those that are installed
 #
 # Environments go to .compat/ and are kept: a second run only updates them.
-# TORCH_OLDEST, TORCH_NEWEST: what to install as torch, e.g. "torch==2.13.0 --index-url ..." for a CPU build.
+# TORCH_OLDEST, TORCH_NEWEST, TORCH_TESTED: what to install as torch, e.g. "torch==2.13.0 --index-url ..." for a CPU build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+python=python3
 run() { # name, torch, pip's other arguments
   local name=$1 torch=$2
   shift 2
-  python3 -m venv ".compat/$name"
+  "$python" -m venv ".compat/$name"
   # shellcheck disable=SC2086 # several words are several arguments
   ".compat/$name/bin/pip" install --quiet $torch
   ".compat/$name/bin/pip" install --quiet "$@" -e ".[dev]"
@@ -22,6 +24,15 @@ run() { # name, torch, pip's other arguments
 failed=()
 mkdir -p .compat
 which=${1:-both}
+for number in "$@"; do
+  case $number in 3.*) ;; *) continue ;; esac
+  python=python$number
+  if "$python" --version >/dev/null 2>&1; then
+    run "$number" "${TORCH_TESTED:-$(grep '^torch==' constraints.txt)}" -c constraints.txt
+  else
+    echo "== $number: not installed here, skipped"
+  fi
+done
 if [ "$which" = oldest ] || [ "$which" = both ]; then
   python3 -m tests.versions oldest >.compat/oldest.txt
   if [ -n "${TORCH_OLDEST:-}" ]; then sed -i '/^torch==/d' .compat/oldest.txt; fi

@@ -50,8 +50,8 @@ def require_bitsandbytes(wanted_for: str) -> None:
     """Raise where bitsandbytes is not installed."""
     if not is_bitsandbytes_available():
         raise ImportError(
-            f"{wanted_for} needs bitsandbytes, which is not installed here. Run `pip install bitsandbytes`, or go on "
-            "without it."
+            f"{wanted_for} needs bitsandbytes, which is not installed here. Run `pip install "
+            "'audiorl[quantization]'`, or go on without it."
         )
 
 

@@ -221,7 +221,7 @@ def test_a_four_bit_model_that_was_repacked_is_refused(tmp_path, base):
 def test_without_bitsandbytes_quantised_bases_and_its_optimizers_say_what_to_install(tmp_path, base, monkeypatch):
     monkeypatch.setattr("audiorl.adapters.is_bitsandbytes_available", lambda: False)
     for flag in ("load_in_8bit", "load_in_4bit"):
-        with pytest.raises(ImportError, match=rf"--{flag} needs bitsandbytes, .*pip install bitsandbytes"):
+        with pytest.raises(ImportError, match=rf"--{flag} needs bitsandbytes, .*pip install 'audiorl\[quantization\]'"):
             adapter_and_quantization(adapters.SpeechModelConfig(**{flag: True}))
     with pytest.raises(ImportError, match=r"Loading .* in 8 bit needs bitsandbytes"):
         load_model(base, config(tmp_path), BitsAndBytesConfig(load_in_8bit=True))
