@@ -16,6 +16,7 @@ from audiorl.datasets import BadRowsError, RowFault, RowJudge, SkippedRows
 from audiorl.datasets.checks import Problem, faults_of, lost_audio, too_short
 from audiorl.datasets.storage import unread_problem
 from audiorl.models import SpeechFamily, TokenizedText
+from audiorl.text.keywords import HOTWORDS_COLUMN, changed_hotwords, read_hotwords
 
 
 class UsableRow(NamedTuple):
@@ -32,6 +33,45 @@ class _UnusableError(Exception):
     def __init__(self, problems: list[Problem]):
         super().__init__(problems)
         self.problems = problems
+
+
+class HotwordChanges:
+    """Hot words of training rows, left out and mixed with those of other rows, anew in each epoch.
+
+    Args:
+        dropout, distractors: see `changed_hotwords`.
+        seed: the changes of a row are drawn from (seed, epoch, row).
+
+    Attributes:
+        pool: hot words of all rows.
+    """
+
+    def __init__(self, dropout: float, distractors: int, seed: int):
+        self.dropout = dropout
+        self.distractors = distractors
+        self.seed = seed
+        self.pool: list[str] = []
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # workers that run already hear of it too
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which pass over the rows begins, >= 0."""
+        self._epoch.fill_(epoch)
+
+    def __call__(self, row: Mapping[str, Any], distractors: int | None = None) -> Mapping[str, Any]:
+        """The row with other hot words.
+
+        Args:
+            distractors: how many are added at most; None for all.
+        """
+        words = changed_hotwords(
+            read_hotwords(row.get(HOTWORDS_COLUMN)),
+            self.pool,
+            next((row[name] for name in ("text", "chosen") if isinstance(row.get(name), str)), None),
+            dropout=self.dropout,
+            distractors=self.distractors if distractors is None else distractors,
+            rng=np.random.default_rng([self.seed, int(self._epoch), row["row_id"]]),
+        )
+        return {**row, HOTWORDS_COLUMN: words}
 
 
 class SpeechCollator:
@@ -58,6 +98,7 @@ class SpeechCollator:
 
     max_tokens: int | None = None  # of a text, behind its prefix
     text_optional = False  # whether rows may lack their texts
+    hotwords: HotwordChanges | None = None  # of training rows
 
     def __init__(
         self,
@@ -106,7 +147,7 @@ class SpeechCollator:
         judge = self.judge
         for row in rows:
             try:
-                usable.append(self._usable(row, judge))
+                usable.append(self._usable(self._with_hotwords(row, judge), judge))
             except _UnusableError as error:
                 faults += faults_of(row, error.problems)
         if faults:
@@ -114,6 +155,16 @@ class SpeechCollator:
                 raise BadRowsError(faults)
             self.skipped.add(*faults)
         return self._batch(usable) if usable else self._placeholder()
+
+    def _with_hotwords(self, row: Mapping[str, Any], judge: RowJudge) -> Mapping[str, Any]:
+        """The row with its hot words changed, with as many distractors as its prompt has room for."""
+        if self.hotwords is None or judge.read(row).problems:
+            return row
+        for distractors in range(self.hotwords.distractors, 0, -1):
+            changed = self.hotwords(row, distractors)
+            if not judge.read(changed).problems:
+                return changed
+        return self.hotwords(row, 0)
 
     def _usable(self, row: Mapping[str, Any], judge: RowJudge) -> UsableRow:
         """Judge a row, tokenize its texts and decode its clip; its file is opened once.

@@ -22,10 +22,11 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from audiorl.audio.sources import not_unicode, short_repr
@@ -228,3 +229,39 @@ def read_hotwords(value: Any) -> list[str]:
                 "entry a string with something in it"
             )
     return [word.strip() for word in value]
+
+
+def distinct_hotwords(values: Iterable[Any]) -> list[str]:
+    """The hot words of many rows, each once, in the order in which they come."""
+    return list(dict.fromkeys(word for value in values for word in read_hotwords(value)))
+
+
+def changed_hotwords(
+    words: Sequence[str],
+    pool: Sequence[str],
+    text: str | None,
+    *,
+    dropout: float,
+    distractors: int,
+    rng: np.random.Generator,
+) -> list[str]:
+    """A row's hot words with some left out, and some of other rows among them, in a shuffled order.
+
+    Args:
+        words: the row's own.
+        pool: hot words of all rows.
+        text: its transcript, whose words are no distractors; None where it has none.
+        dropout: 0 to 1, how likely each word is left out.
+        distractors: >= 0, how many are added; fewer where the pool has no more to offer.
+        rng: of this row.
+
+    Source: ours; that models parrot lists in which every word was spoken is reported of Qwen3-ASR.
+    """
+    kept = [word for word in words if rng.random() >= dropout]
+    own = {word.casefold() for word in words}
+    spoken = (text or "").casefold()
+    if distractors and pool:
+        drawn = dict.fromkeys(pool[i] for i in rng.integers(len(pool), size=8 * distractors + 16).tolist())
+        others = (word for word in drawn if word.casefold() not in own and word.casefold() not in spoken)
+        kept += [word for word, _ in zip(others, range(distractors), strict=False)]
+    return [kept[i] for i in rng.permutation(len(kept)).tolist()]

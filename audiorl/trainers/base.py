@@ -26,6 +26,7 @@ from datasets import Dataset
 from peft import PeftConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torch.utils.data import Sampler as RowSampler
 from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from transformers.utils import logging
@@ -44,10 +45,11 @@ from audiorl.trainers.callbacks import OwnConfigs, StopOnBadNumbers, StopOnSigte
 from audiorl.trainers.card import RunCard
 from audiorl.trainers.checkpoints import CheckpointSaver
 from audiorl.trainers.config import SpeechConfig
-from audiorl.trainers.distributed import check_parallelism
+from audiorl.trainers.distributed import BalancedRows, check_parallelism
 from audiorl.trainers.hub import HubPusher, tokens_left_out
 from audiorl.trainers.loading import (
     TrainingAugmentation,
+    balance_values,
     check_trained,
     configured_family,
     load_model,
@@ -131,6 +133,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
     flag_columns: tuple[str, ...] = ()
     distinct_texts = False
     frozen: FrozenPolicy | None = None
+    _balanced: BalancedRows | None = None
 
     def __init__(
         self,
@@ -159,6 +162,8 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         self.hub, self.card, self.decoder = HubPusher(self), RunCard(self), Decoder(self)
         self._name_data(train_dataset)
         train_rows = self._checked_rows(train_dataset, args, "train_dataset")
+        self.augmentation.find_distractors(train_rows)
+        self._balance = balance_values(train_rows, args)
         eval_rows = self._checked_rows(eval_dataset, args, "eval_dataset")
         model = tunable(model, planned, self.family, args)
         if train_dataset is not None:
@@ -251,6 +256,15 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         finally:
             self.data_collator = plain
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> RowSampler | None:
+        if self._balance is None:
+            return super()._get_train_sampler(train_dataset)
+        self._balanced = BalancedRows(self._balance, self._order_seed())
+        return self._balanced
+
+    def _order_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
     def at_the_end(self) -> bool:
         """Whether the resumed checkpoint has already reached the last step. `Trainer` checks only after a step."""
         return self.state.global_step >= self.state.max_steps
@@ -260,6 +274,8 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
             self.control.should_training_stop = True
             return None
         self.augmentation.begin_epoch(epoch)
+        if self._balanced is not None:
+            self._balanced.epoch = epoch
         return super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     # ---- the frozen policy ----

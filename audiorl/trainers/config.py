@@ -178,6 +178,28 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
         },
     )
 
+    balance_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the training rows (speaker, accent, language) whose values come equally often; rows of "
+            "rare ones come again within an epoch, which stays as long as there are rows."
+        },
+    )
+    hotword_dropout: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of a training row's `hotwords` that is left out, 0 to 1, anew in each epoch, so that the "
+            "model does not lean on them."
+        },
+    )
+    hotword_distractors: int = field(
+        default=0,
+        metadata={
+            "help": "Hot words of other training rows that are added to each row's own, >= 0, anew in each epoch, so "
+            "that the model does not parrot the list. None that the row's text has."
+        },
+    )
+
     # Resuming
     allow_changed_resume: bool = field(
         default=False,
@@ -269,6 +291,7 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
                 "hub_merge_adapter needs push_to_hub, which is off. Add push_to_hub, or leave hub_merge_adapter out."
             )
         self._check_task()
+        self._check_sampled_rows()
         self.columns = column_names(self.columns)
         check_bounds(self.min_audio_seconds, self.max_audio_seconds)
         self._check_logs()
@@ -277,6 +300,16 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
             load_augmentation(self.augmentation)
         # Rows of one clip differ in length from process to process, so each process reads its own share of a stream.
         self.accelerator_config.dispatch_batches = False
+
+    def _check_sampled_rows(self) -> None:
+        if not 0 <= self.hotword_dropout <= 1:
+            raise ValueError(f"hotword_dropout is a share, 0 to 1; got {self.hotword_dropout}. 0.3 is a beginning.")
+        number_not_below("hotword_distractors", self.hotword_distractors, 0)
+        if self.balance_column is not None and self.train_sampling_strategy != "random":
+            raise ValueError(
+                f"balance_column={self.balance_column!r} decides the order of the rows, and so does "
+                f"train_sampling_strategy={self.train_sampling_strategy!r}. Leave one of them out."
+            )
 
     def _check_task(self) -> None:
         """Check that some family of models has the task; the family itself checks the rest."""

@@ -10,13 +10,16 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
 
 from audiorl.losses import PairScores
@@ -182,3 +185,53 @@ def gathered_rows(own: Tensor, accelerator: Accelerator) -> tuple[Tensor, int]:
     parts = accelerator.gather(padded.to(accelerator.device)).to(own.device).split(max(sizes))
     start = sum(sizes[: accelerator.process_index])
     return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)]), start
+
+
+def balanced_order(values: Sequence[Any], length: int, seed: Sequence[int]) -> list[int]:
+    """Places of rows in an order in which every value comes equally often, or once more.
+
+    In each round every value comes once, in a shuffled order, with the next of its own rows; rows of a rare value come
+    again when all of them have come, in another order.
+
+    Args:
+        values: of each row; at least one row.
+        length: how many places, >= 0.
+        seed: of the order; the same one in every process.
+    """
+    rng = np.random.default_rng(list(seed))
+    places: dict[Any, list[int]] = {}
+    for place, value in enumerate(values):
+        places.setdefault(value, []).append(place)
+    queues = [_again_and_again(own, rng) for own in places.values()]
+    order: list[int] = []
+    while len(order) < length:
+        order += [next(queues[i]) for i in rng.permutation(len(queues)).tolist()]
+    return order[:length]
+
+
+def _again_and_again(places: Sequence[int], rng: np.random.Generator) -> Iterator[int]:
+    while True:
+        yield from (places[i] for i in rng.permutation(len(places)).tolist())
+
+
+class BalancedRows(Sampler[int]):
+    """The rows of an epoch, as many as there are, every value of a column equally often.
+
+    Args:
+        values: of each row.
+        seed: of the order, which is another one in each epoch.
+
+    Attributes:
+        epoch: which one begins; a resumed run sets the one it goes on in.
+    """
+
+    def __init__(self, values: Sequence[Any], seed: int):
+        self.values = values
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(balanced_order(self.values, len(self.values), [self.seed, self.epoch]))

@@ -32,7 +32,7 @@ from audiorl.adapters import (
     vocabulary_changed,
 )
 from audiorl.augment import load_augmentation
-from audiorl.collator import SpeechCollator
+from audiorl.collator import HotwordChanges, SpeechCollator
 from audiorl.datasets import BadRowsError, RowJudge, SkippedRows, drop_bad_rows
 from audiorl.datasets.checks import (
     OutsideSeconds,
@@ -50,6 +50,7 @@ from audiorl.models import (
     registered_family,
     speech_family,
 )
+from audiorl.text.keywords import HOTWORDS_COLUMN, distinct_hotwords
 from audiorl.trainers.config import SpeechConfig
 
 logger = logging.get_logger(__name__)
@@ -470,9 +471,28 @@ class TrainingAugmentation:
         seed = args.seed if args.data_seed is None else args.data_seed
         self.augmentation = None if args.augmentation is None else load_augmentation(args.augmentation, seed=seed)
         self.growth = None if self.augmentation is None else self.augmentation.growth
+        self.hotwords: HotwordChanges | None = None
+        if args.hotword_dropout or args.hotword_distractors:
+            self.hotwords = HotwordChanges(args.hotword_dropout, args.hotword_distractors, seed)
 
     def __bool__(self) -> bool:
-        return self.augmentation is not None
+        return self.augmentation is not None or self.hotwords is not None
+
+    def find_distractors(self, rows: Any) -> None:
+        """Collect the hot words of the training rows, where some are to be added to others.
+
+        Raises:
+            ValueError: rows without hot words, or a stream.
+        """
+        if self.hotwords is None or rows is None:
+            return
+        if not isinstance(rows, Dataset) or HOTWORDS_COLUMN not in rows.column_names:
+            raise ValueError(
+                "hotword_dropout and hotword_distractors change the column `hotwords` of a data set, and "
+                + ("the rows are a stream. " if not isinstance(rows, Dataset) else "the rows do not have it. ")
+                + "Load rows with hotwords (streaming=False), or leave the two out."
+            )
+        self.hotwords.pool = distinct_hotwords(rows[HOTWORDS_COLUMN][:])
 
     def collator(self, plain: Any) -> Any:
         """The collator of training batches; evaluation batches keep `plain`.
@@ -480,18 +500,39 @@ class TrainingAugmentation:
         Raises:
             ValueError: the clips are to be augmented in a collator that cannot do it.
         """
-        if self.augmentation is None:
+        if not self:
             return plain
         if not isinstance(plain, SpeechCollator):
             raise ValueError(
-                f"augmentation acts in SpeechCollator; data_collator is a {type(plain).__name__}. Leave it out, "
+                f"augmentation, of clips and hot words, acts in SpeechCollator; data_collator is a "
+                f"{type(plain).__name__}. Leave it out, "
                 "or turn augmentation off and augment in your own collator (audiorl.augment.load_augmentation)."
             )
         augmented = copy.copy(plain)
         augmented.augment_with(self.augmentation)
+        augmented.hotwords = self.hotwords
         return augmented
 
     def begin_epoch(self, epoch: int) -> None:
         """Tell the loader's workers the epoch before its iterator is made. After a resume it is the resumed epoch."""
         if self.augmentation is not None:
             self.augmentation.set_epoch(epoch)
+        if self.hotwords is not None:
+            self.hotwords.set_epoch(epoch)
+
+
+def balance_values(rows: Any, args: SpeechConfig) -> list[Any] | None:
+    """The values that are to come equally often, of each training row; None where no column is balanced.
+
+    Raises:
+        ValueError: a stream, or rows without the column.
+    """
+    if args.balance_column is None or rows is None:
+        return None
+    if not isinstance(rows, Dataset) or args.balance_column not in rows.column_names:
+        found = "a stream" if not isinstance(rows, Dataset) else f"rows with the columns {sorted(rows.column_names)}"
+        raise ValueError(
+            f"balance_column={args.balance_column!r} balances a column of a data set; got {found}. Name one of its "
+            "columns, or leave it out."
+        )
+    return rows[args.balance_column][:]

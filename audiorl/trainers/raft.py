@@ -330,9 +330,6 @@ class RAFTTrainer(RewardedTrainer):
         clips = self.args.clips_per_cycle or len(self.train_dataset)
         return self.args.steps_per_cycle or math.ceil(self.args.epochs_per_cycle * clips / self._clips_per_step())
 
-    def _order_seed(self) -> int:
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed
-
     def _get_train_sampler(self, train_dataset: Any = None) -> RowSampler:
         place = {row: i for i, row in enumerate(self.train_dataset["row_id"])}
 
@@ -341,7 +338,7 @@ class RAFTTrainer(RewardedTrainer):
             return self.kept.cycle, [place[row] for row in self.kept.row_ids]
 
         seed = self._order_seed() if self.args.train_sampling_strategy == "random" else None
-        return KeptRows(self._steps_per_cycle() * self._clips_per_step(), rows, seed)
+        return KeptRows(self._steps_per_cycle() * self._clips_per_step(), rows, seed, self._balance)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         if self.lr_scheduler is None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from audiorl.text.tasks import Task
-from audiorl.trainers.distributed import gathered_rows
+from audiorl.trainers.distributed import balanced_order, gathered_rows
 from audiorl.trainers.rollout_metrics import StepRollouts, gather_numbers
 from audiorl.trainers.rollouts import Rollout, kept_tokens
 
@@ -235,9 +235,17 @@ class KeptRows(Sampler[int]):
         length: rows of a cycle: optimizer steps times clips of a step, over micro-batches and processes.
         rows: tells the cycle that is on and its rows, as indices of the data set.
         seed: of the order, which is another one in each pass and the same in each process; None keeps the rows' order.
+        values: of every row of the data set, each of which comes equally often; None for rows as they come.
     """
 
-    def __init__(self, length: int, rows: Callable[[], tuple[int, Sequence[int]]], seed: int | None):
+    def __init__(
+        self,
+        length: int,
+        rows: Callable[[], tuple[int, Sequence[int]]],
+        seed: int | None,
+        values: Sequence[Any] | None = None,
+    ):
+        self.values = values
         self.length = length
         self.rows = rows
         self.seed = seed
@@ -247,6 +255,9 @@ class KeptRows(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         cycle, rows = self.rows()
+        if self.values is not None and self.seed is not None:
+            order = balanced_order([self.values[row] for row in rows], self.length, [self.seed, cycle])
+            return iter([rows[i] for i in order])
         return islice(self._passes(cycle, rows), self.length)
 
     def _passes(self, cycle: int, rows: Sequence[int]) -> Iterator[int]:

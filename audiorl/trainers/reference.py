@@ -125,8 +125,8 @@ class FrozenPolicy:
         """Score all rows now, while the policy is as it was handed in, and release the reference."""
         if self.trainer.augmentation:
             raise ValueError(
-                "precompute_ref_log_probs scores every clip once as it is, and augmentation changes it in each epoch. "
-                "Turn one of them off."
+                "precompute_ref_log_probs scores every clip once as it is, and augmentation, or changed hot words, "
+                "change it in each epoch. Turn one of them off."
             )
         self.precomputed = True
         trainer, collator = self.trainer, self.trainer.data_collator

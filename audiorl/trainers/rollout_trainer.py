@@ -52,6 +52,7 @@ from audiorl.rewards import RewardSet
 from audiorl.trainers.base import SpeechTrainer, TrainerArguments
 from audiorl.trainers.callbacks import sampling_guarded
 from audiorl.trainers.config import SpeechConfig, SyncedReferenceFields
+from audiorl.trainers.distributed import balanced_order
 from audiorl.trainers.metrics import counted_step
 from audiorl.trainers.rollout_metrics import (
     RewardFigures,
@@ -358,6 +359,7 @@ class RepeatedBlocks(RowSampler[int]):
         block: clips of an optimizer step, over micro-batches and processes, > 0.
         repeats: `num_iterations`, > 0.
         seed: of the order, which is another one in each epoch and the same in each process; None keeps the rows' order.
+        values: of each row, which are to come equally often; None for rows as they come.
         steps_done: tells how many optimizer steps lie behind, from which the epoch follows, however a run was resumed.
         drop_last: leave a last block that is shorter out.
     """
@@ -371,7 +373,9 @@ class RepeatedBlocks(RowSampler[int]):
         seed: int | None,
         steps_done: Callable[[], int],
         drop_last: bool = False,
+        values: Sequence[Any] | None = None,
     ):
+        self.values = values
         self.num_rows = num_rows
         self.block = block
         self.repeats = repeats
@@ -387,8 +391,11 @@ class RepeatedBlocks(RowSampler[int]):
         order = list(range(self.num_rows))
         if self.seed is not None:
             epoch = self.steps_done() * self.block // len(self)
-            generator = torch.Generator().manual_seed(self.seed + epoch)
-            order = torch.randperm(self.num_rows, generator=generator).tolist()
+            if self.values is not None:
+                order = balanced_order(self.values, self.num_rows, [self.seed, epoch])
+            else:
+                generator = torch.Generator().manual_seed(self.seed + epoch)
+                order = torch.randperm(self.num_rows, generator=generator).tolist()
         for start in range(0, len(self) // self.repeats, self.block):
             rows = list(islice(cycle(order[start : start + self.block]), self.block))
             for _ in range(self.repeats):
@@ -459,14 +466,14 @@ class RolloutTrainer(RewardedTrainer, ABC):
         rows = self.train_dataset if train_dataset is None else train_dataset
         if self.args.num_iterations == 1 or not isinstance(rows, Dataset):
             return super()._get_train_sampler(train_dataset)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return RepeatedBlocks(
             len(rows),
             self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
             self.args.num_iterations,
-            seed=seed if self.args.train_sampling_strategy == "random" else None,
+            seed=self._order_seed() if self.args.train_sampling_strategy == "random" else None,
             steps_done=lambda: self.state.global_step,
             drop_last=self.args.dataloader_drop_last,
+            values=self._balance,
         )
 
     # ---- one optimizer step ----

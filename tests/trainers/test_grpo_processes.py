@@ -36,6 +36,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "trainer_reward_funcs": ["negative_cer", "length_ratio"],
         **{"multi_objective_aggregation": "normalize_then_sum", "temperature_end": 0.7, "num_iterations": 2},
     },
+    "balanced": {"balance_column": "text"},
     # groups are whole in each process, so they are judged as in one
     "GRPO, audio alone": {"untold": True, "trainer_reward_funcs": ["consensus_cer", "confidence"]},
     "RAFT, audio alone": {"untold": True, "raft": True, "trainer_reward_funcs": ["consensus_cer", "confidence"]},
