@@ -241,7 +241,7 @@ class RowJudge:
         ids = [tuple(found.ids) for found in tokens.values() if getattr(found, "ids", None) is not None]
         if len(set(ids)) < len(ids):
             remedy = (
-                "The model writes both alike (case, spaces or signs it does not know); change one, or remove the row."
+                "They differ only in case, spaces or signs that the model does not know; change one, or remove the row."
             )
             return [(f"{together} become the same tokens", remedy)]
         return []

@@ -321,7 +321,7 @@ def column_names(given: ColumnNames | None) -> dict[str, str] | None:
         ours, is_one, theirs = str(text).partition("=")
         if not (ours and is_one and theirs) or ours in found:
             raise ValueError(
-                f"columns says which columns of the rows are ours, each once, as ours=theirs; got {text!r}. Write "
+                f"columns maps each of our column names once, as ours=theirs; got {text!r}. Write "
                 "--columns audio=audio_filepath text=sentence, in Python columns={'audio': 'audio_filepath'}."
             )
         found[ours] = theirs

@@ -205,7 +205,9 @@ def _one_split(splits: Mapping[str, Any], split: str | None) -> Any:
 
 def _require_split(found: Any, asked: str | None, source: str) -> None:
     if asked is not None and asked != str(found):
-        raise ValueError(f"{source} is the split {str(found)!r}; split={asked!r} was asked for. Pass what holds it.")
+        raise ValueError(
+            f"{source} is the split {str(found)!r}; split={asked!r} was asked for. Pass the data set with it."
+        )
 
 
 # ---- the one form ----

@@ -63,8 +63,8 @@ def follow_adapter(trainer: Any) -> RankSchedule | None:
         return None
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ValueError(
-            "AdaLoRA compares whole gradients after each optimizer step, which FSDP and DeepSpeed do not leave "
-            "behind. Use DDP, or LoRA."
+            "AdaLoRA compares whole gradients after each optimizer step, which FSDP and DeepSpeed do not keep. Use "
+            "DDP, or LoRA."
         )
     active = f".{model.active_adapter}"
     frozen = [
@@ -74,9 +74,9 @@ def follow_adapter(trainer: Any) -> RankSchedule | None:
     ]
     if frozen:
         raise ValueError(
-            f"AdaLoRA shares its ranks out among all layers of the adapter, but {len(frozen)} of its matrices are "
-            f"frozen, {frozen[0]} among them. Adapt other layers only "
-            '(target_modules="decoder-linear" where the encoder is frozen), or leave freeze_encoder off.'
+            f"AdaLoRA distributes its ranks over all layers of the adapter, but {len(frozen)} of its matrices are "
+            f"frozen, for example {frozen[0]}. Adapt only layers that are trained "
+            '(target_modules="decoder-linear" if the encoder is frozen), or leave freeze_encoder off.'
         )
     ranks = RankSchedule(trainer)
     trainer.add_callback(ranks)
@@ -280,8 +280,8 @@ class RankSchedule(TrainerCallback):
         path = os.path.join(checkpoint, RANK_SCHEDULE)
         if not os.path.exists(path):
             raise ValueError(
-                f"{checkpoint} has no {RANK_SCHEDULE}, without which AdaLoRA's ranks cannot go on: PEFT saves neither "
-                "their importance nor the ranks that were cut. Resume from a checkpoint of this library, or pass the "
+                f"{checkpoint} has no {RANK_SCHEDULE}, without which AdaLoRA cannot resume: PEFT saves neither the "
+                "importance of the ranks nor which were cut. Resume from a checkpoint of this library, or pass the "
                 "adapter as the model and start a new run, in which its ranks stay as they are."
             )
         self.load_state(torch.load(path, map_location="cpu", weights_only=True))
@@ -305,8 +305,8 @@ class RankSchedule(TrainerCallback):
         own, theirs = self._own_parameters(), state["parameters"]
         if {name: p.shape for name, p in own.items()} != {name: p.shape for name, p in theirs.items()}:
             raise ValueError(
-                "The AdaLoRA adapter of the checkpoint has other layers or ranks than the one that is to go on from "
-                "it. Resume with the model, init_r and target_modules that the checkpoint was trained with."
+                "The checkpoint's AdaLoRA adapter has other layers or ranks than this run's. Resume with the model, "
+                "init_r and target_modules that the checkpoint was trained with."
             )
         with torch.no_grad():
             for name, values in theirs.items():

@@ -127,8 +127,8 @@ def sampling_guarded(trainer: Any) -> Iterator[None]:
         raise FloatingPointError(
             f"The model's log-probabilities are not finite at step {step + 1}, rows {error.row_ids} of the training "
             f"set (process {args.process_index}), so no hypotheses can be sampled: its weights have diverged, or half "
-            f"precision overflows. Go on from a checkpoint in {args.output_dir} of an earlier step with a lower "
-            "learning rate, or use bf16, not fp16."
+            f"precision overflows. Resume from an earlier checkpoint in {args.output_dir} with a lower learning rate, "
+            "or use bf16, not fp16."
         ) from error
 
 

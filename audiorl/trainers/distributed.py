@@ -69,8 +69,9 @@ def check_joined(world_size: int) -> None:
     """
     if world_size < started_processes():
         raise ValueError(
-            f"{started_processes()} processes were started, but each would train alone, all into one folder: this one "
-            f"knows of {world_size}. Pass --use_cpu true to join them on CPUs, or start one process."
+            f"{started_processes()} processes were started, but they are not joined (this one sees {world_size}): each "
+            "would train alone and write into the same folder. Pass --use_cpu true to join them on CPUs, or start one "
+            "process."
         )
     if world_size > 1:
         _leave_at_exit()
@@ -121,7 +122,7 @@ def check_parallelism(accelerator: Accelerator) -> None:
     deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
     if deepspeed is not None and deepspeed.zero_stage == 3:
         raise ValueError(
-            "DeepSpeed ZeRO 3 gathers parameters in a way that rollouts and the reference were not made for. Use "
+            "Rollouts and the reference do not support how DeepSpeed ZeRO 3 gathers parameters. Use "
             f"FSDP2 to shard parameters ({CONFIGS}/fsdp2.yaml), or ZeRO 2 ({CONFIGS}/deepspeed_zero2.yaml)."
         )
 

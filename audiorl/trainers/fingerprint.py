@@ -215,11 +215,11 @@ def check_same_run(checkpoint: str, found: list[str], *, allowed: bool) -> None:
         return
     lines = "".join(f"\n  * {line}" for line in found)
     if allowed:
-        logger.warning(f"{checkpoint} goes on as another run than it was:{lines}")
+        logger.warning(f"{checkpoint} is from a different run, and this one resumes from it all the same:{lines}")
         return
     raise ValueError(
-        f"{checkpoint} is from another run than the one that is to go on from it:{lines}\nResume with what it was "
-        "trained with, start a new run in another output_dir, or pass --allow_changed_resume if the change is meant."
+        f"{checkpoint} is from a different run than this one:{lines}\nResume with the checkpoint's own settings, start "
+        "a new run in another output_dir, or pass --allow_changed_resume if you want the change."
     )
 
 

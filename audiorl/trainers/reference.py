@@ -132,7 +132,7 @@ class FrozenPolicy:
         trainer, collator = self.trainer, self.trainer.data_collator
         if not isinstance(collator, SpeechCollator):
             raise ValueError(
-                "precompute_ref_log_probs hands its table over in a column for SpeechCollator; data_collator is a "
+                "precompute_ref_log_probs puts its scores into a column that SpeechCollator reads; data_collator is a "
                 f"{type(collator).__name__}. Leave data_collator out, or precompute_ref_log_probs off."
             )
         collator.tensor_columns = (*collator.tensor_columns, REF_LOGPS)

@@ -60,7 +60,7 @@ def require_rows(collator: Any) -> None:
     """Refuse a collator whose batches do not carry their rows."""
     if not isinstance(collator, RolloutCollator):
         raise ValueError(
-            f"Rewards read the columns of the rows, which RolloutCollator hands over; data_collator is a "
+            f"Rewards read the columns of the rows, which only RolloutCollator passes on; data_collator is a "
             f"{type(collator).__name__}. Leave it out, or derive it from RolloutCollator."
         )
 
@@ -329,8 +329,8 @@ class StepData(NamedTuple):
         """
         if [tensors["row_ids"].tolist() for tensors in self.batches] != [b.row_ids.tolist() for b in batches]:
             raise ValueError(
-                f"The rollouts of step {self.step} are of other rows than the loader brings. Resume with the batch "
-                "size, accumulation, seed, num_iterations and number of processes of the interrupted run."
+                f"The saved rollouts of step {self.step} belong to other rows than those of the loader. Resume with "
+                "the batch size, accumulation, seed, num_iterations and number of processes of the interrupted run."
             )
 
 

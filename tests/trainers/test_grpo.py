@@ -165,7 +165,7 @@ def test_resuming_between_updates_with_other_settings_is_refused(tmp_path):
     saving = {"num_iterations": 2, "save_strategy": "steps", "save_steps": 1, "max_steps": 1}
     trainer(tmp_path, **saving).train()
     checkpoint = str(tmp_path / "checkpoint-1")
-    with pytest.raises(ValueError, match=r"rollouts of step 0 are of other rows.*Resume with the batch size"):
+    with pytest.raises(ValueError, match=r"rollouts of step 0 belong to other rows.*Resume with the batch size"):
         changed = {**saving, "max_steps": 3, "seed": 8, "allow_changed_resume": True}
         trainer(tmp_path / "b", **changed).train(resume_from_checkpoint=checkpoint)
     (tmp_path / "checkpoint-1" / "rollouts_0.pt").unlink()

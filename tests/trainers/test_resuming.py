@@ -115,7 +115,7 @@ def other_audio(rows: list[dict]) -> list[dict]:
 )
 def test_another_run_is_refused_by_what_differs_and_goes_on_where_it_is_meant(copied, rows, changed, told, caplog):
     shutil.rmtree(copied / "checkpoint-4")
-    with pytest.raises(ValueError, match=rf"(?s)checkpoint-3 is from another run.*{told}.*--allow_changed_resume"):
+    with pytest.raises(ValueError, match=rf"(?s)checkpoint-3 is from a different run.*{told}.*--allow_changed_resume"):
         trainer(copied, rows, **{**SAVING, **changed}).train(resume_from_checkpoint=True)
     assert names(copied) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
     if "freeze_encoder" not in changed and "loss_type" not in changed:
