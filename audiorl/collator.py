@@ -1,4 +1,4 @@
-"""From rows to a `GroupBatch`: each clip is decoded and its features computed once, in the loader's workers."""
+"""From rows to a `GroupBatch`. Each clip is decoded, and its features computed, once, in the loader's workers."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class SpeechCollator:
 
     @property
     def judge(self) -> RowJudge:
-        """What rows are held against."""
+        """The rules for rows."""
         return RowJudge.of(
             self.family.limits,
             text_columns=self.text_columns,
@@ -193,7 +193,7 @@ class SpeechCollator:
             raise _UnusableError([(fault.problem, fault.remedy)]) from fault
 
     def _augmented(self, row: Mapping[str, Any], clip: np.ndarray) -> np.ndarray:
-        """The row's decoded clip, augmented; raises AudioFault where the model cannot take it."""
+        """The row's decoded clip, augmented; raises AudioFault if the model cannot take it."""
         limit, rate = self.family.max_seconds, self.family.sampling_rate
         seconds = len(clip) / rate
         if limit is not None and seconds > limit:  # a header may promise less than there is
@@ -210,7 +210,7 @@ class SpeechCollator:
         return clip
 
     def _features(self, clips: list[np.ndarray], row_ids: list[int]) -> dict[str, Tensor]:
-        """The family's features, a mel spectrogram masked where the augmentation says so."""
+        """The family's features; a mel spectrogram is masked as the augmentation says."""
         features = self.family.features(clips)
         if self.augmentation is not None and self.family.mel_bins is not None:
             own = self.family.spectrograms(features, [len(clip) for clip in clips])

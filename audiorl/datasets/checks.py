@@ -42,16 +42,16 @@ _DURATION_SLACK, _DURATION_SHARE = 0.1, 0.02
 
 
 def no_time(text: str) -> None:
-    """The latest time of a text without timestamps."""
+    """The latest time in a text without timestamps."""
 
 
 def any_length(text: str) -> float:
-    """The shortest clip for a text that fits any."""
+    """The shortest clip for a text, if any clip will do."""
     return 0.0
 
 
 def any_text(text: str, row: Mapping[str, Any]) -> None:
-    """The tokens of a text where no model says what it can take."""
+    """The tokens of a text, if no model judges it."""
 
 
 # What rows are held against where no model is asked.
@@ -66,7 +66,7 @@ class ReadTexts(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """What is wrong with a row's clip, as far as its header tells."""
+    """What is wrong with a row's clip, judged by its header."""
 
     problems: list[Problem]
     seconds: float | None = None  # None where the header cannot be read
@@ -75,7 +75,7 @@ class Heard(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RowJudge:
-    """What rows have to be.
+    """The rules for a row, and the judgement of one.
 
     Args:
         text_columns: columns that have to hold text.
@@ -128,7 +128,7 @@ class RowJudge:
         return cls(**(UNLIMITED if limits is None else limits._asdict()), **settings)
 
     def __call__(self, row: Mapping[str, Any]) -> list[RowFault]:
-        """The faults of one row, the audio's as far as its header tells."""
+        """The faults of one row, with the audio judged by its header."""
         return faults_of(row, self.missing(row) + self.read(row).problems + self.listen(row).problems)
 
     def missing(self, row: Mapping[str, Any]) -> list[Problem]:
@@ -160,7 +160,7 @@ class RowJudge:
         return ReadTexts(problems, tokens)
 
     def listen(self, row: Mapping[str, Any]) -> Heard:
-        """Judge a row's clip as far as its header tells, and what the row says of it."""
+        """Judge a row's clip by its header, and what the row says about it."""
         if (lost := lost_audio(row)) or "audio" not in row or unread_problem(row):
             return Heard(lost)
         try:
@@ -177,7 +177,7 @@ class RowJudge:
         return [(fault.problem, fault.remedy)] + ([wrong] if wrong else [])
 
     def heard(self, row: Mapping[str, Any], seconds: float) -> list[Problem]:
-        """What is wrong with a clip of so many seconds, and with what the row says of it."""
+        """Judge a clip of this many seconds, and what the row says about it."""
         texts = [(name, row[name]) for name in self._present(row) if isinstance(row[name], str)]
         found = [
             self._length_problem(seconds),
@@ -231,7 +231,7 @@ class RowJudge:
         return None
 
     def _too_similar(self, row: Mapping[str, Any], tokens: Mapping[str, Any]) -> list[Problem]:
-        """Texts of a comparison that are one text, or become one: its loss would have no gradient."""
+        """Refuse a comparison of equal texts, or of texts with equal tokens: its loss would have no gradient."""
         together = " and ".join(self.text_columns)
         texts = [row[name].strip() for name in self._present(row) if isinstance(row[name], str)]
         words = [text for text in texts if text or self.silence]
@@ -257,7 +257,7 @@ class RowJudge:
         )
 
     def _time_problem(self, name: str, text: str, seconds: float) -> Problem | None:
-        """A text that mentions a time at which the clip is over."""
+        """Refuse a text with a timestamp after the end of its clip."""
         last = self.last_time(text)
         if last is None or last <= seconds + _TIME_SLACK:
             return None
@@ -265,14 +265,16 @@ class RowJudge:
         return problem, "Correct the timestamps, which count from the start of the clip, or remove the row."
 
     def _speed_problem(self, name: str, text: str, seconds: float) -> Problem | None:
-        """A text that is too long for its clip."""
+        """Refuse a text that is too long for its clip."""
         least = self.least_seconds(text)
         return too_short(name, seconds, least) if least > seconds else None
 
     def _growth_problems(
         self, texts: Sequence[tuple[str, str]], seconds: float, growth: float
     ) -> Iterator[Problem | None]:
-        """Played slower or faster, a clip outgrows the model's window, and times in its text are no longer right."""
+        """Refuse clips that outgrow the model's window when slowed down, and texts with timestamps, which other speeds
+        make wrong.
+        """
         for name, text in texts:
             if self.last_time(text) is not None:
                 remedy = "Leave speed out of the augmentation, or timestamps out of the texts."
@@ -288,7 +290,7 @@ class RowJudge:
 
 
 def _beyond_reach(tokens: Mapping[str, Any], most: int) -> list[Problem]:
-    """Texts that no rollout can reach."""
+    """Texts that are longer than any rollout."""
     lengths = {name: len(found.ids) - found.first_kept for name, found in tokens.items()}
     return [
         (f"{name} has {length} tokens, rollouts stop after {most}", "Raise max_completion_length, or cut the clip.")
@@ -298,7 +300,7 @@ def _beyond_reach(tokens: Mapping[str, Any], most: int) -> list[Problem]:
 
 
 def lost_audio(row: Mapping[str, Any]) -> list[Problem]:
-    """Why a row's audio entry could not be kept; empty where it was."""
+    """Why a row's audio entry could not be kept; empty if it was."""
     return [(fault.problem, fault.remedy) for fault in unkept_values(row) if fault.column == "audio"]
 
 
@@ -309,7 +311,7 @@ TOO_LONG_REMEDY = (
 
 
 class OutsideSeconds(NamedTuple):
-    """Which rows of a data set lie outside the wanted seconds, by their place in it."""
+    """The rows of a data set whose clips are too short or too long, by their place in it."""
 
     shorter: list[int]
     longer: list[int]
@@ -329,7 +331,7 @@ class OutsideSeconds(NamedTuple):
 
 
 class JudgedRows(NamedTuple):
-    """What a pass over a data set found."""
+    """The result of `judge_rows`."""
 
     faults: list[RowFault]  # of the rows that are wanted
     outside: OutsideSeconds  # the rows that are not
@@ -363,7 +365,7 @@ def judge_rows(rows: Dataset, judge: RowJudge, *, num_threads: int = 8) -> Judge
 
 
 def check_rows(rows: Dataset, *, num_threads: int = 8, **settings: Any) -> list[RowFault]:
-    """Every fault of every row that shows without decoding audio.
+    """All faults of all rows, found without decoding audio.
 
     Args:
         rows: from `speech_rows`.
@@ -378,12 +380,12 @@ def check_rows(rows: Dataset, *, num_threads: int = 8, **settings: Any) -> list[
 
 
 def judge_row(row: Mapping[str, Any], **settings: Any) -> list[RowFault]:
-    """The faults of one row, the audio's as far as its header tells; settings as in `check_rows`."""
+    """The faults of one row, with the audio judged by its header; settings as in `check_rows`."""
     return RowJudge(**settings)(row)
 
 
 def setting_problems(row: Mapping[str, Any], columns: Sequence[str] = ("language", "task")) -> list[Problem]:
-    """What is wrong with the columns that tell the model something beside the transcript: each is text or nothing."""
+    """What is wrong with the columns that the model reads besides the transcript. Each is text or nothing."""
     lost = {fault.column: (fault.problem, fault.remedy) for fault in unkept_values(row)}
     problems = []
     for name in columns:
@@ -407,7 +409,7 @@ def flag_problem(name: str, row: Mapping[str, Any]) -> Problem | None:
 
 
 def segment_problem(row: Mapping[str, Any]) -> Problem | None:
-    """A row that is a part of its file, which would be read as all of it."""
+    """Refuse a row that is only a part of its file: the whole file would be read."""
     offset = row.get("offset")
     if offset is None or (is_number(offset) and offset == 0):
         return None
@@ -419,7 +421,7 @@ def segment_problem(row: Mapping[str, Any]) -> Problem | None:
 
 
 def duration_problem(duration: Any, seconds: float | None) -> Problem | None:
-    """A `duration` that is none, or that contradicts the audio.
+    """Refuse a `duration` that is not a length, or that contradicts the audio.
 
     Args:
         duration: the row's.
@@ -441,13 +443,13 @@ def duration_problem(duration: Any, seconds: float | None) -> Problem | None:
 
 
 def agrees(duration: float, seconds: float) -> bool:
-    """Whether a stated length is the audio's, as far as rounding goes: a whole number may be off by less than one."""
+    """Whether a stated length is the audio's, apart from rounding; a whole number may be off by less than one."""
     off = abs(duration - seconds)
     return off <= max(_DURATION_SLACK, _DURATION_SHARE * seconds) or (duration == round(duration) and off < 1)
 
 
 def missing_columns(found: Sequence[str], needed: Sequence[str]) -> list[RowFault]:
-    """A fault for each needed column that is not there, with the nearest name that is."""
+    """A fault for each needed column that is missing, with the most similar name that exists."""
     own = [name for name in found if name not in OURS]
     missing = [name for name in needed if name not in own]
     spare = [name for name in own if name not in needed]
@@ -476,7 +478,7 @@ def missing_columns(found: Sequence[str], needed: Sequence[str]) -> list[RowFaul
 
 
 def _conversations(own: Sequence[str], missing: Sequence[str]) -> Problem | None:
-    """What is wrong with rows that are conversations about clips, and how rows are made of them."""
+    """Refuse rows that are conversations about clips, and say how to turn them into rows."""
     sound = next((name for name in ("audios", "audio") if name in own), None)
     if "messages" not in own or sound is None:
         return None
@@ -488,7 +490,7 @@ def _conversations(own: Sequence[str], missing: Sequence[str]) -> Problem | None
 
 
 def drop_bad_rows(rows: Dataset, faults: Sequence[RowFault], skipped: SkippedRows | None) -> Dataset:
-    """The rows without a fault, under their own numbers and places.
+    """The rows without faults; they keep their numbers and places.
 
     Args:
         rows: from `speech_rows`.
@@ -510,12 +512,12 @@ def drop_bad_rows(rows: Dataset, faults: Sequence[RowFault], skipped: SkippedRow
 
 
 def faults_of(row: Mapping[str, Any], problems: Sequence[Problem]) -> list[RowFault]:
-    """Problems under the row's place and number."""
+    """Problems as faults, with the row's place and number."""
     return [RowFault(row["where"], row["row_id"], problem, remedy) for problem, remedy in problems]
 
 
 def too_short(name: str, seconds: float, least: float) -> Problem:
-    """What is wrong with a clip that cannot say its text, and what to do."""
+    """A clip that is too short for its text, and what to do."""
     problem = f"the clip is {_shown(seconds)} s long, the model needs {_shown(least)} s to write {name}"
     return problem, "Check that audio and text belong together, or remove the row."
 
@@ -528,7 +530,7 @@ def _shown(seconds: float) -> str:
 
 
 def check_bounds(min_seconds: float | None, max_seconds: float | None) -> None:
-    """Check what a user set.
+    """Check the bounds that a user set.
 
     Raises:
         ValueError: no finite numbers, a negative minimum, a maximum of 0 or below, or one below the minimum.
@@ -544,7 +546,7 @@ def check_bounds(min_seconds: float | None, max_seconds: float | None) -> None:
 
 
 def clip_seconds(row: Mapping[str, Any]) -> float | None:
-    """Length of a row's clip: its `duration`, else from the audio's header; None where neither tells."""
+    """Length of a row's clip: its `duration`, or else from the audio's header; None if neither tells."""
     duration = row.get("duration")
     if is_number(duration) and duration > 0:
         return float(duration)
@@ -557,7 +559,7 @@ def clip_seconds(row: Mapping[str, Any]) -> float | None:
 
 
 def seconds_outside(row: Mapping[str, Any], min_seconds: float | None, max_seconds: float | None) -> float | None:
-    """Length of a row's clip where it lies outside the bounds; None where it lies inside or has to be checked.
+    """Length of a row's clip if it is outside the bounds; None if it is inside, or if a check has to decide.
 
     Args:
         row: from `speech_rows`.
@@ -600,7 +602,7 @@ def outside_seconds(
 
 
 def drop_outside(rows: Dataset, outside: OutsideSeconds) -> Dataset:
-    """The other rows, under their own numbers and places."""
+    """The other rows; they keep their numbers and places."""
     dropped = {*outside.shorter, *outside.longer}
     return rows.select([i for i in range(len(rows)) if i not in dropped]) if dropped else rows
 
@@ -608,7 +610,7 @@ def drop_outside(rows: Dataset, outside: OutsideSeconds) -> Dataset:
 def stream_within_seconds(
     rows: IterableDataset, min_seconds: float | None, max_seconds: float | None, left_out: SkippedRows
 ) -> IterableDataset:
-    """The stream without clips outside the bounds, judged as they come.
+    """The stream without clips outside the bounds, judged one by one.
 
     Args:
         rows: from `speech_rows`.
@@ -638,7 +640,7 @@ def _is_within(
 def _outside(
     rows: Dataset, min_seconds: float | None, max_seconds: float | None, num_threads: int
 ) -> Iterator[tuple[int, float]]:
-    """Places and seconds of the rows outside; audio is touched only where a `duration` is not inside the bounds."""
+    """Places and seconds of the rows outside. A file is opened only if its `duration` is not inside the bounds."""
     if (min_seconds, max_seconds) == (None, None) or "audio" not in rows.column_names:
         return
     judge = partial(seconds_outside, min_seconds=min_seconds, max_seconds=max_seconds)

@@ -1,4 +1,4 @@
-"""Let a model transcribe a data set, batch by batch, longest clips first."""
+"""Transcribe a data set with a model, batch by batch, longest clips first."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class TranscribedRow(NamedTuple):
-    """One row and what the model said of it."""
+    """A row with the model's hypothesis."""
 
     row: Row
     hypothesis: str
@@ -73,7 +73,7 @@ def transcribe(
     family: Any = None,
     columns: ColumnNames | None = None,
 ) -> list[str]:
-    """What the model says of each clip, decoded as its generation config says.
+    """The model's hypothesis for each clip, decoded with its generation config.
 
     Batches are made of clips of similar length, by the rows' `duration` (seconds) or the clips' headers; the result
     does not depend on it beyond rounding. Rows may carry `language` and `task`, and `prompt` and `hotwords` for models
@@ -113,13 +113,13 @@ def family_of(model: nn.Module, processor: Any) -> Any:
 
 
 def generation_settings(max_new_tokens: int | None, num_beams: int | None) -> dict[str, int]:
-    """Only what the caller set; the rest is the generation config's."""
+    """Only the settings that the caller gave; the generation config has the others."""
     given = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
     return {name: value for name, value in given.items() if value is not None}
 
 
 def decoding_in_force(model: nn.Module, generation: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
-    """The settings of the search: the caller's where given, else those of the generation config."""
+    """The settings of the search: the caller's if given, otherwise those of the generation config."""
     from audiorl.models import base_model
 
     config = getattr(base_model(model), "generation_config", None)
@@ -193,7 +193,7 @@ def check_weights(model: nn.Module) -> None:
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    """Whether it holds floating-point numbers, all of them here: no quantised weights, no shards."""
+    """Whether the tensor holds floating-point numbers, all of them here: not quantised, not sharded."""
     return tensor.dtype in _FLOATS and tensor.numel() > 0 and not tensor.is_meta and not hasattr(tensor, "to_local")
 
 
@@ -204,14 +204,14 @@ def read_rows(rows: Any, columns: ColumnNames | None = None) -> Iterable[Row]:
 
 
 def where(place: int, row: Row) -> str:
-    """How a message names a row: its file and line where known, else its number from 0; and its id if any."""
+    """A row's name in messages: its file and line, or else its number from 0; and its id, if it has one."""
     name = row.get("where") or f"row {place}"
     return f"{name} (id {row['id']})" if row.get("id") is not None else str(name)
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards each submodule is in the mode it was in.
+    """Evaluation mode without gradients. Afterwards each submodule is in the mode it was in.
 
     A single `model.train()` at the end would wake the dropout of a frozen part.
     """
@@ -267,7 +267,7 @@ def _transcribe_batch(
 
 
 def _check_settings(row: Row, place: str, family: Any) -> None:
-    """Refuse a row that is no whole clip, and a language, prompt or hot words that are none, before decoding."""
+    """Check before decoding that a row is a whole clip, and that language, prompt and hot words are valid."""
     check_kept(row, place, family.setting_columns)
     if not family.decodes_with_prompts:
         return
@@ -296,13 +296,13 @@ def check_kept(row: Row, place: str, setting_columns: Sequence[str]) -> None:
 
 
 def nothing_was_said(row: Row, transcript_column: str | None) -> bool:
-    """Whether the row's transcript is blank; a row without one says nothing about that."""
+    """Whether the row has a transcript and it is blank."""
     transcript = None if transcript_column is None else row.get(transcript_column)
     return isinstance(transcript, str) and not transcript.strip()
 
 
 def row_settings(rows: Sequence[Row], family: Any) -> dict[str, Sequence[str | None]]:
-    """Keywords for `family.transcribe` that rows bring: languages, tasks and prompts, one for each.
+    """Keywords for `family.transcribe` from the rows: languages, tasks and prompts, one for each row.
 
     Hot words are in the prompts. Families that decode without prompts get none.
     """

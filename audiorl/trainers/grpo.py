@@ -228,7 +228,7 @@ class GRPOTrainer(RolloutTrainer):
         args.check_rewards(self.rewards)
 
     def learn_from(self, rollouts: Sequence[Rollout], step: StepRollouts) -> list[Learnt]:
-        """All K hypotheses with their advantages; those that do not count lose their `keep`."""
+        """All K hypotheses with their advantages. Those that do not count lose their `keep`."""
         valid = ~step.rewards.isnan()
         if self.args.decoupled:
             everywhere = decoupled_advantages(step.parts, self.rewards.weights, valid)
@@ -256,7 +256,7 @@ class GRPOTrainer(RolloutTrainer):
         return Learnt(tensors, torch.stack(policy_counts(self._scored_keep(samples, keep))))
 
     def _scored_keep(self, samples: GroupSamples, keep: Tensor) -> Tensor:
-        """`keep` as the family's scores have it: (B, K, 1) where a hypothesis is scored as a whole."""
+        """`keep` in the shape of the family's scores: (B, K, 1) if a hypothesis is scored as a whole."""
         if samples.logps.shape == keep.shape:
             return keep
         return keep.any(-1, keepdim=True)
