@@ -7,6 +7,9 @@
     ending          a phrase that subtitle files end with, in the languages of `STOCK_PHRASES`
     number          a digit for another; number words in English, German, French, Spanish, Italian, Chinese, Japanese
     keyword         one of the row's `keywords` for another of them, or misspelt where it is the only one
+    switch_omitted  words of another language left out, as by a model that keeps to one: what is in another script, or
+                    stands in a table of translations
+    switch_translated   the same words translated into the row's language, by a table or a function
 
 Words are characters in scripts written without spaces. What does not apply to a text is left out: a Chinese transcript
 without digits, for example, has deletions, repeated tails and endings, and no homophones.
@@ -15,12 +18,13 @@ without digits, for example, has deletions, repeated tails and endings, and no h
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
 from audiorl.rewards.hallucination import STOCK_PHRASES
+from audiorl.rewards.language import count_scripts, script_of, scripts_of_language
 from audiorl.text.error_rates import resolve_unit
 from audiorl.text.languages import language_code
 from audiorl.text.normalizers import normalizer
@@ -119,6 +123,10 @@ class SyntheticNegative(NamedTuple):
     kind: str
 
 
+# Words of another language -> the same in the row's; None where they are not known.
+Translate = Mapping[str, str] | Callable[[str], str | None]
+
+
 @dataclass(frozen=True)
 class Source:
     """What is corrupted."""
@@ -127,6 +135,7 @@ class Source:
     language: str | None  # a code, "en"
     keywords: tuple[str, ...]
     spaced: bool  # whether words are separated by spaces
+    translate: Translate | None = None
 
     @property
     def units(self) -> list[str]:
@@ -201,6 +210,53 @@ def keyword(source: Source, rng: Random) -> str | None:
     return source.text[: found.start()] + instead + source.text[found.end() :]
 
 
+def switches(source: Source) -> list[re.Match[str]]:
+    """Where words of another language stand: runs of words in another script, and phrases of the table."""
+    expected = scripts_of_language(source.language)
+    if not expected:
+        scripts = count_scripts(source.text)
+        expected = frozenset(script for script, _ in scripts.most_common(1))
+    own = "".join(dict.fromkeys(c for c in source.text if c.isalpha() and script_of(c) in {*expected, ""}))
+    if any(char.isalpha() and char not in own for char in source.text):
+        other = rf"[^\W\d_{re.escape(own)}]" if own else r"[^\W\d_]"
+        found = list(re.finditer(rf"{other}+(?:[\s'-]+{other}+)*", source.text))
+    else:
+        found = []
+    if isinstance(source.translate, Mapping):
+        for phrase in source.translate:
+            edges = [r"\b" if phrase[side : side + 1 or None].isascii() else "" for side in (0, -1)]
+            pattern = edges[0] + re.escape(phrase) + edges[1]
+            found += re.finditer(pattern, source.text, re.IGNORECASE) if phrase.strip() else []
+    return found
+
+
+def switch_omitted(source: Source, rng: Random) -> str | None:
+    places = switches(source)
+    if not places:
+        return None
+    found = rng.choice(places)
+    before, after = source.text[: found.start()], source.text[found.end() :]
+    joint = " " if before[-1:].isspace() and after[:1].isspace() else ""
+    return (before.rstrip() + joint + after.lstrip() if joint else before + after).strip() or None
+
+
+def switch_translated(source: Source, rng: Random) -> str | None:
+    translate = source.translate
+    if translate is None:
+        return None
+    known: Callable[[str], str | None]
+    if isinstance(translate, Mapping):
+        table = {phrase.casefold(): translation for phrase, translation in translate.items()}
+        known = lambda phrase: table.get(phrase.casefold())  # noqa: E731
+    else:
+        known = translate
+    places = [(found, said) for found in switches(source) if (said := known(found[0])) is not None]
+    if not places:
+        return None
+    found, said = rng.choice(places)
+    return source.text[: found.start()] + said + source.text[found.end() :]
+
+
 CORRUPTIONS: dict[str, Callable[[Source, Random], str | None]] = {
     "homophone": homophone,
     "neighbour": neighbour,
@@ -209,7 +265,11 @@ CORRUPTIONS: dict[str, Callable[[Source, Random], str | None]] = {
     "ending": ending,
     "number": number,
     "keyword": keyword,
+    "switch_omitted": switch_omitted,
+    "switch_translated": switch_translated,
 }
+# Where nothing is said which of them to use, texts of one language are corrupted without these.
+OF_SWITCHES = ("switch_omitted", "switch_translated")
 
 
 def synthetic_negatives(
@@ -221,6 +281,7 @@ def synthetic_negatives(
     keywords: Sequence[str] | None = None,
     kinds: Sequence[str] | None = None,
     normalise: str | Callable[[str], str] = "basic",
+    translate: Translate | None = None,
 ) -> list[SyntheticNegative]:
     """Up to `count` wrong versions of a transcript, all different and none equal to it once normalised.
 
@@ -232,6 +293,8 @@ def synthetic_negatives(
         keywords: names and terms in the text.
         kinds: of `CORRUPTIONS`, taken in turn, in an order drawn from the seed; default all.
         normalise: see `audiorl.text.normalizers.normalizer`; what it makes equal is the same text.
+        translate: of words of another language in the text, for switch_translated: a table of phrases, or a function,
+            a model for example, that gives None for what it does not know.
 
     Raises:
         ValueError: count below 1 or an unknown kind.
@@ -246,7 +309,9 @@ def synthetic_negatives(
     plain = normalizer(normalise)
     spaced = resolve_unit("auto", [text]) == "word"
     code = language_code(language) if language else None
-    source = Source(text, code, tuple(word for word in keywords or () if word.strip()), spaced)
+    source = Source(text, code, tuple(word for word in keywords or () if word.strip()), spaced, translate)
+    if kinds is None and not switches(source):
+        chosen = [kind for kind in chosen if kind not in OF_SWITCHES]
     rng = Random(f"{seed} {text}")
     rng.shuffle(chosen)
     seen, found = {plain(text)}, []

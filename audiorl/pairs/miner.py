@@ -31,7 +31,8 @@ from audiorl.models.sampling import rollout_noise
 from audiorl.pairs.corruptions import synthetic_negatives
 from audiorl.pairs.records import MinedBatch, MinedClip, check_columns, own_columns
 from audiorl.pairs.settings import STRATEGIES, TRANSCRIPT, MiningConfig, Pair, ScoredTexts, is_hard_case
-from audiorl.rewards import RewardError, RewardSet, RightScript
+from audiorl.rewards import Hallucination, KeywordRecall, NoStockPhrases, RewardError, RewardSet, RightScript
+from audiorl.rewards.hallucination import INVENTED_UNITS, ONE_CHARACTER_OVER_AND_OVER
 from audiorl.text.normalizers import Normalizer, normalizer
 
 # A hypothesis this many times as long as its transcript is a loop: it is as wrong as it needs to be and is cut there.
@@ -106,6 +107,7 @@ def corrupted_hypotheses(row: AnyRow, config: MiningConfig) -> list[Hypothesis]:
         keywords=row.get("keywords"),
         kinds=config.corruptions,
         normalise=config.normalise,
+        translate=config.translate,
     )
     return [Hypothesis(text, [], float("nan"), kind) for text, kind in made]
 
@@ -120,6 +122,7 @@ def decoded_texts(family: SpeechFamily, model: nn.Module, batch: GroupBatch, row
 Row = dict[str, Any]
 UNUSABLE = "rows that cannot be used"
 NO_HARD_CASE = "clips that are no hard cases"
+NO_FAILURE = "clips on which no hypothesis fails as asked"
 
 
 class Candidates(NamedTuple):
@@ -139,6 +142,63 @@ def distinct_texts(row: Row, transcript: Hypothesis, found: Sequence[Hypothesis]
         kept.setdefault(key, hypothesis)
         copies[key] = copies.get(key, 0) + 1
     return Candidates(row, [transcript, *kept.values()], [0, *copies.values()])
+
+
+class FailureFinder:
+    """What hypotheses fail in, of `FAILURES`, with the words of the rewards that punish it.
+
+        loop           an n-gram comes back more often than in the transcript, or one character ten times in a row
+        hallucination  three units or more that nobody said, any word into silence, notes, or a stock phrase
+        language       most letters are of a script that is neither the row's language's nor its transcript's
+        keyword        a keyword of the row was spoken and is not said
+
+    Args:
+        config: whose `only` says what is looked for, and `reward_keywords` the keywords of all rows; else each row's
+            column `keywords` has them.
+    """
+
+    def __init__(self, config: MiningConfig, plain: Normalizer):
+        shared: dict[str, Any] = {"normalise": plain, "unit": config.unit}
+        self.wanted = config.only or []
+        self.language = config.language
+        self.loop = Hallucination(detect=("repetition", "patterns"), patterns=(ONE_CHARACTER_OVER_AND_OVER,), **shared)
+        self.invented = Hallucination(detect=("insertions", "invention", "patterns"), **shared)
+        self.stock, self.script = NoStockPhrases(), RightScript()
+        self.recall = KeywordRecall(keywords=config.reward_keywords, **shared)
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Refuse rows without what is looked at."""
+        if "keyword" in self.wanted and (missing := set(self.recall.needed_columns) - set(columns)):
+            raise ValueError(
+                f"only=keyword looks for keywords of the rows, which lack {sorted(missing)}: {sorted(columns)}. Add "
+                "the column, or pass reward_keywords."
+            )
+
+    def __call__(self, row: AnyRow, transcript: str, texts: Sequence[str]) -> list[list[str]]:
+        """The failures of each text."""
+        true = [transcript] * len(texts)
+        language = [row.get("language") or self.language] * len(texts)
+        (pair,) = self.invented.pairs([""], [transcript])
+        spoken = 0 if pair is None else len(pair.transcript)
+        enough = -min(1.0, INVENTED_UNITS / spoken) if spoken else 0.0
+        found: dict[str, list[bool]] = {
+            "loop": [bool(value) for value in self.loop(texts, true)],
+            "hallucination": [
+                (bool(value) and (value or 0.0) <= enough) or bool(phrase)
+                for value, phrase in zip(self.invented(texts, true), self.stock(texts, true), strict=True)
+            ],
+            "language": [bool(value) for value in self.script(texts, true, language)],
+            "keyword": [False] * len(texts),
+        }
+        if "keyword" in self.wanted:
+            words = {} if self.recall.keywords is not None else {"keywords": [row.get("keywords")] * len(texts)}
+            found["keyword"] = [value is not None and value < 1 for value in self.recall(texts, true, **words)]
+        # nothing said is none of them, but for a keyword that is missed
+        empty = [not text.strip() for text in texts]
+        return [
+            [name for name in self.wanted if found[name][k] and (name == "keyword" or not empty[k])]
+            for k in range(len(texts))
+        ]
 
 
 class Miner:
@@ -174,12 +234,15 @@ class Miner:
             _require_no_tokens(self.rewards)
         self.plain = normalizer(config.normalise, processor=getattr(family, "processor", None))
         self.right_script = RightScript()
+        self.failures = None if config.only is None else FailureFinder(config, self.plain)
 
     def __call__(self, rows: Sequence[Row]) -> MinedBatch:
         for row in rows:
             check_columns(row, row["where"])
         if self.rewards is not None and rows:
             self.rewards.check_columns(list(own_columns(rows[0])))
+        if self.failures is not None and rows:
+            self.failures.check_columns(list(own_columns(rows[0])))
         mined = MinedBatch()
         if self.model is None or self.family is None:
             usable = self._judged(rows)
@@ -197,6 +260,11 @@ class Miner:
             for row, found in zip(usable, hypotheses, strict=True)
         ]
         mined.clips = self._clips(candidates, decoded)
+        if self.failures is not None:
+            failing = [clip for clip in mined.clips if any(clip.failures)]
+            if len(failing) < len(mined.clips):
+                mined.left_out[NO_FAILURE] = len(mined.clips) - len(failing)
+            mined.clips = failing
         return mined
 
     # ---- rows that can be used ----
@@ -306,6 +374,9 @@ class Miner:
         if self.rewards is not None and candidates:
             reward_clips(self.rewards, candidates, clips, self._words)
         for found, clip in zip(candidates, clips, strict=True):
+            if self.failures is not None:
+                transcript = self._words(clip.texts[TRANSCRIPT])
+                clip.failures = [[], *self.failures(found.row, transcript, list(map(self._words, clip.texts[1:])))]
             clip.pairs = self._pairs(found, clip)
         return clips
 
@@ -320,7 +391,7 @@ class Miner:
                 for place in range(1, len(rewards))
                 if spelled[place] is not None and self._is_usable(clip.texts[place], rewards[place], found.row)
             ],
-            partial(self._allowed, rewards, [self.plain(text) for text in clip.texts], spelled),
+            partial(self._allowed, rewards, [self.plain(text) for text in clip.texts], spelled, clip.failures),
         )
         return STRATEGIES[str(self.config.strategy)](texts)[: self.config.max_pairs]
 
@@ -332,8 +403,16 @@ class Miner:
         return not self.config.same_script or self.right_script([text], [row["text"]], language=language) == [0.0]
 
     def _allowed(
-        self, rewards: Sequence[float], keys: Sequence[str], spelled: Sequence[Any], chosen: int, rejected: int
+        self,
+        rewards: Sequence[float],
+        keys: Sequence[str],
+        spelled: Sequence[Any],
+        failures: Sequence[Sequence[str]],
+        chosen: int,
+        rejected: int,
     ) -> bool:
+        if failures and (failures[chosen] or not failures[rejected]):
+            return False
         margin = rewards[chosen] - rewards[rejected]  # NaN where one is not scored, and then no comparison holds
         most = math.inf if self.config.max_margin is None else self.config.max_margin
         differ = keys[chosen] != keys[rejected] and spelled[chosen] != spelled[rejected]

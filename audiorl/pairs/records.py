@@ -17,8 +17,9 @@ from audiorl.datasets.rows import OURS
 from audiorl.pairs.settings import TRANSCRIPT, Pair
 
 # Columns that mining writes; rows must not bring them.
-PAIR_COLUMNS = tuple(
-    f"{side}{suffix}" for side in ("chosen", "rejected") for suffix in ("", "_reward", "_wer", "_origin")
+PAIR_COLUMNS = (
+    *(f"{side}{suffix}" for side in ("chosen", "rejected") for suffix in ("", "_reward", "_wer", "_origin")),
+    "rejected_failures",
 )
 HYPOTHESIS_COLUMNS = (
     "hypotheses",
@@ -45,6 +46,7 @@ class MinedClip:
     rewards: list[float | None]  # (K + 1,) None where no reward scored the text
     parts: dict[str, list[float | None]]  # each reward by its name, (K + 1,)
     pairs: list[Pair] = field(default_factory=list)
+    failures: list[list[str]] = field(default_factory=list)  # (K + 1,) what each fails in, where that was asked for
     decoded: str | None = None  # what the model says as its generation config tells it to, where it was asked
 
     def pair_rows(self) -> list[dict[str, Any]]:
@@ -57,6 +59,8 @@ class MinedClip:
                 row[f"{side}_reward"] = self.rewards[place]
                 row[f"{side}_wer"] = self.wers[place]
                 row[f"{side}_origin"] = self.origins[place]
+            if self.failures:
+                row["rejected_failures"] = self.failures[pair[1]]
             rows.append(row)
         return rows
 

@@ -5,16 +5,20 @@ No torch and no transformers are imported, so that flags show at once.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from numbers import Real
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from audiorl.rewards.registry import RewardFlags
 
+# What a hypothesis can fail in, beside single words.
+FAILURES = ("loop", "hallucination", "language", "keyword")
 SOURCES = ("samples", "beams", "synthetic")
 DEFAULT_STRATEGY = {
     "samples": "transcript_vs_worst",
@@ -102,11 +106,26 @@ class MiningConfig(RewardFlags):
     min_disagreement: float = field(
         default=0.10, metadata={"help": "Hard cases: error rate from which the model differs from them, a fraction."}
     )
+    only: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Pairs from failures alone, of loop, hallucination, language, keyword: rejected is a hypothesis "
+            "that loops, says what nobody said, is in another script, or misses a keyword; chosen is none. Clips "
+            "without one are left out.",
+        },
+    )
+    translations: str | None = field(
+        default=None,
+        metadata={
+            "help": "Synthetic, switch_translated: JSON file with words or phrases and their translation into the "
+            "row's language, {phrase: translation}."
+        },
+    )
     corruptions: list[str] | None = field(
         default=None,
         metadata={
             "help": "Synthetic: kinds to use, of homophone, neighbour, deletion, repeated_tail, ending, number, "
-            "keyword; default all."
+            "keyword, switch_omitted, switch_translated; default all."
         },
     )
     measure_wer: bool = field(
@@ -132,6 +151,24 @@ class MiningConfig(RewardFlags):
     def rewards(self) -> list[Any] | None:
         """The rewards with their settings; None where the error rate judges."""
         return None if self.reward_funcs is None else self.configured(self.reward_funcs)
+
+    @cached_property
+    def translate(self) -> Mapping[str, str] | Callable[[str], str | None] | None:
+        """What `switch_translated` translates with: a file's table, or in Python a table or function."""
+        if not isinstance(self.translations, str):
+            return self.translations
+        try:
+            table = json.loads(Path(self.translations).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"translations {self.translations!r} cannot be read: {error}. Name a JSON file, "
+                '{"new phone": "nuevo teléfono"}.'
+            ) from error
+        if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+            raise ValueError(
+                f"translations {self.translations!r} are one JSON object of texts, {{phrase: translation}}. Mend it."
+            )
+        return table
 
     def _check_numbers(self) -> None:
         ranges: dict[str, tuple[bool, str]] = {
@@ -160,6 +197,17 @@ class MiningConfig(RewardFlags):
         _require_known("source", [self.source], SOURCES)
         _require_known("strategy", [self.strategy], list(STRATEGIES))
         _require_known("corruptions", self.corruptions or [], list(CORRUPTIONS))
+        _require_known("only", self.only or [], FAILURES)
+        if self.only is not None and (not self.only or self.source == "synthetic"):
+            raise ValueError(
+                f"only={self.only} names failures of a model's own hypotheses, some of {', '.join(FAILURES)}; "
+                f"the source is {self.source!r}. Name one with source='samples' or 'beams', or leave it out."
+            )
+        if self.translations is not None and self.source != "synthetic":
+            raise ValueError(
+                "translations are for the synthetic negatives switch_translated. Set source='synthetic', or leave them "
+                "out."
+            )
         if self.source == "beams" and len(self.temperature) > 1:
             raise ValueError(
                 f"Scores of beam searches at several temperatures do not compare; got temperature={self.temperature}. "
