@@ -1,0 +1,101 @@
+"""The benchmark that leaves one speaker out: its statistics by hand, and a fold of real speech where there is some."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "leave_one_out.py"
+
+
+@pytest.fixture(scope="module")
+def loo():
+    return import_module("leave_one_out")
+
+
+def write_units(loo, folder: Path, said: dict[str, dict[str, list[str]]], seeds=(0,)) -> None:
+    """Units of made-up speakers whose clips all say "a b c d"; method -> speaker -> hypotheses."""
+    for method, by in said.items():
+        for speaker, hypotheses in by.items():
+            for seed in seeds:
+                path = loo.unit_path(folder, 4.0, seed, speaker, method)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                unit = {"method": method, "speaker": speaker, "seed": seed, "hypotheses": hypotheses}
+                path.write_text(json.dumps(unit | {"transcripts": ["a b c d"] * len(hypotheses)}))
+
+
+def test_folds_train_on_six_look_at_one_and_measure_the_last(loo):
+    speakers = {name: [] for name in "abcdefgh"}
+    looked_at = set()
+    for measured in speakers:
+        train, looked = loo.fold(speakers, measured)
+        assert len(train) == 6 and {*train, looked, measured} == set(speakers)
+        looked_at.add(looked)
+    assert looked_at == set(speakers)
+
+
+def test_pooled_rates_tests_and_kinds_by_hand(loo, tmp_path):
+    right, one, two = "a b c d", "a b c x", "a b"
+    write_units(
+        loo,
+        tmp_path,
+        {
+            "checkpoint": {"s": [one, one], "t": [two, two]},
+            "SFT": {"s": [right, one], "t": [one, two]},
+            "ORPO": {"s": [right, right], "t": [right, right]},
+            "RAFT": {"s": [right, right]},  # a fold is missing
+        },
+        seeds=(0, 1),
+    )
+    found = loo.pooled(tmp_path, 4.0)
+    assert set(found) == {"checkpoint", "SFT", "ORPO"}
+    told = loo.summary(found)
+    assert [told[name]["wer"] for name in ("checkpoint", "SFT", "ORPO")] == [6 / 16, 4 / 16, 0]
+    assert told["SFT"]["folds"] == {"s": 1 / 8, "t": 3 / 8} and told["SFT"]["seeds"] == [0, 1]
+    assert (told["checkpoint"]["substitutions"], told["checkpoint"]["deletions"]) == (2 / 16, 4 / 16)
+    assert told["ORPO"]["against_checkpoint"]["difference"] == -6 / 16
+    assert told["ORPO"]["against_sft"]["difference"] == -4 / 16
+    assert told["ORPO"]["against_checkpoint"]["p_holm"] >= told["ORPO"]["against_checkpoint"]["p"] > 0
+    low, high = told["SFT"]["interval"]
+    assert low <= 4 / 16 <= high
+    assert loo.table(told).splitlines()[2].startswith("| ORPO | 0.0 % (0.0 to 0.0) | 0.0 to 0.0 | -37.5, p = ")
+    ElementTree.fromstring(loo.picture(told))
+
+
+def test_holm_by_hand(loo):
+    assert loo.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == {"a": 0.03, "b": 0.06, "c": 0.06}
+    assert loo.holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+
+
+def test_a_difference_of_one_sign_has_the_smallest_p_and_one_around_zero_a_large_one(loo):
+    assert loo.two_sided(np.full(999, -0.1)) == 2 / 1000
+    assert loo.two_sided(np.linspace(-1, 1, 1000)) > 0.9
+
+
+def test_speakers_are_drawn_as_well_as_clips(loo):
+    words = {"s": np.full(3, 4), "t": np.full(3, 4)}
+    errors = {"s": np.zeros(3), "t": np.full(3, 4)}
+    rates = loo.rates(errors, words, loo.draws(words, resamples=400))
+    assert {0.0, 0.5, 1.0} == set(rates)  # of clips alone it would always be a half
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("AUDIORL_TEST_DATA" not in os.environ, reason="real speech: AUDIORL_TEST_DATA is not set")
+def test_a_fold_runs_is_kept_and_told(tmp_path):
+    run = [sys.executable, str(BENCHMARK), "run", "--out", str(tmp_path), "--minutes", "0.2", "--seeds", "0"]
+    run += ["--speakers", "1919", "--methods", "SFT", "ORPO"]
+    first = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert "WER" in first.stdout
+    again = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert again.stdout.count("there already") == 3
+    tell = [sys.executable, str(BENCHMARK), "tell", "--out", str(tmp_path), "--minutes", "0.2"]
+    told = subprocess.run(tell, capture_output=True, text=True, check=True)
+    assert set(json.loads(told.stdout.splitlines()[-1])["methods"]) == {"checkpoint", "SFT", "ORPO"}
