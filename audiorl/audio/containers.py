@@ -132,12 +132,15 @@ class Container(NamedTuple):
     Args:
         file: at its start.
         kind: None where nothing is known of it.
-        samples: how many there are of each channel, where blocks of a codec hold more than were recorded.
+        samples: how many there are of each channel, as the header says beside the size of the samples; None where it
+            does not.
+        blocks: whether blocks of a codec hold more than were recorded, so that `samples` says where they end.
     """
 
     file: BinaryIO
     kind: Kind | None
     samples: int | None = None
+    blocks: bool = False
 
 
 def inspect_container(file: BinaryIO, name: str) -> Container:
@@ -168,9 +171,9 @@ def inspect_container(file: BinaryIO, name: str) -> Container:
         kind = _checked_ogg(file, name)
     elif kind in _EXTENTS:
         file = _checked_extent(file, kind, name)
-    samples = _recorded(file, kind) if kind in (WAV, _W64) else None
+    samples, blocks = _recorded(file, kind) if kind in _LAYOUTS else (None, False)
     file.seek(0)
-    return Container(file, kind, samples)
+    return Container(file, kind, samples, blocks)
 
 
 def audio_suffix(content: bytes) -> str:
@@ -248,6 +251,13 @@ def checked_mp3(file: BinaryIO, name: str) -> BinaryIO:
     found = inspect_mp3(file)
     if found.cut_off:
         raise cut_off(name)
+    if found.more is not None:
+        stated, counted = found.more
+        say_once(
+            "counts of frames",
+            f"{name}: its header counts {stated} frames of MP3, as that of the first of several joined files does, and "
+            f"it holds {counted}; all of them are read.",
+        )
     return found.file
 
 
@@ -276,7 +286,26 @@ def _checked_ogg(file: BinaryIO, name: str) -> Kind:
     complete = len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
     if not (complete and page[5] & _OGG_END_OF_STREAM):
         raise cut_off(name)
-    return _JOINED_OGG if _ogg_starts_again(file) else _OGG
+    if _ogg_starts_again(file):
+        return _JOINED_OGG
+    _check_ogg_end(file, end - len(page), page, name)
+    return _OGG
+
+
+def _check_ogg_end(file: BinaryIO, start: int, page: bytes, name: str) -> None:
+    """A last page may end the sound within itself (RFC 3533, 6), not within the page of its stream before it."""
+    before = max(0, start - 2 * _LONGEST_OGG_PAGE)
+    data = _read_at(file, before, start - before)
+    at = data.rfind(b"OggS\0")
+    while at >= 0 and data[at + 14 : at + 18] != page[14:18]:
+        at = data.rfind(b"OggS\0", 0, at)
+    last, earlier = (int.from_bytes(one[6:14], "little", signed=True) for one in (page, data[at:] if at >= 0 else b""))
+    if at >= 0 and 0 <= last < earlier:
+        raise AudioFault(
+            f"{name} holds sound behind the end that its last page states ({last} samples, the page before it ends at "
+            f"{earlier})",
+            "Write it anew, for example: ffmpeg -i clip.ogg whole.flac; or remove the row.",
+        )
 
 
 def _ogg_starts_again(file: BinaryIO) -> bool:
@@ -337,6 +366,16 @@ def _chunks(file: BinaryIO, layout: _Layout, position: int | None = None) -> Ite
         position += -position % layout.align
 
 
+class _Block(NamedTuple):
+    bytes: int
+    samples: int
+
+
+# Codecs of AIFF-C that write blocks, of each channel one, and are counted in samples; IMA's are counted in blocks.
+_AIFC_BLOCKS = {b"GSM ": _Block(33, 160)}
+_AIFC_COUNTED_IN_BLOCKS = b"ima4"
+
+
 class _Extent(NamedTuple):
     """Where a container's samples are, as its header says."""
 
@@ -348,6 +387,7 @@ class _Extent(NamedTuple):
     order: _Order = "little"
     extra: int = 0  # what the size counts besides the samples
     layout: _Layout | None = None  # how chunks behind the samples are written
+    promised: int = 0  # bytes that the header counts in another place, where it is certain which of both is meant
 
 
 def _chunked_extent(file: BinaryIO, kind: Kind) -> _Extent | None:
@@ -368,11 +408,7 @@ def _chunked_extent(file: BinaryIO, kind: Kind) -> _Extent | None:
     if kind is _W64:
         extent = extent._replace(extra=24)
     elif kind is _AIFF:
-        skipped = 8 + int.from_bytes(_read_at(file, sound.start, 4), "big")
-        stated = max(0, sound.size - skipped)
-        if extent.step > 1 and (frames := _number(file, found[b"COMM"].start + 2, 4, "big")):
-            stated = min(stated, frames * extent.step)
-        extent = extent._replace(start=sound.start + skipped, stated=stated, extra=skipped)
+        extent = _aiff_extent(file, extent, sound, found.get(b"COMM"))
     elif kind is _CAF:  # a size of -1: to the end of the file
         extent = extent._replace(
             start=sound.start + 4, stated=sound.size - 4 if sound.size != 2**64 - 1 else 0, extra=4
@@ -382,6 +418,20 @@ def _chunked_extent(file: BinaryIO, kind: Kind) -> _Extent | None:
         size = int.from_bytes(_read_at(file, at, 8), "little")
         extent = extent._replace(stated=size, size_at=at, size_bytes=8)
     return extent
+
+
+def _aiff_extent(file: BinaryIO, extent: _Extent, sound: _Chunk, comm: _Chunk | None) -> _Extent:
+    """The samples that COMM counts, where they lie behind a space of the SSND chunk."""
+    skipped = 8 + int.from_bytes(_read_at(file, sound.start, 4), "big")
+    stated, promised = max(0, sound.size - skipped), 0
+    frames = 0 if comm is None else _number(file, comm.start + 2, 4, "big")
+    if comm is not None and frames and extent.step > 1:
+        promised = frames * extent.step * (not _is_open(sound.size))
+        stated = min(stated, frames * extent.step)
+    elif comm is not None and (block := _AIFC_BLOCKS.get(_read_at(file, comm.start + 18, 4))):
+        blocks = math.ceil(frames / block.samples)
+        stated = min(stated, blocks * block.bytes * _number(file, comm.start, 2, "big"))
+    return extent._replace(start=sound.start + skipped, stated=stated, extra=skipped, promised=promised)
 
 
 def _step(file: BinaryIO, kind: Kind, found: dict[bytes, _Chunk], layout: _Layout) -> int:
@@ -399,13 +449,35 @@ def _step(file: BinaryIO, kind: Kind, found: dict[bytes, _Chunk], layout: _Layou
     return 1
 
 
-def _recorded(file: BinaryIO, kind: Kind) -> int | None:
-    """The number of samples in the fact chunk of a codec that writes blocks."""
-    found = {chunk.name: chunk for chunk in _chunks(file, _LAYOUTS[kind])}
-    if b"fmt " not in found or b"fact" not in found:
-        return None
-    codec = _number(file, found[b"fmt "].start, 2, "little")
-    return None if codec in _SAMPLE_CODECS else _number(file, found[b"fact"].start, 4, "little") or None
+# Where containers count their samples beside the size of the chunk that holds them: chunk, place in it, bytes.
+_COUNTS = {
+    WAV: (b"fact", 0, 4),
+    _W64: (b"fact", 0, 4),
+    _AIFF: (b"COMM", 2, 4),
+    _SVX: (b"VHDR", 0, 4),
+    _CAF: (b"pakt", 8, 8),
+}
+
+
+def _recorded(file: BinaryIO, kind: Kind) -> tuple[int | None, bool]:
+    """The number of samples that a header counts, None for none, and whether the codec writes blocks."""
+    layout = _LAYOUTS[kind]
+    head = _read_at(file, 0, 4)
+    order: _Order = "big" if head == b"RIFX" else layout.order
+    found: dict[bytes, _Chunk] = {}
+    for chunk in _chunks(file, layout._replace(order=order)):
+        found.setdefault(chunk.name, chunk)
+    name, at, count = _COUNTS[kind]
+    if head == b"RF64" and b"ds64" in found:  # EBU Tech 3306: sizes of file and samples, then their number
+        name, at, count = b"ds64", 16, 8
+    if name not in found or found[name].size < at + count:
+        return None, False
+    if kind is _AIFF and _read_at(file, found[name].start + 18, 4) == _AIFC_COUNTED_IN_BLOCKS:
+        return None, False
+    samples = _number(file, found[name].start + at, count, order)
+    blocks = kind in (WAV, _W64) and b"fmt " in found
+    blocks = blocks and _number(file, found[b"fmt "].start, 2, order) not in _SAMPLE_CODECS
+    return (None if _is_open(samples) else samples), blocks
 
 
 def _number(file: BinaryIO, position: int, count: int, order: _Order) -> int:
@@ -459,9 +531,9 @@ def _checked_extent(file: BinaryIO, kind: Kind, name: str) -> BinaryIO:
             return file
         # libsndfile reads a plain WAV with such a size to the end of the file
         return file if kind is WAV and extent.size_bytes == 4 and extent.stated else _mended(file, extent, held)
-    if extent.stated > held:
-        lacking = extent.stated - held
-        if lacking > min(extent.start, _SLIP_BYTES) or held <= 0 or held % extent.step:
+    lacking = max(extent.stated - held, extent.promised - extent.stated)
+    if lacking > 0:
+        if lacking > min(extent.start, _SLIP_BYTES) or held <= 0 or min(held, extent.stated) % extent.step:
             raise cut_off(name)
         say_once(
             "sizes beyond the file",

@@ -150,13 +150,13 @@ def _opened(container: Container, name: str) -> Iterator[soundfile.SoundFile]:
 def _recorded(frames: int, container: Container, name: str) -> int:
     """Samples without what fills the last block of a codec."""
     known = container.samples
-    if known is None:
+    if known is None or frames == known:
         return frames
-    if 0 <= frames - known <= _LONGEST_CODEC_BLOCK:
+    if container.blocks and 0 <= frames - known <= _LONGEST_CODEC_BLOCK:
         return known
     say_once(
         "counts of samples",
-        f"{name}: its header counts {known} samples, its blocks hold {frames}; all of them are read.",
+        f"{name}: its header counts {known} samples, the file holds {frames}; all of them are read.",
     )
     return frames
 

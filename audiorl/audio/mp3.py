@@ -99,6 +99,7 @@ class InspectedMp3(NamedTuple):
 
     file: BinaryIO
     cut_off: bool
+    more: tuple[int, int] | None = None  # frames that the header counts, and the more that there are
 
 
 def inspect_mp3(file: BinaryIO) -> InspectedMp3:
@@ -113,12 +114,6 @@ def inspect_mp3(file: BinaryIO) -> InspectedMp3:
     file.seek(0)
     data = file.read()
     file.seek(0)
-    start = _behind_id3(data, 0)
-    first = _mp3_frame(data, start)
-    # The usual file says its size in bytes, and has it: no need to walk through its frames.
-    size = _length_tag(data, start, first).bytes if first else 0
-    if size and len(data) - start - size in (0, _ID3V1_BYTES):
-        return InspectedMp3(file, cut_off=False)
     first, starts = _mp3_frames(data)
     if first is None:
         return InspectedMp3(file, cut_off=False)
@@ -126,10 +121,12 @@ def inspect_mp3(file: BinaryIO) -> InspectedMp3:
     counted = len(starts) - tag.present  # the frame of the tag holds no audio
     if tag.frames in (counted, counted + 1):  # some encoders count the tag's frame
         return InspectedMp3(file, cut_off=False)
-    if tag.frames > counted:
-        return InspectedMp3(file, cut_off=True)
+    if tag.frames > counted:  # frames are missing: at the end, or damaged in the middle of a file that has its size
+        whole = tag.bytes and len(data) - starts[0] - tag.bytes in (0, _ID3V1_BYTES)
+        return InspectedMp3(file, cut_off=not whole)
     audio = data[starts[1] if tag.present else starts[0] :]
-    return InspectedMp3(io.BytesIO(_length_frame(first, counted) + audio), cut_off=False)
+    more = (tag.frames, counted) if tag.frames else None
+    return InspectedMp3(io.BytesIO(_length_frame(first, counted) + audio), False, more)
 
 
 def _length_frame(first: _Mp3Frame, count: int) -> bytes:

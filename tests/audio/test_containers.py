@@ -285,3 +285,112 @@ def test_damaged_bytes_give_a_clip_or_a_fault_and_the_check_never_raises_anythin
                 read(bytes(damaged))
             except AudioFault as fault:
                 assert fault.remedy
+
+
+# ---- counts of samples beside the samples ----
+
+# container, codec -> where its header counts samples: the bytes before the number, and how it is written
+COUNTED = {
+    ("WAV", "FLOAT"): (b"fact\4\0\0\0", "<I"),
+    ("WAV", "ULAW"): (b"fact\4\0\0\0", "<I"),
+    ("WAV", "GSM610"): (b"fact\4\0\0\0", "<I"),
+    ("RF64", "PCM_16"): (None, "<Q"),  # its place is known
+    ("W64", "FLOAT"): (b"fact\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a\x20\0\0\0\0\0\0\0", "<Q"),
+    ("AIFF", "PCM_16"): (b"COMM\0\0\0\x12\0\1", ">I"),
+    ("AIFF", "ULAW"): (None, ">I"),
+    ("AIFF", "GSM610"): (None, ">I"),
+    ("SVX", "PCM_16"): (b"VHDR\0\0\0\x14", ">I"),
+    ("CAF", "ALAC_16"): (None, ">q"),
+    ("FLAC", "PCM_16"): (None, "flac"),
+    ("OGG", "OPUS"): (None, "ogg"),
+    ("MP3", "MPEG_LAYER_III"): (None, "mp3"),
+}
+# what becomes of a count that is 5,000 samples too small, and of one that is as much too large
+TOLD, REFUSED = "told", "refused"
+WRONG = {
+    ("WAV", "FLOAT"): (TOLD, TOLD),
+    ("WAV", "ULAW"): (TOLD, TOLD),
+    ("WAV", "GSM610"): (TOLD, TOLD),
+    ("RF64", "PCM_16"): (TOLD, TOLD),
+    ("W64", "FLOAT"): (TOLD, TOLD),
+    ("AIFF", "PCM_16"): (REFUSED, REFUSED),
+    ("AIFF", "ULAW"): (TOLD, TOLD),
+    ("AIFF", "GSM610"): (REFUSED, TOLD),
+    ("SVX", "PCM_16"): (TOLD, TOLD),
+    ("CAF", "ALAC_16"): (TOLD, TOLD),
+    ("FLAC", "PCM_16"): (REFUSED, REFUSED),
+    ("OGG", "OPUS"): (REFUSED, REFUSED),
+    ("MP3", "MPEG_LAYER_III"): (TOLD, REFUSED),
+}
+LENGTH = 20_000
+
+
+def ogg_checksum(page: bytes) -> int:
+    """Source: RFC 3533, 6: polynomial 0x04c11db7, not reflected."""
+    found = 0
+    for byte in page:
+        found ^= byte << 24
+        for _ in range(8):
+            found = (found << 1 ^ (0x04C11DB7 if found & 1 << 31 else 0)) & 0xFFFFFFFF
+    return found
+
+
+def with_count(content: bytes, container: str, codec: str, change: int) -> bytes:
+    """The file with another count of samples in its header, everything else as it was."""
+    changed, (mark, kind) = bytearray(content), COUNTED[container, codec]
+    if kind == "flac":  # the lowest 36 bits
+        changed[21] &= 0xF0
+        changed[22:26] = (LENGTH + change).to_bytes(4, "big")
+        return bytes(changed)
+    if kind == "mp3":
+        at, kind, change = max(content.find(b"Xing"), content.find(b"Info")) + 8, ">I", change // 576
+    elif kind == "ogg":
+        page = content.rfind(b"OggS")
+        at, kind, change = page + 6, "<q", 3 * change  # Opus counts at 48 kHz
+    elif mark is None:
+        name, behind = {"RF64": (b"ds64", 24), "AIFF": (b"COMM", 10), "CAF": (b"pakt", 20)}[container]
+        at = content.index(name) + behind
+    else:
+        at = content.index(mark) + len(mark)
+    end = at + struct.calcsize(kind)
+    changed[at:end] = struct.pack(kind, struct.unpack(kind, changed[at:end])[0] + change)
+    if container == "OGG":
+        changed[page + 22 : page + 26] = bytes(4)
+        changed[page + 22 : page + 26] = struct.pack("<I", ogg_checksum(changed[page:]))
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(("container", "codec"), COUNTED)
+def test_a_count_that_is_not_what_the_file_holds_is_told_and_costs_no_sample(container, codec, caplog, monkeypatch):
+    right = encoded(noise(LENGTH / RATE), container, subtype=codec)
+    assert len(load_audio(with_count(right, container, codec, 0), RATE)) == LENGTH
+    assert not caplog.records
+    for change, expected in zip((-5000, 5000), WRONG[container, codec], strict=True):
+        wrong = with_count(right, container, codec, change)
+        monkeypatch.setattr("audiorl.audio.sources._said", set())
+        caplog.clear()
+        if expected == REFUSED:
+            with pytest.raises(AudioFault, match=r"cut off|behind the"):
+                load_audio(wrong, RATE)
+            continue
+        assert len(load_audio(wrong, RATE)) >= LENGTH
+        assert len(caplog.records) == 1 and "its header counts" in caplog.text, change
+
+
+def test_an_aiff_that_counts_more_frames_than_its_chunk_holds_is_cut_off_though_chunks_follow():
+    aiff = encoded(noise(LENGTH / RATE), "aiff")
+    followed = with_count(aiff, "AIFF", "PCM_16", 5000) + b"ANNO" + (10_000).to_bytes(4, "big") + bytes(10_000)
+    for read in BOTH:
+        with pytest.raises(AudioFault, match="cut off"):
+            read(followed)
+
+
+def test_joined_mp3s_whose_first_one_states_its_own_length_are_heard_whole(caplog, monkeypatch):
+    monkeypatch.setattr("audiorl.audio.sources._said", set())
+    one = encoded(noise(1.0), "mp3")
+    at = max(one.find(b"Xing"), one.find(b"Info"))
+    tagged_size = bytearray(one + one)
+    if one[at + 7] & 2:  # and the size of both, as a tool that joins files may write it
+        tagged_size[at + 12 : at + 16] = (2 * len(one)).to_bytes(4, "big")
+    assert audio_seconds(bytes(tagged_size)) >= 2.0 and len(load_audio(bytes(tagged_size), RATE)) >= 2 * RATE
+    assert "its header counts" in caplog.text

@@ -50,6 +50,21 @@ def test_priming_samples_of_an_m4a_are_gone():
     assert np.argmax(lags) == 100
 
 
+def test_streams_that_come_and_go_in_a_damaged_file_are_a_fault(monkeypatch):
+    """PyAV raises IndexError where FFmpeg finds fewer streams than it had announced."""
+    content = by_ffmpeg(clip(), *M4A)
+
+    def no_such_stream(*_):
+        raise IndexError("list index out of range")
+        yield
+
+    monkeypatch.setattr(ffmpeg, "_frames", no_such_stream)
+    for read in BOTH:
+        with pytest.raises(AudioFault, match="MP4, M4A, MOV or 3GP whose streams are damaged") as told:
+            read(content)
+    assert isinstance(told.value.__cause__, IndexError)
+
+
 def with_video(audio_first: bool, starts_at: float = 0.0) -> bytes:
     """An MP4 with a picture, and sound that starts later."""
     content = io.BytesIO()
