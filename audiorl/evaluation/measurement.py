@@ -6,9 +6,7 @@ or of those of one speaker, language or duration. `changes` compares two measure
 
 from __future__ import annotations
 
-import difflib
 import functools
-import os
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,179 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from audiorl.audio import channel_of
-from audiorl.datasets.storage import text_problem, unkept_values
 from audiorl.evaluation.settings import LABELS, LEVEL, TRANSCRIPTION, EvaluationSettings
 from audiorl.evaluation.significance import Comparison, bootstrap_interval, check_same_utterances, paired_bootstrap
-from audiorl.evaluation.transcription import FailedRow, Row, TranscribedRow, check_kept
+from audiorl.evaluation.transcription import Clip, FailedClip
 from audiorl.notebook import html_table, percent
 from audiorl.rewards.hallucination import ONE_CHARACTER_OVER_AND_OVER, Hallucination
-from audiorl.rewards.labels import LabelMatch, accepted_answers, is_answer
-from audiorl.text.error_rates import ErrorCounts, Errors, count_errors, tagged_transcript, text_pairs
+from audiorl.rewards.labels import LabelMatch
+from audiorl.text.error_rates import ErrorCounts, Errors, count_errors, text_pairs
 from audiorl.text.keywords import EntityErrors, KeywordCounts, KeywordFinder, count_keywords, entity_errors
 from audiorl.text.tasks import whole_answers
 
 # Parts of a measurement, each with its name: a speaker, a language, a duration.
 Parts = list[tuple[str, "Measurement"]]
-
-
-@dataclass(frozen=True)
-class Clip:
-    """What is kept of a row and its hypothesis after the audio is released.
-
-    Attributes:
-        id: the row's `id` as text, or its place.
-        where: its place, for messages.
-        audio: absolute path or address; None if the audio is inside the data set.
-        channel: the channel of the file that was used; None for the mean of all.
-        transcript: as in the row; for label tasks the label, or the first of several right answers.
-        hypothesis: as the model wrote it.
-        seconds: of audio.
-        speaker, language: as text; None if the row has none.
-        group: the value that the bootstrap draws, with all its clips.
-        keywords: those of its row; used if the settings have none for all clips.
-        accepted: for label tasks all answers that count as the label of this row, the label first.
-    """
-
-    id: str
-    where: str
-    audio: str | None
-    transcript: str
-    hypothesis: str
-    seconds: float
-    speaker: str | None = None
-    language: str | None = None
-    group: Any = None
-    keywords: Sequence[str] | None = None
-    accepted: Sequence[str] = ()
-    channel: int | None = None
-
-
-@dataclass(frozen=True)
-class FailedClip:
-    """A row of which nothing is known but why.
-
-    Attributes:
-        place: of its row, from 0.
-        id, where: as a clip's.
-        problem: why it has no hypothesis, a sentence.
-    """
-
-    place: int
-    id: str
-    where: str
-    problem: str
-
-
-def sorted_out(
-    done: Iterable[TranscribedRow | FailedRow], settings: EvaluationSettings
-) -> tuple[list[Clip], list[FailedClip]]:
-    """What is kept of rows that were transcribed, and of those that were not."""
-    clips, failed = [], []
-    for place, found in enumerate(done):
-        if isinstance(found, FailedRow):
-            failed.append(FailedClip(place, *_names(found.row, place), found.problem))
-        else:
-            clips.append(clip_of(found, place, settings))
-    return clips, failed
-
-
-def _names(row: Row, place: int) -> tuple[str, str]:
-    """A row's id and place as text."""
-    row_id = row.get("id")
-    return f"row {place}" if row_id is None else str(row_id), str(row.get("where") or f"row {place}")
-
-
-def clip_of(found: TranscribedRow, place: int, settings: EvaluationSettings) -> Clip:
-    """The clip of a transcribed row.
-
-    Args:
-        found: whose row has the columns that `settings` names, see `row_problem`.
-        place: its number from 0.
-    """
-    row = found.row
-    speaker, language = row.get(settings.speaker_column), row.get(settings.language_column)
-    written = row[settings.text_column]
-    accepted = (accepted_answers(written, settings.text_column) or ("",)) if settings.task == LABELS else ()
-    row_id, where = _names(row, place)
-    return Clip(
-        id=row_id,
-        where=where,
-        audio=audio_path(row.get("audio")),
-        transcript=accepted[0] if accepted else tagged_transcript(written).text,
-        hypothesis=found.hypothesis if accepted else tagged_transcript(found.hypothesis).text,
-        seconds=found.seconds,
-        speaker=None if speaker is None else str(speaker),
-        language=None if language is None else str(language),
-        group=None if settings.group_column is None else row[settings.group_column],
-        keywords=row.get("keywords"),
-        accepted=accepted,
-        channel=row_channel(row),
-    )
-
-
-def row_problem(row: Row, settings: EvaluationSettings) -> tuple[str, str] | None:
-    """Why a row cannot be measured, and what to do about it; None if it can.
-
-    A row needs a transcript as text, or a label as text or a list of answers, and a value of the group column; keywords
-    are a list of texts.
-    """
-    if unkept_values(row):
-        return None  # whoever judges the row says so
-    needed = [settings.text_column, *([settings.group_column] if settings.group_column else [])]
-    for column in needed:
-        if row.get(column) is None:
-            nearest = difflib.get_close_matches(column, [name for name in row if name != column], n=1)
-            return (
-                f"an evaluation needs column {column!r} in every row, and this has none (its columns: "
-                f"{', '.join(map(str, row))})",
-                (f"Did you mean {nearest[0]!r}? " if nearest else "")
-                + "Pass the column's name as text_column or group_column.",
-            )
-    text = row[settings.text_column]
-    if settings.task == LABELS and not is_answer(text):
-        return (
-            f"A label is a text, or a list of answers that are all right; this row has {text!r:.80} in column "
-            f"{settings.text_column!r}",
-            "Write the label's name instead of its number.",
-        )
-    if settings.task != LABELS and not isinstance(text, str):
-        return (
-            f"A transcript is a text; this row has {type(text).__name__} in column {settings.text_column!r}",
-            "Use '' for silence.",
-        )
-    if settings.task != LABELS and (problem := text_problem(settings.text_column, text)):
-        return problem
-    keywords = None if settings.keywords is not None else row.get("keywords")
-    if keywords is not None and (
-        isinstance(keywords, str)
-        or not isinstance(keywords, Sequence)
-        or not all(isinstance(word, str) for word in keywords)
-    ):
-        return f"keywords are a list of texts; this row has {keywords!r:.80}", "Write ['Nguyen', 'New York'], or null."
-    return None
-
-
-def check_row(row: Row, place: str, settings: EvaluationSettings) -> None:
-    """Refuse a row that cannot be measured, with a ValueError that names it."""
-    check_kept(row, place, () if settings.task == LABELS else ("language", "task"))
-    if problem := row_problem(row, settings):
-        what, remedy = problem
-        raise ValueError(f"{place}: {what}. {remedy}")
-
-
-def row_channel(row: Row) -> int | None:
-    """The channel that a row names; None for the mean of all."""
-    channel = channel_of(row.get("channel"))
-    return None if channel == "mix" else channel
-
-
-def audio_path(entry: Any) -> str | None:
-    """Absolute path or address of a stored audio entry; None if its bytes are inside the data set."""
-    if not isinstance(entry, dict) or entry.get("bytes") is not None or not entry.get("path"):
-        return None
-    path = str(entry["path"])
-    return path if "://" in path else os.path.abspath(path)
 
 
 # ---- answers of a label task ----

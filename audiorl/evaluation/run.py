@@ -18,24 +18,19 @@ from torch import nn
 from audiorl.datasets import BadRowsError, RowFault, check_rows, missing_columns, speech_rows
 from audiorl.datasets.checks import any_text, check_bounds, drop_outside, outside_seconds
 from audiorl.evaluation.document import Compared, document, report, write_document
-from audiorl.evaluation.measurement import (
-    Clip,
-    Measurement,
-    Timing,
-    changes,
-    check_row,
-    clip_of,
-    measure,
-    row_problem,
-    sorted_out,
-)
+from audiorl.evaluation.measurement import Measurement, Timing, changes, measure
 from audiorl.evaluation.settings import LABELS, EvaluationSettings
 from audiorl.evaluation.systems import Probe, System, check_probe, probe
 from audiorl.evaluation.transcription import (
+    Clip,
+    check_row,
+    clip_of,
     decoding_in_force,
     family_of,
     generation_settings,
     read_rows,
+    row_problem,
+    sorted_out,
     transcribed_rows,
 )
 from audiorl.notebook import html_text

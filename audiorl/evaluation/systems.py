@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from audiorl.augment.transforms import pink_noise, white_noise
-from audiorl.evaluation.measurement import Measurement, measure, sorted_out
+from audiorl.evaluation.measurement import Measurement, measure
 from audiorl.evaluation.settings import EvaluationSettings
 from audiorl.evaluation.transcription import (
     Check,
@@ -22,6 +22,7 @@ from audiorl.evaluation.transcription import (
     check_weights,
     decoding_in_force,
     family_of,
+    sorted_out,
     transcribed_rows,
 )
 from audiorl.models import base_model

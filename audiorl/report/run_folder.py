@@ -27,10 +27,10 @@ from typing import Any, NamedTuple
 
 from audiorl.audio import AudioFault, row_audio_seconds
 from audiorl.evaluation.document import Compared, document, read_document, write_document
-from audiorl.evaluation.measurement import Measurement, audio_path, changes, clip_of, measure, row_channel
+from audiorl.evaluation.measurement import Measurement, changes, measure
 from audiorl.evaluation.settings import EvaluationSettings
 from audiorl.evaluation.significance import Decoded
-from audiorl.evaluation.transcription import TranscribedRow
+from audiorl.evaluation.transcription import TranscribedRow, audio_path, clip_of, row_channel
 from audiorl.files import (
     AUDIO_FOLDER,
     EVALUATION_FILE,

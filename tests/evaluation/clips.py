@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from audiorl.evaluation.measurement import Clip, Measurement, Timing, measure
+from audiorl.evaluation.measurement import Measurement, Timing, measure
 from audiorl.evaluation.settings import EvaluationSettings
+from audiorl.evaluation.transcription import Clip
 
 TIMING = Timing(2.0, "everything")
 

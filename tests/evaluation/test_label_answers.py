@@ -6,8 +6,8 @@ import pytest
 
 from audiorl.evaluation import EvaluationSettings
 from audiorl.evaluation.document import report
-from audiorl.evaluation.measurement import changes, clip_of, row_problem
-from audiorl.evaluation.transcription import TranscribedRow
+from audiorl.evaluation.measurement import changes
+from audiorl.evaluation.transcription import TranscribedRow, clip_of, row_problem
 from audiorl.rewards import LabelMatch
 from tests.evaluation.clips import measured
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from audiorl.evaluation import EvaluationResult, EvaluationSettings, Measurement, bootstrap_interval, count_errors
-from audiorl.evaluation.measurement import breakdown, clip_of, duration_group, duration_name, measure, row_problem
-from audiorl.evaluation.transcription import TranscribedRow
+from audiorl.evaluation.measurement import breakdown, duration_group, duration_name, measure
+from audiorl.evaluation.transcription import TranscribedRow, clip_of, row_problem
 from tests.evaluation.clips import make_clips, measured
 
 PAIRS = [
