@@ -354,7 +354,7 @@ def test_orpo_and_online_dpo_write_cards_too(tmp_path):
 
 
 def test_merging_wants_a_push_and_an_adapter(tmp_path):
-    with pytest.raises(ValueError, match=r"nothing is\. Add push_to_hub"):
+    with pytest.raises(ValueError, match=r"Add push_to_hub"):
         config(tmp_path, hub_merge_adapter=True)
 
 

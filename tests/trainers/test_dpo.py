@@ -367,7 +367,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
         ({"gradient_accumulation_steps": 1.5}, r"gradient_accumulation_steps is a whole number; got 1.5. Set it to 2"),
         ({"per_device_train_batch_size": 0}, r"per_device_train_batch_size has to be 1 or more; got 0. Set"),
         ({"per_device_eval_batch_size": -1}, r"per_device_eval_batch_size has to be 1 or more; got -1. Set"),
-        ({"num_train_epochs": math.inf}, r"num_train_epochs is .* a finite number above 0; got inf. Set .* max_steps"),
+        ({"num_train_epochs": math.inf}, r"num_train_epochs is .* finite and above 0; got inf. Set .* max_steps"),
         ({"num_train_epochs": math.nan}, r"num_train_epochs is .* got nan"),
         ({"num_train_epochs": 0}, r"num_train_epochs is .* got 0"),
     ],
