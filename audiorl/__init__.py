@@ -89,174 +89,68 @@ if TYPE_CHECKING:
     from audiorl.adapters import SpeechModelConfig as SpeechModelConfig
     from audiorl.audio import load_audio as load_audio
     from audiorl.audio.features import ClipProcessor as ClipProcessor
-    from audiorl.augment import (
-        Augmentation as Augmentation,
-    )
-    from audiorl.augment import (
-        load_augmentation as load_augmentation,
-    )
-    from audiorl.batch import (
-        GroupBatch as GroupBatch,
-    )
-    from audiorl.batch import (
-        GroupSamples as GroupSamples,
-    )
-    from audiorl.batch import (
-        GroupScores as GroupScores,
-    )
+    from audiorl.augment import Augmentation as Augmentation
+    from audiorl.augment import load_augmentation as load_augmentation
+    from audiorl.batch import GroupBatch as GroupBatch
+    from audiorl.batch import GroupSamples as GroupSamples
+    from audiorl.batch import GroupScores as GroupScores
     from audiorl.collator import SpeechCollator as SpeechCollator
-    from audiorl.datasets import (
-        EXPORTED_COLUMNS as EXPORTED_COLUMNS,
-    )
-    from audiorl.datasets import (
-        BadRowsError as BadRowsError,
-    )
-    from audiorl.datasets import (
-        Corpus as Corpus,
-    )
-    from audiorl.datasets import (
-        export_rows as export_rows,
-    )
-    from audiorl.datasets import (
-        find_corpus as find_corpus,
-    )
-    from audiorl.datasets import (
-        list_corpora as list_corpora,
-    )
-    from audiorl.datasets import (
-        load_corpus as load_corpus,
-    )
-    from audiorl.datasets import (
-        register_corpus as register_corpus,
-    )
-    from audiorl.datasets import (
-        speech_rows as speech_rows,
-    )
-    from audiorl.evaluation import (
-        EvaluationSettings as EvaluationSettings,
-    )
-    from audiorl.evaluation import (
-        evaluate_model as evaluate_model,
-    )
-    from audiorl.evaluation import (
-        paired_bootstrap as paired_bootstrap,
-    )
-    from audiorl.evaluation import (
-        read_document as read_document,
-    )
-    from audiorl.evaluation import (
-        transcribe as transcribe,
-    )
-    from audiorl.losses import (
-        ADVANTAGES as ADVANTAGES,
-    )
-    from audiorl.losses import (
-        POLICY_LOSSES as POLICY_LOSSES,
-    )
-    from audiorl.losses import (
-        PREFERENCE_LOSSES as PREFERENCE_LOSSES,
-    )
+    from audiorl.datasets import EXPORTED_COLUMNS as EXPORTED_COLUMNS
+    from audiorl.datasets import BadRowsError as BadRowsError
+    from audiorl.datasets import Corpus as Corpus
+    from audiorl.datasets import export_rows as export_rows
+    from audiorl.datasets import find_corpus as find_corpus
+    from audiorl.datasets import list_corpora as list_corpora
+    from audiorl.datasets import load_corpus as load_corpus
+    from audiorl.datasets import register_corpus as register_corpus
+    from audiorl.datasets import speech_rows as speech_rows
+    from audiorl.evaluation import EvaluationSettings as EvaluationSettings
+    from audiorl.evaluation import evaluate_model as evaluate_model
+    from audiorl.evaluation import paired_bootstrap as paired_bootstrap
+    from audiorl.evaluation import read_document as read_document
+    from audiorl.evaluation import transcribe as transcribe
+    from audiorl.losses import ADVANTAGES as ADVANTAGES
+    from audiorl.losses import POLICY_LOSSES as POLICY_LOSSES
+    from audiorl.losses import PREFERENCE_LOSSES as PREFERENCE_LOSSES
     from audiorl.model_card import DataSource as DataSource
-    from audiorl.models import (
-        SpeechFamily as SpeechFamily,
-    )
-    from audiorl.models import (
-        family_class as family_class,
-    )
-    from audiorl.models import (
-        model_class as model_class,
-    )
-    from audiorl.models import (
-        register_family as register_family,
-    )
-    from audiorl.models import (
-        shorten_window as shorten_window,
-    )
-    from audiorl.models import (
-        speech_family as speech_family,
-    )
+    from audiorl.models import SpeechFamily as SpeechFamily
+    from audiorl.models import family_class as family_class
+    from audiorl.models import model_class as model_class
+    from audiorl.models import register_family as register_family
+    from audiorl.models import shorten_window as shorten_window
+    from audiorl.models import speech_family as speech_family
     from audiorl.models.granite_speech import merge_speech_adapter as merge_speech_adapter
-    from audiorl.pairs import (
-        MiningConfig as MiningConfig,
-    )
-    from audiorl.pairs import (
-        MiningFolder as MiningFolder,
-    )
-    from audiorl.pairs import (
-        mine_into as mine_into,
-    )
-    from audiorl.pairs import (
-        mine_pairs as mine_pairs,
-    )
-    from audiorl.pairs import (
-        synthetic_negatives as synthetic_negatives,
-    )
+    from audiorl.pairs import MiningConfig as MiningConfig
+    from audiorl.pairs import MiningFolder as MiningFolder
+    from audiorl.pairs import mine_into as mine_into
+    from audiorl.pairs import mine_pairs as mine_pairs
+    from audiorl.pairs import synthetic_negatives as synthetic_negatives
     from audiorl.report import write_report as write_report
-    from audiorl.rewards import (
-        REWARDS as REWARDS,
-    )
-    from audiorl.rewards import (
-        AnswerMatch as AnswerMatch,
-    )
-    from audiorl.rewards import (
-        LabelSetMatch as LabelSetMatch,
-    )
-    from audiorl.rewards import (
-        RewardError as RewardError,
-    )
-    from audiorl.rewards import (
-        RewardSet as RewardSet,
-    )
-    from audiorl.rewards import (
-        RewardTable as RewardTable,
-    )
-    from audiorl.rewards import (
-        SignalQuality as SignalQuality,
-    )
-    from audiorl.rewards import (
-        SpeechQuality as SpeechQuality,
-    )
-    from audiorl.rewards import (
-        SpeechScore as SpeechScore,
-    )
-    from audiorl.rewards import (
-        load_reward as load_reward,
-    )
+    from audiorl.rewards import REWARDS as REWARDS
+    from audiorl.rewards import AnswerMatch as AnswerMatch
+    from audiorl.rewards import LabelSetMatch as LabelSetMatch
+    from audiorl.rewards import RewardError as RewardError
+    from audiorl.rewards import RewardSet as RewardSet
+    from audiorl.rewards import RewardTable as RewardTable
+    from audiorl.rewards import SignalQuality as SignalQuality
+    from audiorl.rewards import SpeechQuality as SpeechQuality
+    from audiorl.rewards import SpeechScore as SpeechScore
+    from audiorl.rewards import load_reward as load_reward
     from audiorl.trainers.base import SpeechTrainer as SpeechTrainer
     from audiorl.trainers.config import SpeechConfig as SpeechConfig
-    from audiorl.trainers.dpo import (
-        DPOConfig as DPOConfig,
-    )
-    from audiorl.trainers.dpo import (
-        DPOTrainer as DPOTrainer,
-    )
-    from audiorl.trainers.grpo import (
-        GRPOConfig as GRPOConfig,
-    )
-    from audiorl.trainers.grpo import (
-        GRPOTrainer as GRPOTrainer,
-    )
+    from audiorl.trainers.dpo import DPOConfig as DPOConfig
+    from audiorl.trainers.dpo import DPOTrainer as DPOTrainer
+    from audiorl.trainers.grpo import GRPOConfig as GRPOConfig
+    from audiorl.trainers.grpo import GRPOTrainer as GRPOTrainer
     from audiorl.trainers.hub import PushError as PushError
     from audiorl.trainers.kto import KTOConfig as KTOConfig
     from audiorl.trainers.kto import KTOTrainer as KTOTrainer
-    from audiorl.trainers.online_dpo import (
-        OnlineDPOConfig as OnlineDPOConfig,
-    )
-    from audiorl.trainers.online_dpo import (
-        OnlineDPOTrainer as OnlineDPOTrainer,
-    )
-    from audiorl.trainers.orpo import (
-        ORPOConfig as ORPOConfig,
-    )
-    from audiorl.trainers.orpo import (
-        ORPOTrainer as ORPOTrainer,
-    )
-    from audiorl.trainers.raft import (
-        RAFTConfig as RAFTConfig,
-    )
-    from audiorl.trainers.raft import (
-        RAFTTrainer as RAFTTrainer,
-    )
+    from audiorl.trainers.online_dpo import OnlineDPOConfig as OnlineDPOConfig
+    from audiorl.trainers.online_dpo import OnlineDPOTrainer as OnlineDPOTrainer
+    from audiorl.trainers.orpo import ORPOConfig as ORPOConfig
+    from audiorl.trainers.orpo import ORPOTrainer as ORPOTrainer
+    from audiorl.trainers.raft import RAFTConfig as RAFTConfig
+    from audiorl.trainers.raft import RAFTTrainer as RAFTTrainer
     from audiorl.trainers.sft import SFTConfig as SFTConfig
     from audiorl.trainers.sft import SFTTrainer as SFTTrainer
 else:

@@ -39,54 +39,22 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from audiorl.audio.containers import audio_suffix as audio_suffix
-    from audiorl.audio.features import (
-        ClipProcessor as ClipProcessor,
-    )
-    from audiorl.audio.features import (
-        ProcessedClip as ProcessedClip,
-    )
-    from audiorl.audio.features import (
-        cut_clip as cut_clip,
-    )
-    from audiorl.audio.features import (
-        fit_clip as fit_clip,
-    )
-    from audiorl.audio.features import (
-        log_mel_spectrogram as log_mel_spectrogram,
-    )
-    from audiorl.audio.features import (
-        mel_spectrogram as mel_spectrogram,
-    )
-    from audiorl.audio.features import (
-        mfcc as mfcc,
-    )
-    from audiorl.audio.features import (
-        normalise_peak as normalise_peak,
-    )
-    from audiorl.audio.load import (
-        LOUDEST_SAMPLE as LOUDEST_SAMPLE,
-    )
-    from audiorl.audio.load import (
-        SILENCE_PEAK as SILENCE_PEAK,
-    )
-    from audiorl.audio.load import (
-        audio_bytes as audio_bytes,
-    )
-    from audiorl.audio.load import (
-        audio_seconds as audio_seconds,
-    )
-    from audiorl.audio.load import (
-        channel_of as channel_of,
-    )
-    from audiorl.audio.load import (
-        load_audio as load_audio,
-    )
-    from audiorl.audio.load import (
-        load_row_audio as load_row_audio,
-    )
-    from audiorl.audio.load import (
-        row_audio_seconds as row_audio_seconds,
-    )
+    from audiorl.audio.features import ClipProcessor as ClipProcessor
+    from audiorl.audio.features import ProcessedClip as ProcessedClip
+    from audiorl.audio.features import cut_clip as cut_clip
+    from audiorl.audio.features import fit_clip as fit_clip
+    from audiorl.audio.features import log_mel_spectrogram as log_mel_spectrogram
+    from audiorl.audio.features import mel_spectrogram as mel_spectrogram
+    from audiorl.audio.features import mfcc as mfcc
+    from audiorl.audio.features import normalise_peak as normalise_peak
+    from audiorl.audio.load import LOUDEST_SAMPLE as LOUDEST_SAMPLE
+    from audiorl.audio.load import SILENCE_PEAK as SILENCE_PEAK
+    from audiorl.audio.load import audio_bytes as audio_bytes
+    from audiorl.audio.load import audio_seconds as audio_seconds
+    from audiorl.audio.load import channel_of as channel_of
+    from audiorl.audio.load import load_audio as load_audio
+    from audiorl.audio.load import load_row_audio as load_row_audio
+    from audiorl.audio.load import row_audio_seconds as row_audio_seconds
     from audiorl.audio.sources import AudioFault as AudioFault
 else:
     __getattr__, __dir__, __all__ = lazy_names(__name__, _HOMES)

@@ -32,38 +32,18 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from audiorl.datasets.checks import (
-        RowJudge as RowJudge,
-    )
-    from audiorl.datasets.checks import (
-        check_rows as check_rows,
-    )
-    from audiorl.datasets.checks import (
-        drop_bad_rows as drop_bad_rows,
-    )
-    from audiorl.datasets.checks import (
-        judge_row as judge_row,
-    )
-    from audiorl.datasets.checks import (
-        missing_columns as missing_columns,
-    )
+    from audiorl.datasets.checks import RowJudge as RowJudge
+    from audiorl.datasets.checks import check_rows as check_rows
+    from audiorl.datasets.checks import drop_bad_rows as drop_bad_rows
+    from audiorl.datasets.checks import judge_row as judge_row
+    from audiorl.datasets.checks import missing_columns as missing_columns
     from audiorl.datasets.corpora import load_corpus as load_corpus
     from audiorl.datasets.corpora import speech_rows as speech_rows
-    from audiorl.datasets.corpus import (
-        Corpus as Corpus,
-    )
-    from audiorl.datasets.corpus import (
-        Part as Part,
-    )
-    from audiorl.datasets.corpus import (
-        find_corpus as find_corpus,
-    )
-    from audiorl.datasets.corpus import (
-        list_corpora as list_corpora,
-    )
-    from audiorl.datasets.corpus import (
-        register_corpus as register_corpus,
-    )
+    from audiorl.datasets.corpus import Corpus as Corpus
+    from audiorl.datasets.corpus import Part as Part
+    from audiorl.datasets.corpus import find_corpus as find_corpus
+    from audiorl.datasets.corpus import list_corpora as list_corpora
+    from audiorl.datasets.corpus import register_corpus as register_corpus
     from audiorl.datasets.export import EXPORTED_COLUMNS as EXPORTED_COLUMNS
     from audiorl.datasets.export import export_rows as export_rows
     from audiorl.datasets.faults import BadRowsError as BadRowsError

@@ -40,48 +40,22 @@ if TYPE_CHECKING:
     from audiorl.models.classifier import ClassifierFamily as ClassifierFamily
     from audiorl.models.ctc import CTCFamily as CTCFamily
     from audiorl.models.encoder_decoder import EncoderDecoderFamily as EncoderDecoderFamily
-    from audiorl.models.family import (
-        AutoregressiveFamily as AutoregressiveFamily,
-    )
-    from audiorl.models.family import (
-        SpeechFamily as SpeechFamily,
-    )
-    from audiorl.models.family import (
-        TokenizedText as TokenizedText,
-    )
-    from audiorl.models.forward import (
-        base_model as base_model,
-    )
-    from audiorl.models.forward import (
-        disable_dropout as disable_dropout,
-    )
-    from audiorl.models.forward import (
-        run_inside as run_inside,
-    )
+    from audiorl.models.family import AutoregressiveFamily as AutoregressiveFamily
+    from audiorl.models.family import SpeechFamily as SpeechFamily
+    from audiorl.models.family import TokenizedText as TokenizedText
+    from audiorl.models.forward import base_model as base_model
+    from audiorl.models.forward import disable_dropout as disable_dropout
+    from audiorl.models.forward import run_inside as run_inside
     from audiorl.models.generate import GenerateFamily as GenerateFamily
     from audiorl.models.padding import encode_by_length as encode_by_length
     from audiorl.models.padding import waveform_features as waveform_features
-    from audiorl.models.registry import (
-        FAMILIES as FAMILIES,
-    )
-    from audiorl.models.registry import (
-        family_class as family_class,
-    )
-    from audiorl.models.registry import (
-        model_class as model_class,
-    )
-    from audiorl.models.registry import (
-        register_family as register_family,
-    )
-    from audiorl.models.registry import (
-        registered_family as registered_family,
-    )
-    from audiorl.models.registry import (
-        speech_family as speech_family,
-    )
-    from audiorl.models.registry import (
-        use_family as use_family,
-    )
+    from audiorl.models.registry import FAMILIES as FAMILIES
+    from audiorl.models.registry import family_class as family_class
+    from audiorl.models.registry import model_class as model_class
+    from audiorl.models.registry import register_family as register_family
+    from audiorl.models.registry import registered_family as registered_family
+    from audiorl.models.registry import speech_family as speech_family
+    from audiorl.models.registry import use_family as use_family
     from audiorl.models.sampling import Sampler as Sampler
     from audiorl.models.whisper import shorten_window as shorten_window
 else:

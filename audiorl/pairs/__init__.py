@@ -27,15 +27,9 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from audiorl.pairs.corruptions import (
-        CORRUPTIONS as CORRUPTIONS,
-    )
-    from audiorl.pairs.corruptions import (
-        SyntheticNegative as SyntheticNegative,
-    )
-    from audiorl.pairs.corruptions import (
-        synthetic_negatives as synthetic_negatives,
-    )
+    from audiorl.pairs.corruptions import CORRUPTIONS as CORRUPTIONS
+    from audiorl.pairs.corruptions import SyntheticNegative as SyntheticNegative
+    from audiorl.pairs.corruptions import synthetic_negatives as synthetic_negatives
     from audiorl.pairs.folder import MiningFolder as MiningFolder
     from audiorl.pairs.mining import MinedPairs as MinedPairs
     from audiorl.pairs.mining import mine_into as mine_into

@@ -29,34 +29,18 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from audiorl.text.error_rates import (
-        ErrorCounts as ErrorCounts,
-    )
-    from audiorl.text.error_rates import (
-        Errors as Errors,
-    )
+    from audiorl.text.error_rates import ErrorCounts as ErrorCounts
+    from audiorl.text.error_rates import Errors as Errors
     from audiorl.text.error_rates import TextPair as TextPair
     from audiorl.text.error_rates import completion_text as completion_text
-    from audiorl.text.error_rates import (
-        count_errors as count_errors,
-    )
-    from audiorl.text.error_rates import (
-        split_units as split_units,
-    )
-    from audiorl.text.error_rates import (
-        tagged_transcript as tagged_transcript,
-    )
+    from audiorl.text.error_rates import count_errors as count_errors
+    from audiorl.text.error_rates import split_units as split_units
+    from audiorl.text.error_rates import tagged_transcript as tagged_transcript
     from audiorl.text.error_rates import text_pairs as text_pairs
-    from audiorl.text.keywords import (
-        KeywordCounts as KeywordCounts,
-    )
-    from audiorl.text.keywords import (
-        count_keywords as count_keywords,
-    )
+    from audiorl.text.keywords import KeywordCounts as KeywordCounts
+    from audiorl.text.keywords import count_keywords as count_keywords
     from audiorl.text.keywords import read_hotwords as read_hotwords
-    from audiorl.text.keywords import (
-        read_keywords as read_keywords,
-    )
+    from audiorl.text.keywords import read_keywords as read_keywords
     from audiorl.text.normalizers import NORMALIZERS as NORMALIZERS
     from audiorl.text.normalizers import Normalizer as Normalizer
     from audiorl.text.normalizers import normalizer as normalizer
