@@ -159,7 +159,7 @@ class GroupBatch(Mapping[str, Tensor | BatchRows]):
         return GroupBatch({**self, **values})
 
     def hypothesis(self, k: int) -> GroupBatch:
-        """The same clips with their k-th hypothesis alone, without what only pads it to the others."""
+        """The same clips with only their k-th hypothesis, without its padding to the longest."""
         tokens, keep = self.tokens[:, k : k + 1], self.keep[:, k : k + 1]
         kept = keep.any(0).any(0).nonzero()
         length = int(kept.max()) + 1 if len(kept) else keep.shape[-1]
@@ -179,7 +179,7 @@ class GroupBatch(Mapping[str, Tensor | BatchRows]):
 
 
 def audio_alone(audio: Mapping[str, Tensor]) -> GroupBatch:
-    """A batch of clips, for what reads nothing but audio; its one hypothesis of each counts nothing."""
+    """A batch of clips for code that reads the audio only; its hypotheses do not count."""
     clips = len(next(audio[key] for key in AUDIO_KEYS if key in audio))
     tokens = torch.zeros((clips, 1, 2), dtype=torch.long)
     return GroupBatch(audio, tokens=tokens, keep=tokens[..., 1:].bool(), row_ids=torch.arange(clips))
@@ -204,7 +204,7 @@ class GroupScores(NamedTuple):
         return f"GroupScores({shapes_in_words(self._asdict().items())})"
 
     def select_hypotheses(self, which: slice) -> GroupScores:
-        """The same of some of the K hypotheses; states are of the clips and stay."""
+        """The scores of some of the K hypotheses; the states stay, since they belong to clips."""
         parts = {name: value for name, value in self._asdict().items() if name != "states" and value is not None}
         return self._replace(**{name: value[:, which] for name, value in parts.items()})
 

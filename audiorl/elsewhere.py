@@ -1,7 +1,7 @@
 """What other projects call things, and our names for them: flags, settings, commands, arguments, columns.
 
-TRL, batch-opt-rlhf-asr (`finetune.py`), halo-forge (`halo-forge audio`), scripts of transformers and NeMo. Whoever
-comes from them and types a name of theirs is told ours, before the nearest spelling is guessed.
+TRL, batch-opt-rlhf-asr (`finetune.py`), halo-forge (`halo-forge audio`), scripts of transformers and NeMo. If you
+type one of their names, the error names ours; only then is the nearest spelling guessed.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ SETTINGS: Mapping[str, Sequence[str]] = {
     "eval_data": ["rows to measure on are --eval_dataset_name here", "rows to measure on are --dataset_name here"],
     "eval_dataset": ["rows to measure on are --eval_dataset_name here", "rows to measure on are --dataset_name here"],
     "validation_file": ["rows to measure on are --eval_dataset_name here"],
-    "max_train_samples": ["--limit takes the first so many rows"],
-    "max_samples": ["--limit takes the first so many rows"],
+    "max_train_samples": ["--limit takes the first rows, as many as it says"],
+    "max_samples": ["--limit takes the first rows, as many as it says"],
     "audio_column_name": ["columns with other names are told by --columns audio=THEIRS"],
     "text_column_name": ["columns with other names are told by --columns text=THEIRS"],
     "min_audio_len": ["it is --min_audio_seconds here"],
@@ -151,7 +151,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
 
 
 def answer_to_flag(name: str, known: Collection[str]) -> str | None:
-    """What to say of a flag or field of another project, naming known ones alone; None: nothing to say."""
+    """The answer to a flag or field of another project; it names known flags only. None: there is no answer."""
     for answer in SETTINGS.get(name.lstrip("-").replace("-", "_"), ()):
         if set(re.findall(r"--(\w+)", answer)) <= set(known):
             return answer
@@ -159,7 +159,7 @@ def answer_to_flag(name: str, known: Collection[str]) -> str | None:
 
 
 def column_of(ours: str, found: Iterable[str]) -> str | None:
-    """Which of the columns that are there is probably ours under another name: the one known, else the nearest."""
+    """Which of the columns found is probably ours under another name: a known synonym, else the nearest spelling."""
     spare = list(found)
     by_lower = {name.lower(): name for name in reversed(spare)}
     for theirs in COLUMNS.get(ours, ()):
@@ -170,7 +170,7 @@ def column_of(ours: str, found: Iterable[str]) -> str | None:
 
 
 class AnswersWrongArguments(ABCMeta):
-    """Of configs and trainers: a keyword that is not theirs is answered with the one that is meant."""
+    """For configs and trainers: the error about an unknown keyword names the one that is probably meant."""
 
     if not TYPE_CHECKING:  # checkers and editors go by __init__
 

@@ -78,12 +78,12 @@ def interruptible(go_on: str) -> Iterator[None]:
 
 
 def run(main: Callable[[], None], *, go_on: str | None = None) -> None:
-    """Run a program's `main`; what is the user's to mend is told without a traceback.
+    """Run a program's `main`; errors that the user can correct are shown without a traceback.
 
     AUDIORL_DEBUG=1 shows the traceback.
 
     Args:
-        go_on: what to say of Ctrl-C, how the program goes on; None where it begins anew.
+        go_on: how to continue after Ctrl-C; None if the program would start from the beginning.
     """
     _quiet_libraries()
     try:
@@ -128,7 +128,7 @@ def tell_launcher(message: str) -> None:
 
 
 def quiet_launcher() -> Callable[..., Any]:
-    """Let a launcher say nothing where a process of audiorl has told its error; everything else it says as before.
+    """Keep a launcher quiet about a process of audiorl that has printed its own error; other reports stay.
 
     Called by torch in each process that imports its launcher, and there it changes two things: reports of failed
     processes wait until the launcher knows why, and an uncaught error that is such a failure prints nothing.
@@ -212,5 +212,5 @@ def _not_about_an_optional_kernel(record: logging.LogRecord) -> bool:
 
 
 def hush_missing_kernel() -> None:
-    """Silence the message of bitsandbytes that only alarms; what imports it calls this first."""
+    """Silence the message of bitsandbytes that only alarms; call it before anything imports bitsandbytes."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_not_about_an_optional_kernel)

@@ -1,7 +1,7 @@
-"""Files that appear whole, folders that one run at a time writes to, disks that are full, and JSON without NaN.
+"""Files that are written whole, locked folders, full disks, and JSON without NaN.
 
-A file is written beside its place, as `NAME.PID.part`, and moved there in one rename. What a killed process left
-beside a file goes when the file is written again, or when a run that holds the folder's lock begins.
+A file is written beside its place, as `NAME.PID.part`, and moved there in one rename. Leftovers of a killed
+process are removed when the file is written again, or when a run that holds the folder's lock begins.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PART = re.compile(r"\.(\d+)\.part$")
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str], mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
-    """Open a file that is at its place when the block ends, whole, or not at all.
+    """Open a file that appears at its place when the block ends, whole or not at all.
 
     Args:
         path: its place; what is there already stays until the block has ended.
@@ -65,7 +65,7 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w", **options: Any) ->
 
 
 def sweep_parts(name: str) -> None:
-    """Remove what killed processes of this machine left of one file; parts of living ones stay."""
+    """Remove the parts of a file that killed processes of this machine left; those of running ones stay."""
     folder, base = os.path.split(os.path.abspath(name))
     for path in Path(folder).glob(f"{_escaped(base)}.*.part"):
         found = _PART.search(path.name)
@@ -74,7 +74,7 @@ def sweep_parts(name: str) -> None:
 
 
 def sweep_folder(folder: str | os.PathLike[str]) -> None:
-    """Remove all parts of files of a folder, its subfolders left out. Only for who holds the folder's lock."""
+    """Remove all parts of files of a folder, not of its subfolders. Call it only with the folder's lock."""
     for path in Path(folder).glob("*.part"):
         if _PART.search(path.name):
             path.unlink(missing_ok=True)
@@ -105,7 +105,7 @@ def lock_folder(folder: str | os.PathLike[str], *, wait: float | None = None) ->
 
 
 def file_fault(error: BaseException) -> str | None:
-    """What kept a file from being written, in a few words; None where the error is about something else.
+    """Why a file could not be written, in a few words; None if the error is about something else.
 
     torch and safetensors raise a RuntimeError and an error of their own, so their texts are read.
     """
@@ -119,7 +119,7 @@ def file_fault(error: BaseException) -> str | None:
 
 
 def is_full(error: BaseException, folder: str | os.PathLike[str]) -> bool:
-    """Whether a file could not be written for want of room."""
+    """Whether a file could not be written because the disk is full."""
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return True
     if file_fault(error) is None or isinstance(error, OSError):
@@ -137,7 +137,7 @@ def is_full(error: BaseException, folder: str | os.PathLike[str]) -> bool:
 
 
 def strict_json(value: Any, **options: Any) -> str:
-    """JSON as its standard has it, in which NaN and infinity are null; Python's own would write words no parser knows.
+    """Standard JSON: NaN and infinity become null. Python's own writer would write words that parsers refuse.
 
     Args:
         options: of `json.dumps`.
@@ -154,7 +154,7 @@ def _finite(value: Any) -> Any:
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON lines file, [] where there is none; a last line that a killed run cut off is left out."""
+    """The objects of a JSON lines file, [] if there is no file. A last line that a killed run cut off is skipped."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
@@ -168,7 +168,7 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
             if number == len(lines):
                 break
             raise ValueError(
-                f"{path}, line {number} is no JSON ({error}). Mend the line, or remove the file to report without it."
+                f"{path}, line {number} is not JSON ({error}). Correct it, or remove the file to report without it."
             ) from error
     return found
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from audiorl.trainers.config import SpeechConfig
 
 WITHOUT_VALUE = {"--help", "-h"}
-# what names a run of one's own; without any of them a demo's flags are taken
+# Flags that name a run of your own; without any of them the demo's flags are used
 OF_ONES_OWN = ("--model_name_or_path", "--dataset_name", "--config", *WITHOUT_VALUE)
 
 EPILOG = "--config FILE.yaml reads flags from a file, lines like `beta: 0.1`; flags on the command line override it."
@@ -49,13 +49,13 @@ def parse(
 
     Flags override `--config FILE.yaml`, which overrides the defaults. Misspelt flags, on the command line and in the
     file, end the program with the nearest one, flags of `refused` with the reason given there; abbreviations are not
-    taken.
+    accepted.
 
     Args:
         configs: the dataclasses; every field is a flag.
-        demo_arguments: come first where neither a model, a data set nor a config file is named.
+        demo_arguments: flags to use if neither a model, a data set nor a config file is named.
         argv: default `sys.argv`.
-        refused: flag -> why it is not taken.
+        refused: flag -> why it is not accepted.
 
     Returns:
         One object for each class, in their order; a trainer's config names the checkpoint to resume from.
@@ -117,7 +117,7 @@ def _settings_of(argv: Sequence[str]) -> dict[str, Any]:
             found: Any = yaml.safe_load(file)
         except yaml.YAMLError as error:
             raise ValueError(
-                f"--config {argv[place]} is no YAML: {error}. Write lines of the form `flag: value`."
+                f"--config {argv[place]} is not YAML: {error}. Write lines of the form `flag: value`."
             ) from error
     if not isinstance(found, dict):
         raise ValueError(f"--config {argv[place]} holds no flags. Write lines of the form `flag: value`.")
@@ -177,9 +177,9 @@ class SpeechScriptArguments(RowScriptArguments):
 
     num_generations: int = field(
         default=8,
-        metadata={"help": "Hypotheses sampled for each clip where rows bring no pairs but transcripts."},
+        metadata={"help": "How many hypotheses to sample for each clip if the rows have transcripts instead of pairs."},
     )
-    mining_temperature: float = field(default=1.0, metadata={"help": "Temperature of those hypotheses, above 0."})
+    mining_temperature: float = field(default=1.0, metadata={"help": "Temperature at which they are sampled, above 0."})
 
 
 def train_rows(
@@ -201,7 +201,7 @@ def train_rows(
 def test_rows(
     script: RowScriptArguments, args: SpeechConfig | None = None, *, columns: ColumnNames | None = None
 ) -> Any:
-    """The rows to measure on, likewise; None where a file was given to train on and no other to measure.
+    """The rows to measure on; None if the rows to train on are a file and no others are named.
 
     Raises:
         ValueError: with `args`, whose run measures before and after: fewer than two clips.
@@ -222,14 +222,14 @@ def test_rows(
     rows = rows_within_bounds(rows, args, "test rows")
     if isinstance(rows, Dataset) and len(rows) < 2:
         raise ValueError(
-            "Before and after are compared with intervals, which one held-out clip does not have. Measure on more "
+            "Before and after are compared with intervals, which need two held-out clips at least. Measure on more "
             "clips (--eval_dataset_name), or leave the held-out rows out."
         )
     return rows
 
 
 def data_source(script: RowScriptArguments, *, test: bool = False, mined: bool = False) -> DataSource:
-    """What the rows of `train_rows`, or of `test_rows`, are called on the tuned model's card.
+    """How the tuned model's card names the rows of `train_rows`, or of `test_rows`.
 
     Args:
         mined: whether pairs were mined from them, as `SpeechScriptArguments` says.

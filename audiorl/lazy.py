@@ -77,7 +77,7 @@ def lazy_names(
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
-    """What to add about a name that is not there; "" where no known one is near."""
+    """A suggestion for an unknown name; "" if no known name is near."""
     by_lower = {one.lower(): one for one in known}
     near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.75)
     return f". Did you mean {by_lower[near[0]]!r}?" if near else ""
@@ -99,15 +99,15 @@ class _MovedModule(Loader):
 
 
 class _FormerNames(MetaPathFinder):
-    """Asked last, of modules of audiorl that no file holds."""
+    """Finds modules of audiorl by their former names; Python asks it when no file is found."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The module by its new name; of a misspelt one nothing.
+        """The module under its new name; None if there is none.
 
         Raises:
-            ModuleNotFoundError: a name of the package, or a module, is spelt nearly so.
+            ModuleNotFoundError: the package has a name, or a module, with nearly this spelling.
         """
         package, _, own = name.rpartition(".")
         if package.split(".")[0] != "audiorl":
@@ -127,6 +127,6 @@ def _modules(path: Sequence[str] | None) -> list[str]:
 
 
 def answer_former_names() -> None:
-    """Let imports by former names go on to work; once, and asked only for what is found nowhere else."""
+    """Make imports by former names work. The finder is asked last, so it costs other imports nothing."""
     if not any(isinstance(finder, _FormerNames) for finder in sys.meta_path):
         sys.meta_path.append(_FormerNames())

@@ -88,7 +88,7 @@ def test_paths_start_at_the_folder_of_the_description(tmp_path, monkeypatch):
         ("", r"holds None \(NoneType\), not a dict"),
         ("augment", r"holds 'augment' \(str\), not a dict"),
         ("missing.yaml", r"no file missing.yaml. Check the path"),
-        ('{"speed": {"factor": 0.9}', r"(?s)cannot be read from the text.*Mend it"),
+        ('{"speed": {"factor": 0.9}', r"(?s)cannot be read from the text.*Correct it"),
         ('{"gain": {"db": 1}, "gain": {"db": 2}}', r"a name is there twice"),
         ("gain: {db: 1}\ngain: {db: 2}", r"a name is there twice"),
         ("noise: {std: 1e-3}", r"'1e-3', not a number.*in YAML 1.0e-3"),

@@ -112,13 +112,11 @@ def test_a_logger_that_is_not_installed_is_refused_when_the_config_is_built(monk
 
 def test_a_tokenizer_or_a_feature_extractor_alone_is_no_processor(tmp_path):
     model, processor = tiny_whisper()
-    with pytest.raises(
-        ValueError, match=r"is a tokenizer, which makes nothing of audio\. Pass processing_class=AutoPr"
-    ):
+    with pytest.raises(ValueError, match=r"is a tokenizer, which cannot read audio\. Pass processing_class=AutoPr"):
         speech_family(model, processor.tokenizer)
     folder = saved((model, processor), tmp_path / "base")
     extractor = AutoFeatureExtractor.from_pretrained(folder)
-    with pytest.raises(ValueError, match="is a feature extractor, which makes nothing of texts"):
+    with pytest.raises(ValueError, match="is a feature extractor, which cannot read texts"):
         DPOTrainer(model, args=DPOConfig(output_dir="o", report_to="none", use_cpu=True), processing_class=extractor)
 
 

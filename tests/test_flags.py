@@ -65,7 +65,7 @@ def test_wrong_flags_end_with_a_message_and_2(argv, told, capsys):
     [
         ("minuts: 3", "unknown flag --minuts in --config; did you mean --minutes?"),
         ("- minutes", "holds no flags"),
-        ("minutes: [", "is no YAML"),
+        ("minutes: [", "is not YAML"),
         ("dish_name: no", "dish_name in --config is False"),
     ],
 )

@@ -2,11 +2,11 @@
 
     load        one clip decoded, or its length; what makes a clip unusable; its channel
     sources     the shapes in which a row may give its clip
-    containers  what a file's bytes say of themselves: kind, length, a missing end; mp3 counts frames
+    containers  what a file's bytes tell: kind, length, a missing end; mp3 counts frames
     libsndfile, ffmpeg   the two readers; the second is the extra `audiorl[av]`
-    features    what is made of a clip besides a model's own input
+    features    other features of a clip than a model's own input
 
-Names are loaded on first use, so that a fault can be raised without decoders.
+Names are loaded on first use: raising a fault imports no decoder.
 """
 
 from __future__ import annotations

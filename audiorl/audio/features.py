@@ -1,11 +1,11 @@
-"""What is made of a clip besides a model's own input: level, length, mel spectrogram, MFCCs. On librosa.
+"""Features of a clip besides a model's own input: level, length, mel spectrogram, MFCCs, computed by librosa.
 
     process = ClipProcessor(features="mfcc", peak=1.0, seconds=10)
     clip = process("speech.flac")  # or bytes, or {"array", "sampling_rate"}
     clip.samples, clip.sampling_rate, clip.seconds, clip.features
 
-The defaults are speech's usual ones at 16 kHz: frames of 25 ms every 10 ms, 80 mel bands. All of these are functions
-of (samples,) float32 arrays at a known rate; `load_audio` makes them of any file or array.
+The defaults are speech's usual ones at 16 kHz: frames of 25 ms every 10 ms, 80 mel bands. All functions take
+(samples,) float32 arrays at a known rate; `load_audio` makes one from any file or array.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Features = Literal["none", "mel", "log_mel", "mfcc"]
 
 
 class ProcessedClip(NamedTuple):
-    """A clip and what was made of it."""
+    """A clip and its features."""
 
     samples: np.ndarray  # (samples,) float32
     sampling_rate: int  # Hz
@@ -121,7 +121,7 @@ def cut_clip(samples: np.ndarray, sampling_rate: int, seconds: float, *, start: 
 
 
 def fit_clip(samples: np.ndarray, sampling_rate: int, seconds: float) -> np.ndarray:
-    """A clip of exactly `seconds` > 0: what is longer loses its end, what is shorter gets silence behind it."""
+    """A clip of exactly `seconds` > 0: a longer clip loses its end, a shorter one gets silence behind it."""
     wanted = _samples_of(seconds, sampling_rate, "seconds")
     return np.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
 

@@ -2,12 +2,12 @@
 
     pip install "audiorl[av]"
 
-1. Which files come here is said by their bytes, never by what is installed: rows are the same on every machine, or
-   refused on one that lacks the extra.
+1. A file's bytes decide whether it is read here, never the installed packages. So rows are the same on every machine,
+   or refused on one without the extra.
 2. Only the demuxer of the file's kind is used, on the bytes at hand: a playlist or a reference to another file opens
    nothing.
-3. The stream is FFmpeg's best audio stream; a file with several is told once. Priming samples at its start go as
-   FFmpeg lets them go. Silence is not put in where a stream starts late or has gaps.
+3. The stream is FFmpeg's best audio stream; a file with several causes one warning. Priming samples at its start are
+   removed as FFmpeg does. No silence is inserted if a stream starts late or has gaps.
 4. A length is that of the decoded samples: what these containers state is rounded, estimated or absent. Where a
    container states it to the sample (MP4) or to the millisecond (Matroska), fewer are a cut file. A cut does not show
    where nothing is stated: WebM of a browser's recorder, AAC, AMR, AC-3.

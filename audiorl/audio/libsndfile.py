@@ -60,7 +60,7 @@ _LOSSY = ("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
 
 
 class CannotOpenError(Exception):
-    """libsndfile knows no such file, or not its codec."""
+    """libsndfile does not know this kind of file, or its codec."""
 
 
 class _Bytes:

@@ -1,4 +1,4 @@
-"""Clips in, mono float32 at the model's rate out; a clip that cannot be used is refused with a remedy.
+"""Load a clip as mono float32 at the model's rate; a clip that cannot be used is refused with a remedy.
 
 A source is one of: a path or fsspec address; the bytes of an audio file; `{"path", "bytes"}` (bytes win);
 `{"array", "sampling_rate"}`; a `data:audio/...;base64,` address.
@@ -109,7 +109,7 @@ def load_row_audio(
 
 
 def audio_seconds(source: Any, *, channel: Channel | None = None) -> float:
-    """Length of one clip in seconds, from its header or shape where that tells it to the sample.
+    """Length of one clip in seconds, from its header or shape if that is exact to the sample.
 
     An MP3 whose length header is absent or wrong has its frames counted; what FFmpeg reads is decoded, and so is a FLAC
     stream of unknown length.
@@ -228,7 +228,7 @@ def _require_samples(clip: Clip, name: str) -> None:
 
 
 def _require_rate(rate: int, name: str) -> None:
-    """Refuse a header's rate that no recorder has, before a second's samples are resampled to hours."""
+    """Refuse a rate in a header that no recorder has, before one second is resampled to hours."""
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise AudioFault(
             f"{name} says that it has {rate} samples a second, which no recording has",

@@ -1,4 +1,4 @@
-"""The shapes in which a row may give its clip: what is accepted, and the fault of what is not."""
+"""The forms in which a row may give its clip, and the fault of an entry in any other form."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Clip(NamedTuple):
 
 
 class ClipShape(NamedTuple):
-    """What is known of a clip without its samples."""
+    """What is known about a clip before it is decoded."""
 
     samples: int  # of each channel
     sampling_rate: int  # Hz
@@ -76,14 +76,14 @@ _said: set[str] = set()
 
 
 def say_once(kind: str, message: str) -> None:
-    """Warn of the first clip of a kind that is read in another way than its file says; once in each process."""
+    """Warn about the first clip that is read differently than its file says; once for each kind and process."""
     if kind not in _said:
         _said.add(kind)
         logger.warning(f"{message} Further clips of this kind are read the same way without a message.")
 
 
 def holds_array(source: Any) -> bool:
-    """Whether an entry carries samples; they win over a path that stands beside them."""
+    """Whether an entry has samples; they take precedence over its path."""
     return isinstance(source, Mapping) and source.get("array") is not None
 
 
@@ -196,7 +196,7 @@ def entry_name(source: Any) -> str:
 
 
 def short_repr(value: object) -> str:
-    """repr() that a long value, base64 for example, does not turn into a page."""
+    """repr(), cut short for long values such as base64."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits, a list nested as deep

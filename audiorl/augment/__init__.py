@@ -25,8 +25,7 @@ lets a transform occur twice. Paths are relative to the description's file.
 `too_long` says what a clip does that grows longer than the model's window: "error" (default) makes it a fault of its
 row, found before training and treated as `on_bad_rows` says; "unaugmented" trains on the clip as it is.
 
-Every random number comes from (seed, epoch, row, transform). Whatever is wrong with a description is said when it is
-read.
+Every random number depends on (seed, epoch, row, transform) only. A wrong description is refused when it is read.
 """
 
 from __future__ import annotations
@@ -255,7 +254,7 @@ def _read(text: str, source: str) -> Any:
         return yaml.load(text, _NoRepeats)
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(
-            f"The augmentation cannot be read from {source}: {error}. Mend it; it looks like {_EXAMPLE}."
+            f"The augmentation cannot be read from {source}: {error}. Correct it; it looks like {_EXAMPLE}."
         ) from error
 
 
@@ -267,7 +266,7 @@ def _without_repeats(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 
 
 class _NoRepeats(yaml.SafeLoader):
-    """PyYAML's safe loader, which by itself keeps the last of several equal names."""
+    """PyYAML's safe loader, but equal names are an error; PyYAML would keep the last one."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         return _without_repeats(

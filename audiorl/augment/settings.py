@@ -1,4 +1,4 @@
-"""What a description may say for a setting: each is read and checked by the reader in its field's metadata.
+"""Settings of a description: the reader in a field's metadata reads and checks its setting.
 
 Sound files that are mixed into clips are settings, too: found, looked at before training, decoded once in each
 process.

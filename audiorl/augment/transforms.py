@@ -1,4 +1,4 @@
-"""Transforms of a waveform: each is a value with its settings, called with a clip and a generator of its own.
+"""Transforms of a waveform: each is an object with settings, called with a clip and a random generator.
 
 Time stretching and pitch shifting are audiomentations' (Signalsmith stretch), run with parameters drawn here: left to
 itself it draws from global generators and cuts a slowed clip to the old length. Its other transforms of these names

@@ -31,7 +31,7 @@ class PairsArguments:
     """Where rows and model come from and where pairs go."""
 
     output_dir: str = field(
-        metadata={"help": "Folder for pairs.jsonl, hypotheses.jsonl (all of a clip with rewards) and summary.json."}
+        metadata={"help": "Folder for pairs.jsonl, hypotheses.jsonl (all of each clip, with rewards) and summary.json."}
     )
     dataset_name: str = field(metadata={"help": "JSON lines file, folder, Hub name or corpus with audio and text."})
     dataset_config: str | None = field(
@@ -45,9 +45,12 @@ class PairsArguments:
         default=None,
         metadata={"help": "Columns with other names than ours, as ours=theirs: audio=audio_filepath text=sentence."},
     )
-    limit: int | None = field(default=None, metadata={"help": "Only the first so many rows, at least 1."})
+    limit: int | None = field(
+        default=None, metadata={"help": "Mine at most this many rows, the first ones; at least 1."}
+    )
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "The checkpoint to be tuned, folder or Hub name; an adapter's folder too."}
+        default=None,
+        metadata={"help": "The checkpoint that you are going to tune: a folder, a Hub name or an adapter's folder."},
     )
     family: str | None = field(
         default=None,
@@ -64,11 +67,14 @@ class PairsArguments:
         },
     )
     save_dataset: bool = field(
-        default=False, metadata={"help": "Also write folders pairs/ and hypotheses/ for datasets, the audio inside."}
+        default=False,
+        metadata={"help": "Also write folders pairs/ and hypotheses/ for load_from_disk, with the audio inside."},
     )
-    push_to_hub: bool = field(default=False, metadata={"help": "Push the pairs as a data set, the audio inside."})
+    push_to_hub: bool = field(
+        default=False, metadata={"help": "Push the pairs to the Hub as a data set, with the audio inside."}
+    )
     hub_dataset_id: str | None = field(default=None, metadata={"help": "Name on the Hub, needed to push."})
-    hub_private: bool = field(default=True, metadata={"help": "Whether a data set that is made there is private."})
+    hub_private: bool = field(default=True, metadata={"help": "Make the data set private if it is new."})
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The embedded default: an offline speech synthesiser, sentences to say, and a small checkpoint to tune."""
+"""The demo: an offline speech synthesiser, sentences to speak, and a small checkpoint to tune."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Terms that stand beside a loss: the likelihood of true transcripts, and the orthogonality of an adapter's factors."""
+"""Terms added to a loss: the likelihood of true transcripts, and the orthogonality of an adapter's factors."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Advantages: how much better a hypothesis is than the others of its clip.
 
 All functions read (rewards (B, K), valid (B, K)) and return (B, K): 0 where `valid` is False, because no reward
-scored the hypothesis or its clip is a placeholder, and 0 throughout a group whose valid rewards are all equal, which
-can teach nothing. Pass the clips of all processes where "batch" is wanted; the others look at one clip at a time.
+scored the hypothesis or its clip is a placeholder, and 0 for all of a group whose valid rewards are equal, since
+nothing can be learned from it. For "batch", pass the clips of all processes; the others look at one clip at a time.
 
 A constant added to the rewards of a clip changes none of them.
 """
@@ -26,7 +26,7 @@ AdvantageFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 def mean_advantages(rewards: Tensor, valid: Tensor) -> Tensor:
-    """Reward less the mean of its group.
+    """Reward minus the mean of its group.
 
         A[b, k] = r[b, k] - mean_b,  mean_b over the valid rewards of clip b
 
@@ -58,7 +58,7 @@ def group_advantages(rewards: Tensor, valid: Tensor) -> Tensor:
 
 
 def batch_advantages(rewards: Tensor, valid: Tensor) -> Tensor:
-    """Reward less the mean of its group, over the standard deviation of the batch.
+    """Reward minus the mean of its group, over the standard deviation of the batch.
 
         A[b, k] = (r[b, k] - mean_b) / (std + 1e-4),  std over all valid rewards, with n - 1 in the divisor
 
@@ -73,7 +73,7 @@ def batch_advantages(rewards: Tensor, valid: Tensor) -> Tensor:
 
 
 def rloo_advantages(rewards: Tensor, valid: Tensor) -> Tensor:
-    """Reward less the mean of the others of its group: a baseline that does not contain the reward itself.
+    """Reward minus the mean of the others in its group: a baseline that does not contain the reward itself.
 
         A[b, k] = r[b, k] - mean over valid j != k of r[b, j]
 

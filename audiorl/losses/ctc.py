@@ -70,7 +70,7 @@ def ctc_logps(frame_logps: Tensor, frames: Tensor, tokens: Tensor, lengths: Tens
 
 
 def frames_needed(tokens: Tensor, lengths: Tensor) -> Tensor:
-    """The fewest frames that can say a transcript: one for each symbol, and a blank between two that are the same.
+    """The fewest frames that can say a transcript: one for each symbol, and a blank between two equal ones.
 
     Args:
         tokens: (..., U) long.

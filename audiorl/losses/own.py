@@ -1,4 +1,4 @@
-"""A loss of one's own: found by name, given its settings, tried on made-up scores before a run begins.
+"""A loss of your own: found by name, given its settings, tried on made-up scores before a run begins.
 
 A loss is a function of a batch's scores; its settings are its keyword-only arguments. It is named as rewards are: by a
 key of the shipped table, by an entry point of the group "audiorl.losses", by a dotted path, or passed itself.
@@ -75,7 +75,7 @@ def named_losses(value: Any) -> Any:
 
 
 def is_own(loss: Any, known: Mapping[str, Any]) -> bool:
-    """Whether a loss is none of the shipped ones."""
+    """Whether a loss is not one of the shipped ones."""
     return not (isinstance(loss, str) and loss in known)
 
 

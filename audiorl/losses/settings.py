@@ -1,4 +1,4 @@
-"""Checks of what a user sets on a loss; they run when an objective is built, never at a training step."""
+"""Checks of a loss's settings. They run when an objective is built, never at a training step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from audiorl.elsewhere import LOSSES
 
 
 class LossSettingError(ValueError):
-    """A loss was asked for with a name, weight or number it cannot work with."""
+    """A loss was requested with an unknown name, or with a weight or number out of range."""
 
 
 def finite_number(name: str, value: object) -> float:
@@ -57,7 +57,7 @@ def number_not_below(name: str, value: object, least: float) -> float:
 
 
 def check_settings(setting: str, name: str, function: Callable[..., Any], given: Collection[str]) -> None:
-    """Whether a loss gets all that it cannot be called without; its settings are its keyword-only arguments.
+    """Check that a loss gets every setting it requires; its settings are its keyword-only arguments.
 
     Args:
         setting, name: how the loss was asked for, "loss_type" and its key.

@@ -1,4 +1,4 @@
-"""The card of a tuned model: what a person needs to judge and to use it, and what the Hub reads of it."""
+"""The card of a tuned model: what people need to judge and use it, and the metadata for the Hub."""
 
 from audiorl.model_card.card import MODEL_CARD, RESULTS_FOLDER, model_card, write_card
 from audiorl.model_card.facts import WRONG_LABELS, Adapter, BeforeAndAfter, CardFacts, DataSource, Run

@@ -1,6 +1,6 @@
-"""Model families: what a trainer asks of a speech model, and who answers.
+"""Model families: the interface between trainers and speech models.
 
-Names are loaded on first use. Beside the registry there are the classes that a family of one's own derives from.
+Names are loaded on first use: the registry, and the base classes for a family of your own.
 """
 
 from __future__ import annotations

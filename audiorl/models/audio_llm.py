@@ -6,8 +6,8 @@ answers are continuations of it. A row is laid out as
 
     [prefix of L tokens, padded to the longest | continuation 1 | ... | continuation K], each of C tokens
 
-Positions go on from the prefix's own length in every continuation. By a mask of stock attention, a continuation sees
-its clip's prefix and its own past and nothing else, so each of the K has the numbers of a forward of its own.
+In every continuation, positions continue from the length of its prefix. A mask of stock attention lets a continuation
+see only its clip's prefix and its own past, so it has the same numbers as a forward pass of its own.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Qwen3ASRFamily(AudioLLMFamily):
         return self._request(language=_as_named(language), prompt=prompt)
 
     def _decode(self, ids: list[int]) -> str:
-        """The transcript, also where the model has written the language in front of it once more."""
+        """The transcript, without the language if the model repeats it in front."""
         return tagged_transcript(super()._decode(ids)).text
 
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
@@ -91,7 +91,7 @@ class Qwen2AudioFamily(AudioLLMFamily):
 
 
 def _as_named(language: str) -> str:
-    """The language as the processor knows it: its code; what it has no code for as it was written, to be refused."""
+    """The processor's code of a language; a language without one stays as written, and the processor refuses it."""
     # not every release of transformers has the model
     from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_NAME
 
@@ -163,7 +163,7 @@ class FunASRFamily(AudioLLMFamily):
 
 
 def _as_trained(language: str) -> str:
-    """The Chinese name of a language, which the model was trained to be asked with.
+    """The Chinese name of a language, as in the requests that the model was trained on.
 
     Raises:
         ValueError: a language that the processor does not know.

@@ -2,12 +2,12 @@
 
 Plain beam search follows transformers' `generate(num_beams=...)` and gives its sequences and scores. Diverse beams are
 those of Vijayakumar et al. 2018 (arXiv:1610.02424): the beams are divided into groups that take turns at every token,
-and a group pays for a token as often as the groups before it have just chosen it:
+and a group pays for a token once for each earlier group that chose it at this position:
 
     score(token) = log p(token | past) - diversity_penalty * (times chosen at this position by earlier groups)
 
-What a hypothesis has paid stays in its score. Deviation from the version that transformers used to have: the end token
-of a finished hypothesis also counts as chosen, or every group could return the same short one.
+The penalties stay in a hypothesis' score. Deviation from the former version in transformers: the end token of a
+finished hypothesis also counts as chosen. Otherwise every group could return the same short hypothesis.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class BeamDecoder(NextLogits, Protocol):
     """What beam search asks of a decoder beside the next token."""
 
     def reorder(self, parents: Tensor) -> None:
-        """Hypothesis k of clip b goes on from what `parents[b, k]` has read; (B, K) long."""
+        """Let hypothesis k of clip b continue from what `parents[b, k]` has read; (B, K) long."""
 
 
 @dataclass(frozen=True)

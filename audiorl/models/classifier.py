@@ -99,7 +99,7 @@ class ClassifierFamily(SpeechFamily):
         return TokenizedText([self.end_token, self._ids[text]], 1)
 
     def tokenize_row(self, text: str, row: Mapping[str, Any]) -> TokenizedText:
-        """`tokenize`, without the row's language and task, which mean nothing to a classifier."""
+        """`tokenize` without the row's language and task, which a classifier does not use."""
         return self.tokenize(text, prompt=self.row_prompt(row))
 
     def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
@@ -246,7 +246,7 @@ class WaveformClassifier(ClassifierFamily):
         self.min_seconds = shortest_clip(base_model(model).config) / self.sampling_rate
 
     def install(self, model: nn.Module) -> None:
-        """Also freeze the last norm where layers are weighed before it: it is not read, and DDP would wait for it."""
+        """If layers are weighted before the last norm, also freeze that norm: nothing reads it, and DDP would wait."""
         super().install(model)
         base = base_model(model)
         if base.config.use_weighted_layer_sum and base.config.do_stable_layer_norm:

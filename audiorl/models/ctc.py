@@ -116,7 +116,7 @@ class CTCText:
 
 
 class CTCFamily(SpeechFamily):
-    """Base of the CTC families; a subclass says how its models hear."""
+    """Base of the CTC families; a subclass says how its models read audio."""
 
     token_level = False
 
@@ -149,7 +149,7 @@ class CTCFamily(SpeechFamily):
     def tokenize(
         self, text: str, *, language: str | None = None, task: str | None = None, prompt: str | None = None
     ) -> TokenizedText:
-        """A row's language is not read: a CTC model writes the one its vocabulary is of."""
+        """A row's language is ignored: a CTC model writes the language of its vocabulary."""
         self._check_task(task)
         if prompt:
             raise ValueError("a CTC model has no place for a prompt. Leave the column out.")

@@ -1,12 +1,12 @@
-"""8-bit linear layers of bitsandbytes that compute alike in training and in evaluation, and say nothing at each call.
+"""8-bit linear layers of bitsandbytes that compute the same in training and evaluation, without warnings.
 
-bitsandbytes has two products. One rounds the inputs to 8 bits as well, through float16, and warns at every call that
-they are no float16. The other turns the weights back into floats. On a CPU it takes the second in training mode and the
-first in evaluation mode, so what a policy samples there would not be what it is scored by. Here:
+bitsandbytes has two products. One also rounds the inputs to 8 bits, through float16, and warns at every call if they
+are not float16. The other turns the weights back into floats. On a CPU, bitsandbytes uses the second in training mode
+and the first in evaluation mode, so a policy would be scored by other numbers than it samples from. Here:
 
-1. on a CPU it is always the second, which is the exact one and the faster one;
-2. elsewhere always the first, by the same kernels. The warning has no cause there: the input keeps its type, and only
-   the copy to be rounded is float16.
+1. A CPU always uses the second, which is exact and faster.
+2. Other devices always use the first, with the same kernels. The warning does not apply: the input keeps its type, and
+   only the rounded copy is float16.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class MoonshineFamily(PlainTranscripts, EncoderDecoderFamily):
         tasks: Sequence[str | None] | None = None,
         **generation: Any,
     ) -> list[str]:
-        """Greedy or beam search by transformers' `generate`, from states that padding has not moved."""
+        """Greedy or beam search by transformers' `generate`, from states that padding does not change."""
         base = base_model(model)
         batch = audio_alone(audio)
         with torch.no_grad():

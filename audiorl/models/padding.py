@@ -1,13 +1,13 @@
-"""Keeping a clip's numbers free of its neighbours: no padding reaches it, no statistics of the batch do.
+"""Make a clip's numbers independent of the other clips in its batch: of their padding and of batch statistics.
 
-In many stock models the zeros behind a short clip move its states. Three remedies:
+In many stock models, the zeros behind a short clip change its states. There are three remedies:
 
 * `encode_by_length` runs an encoder without padding, equally long clips together.
 * `read_waveforms` does so for the convolutions alone of the models that hear the waveform (Wav2Vec2, HuBERT, WavLM).
   Checkpoints with `feat_extract_norm="group"` normalise the first convolution over the whole length of a row, so
-  padding would move every number behind it; and if the attention mask is left out, as transformers advises for them,
-  padding moves them once more. What follows the convolutions reads all clips at once, with a mask. Both kinds of
-  checkpoint are exact this way.
+  padding would change every number behind it. If the attention mask is left out, as transformers advises for these
+  checkpoints, padding changes them again. What follows the convolutions reads all clips at once, with a mask. Both
+  kinds of checkpoint are exact this way.
 * `keep_statistics` keeps batch norms in evaluation mode. In training mode they divide by the statistics of the batch:
   a clip's scores would depend on the clips beside it and differ from those it was sampled with, and the checkpoint's
   statistics would move.
@@ -73,7 +73,7 @@ def waveform_features(extractor: Any, clips: Sequence[np.ndarray]) -> dict[str, 
 
 
 def shortest_clip(config: Any) -> int:
-    """Samples that the convolutions need for one frame: 400, or 25 ms, in every released checkpoint."""
+    """How many samples the convolutions need for one frame: 400, or 25 ms, in every released checkpoint."""
     samples = 1
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         samples = (samples - 1) * stride + kernel

@@ -1,4 +1,4 @@
-"""Which family answers for a model: looked up by the model's class, then by the model type of its config."""
+"""Which family a model belongs to: looked up by the model's class, then by the model type of its config."""
 
 from __future__ import annotations
 
@@ -134,14 +134,14 @@ def speech_family(model: nn.Module, processor: Any) -> SpeechFamily:
     base = base_model(model)
     whole = "processing_class=AutoProcessor.from_pretrained(...), which holds both"
     if isinstance(processor, PreTrainedTokenizerBase):
-        raise ValueError(f"{type(processor).__name__} is a tokenizer, which makes nothing of audio. Pass {whole}.")
+        raise ValueError(f"{type(processor).__name__} is a tokenizer, which cannot read audio. Pass {whole}.")
     try:
         family = family_class(base)(base, processor)
     except AttributeError as error:
         if not isinstance(processor, FeatureExtractionMixin):
             raise
         raise ValueError(
-            f"{type(processor).__name__} is a feature extractor, which makes nothing of texts. Pass {whole}."
+            f"{type(processor).__name__} is a feature extractor, which cannot read texts. Pass {whole}."
         ) from error
     family.install(base)
     return family

@@ -2,7 +2,7 @@
 
 `sample_from` asks a decoder for logits and draws from them by inverse-transform sampling, from noise that the caller
 gives. A `Sampler` may restrict what is drawn (top-k, top-p, min-p, repetition control); the log-probabilities are those
-of the policy all the same.
+of the policy in any case.
 
 Randomness is drawn row by row, so that it is the same whatever the batch, the process or the resumed step.
 """
@@ -113,7 +113,7 @@ class DivergedModelError(FloatingPointError):
 
 
 def check_finite(logps: Tensor, batch: GroupBatch) -> None:
-    """Refuse hypotheses that came of numbers which are none.
+    """Refuse hypotheses that were drawn from NaN or infinite numbers.
 
     Args:
         logps: (B, K, T) of what was sampled or found; padding and placeholders hold 0.
@@ -210,7 +210,7 @@ def started(batch: GroupBatch, prefixes: Tensor, hypotheses: int, length: int, e
 
 
 def _truncated(sampler: Sampler, logits: Tensor, tokens: Tensor, prefixes: Tensor) -> Tensor:
-    """(B, K, V) logits after the sampler; clips of one prefix length have drawn equally many tokens and go together."""
+    """(B, K, V) logits after the sampler; clips with equally long prefixes are processed together."""
     shaped = torch.empty_like(logits)
     for length in prefixes.unique().tolist():
         rows = prefixes == length
@@ -251,7 +251,7 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _below(target: Tensor, total: Tensor) -> Tensor:
-    """Below the total whatever the rounding, so that what is found has a probability above zero."""
+    """Stay below the total despite rounding, so that the token found has a probability above zero."""
     return torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
 
 

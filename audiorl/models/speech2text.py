@@ -1,8 +1,9 @@
 """Speech2Text (Wang et al. 2020, arXiv:2010.05171), through transformers' own decoder and `generate`.
 
-Its decoder counts positions from the ids it gets and takes no others, so K hypotheses cannot lie side by side: grouped
-attention cannot be exact. Each clip is encoded once, and its states are repeated for each hypothesis instead; sampling
-goes through `generate`. Its subsampling convolutions look at padding, so the encoder runs without any.
+Its decoder computes positions from its input ids and accepts no others. K hypotheses cannot lie side by side, so
+grouped attention would not be exact. Instead, each clip is encoded once and its states are repeated for each
+hypothesis; sampling uses `generate`. Padding would change its subsampling convolutions, so the encoder runs without
+padding.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ class Speech2TextFamily(PlainTranscripts, GenerateFamily):
         tasks: Sequence[str | None] | None = None,
         **generation: Any,
     ) -> list[str]:
-        """Greedy or beam search by transformers' `generate`, from states that padding has not moved."""
+        """Greedy or beam search by transformers' `generate`, from states that padding does not change."""
         base = base_model(model)
         batch = audio_alone(audio)
         with torch.no_grad():

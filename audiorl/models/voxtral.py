@@ -3,8 +3,8 @@
     to transcribe  <s> [INST] [BEGIN_AUDIO] [AUDIO] ... [/INST] lang:en [TRANSCRIBE] transcript </s>
     a question     <s> [INST] [BEGIN_AUDIO] [AUDIO] ... question [/INST] answer </s>
 
-A clip is padded with silence to whole chunks. The tower hears every chunk by itself, padding included, and the language
-model reads the embeddings of all of them, so clips may be longer than a chunk.
+A clip is padded with silence to whole chunks. The tower encodes every chunk separately, padding included, and the
+language model reads the embeddings of all chunks, so clips may be longer than one.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class VoxtralFamily(AudioLLMFamily):
         return made["input_features"][0]
 
     def prompt_text(self, language: str | None, prompt: str | None) -> str:
-        """`prefix_ids` as text, for reading only: its marks are tokens that no text turns into again."""
+        """`prefix_ids` as text, for reading only: no text can be tokenized into its marks again."""
         return self.tokenizer.decode(self.prefix_ids(language, prompt))
 
     def prefix_ids(self, language: str | None, prompt: str | None) -> list[int]:

@@ -1,7 +1,7 @@
 """Whisper, stock, at any size and window.
 
-`shorten_window` crops the window, since most speech is shorter than 30 s and a stock encoder pays for all 30. The
-checkpoint stays a stock one: plain transformers loads what is saved, with its processor. The encoder's states change,
+`shorten_window` crops the window: most speech is shorter than 30 s, but a stock encoder always computes 30 s. The
+checkpoint stays stock: plain transformers loads it with its processor. The encoder's states change,
 because it no longer sees the silence behind a clip, so accuracy must be regained by tuning. An adapter is loaded on the
 base that it names, whose window is the whole one: trainers refuse an adapter on a model that was shortened and not
 saved (`differs_from_checkpoint`).
@@ -202,7 +202,7 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
         states: Tensor,
         asked: Sequence[Asked],
     ) -> list[list[int]]:
-        """The prefix of each clip; where no language is named the one that is heard stands in it."""
+        """The prefix of each clip, with the detected language if none is named."""
         text = self.whisper_text
         unnamed = [i for i, (language, _, _) in enumerate(asked) if not (language or text.default_language)]
         heard: dict[int, str] = {}
@@ -243,7 +243,7 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
         return found
 
     def _as_forced(self, base: PreTrainedModel, language: str | None, task: str | None, prompt: str | None) -> Asked:
-        """What a clip asks for; where it asks for nothing, what an old checkpoint forces by `forced_decoder_ids`."""
+        """What a clip asks for; if nothing, what an old checkpoint forces by `forced_decoder_ids`."""
         text = self.whisper_text
         if text.multilingual and not (language or text.default_language or task):
             forced = getattr(base.generation_config, "forced_decoder_ids", None) or ()
@@ -253,7 +253,7 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
         return language, task, prompt
 
     def _ids(self) -> dict[str, Any]:
-        """What a generation config of today says of Whisper's tokens."""
+        """The entries about Whisper's tokens in a current generation config."""
         text = self.whisper_text
         named: dict[str, Any] = {
             "decoder_start_token_id": text.vocab[START],
@@ -269,7 +269,7 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
         return named
 
     def _take_defaults(self, settings: GenerationConfig | None) -> None:
-        """A checkpoint that is tuned for one language says so in its generation config, if its processor does not."""
+        """Take language and task from the generation config if the processor does not name them."""
         language, task = (getattr(settings, name, None) for name in ("language", "task"))
         text = self.whisper_text
         if text.multilingual:

@@ -1,6 +1,6 @@
-"""Preference pairs from transcribed audio: by the model's own hypotheses, or without a model.
+"""Preference pairs from transcribed audio: from the model's own hypotheses, or without a model.
 
-Names are loaded on first use, so that a program's flags (`MiningConfig`) do not wait for torch.
+Names are loaded on first use, so a program's flags (`MiningConfig`) do not need torch.
 """
 
 from __future__ import annotations

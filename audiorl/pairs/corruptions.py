@@ -1,18 +1,20 @@
-"""Synthetic negatives: a transcript made wrong in the ways in which recognisers go wrong, without a model.
+"""Synthetic negatives: transcripts with errors of the kinds that recognisers make, without a model.
 
-    homophone       a word for one that sounds alike; English only, where the language is said to be English
-    neighbour       a letter for one of a like sound; Latin, Cyrillic, Greek, kana, and some of Devanagari and Arabic
-    deletion        one to three words left out, not all
-    repeated_tail   the last words again, up to four times
-    ending          a phrase that subtitle files end with, in the languages of `STOCK_PHRASES`
-    number          a digit for another; number words in English, German, French, Spanish, Italian, Chinese, Japanese
-    keyword         one of the row's `keywords` for another of them, or misspelt where it is the only one
-    switch_omitted  words of another language left out, as by a model that keeps to one: what is in another script, or
-                    stands in a table of translations
-    switch_translated   the same words translated into the row's language, by a table or a function
+    homophone       a word becomes one that sounds the same; only for rows whose language is English
+    neighbour       a letter becomes one with a similar sound; Latin, Cyrillic, Greek, kana, and some of Devanagari and
+                    Arabic
+    deletion        one to three words are left out, never all
+    repeated_tail   the last words are repeated, up to four times
+    ending          a phrase that ends subtitle files is added, in the languages of `STOCK_PHRASES`
+    number          a digit becomes another one; number words in English, German, French, Spanish, Italian, Chinese,
+                    Japanese
+    keyword         one of the row's `keywords` becomes another of them, or is misspelled if it is the only one
+    switch_omitted  words of another language are left out, as by a model that keeps to one: words in another script, or in
+                    a table of translations
+    switch_translated   the same words are translated into the row's language, by a table or a function
 
-Words are characters in scripts written without spaces. What does not apply to a text is left out: a Chinese transcript
-without digits, for example, has deletions, repeated tails and endings, and no homophones.
+In scripts without spaces, words are characters. Kinds that do not apply to a text are left out: a Chinese transcript
+without digits, for example, gets deletions, repeated tails and endings, but no homophones.
 """
 
 from __future__ import annotations
@@ -287,12 +289,12 @@ def synthetic_negatives(
 
     Args:
         text: the transcript.
-        count: > 0; fewer come back where the text has no more to offer.
+        count: > 0; fewer are returned if the text does not allow more.
         seed: the same text, seed and settings give the same negatives.
         language: code or English name; None leaves out homophones, endings and number words.
         keywords: names and terms in the text.
         kinds: of `CORRUPTIONS`, taken in turn, in an order drawn from the seed; default all.
-        normalise: see `audiorl.text.normalizers.normalizer`; what it makes equal is the same text.
+        normalise: see `audiorl.text.normalizers.normalizer`; texts that it makes equal count as one.
         translate: of words of another language in the text, for switch_translated: a table of phrases, or a function,
             a model for example, that gives None for what it does not know.
 
@@ -328,7 +330,7 @@ def synthetic_negatives(
 
 
 def _in_case_of(text: str, made: str) -> str:
-    """All capitals or none where the transcript has it so: what was put in must not be told by its case."""
+    """All capitals or none if the transcript is so; case must not show which words were inserted."""
     return made.upper() if text.isupper() else made.lower() if text.islower() else made
 
 

@@ -298,7 +298,7 @@ class MiningFolder:
         return name
 
     def _cut_torn_line(self) -> None:
-        """What a killed process wrote of its last line goes."""
+        """Remove an unfinished last line of a killed process."""
         size = os.fstat(self._file).st_size
         with open(self._own, "rb") as file:
             for line in file:
@@ -320,8 +320,8 @@ class MiningFolder:
                     found = _BATCH.match(line)
                     if found is None:
                         raise ValueError(
-                            f"{path} is damaged at byte {start}: no line of a mining run. Remove that line and start "
-                            "again; what it held is mined anew."
+                            f"{path} is damaged at byte {start}: this is not a line of a mining run. Remove the line "
+                            "and start again; its clips are then mined once more."
                         )
                     places.setdefault(int(found[1]), _Place(path, start, len(line)))
                     start += len(line)
@@ -399,7 +399,7 @@ class MiningFolder:
                 return dict(json.load(file))
             except (ValueError, TypeError) as error:
                 raise ValueError(
-                    f"{path} is damaged ({error}), so nobody can tell what the rows in this folder were made with. "
+                    f"{path} is damaged ({error}), so the settings of the rows in this folder are unknown. "
                     "Choose another output_dir, or remove this one."
                 ) from error
 

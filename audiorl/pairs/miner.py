@@ -43,11 +43,11 @@ AnyRow = Mapping[str, Any]
 
 
 class Hypothesis(NamedTuple):
-    """One text that somebody might take for the transcript."""
+    """One text that might be taken for the transcript."""
 
     text: str
-    ids: list[int]  # its tokens; none where no model is asked
-    score: float  # sum of log-probabilities in nats, or a beam's score; NaN where no model is asked
+    ids: list[int]  # its tokens; empty without a model
+    score: float  # sum of log-probabilities in nats, or a beam's score; NaN without a model
     origin: str
 
 

@@ -91,8 +91,8 @@ def mine_pairs(
         config: how; None is `MiningConfig(**settings)`.
         progress: show a progress bar, in the first process.
         family: the model's family; None asks `speech_family`.
-        skipped: where rows that cannot be used are written and left out; None refuses them. What shows only when a
-            clip is decoded, and every row of a stream, is refused when it comes.
+        skipped: file for rows that cannot be used, which are then left out; None refuses them. Faults that show only
+            when a clip is decoded, and those of a stream, are refused when the row is read.
         columns: see `speech_rows`.
         settings: fields of `MiningConfig`, in place of `config`: num_generations=8, temperature=1.0, strategy=...
 

@@ -53,18 +53,17 @@ class MiningConfig(RewardFlags):
         },
     )
     num_generations: int = field(
-        default=8, metadata={"help": "K: hypotheses of a clip, at each temperature; beams; corruptions."}
+        default=8,
+        metadata={"help": "K: how many hypotheses (or beams, or corruptions) of each clip, at each temperature."},
     )
     temperature: list[float] = field(
         default_factory=lambda: [1.0],
-        metadata={"help": "Temperatures above 0 to sample at, one or several; for beams one."},
+        metadata={"help": "One or more temperatures above 0 to sample at; beams take one."},
     )
     batch_size: int = field(default=8, metadata={"help": "Clips decoded at once, at least 1."})
     language: str | None = field(
         default=None,
-        metadata={
-            "help": "Language of rows that name none. Without it no synthetic homophones, endings, number words."
-        },
+        metadata={"help": "Language of rows that name none. Synthetic homophones, endings and number words need one."},
     )
     reward_funcs: list[str] | None = field(
         default=None,
@@ -74,25 +73,35 @@ class MiningConfig(RewardFlags):
         default=None, metadata={"help": "One weight for each reward; default 1."}
     )
     min_margin: float = field(
-        default=0.0, metadata={"help": "Chosen earns at least so much more than rejected; it always earns more."}
+        default=0.0,
+        metadata={
+            "help": "Least difference between the rewards of chosen and rejected; chosen always has the larger one."
+        },
     )
     max_margin: float | None = field(
-        default=None, metadata={"help": "Chosen earns at most so much more than rejected; leaves out loops."}
+        default=None,
+        metadata={"help": "Largest difference between the rewards of chosen and rejected; a bound leaves out loops."},
     )
-    max_pairs: int | None = field(default=None, metadata={"help": "Pairs of one clip at most; default no limit."})
+    max_pairs: int | None = field(default=None, metadata={"help": "Most pairs of one clip; unset: no limit."})
     same_script: bool = field(
         default=False,
         metadata={"help": "Leave out hypotheses in another script than the row's language or transcript."},
     )
     allow_silence: bool = field(
         default=False,
-        metadata={"help": "Take rows with an empty text, in whose clips nothing is said; else they are faults."},
+        metadata={
+            "help": "Accept rows with an empty text: nothing is said in the clip. If off, an empty text is an error."
+        },
     )
     languages: list[str] | None = field(
-        default=None, metadata={"help": "Only rows whose `language` is one of these, spelt as in the rows."}
+        default=None, metadata={"help": "Mine only rows whose `language` is one of these, spelled as in the rows."}
     )
-    min_audio_seconds: float | None = field(default=None, metadata={"help": "Only clips at least so long."})
-    max_audio_seconds: float | None = field(default=None, metadata={"help": "Only clips at most so long."})
+    min_audio_seconds: float | None = field(
+        default=None, metadata={"help": "Skip clips shorter than this. Seconds, >= 0."}
+    )
+    max_audio_seconds: float | None = field(
+        default=None, metadata={"help": "Skip clips longer than this. Seconds, above 0."}
+    )
     other_transcripts: list[str] | None = field(
         default=None,
         metadata={
@@ -101,10 +110,11 @@ class MiningConfig(RewardFlags):
         },
     )
     max_disagreement: float = field(
-        default=0.05, metadata={"help": "Hard cases: error rate up to which other systems agree, a fraction."}
+        default=0.05, metadata={"help": "Hard cases: other systems agree up to this error rate, a fraction."}
     )
     min_disagreement: float = field(
-        default=0.10, metadata={"help": "Hard cases: error rate from which the model differs from them, a fraction."}
+        default=0.10,
+        metadata={"help": "Hard cases: the model differs from them at this error rate or more, a fraction."},
     )
     only: list[str] | None = field(
         default=None,
@@ -130,13 +140,13 @@ class MiningConfig(RewardFlags):
     )
     measure_wer: bool = field(
         default=False,
-        metadata={"help": "Decode every clip as the generation config says too, for the WER before tuning."},
+        metadata={"help": "Also decode every clip with the generation config, for the WER before tuning."},
     )
     normalise: str = field(
         default="basic", metadata={"help": "Normalizer of texts before they are compared: basic, lower, english, none."}
     )
     unit: str = field(default="auto", metadata={"help": "What is counted: word, character, mixed or auto."})
-    seed: int = field(default=0, metadata={"help": "Of samples and corruptions, at least 0."})
+    seed: int = field(default=0, metadata={"help": "Seed of samples and corruptions, at least 0."})
 
     def __post_init__(self) -> None:
         if isinstance(self.temperature, Real):
@@ -226,7 +236,7 @@ class MiningConfig(RewardFlags):
     def _check_synthetic(self) -> None:
         if self.strategy not in OF_TRANSCRIPT:
             raise ValueError(
-                f"Synthetic negatives are no one's hypotheses, only worse than the transcript; strategy="
+                f"No model made synthetic negatives; they are only worse than the transcript. strategy="
                 f"{self.strategy!r} pairs hypotheses with each other. Use one of {list(OF_TRANSCRIPT)}."
             )
         if self.other_transcripts or self.measure_wer:

@@ -66,7 +66,7 @@ class Checkpoint(NamedTuple):
 
 @dataclass
 class RunFolder:
-    """Everything a report is made of; what the run did not leave is empty."""
+    """Everything a report shows; fields are empty for files that the run did not write."""
 
     path: Path
     history: list[Record] = field(default_factory=list)
@@ -88,7 +88,7 @@ def audio_file(run: Path, name: str) -> Path:
 
 
 def read_run(run: Path) -> RunFolder:
-    """Read a run's folder, or a JSON file that `audiorl evaluate --output` wrote.
+    """Read a run's folder, or a JSON file written by `audiorl evaluate --output`.
 
     Raises:
         ValueError: there is nothing that a report could show, or a file is damaged.
@@ -122,7 +122,7 @@ def _history(run: Path) -> list[Record]:
 
 
 def _with_nan(history: Iterable[Record]) -> list[Record]:
-    """Logs hold numbers alone: null was none that is finite."""
+    """Logs hold only numbers; a null was NaN or infinite."""
     return [{name: math.nan if value is None else value for name, value in record.items()} for record in history]
 
 
@@ -244,7 +244,7 @@ def _object(path: Path) -> Record:
         try:
             found = json.load(file)
         except ValueError as error:
-            raise ValueError(f"{path} is no JSON ({error}). Restore it, or remove it to report without it.") from error
+            raise ValueError(f"{path} is not JSON ({error}). Restore it, or remove it to report without it.") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no JSON object. Restore it, or remove it to report without it.")
     return found

@@ -1,4 +1,4 @@
-"""What shipped rewards share: a name and, where they read texts, a normalizer and a unit; and what stops a run."""
+"""What the shipped rewards share: a name, settings and, if they read texts, a normalizer and a unit."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ class TextReward(ShippedReward):
 
     @property
     def normaliser(self) -> Normalizer:
-        """What `normalise` stands for."""
+        """The normalizer that `normalise` names."""
         return normalizer(self.normalise)
 
     def pairs(self, completions: Sequence[Any], text: Sequence[str | None]) -> list[TextPair | None]:
-        """Each completion beside its transcript, see `text_pairs`."""
+        """Each completion with its transcript, see `text_pairs`."""
         return text_pairs(completions, text, self.normaliser, self.unit)
 
     @abstractmethod
@@ -77,7 +77,7 @@ class TextReward(ShippedReward):
 
 
 class PairReward(TextReward):
-    """A `TextReward` that looks at one pair at a time and at nothing else."""
+    """A `TextReward` that looks at one pair at a time."""
 
     def __call__(self, completions: Sequence[Any], text: Sequence[str | None], **columns: Any) -> list[float | None]:
         return [None if pair is None else self.score(pair) for pair in self.pairs(completions, text)]

@@ -40,7 +40,7 @@ class _Compared(ShippedReward):
 
     @property
     def normaliser(self) -> Normalizer:
-        """What `normalise` stands for."""
+        """The normalizer that `normalise` names."""
         return normalizer(self.normalise)
 
     def units(self, texts: Sequence[str]) -> list[tuple[str, ...]]:

@@ -5,10 +5,10 @@ substitutions, deletions and insertions. With N units in the transcript
 
     WER = (S + D + I) / max(N, 1)
 
-so that for silence (N = 0) each word that is said counts as one whole error. An empty hypothesis has WER 1 where
-something was said and 0 for silence.
+so for silence (N = 0) each word of the hypothesis counts as one error. An empty hypothesis has WER 1 if something was
+said, and 0 for silence.
 
-Rewards of length alone stand beside them: too short or too long for the transcript, too long for the decoder.
+Other rewards look at the length only: too short or too long for the transcript, too long for the decoder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def error_rate(pair: TextPair) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class OneMinusWER(PairReward):
-    """Share of the transcript that is right, less what is invented.
+    """Share of the transcript that is right, minus the invented words.
 
         reward = max(0, 1 - WER)
 
@@ -259,7 +259,7 @@ class SoftOverlong(ShippedReward):
         return [self.score(len(ids)) for ids in completion_ids]
 
     def score(self, tokens: int) -> float:
-        """The penalty of a completion of so many tokens."""
+        """The penalty of a completion of this many tokens."""
         if tokens > self.max_tokens:
             return -1.0
         over = tokens - (self.max_tokens - self.margin)

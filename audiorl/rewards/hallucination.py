@@ -1,11 +1,11 @@
-"""Hallucination: what a hypothesis says that nobody said.
+"""Hallucination: words of a hypothesis that nobody spoke.
 
 Detectors mark units (words or characters) of the hypothesis; the penalty is their number over the transcript's length.
 A detector sees the shortest alignment of hypothesis and transcript. What is marked and what the alignment leaves
-unmatched may lie in different places (of two equal turns of a loop either may be the true one), so their numbers are
-compared: no more units count than the alignment leaves unmatched, and a hypothesis that is right is never punished.
+unmatched may lie in different places: of two equal turns of a loop, either may be the true one. So at most as many
+units count as the alignment leaves unmatched, and a correct hypothesis is never punished.
 
-Stock phrases: what subtitle files end with, learnt by models that were trained on them, and said into silence.
+Stock phrases end subtitle files. Models that were trained on such files write them for silence.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ PATTERN_DETECTOR = "patterns"
 
 @dataclass(frozen=True, kw_only=True)
 class Hallucination(TextReward):
-    """A penalty in proportion to what is said and was not spoken.
+    """A penalty in proportion to the words that were not spoken.
 
     With N units in the transcript and m the number of units that one detector at least marks, at most as many as the
     alignment leaves unmatched,
@@ -295,7 +295,7 @@ class Hallucination(TextReward):
             return re.compile(pattern)
         except re.error as error:
             raise ValueError(
-                f"{self.__name__} got the pattern {pattern!r}, which is no regular expression: {error}. Escape "
+                f"{self.__name__} got the pattern {pattern!r}, which is not a regular expression: {error}. Escape "
                 "its special characters with re.escape."
             ) from error
 

@@ -120,7 +120,7 @@ class Judge(ShippedReward):
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise RewardError(
-                f"{self.__name__} asks a server, and {self.url!r} is no http address. Write http://127.0.0.1:8000."
+                f"{self.__name__} asks a server, and {self.url!r} is not an http address. Write http://127.0.0.1:8000."
             )
         object.__setattr__(self, "scale", tuple(self.scale))
         low, high = self.scale
@@ -148,7 +148,7 @@ class Judge(ShippedReward):
             parsed = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(self.prompt)]
         except ValueError as error:
             raise RewardError(
-                f"{self.__name__}'s prompt is no template: {error}. Write braces that are meant twice."
+                f"{self.__name__}'s prompt is not a template: {error}. Write braces that are meant twice."
             ) from error
         return [name + (f":{spec}" if spec else "") + (how or "") for name, spec, how in parsed if name is not None]
 

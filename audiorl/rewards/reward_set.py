@@ -30,7 +30,7 @@ from audiorl.notebook import SHOWN_ROWS, html_table
 from audiorl.rewards.base import RewardError
 from audiorl.rewards.registry import NamedReward, Reward, load_reward
 
-# What a reward gets beside the columns of the data set; the last ones from a trainer, where it has them.
+# Keywords that a reward gets besides the columns of the data set; a trainer passes the last ones if it has them.
 CALL_KEYWORDS = (
     "prompts",
     "completions",
@@ -46,7 +46,7 @@ SHOWN_CHARACTERS = 80
 # Beyond it float64 no longer tells values apart that differ by 0.1, and squares of it, of which a deviation and the
 # norm of a gradient are made, come near the end of float32.
 LARGEST_REWARD = 1e15
-# What has a length and can be gone through, but is no list of numbers in the order of the completions.
+# They have a length and can be iterated, but are not lists of numbers in the order of the completions.
 NO_LISTS = (str, bytes, bytearray, Mapping, Set)
 Answer = list[float | None]
 

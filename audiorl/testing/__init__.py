@@ -1,4 +1,4 @@
-"""The conformance suite: what every family of models has to hold to, as checks that any family can be run through.
+"""The conformance suite: checks that every family of models must pass, yours too.
 
 A family of your own, in a test file of your own:
 
@@ -10,9 +10,9 @@ A family of your own, in a test file of your own:
     def test_my_family_conforms(check):
         check(CASE)
 
-Each check builds its own model and takes nothing else; a check that does not hold raises AssertionError. The checks are
-written for pytest, whose messages show the values where its `register_assert_rewrite` is told of `MODULES` in a
-conftest.py before they are imported; pytest itself is not imported here.
+Each check builds its own model. A check that fails raises AssertionError. pytest shows the values in its messages if a
+conftest.py calls `pytest.register_assert_rewrite` with each of `MODULES` before they are imported. pytest itself is not
+imported here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Words about words, read by rewards and evaluation alike: normalizers, errors, keywords, hot words, pairs of texts.
+"""Texts, for rewards and evaluation: normalizers, error counts, keywords, hot words, pairs of texts.
 
 Names are loaded on first use.
 """

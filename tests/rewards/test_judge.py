@@ -141,7 +141,7 @@ def test_an_honest_hypothesis_wins_before_a_judge_that_knows_words(scene):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"url": "localhost:8000"}, "is no http address"),
+        ({"url": "localhost:8000"}, "is not an http address"),
         ({"prompt": "How good?"}, "holds {hypothesis} and names of columns"),
         ({"prompt": "{hypothesis} {text.__class__}"}, r"got \['hypothesis', 'text.__class__'\]"),
         ({"prompt": "{hypothesis} {"}, "is no template"),
