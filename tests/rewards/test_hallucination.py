@@ -109,7 +109,7 @@ def test_own_patterns_and_silence_units():
     [
         ({"detect": ("loops",)}, "detects repetition, insertions, invention, patterns"),
         ({"detect": ()}, "Name at least one"),
-        ({"patterns": ("(",)}, "no regular expression"),
+        ({"patterns": ("(",)}, "not a regular expression"),
         ({"silence_units": 0}, "silence_units"),
     ],
 )

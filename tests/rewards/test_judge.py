@@ -144,7 +144,7 @@ def test_an_honest_hypothesis_wins_before_a_judge_that_knows_words(scene):
         ({"url": "localhost:8000"}, "is not an http address"),
         ({"prompt": "How good?"}, "holds {hypothesis} and names of columns"),
         ({"prompt": "{hypothesis} {text.__class__}"}, r"got \['hypothesis', 'text.__class__'\]"),
-        ({"prompt": "{hypothesis} {"}, "is no template"),
+        ({"prompt": "{hypothesis} {"}, "is not a template"),
         ({"scale": (5, 5)}, "scale=.*the worst first"),
         ({"prices": (-1, 0)}, "prices=.*0 or more"),
         ({"timeout": 0}, "timeout=0 is out of range"),
