@@ -9,8 +9,8 @@
     number          a digit becomes another one; number words in English, German, French, Spanish, Italian, Chinese,
                     Japanese
     keyword         one of the row's `keywords` becomes another of them, or is misspelled if it is the only one
-    switch_omitted  words of another language are left out, as by a model that keeps to one: words in another script, or in
-                    a table of translations
+    switch_omitted  words of another language are left out, as by a model that keeps to one: those in another script, or
+                    in a table of translations
     switch_translated   the same words are translated into the row's language, by a table or a function
 
 In scripts without spaces, words are characters. Kinds that do not apply to a text are left out: a Chinese transcript
