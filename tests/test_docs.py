@@ -70,7 +70,8 @@ CUTS = {
         ("num_train_epochs=4", "max_steps=2, logging_steps=1", "likewise"),
     ],
     "docs/pages/rewards.md": [
-        ("consensus --reward_threshold 0.7", "consensus_cer --reward_threshold 0", "random models agree on nothing")
+        ("consensus --reward_threshold 0.7", "consensus_cer --reward_threshold 0", "random models agree on nothing"),
+        ("consensus --min_chosen_reward 0.7", "consensus_cer --min_chosen_reward 0", "likewise"),
     ],
     "docs/pages/families.md": [("processor, 12)", "processor, 1)", "the tiny model hears 2 s")],
     "audiorl/demo/README.md": [("count=300", "count=3", "speech for 300 clips takes a minute")],

@@ -91,7 +91,7 @@ class PairsConfig(MiningConfig):
 
     def __post_init__(self) -> None:
         if self.measure_wer is None:
-            self.measure_wer = self.source != "synthetic"
+            self.measure_wer = self.source != "synthetic" and not self.pseudo_labels
         super().__post_init__()
 
 
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from audiorl.datasets import SkippedRows
     from audiorl.flags import train_rows
-    from audiorl.pairs.folder import MiningFolder
+    from audiorl.pairs.folder import LABELS, MiningFolder
     from audiorl.pairs.mining import mine_into
 
     skipped = SkippedRows(os.path.join(arguments.output_dir, "skipped_rows.jsonl"))
@@ -135,7 +135,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         # written and sent before anything is printed: whoever reads the output may stop reading
         told = [str(summary), *(str(reward) for reward in config.rewards or () if hasattr(reward, "figures"))]
         try:
-            told.append(_publish(arguments, folder, summary.pairs))
+            if summary.labels:
+                told.append(f"The pseudo-labels lie in {os.path.join(folder.path, LABELS)}")
+            if summary.pairs or not summary.labels:
+                told.append(_publish(arguments, folder, summary.pairs))
         finally:
             print("\n".join(told))
 

@@ -2,6 +2,7 @@
 
     pairs.jsonl         one line for each pair                          } written at the end, each at once
     hypotheses.jsonl    one line for each clip, with all its rewards    }
+    pseudo_labels.jsonl one line for each clip that got one, if asked   }
     summary.json        sums; it is there exactly when the two are whole
     audio/              clips that came as bytes and not as files
     parts/              while it is mined: settings.json and, for each process, one line for each batch that is done
@@ -72,7 +73,8 @@ class NumberedBatches:
         if names is not None:
             check_columns(names, "The rows")
             languages = ("language",) if config.languages else ()
-            faults = missing_columns(names, ("audio", "text", *languages, *(config.other_transcripts or ())))
+            texts = () if config.pseudo_labels else ("text",)
+            faults = missing_columns(names, ("audio", *texts, *languages, *(config.other_transcripts or ())))
             if faults:
                 raise BadRowsError(faults)
         if isinstance(self.rows, Dataset):
@@ -148,6 +150,7 @@ class NumberedBatches:
             self.left_out[reason] += count
 
 
+LABELS = "pseudo_labels.jsonl"
 PAIRS, HYPOTHESES, SUMMARY = "pairs.jsonl", "hypotheses.jsonl", "summary.json"
 _PARTS, _SETTINGS = "parts", "settings.json"
 _BATCH = re.compile(rb'\{"batch": (\d+),')
@@ -333,6 +336,8 @@ class MiningFolder:
         summary = MiningSummary(left_out=Counter(left_out))
         self._replace(os.path.join(self.path, PAIRS), _lines(places, MinedClip.pair_rows))
         self._replace(os.path.join(self.path, HYPOTHESES), _lines(places, lambda clip: [clip.hypothesis_row()]))
+        if self.settings.get("pseudo_labels"):
+            self._replace(os.path.join(self.path, LABELS), _lines(places, MinedClip.label_rows))
         for batch in _batches(places):
             summary.add(batch)
         told = json.dumps(summary.to_json(), indent=2, ensure_ascii=False) + "\n"

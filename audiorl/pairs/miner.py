@@ -30,7 +30,7 @@ from audiorl.models import SpeechFamily
 from audiorl.models.sampling import rollout_noise
 from audiorl.pairs.corruptions import synthetic_negatives
 from audiorl.pairs.records import MinedBatch, MinedClip, check_columns, own_columns
-from audiorl.pairs.settings import STRATEGIES, TRANSCRIPT, MiningConfig, Pair, ScoredTexts, is_hard_case
+from audiorl.pairs.settings import OF_TRANSCRIPT, STRATEGIES, TRANSCRIPT, MiningConfig, Pair, ScoredTexts, is_hard_case
 from audiorl.rewards import Hallucination, KeywordRecall, NoStockPhrases, RewardError, RewardSet, RightScript
 from audiorl.rewards.hallucination import INVENTED_UNITS, ONE_CHARACTER_OVER_AND_OVER
 from audiorl.text.normalizers import Normalizer, normalizer
@@ -38,6 +38,8 @@ from audiorl.text.normalizers import Normalizer, normalizer
 # A hypothesis this many times as long as its transcript is a loop: it is as wrong as it needs to be and is cut there.
 LOOP_LENGTH = 2
 LOOP_SLACK = 16
+# Where there is no transcript to tell a loop by.
+UNTOLD_TOKENS = 256
 
 AnyRow = Mapping[str, Any]
 
@@ -61,6 +63,8 @@ def model_hypotheses(
         states: what the encoder says of the clips.
     """
     limits = LOOP_LENGTH * batch.keep.sum(-1) + LOOP_SLACK  # (B, 1), each clip's own, whatever lies beside it
+    if config.max_new_tokens is not None or config.pseudo_labels:
+        limits = torch.full_like(limits, config.max_new_tokens or UNTOLD_TOKENS)
     found: list[list[Hypothesis]] = [[] for _ in range(len(batch.row_ids))]
     for draw, temperature in enumerate(config.temperature):
         if config.source == "beams":
@@ -228,19 +232,41 @@ class Miner:
                 "going to be tuned, or set source='synthetic'."
             )
         self.config, self.skipped = config, skipped
-        self._texts: dict[str, Any] = {"text_columns": ("text",), "silence": config.allow_silence}
+        self._texts: dict[str, Any] = {
+            "text_columns": ("text",),
+            "silence": config.allow_silence or config.pseudo_labels,
+        }
         self.rewards = None if config.reward_funcs is None else RewardSet(config.rewards or [], config.reward_weights)
         if self.rewards is not None and self.family is None:
             _require_no_tokens(self.rewards)
+        if self.rewards is not None:
+            self._check_rewards(self.rewards)
         self.plain = normalizer(config.normalise, processor=getattr(family, "processor", None))
         self.right_script = RightScript()
         self.failures = None if config.only is None else FailureFinder(config, self.plain)
+
+    def _check_rewards(self, rewards: RewardSet) -> None:
+        """Rewards that cannot judge the transcript, or need it."""
+        groups, readers = rewards.asked.get("group"), rewards.readers_of("text")
+        if groups and self.config.strategy in OF_TRANSCRIPT:
+            raise RewardError(
+                f"{groups} compare hypotheses with each other, so that the transcript has no reward, and strategy="
+                f"{self.config.strategy!r} pairs with it. Use best_vs_worst, above_margin or nbest."
+            )
+        if readers and self.config.pseudo_labels:
+            raise RewardError(
+                f"pseudo_labels take the place of transcripts, which {readers} read. Use consensus, confidence, "
+                "agreement or judge, or leave pseudo_labels out."
+            )
 
     def __call__(self, rows: Sequence[Row]) -> MinedBatch:
         for row in rows:
             check_columns(row, row["where"])
         if self.rewards is not None and rows:
             self.rewards.check_columns(list(own_columns(rows[0])))
+        originals = {row["row_id"]: own_columns(row) for row in rows}
+        if self.config.pseudo_labels:  # the tokens are then prefix and end
+            rows = [{**row, "text": ""} for row in rows]
         if self.failures is not None and rows:
             self.failures.check_columns(list(own_columns(rows[0])))
         mined = MinedBatch()
@@ -260,6 +286,8 @@ class Miner:
             for row, found in zip(usable, hypotheses, strict=True)
         ]
         mined.clips = self._clips(candidates, decoded)
+        for clip in mined.clips:
+            clip.row = originals[clip.row_id]
         if self.failures is not None:
             failing = [clip for clip in mined.clips if any(clip.failures)]
             if len(failing) < len(mined.clips):
@@ -357,7 +385,9 @@ class Miner:
         for found, said in zip(candidates, decoded, strict=True):
             texts = [hypothesis.text for hypothesis in found.texts]
             transcript = self._words(texts[TRANSCRIPT])
-            wers = [0.0, *(self._errors(transcript, text).rate for text in texts[1:])]
+            wers: list[float | None] = [0.0, *(self._errors(transcript, text).rate for text in texts[1:])]
+            if self.config.pseudo_labels:
+                wers = [None] * len(texts)
             clips.append(
                 MinedClip(
                     row_id=found.row["row_id"],
@@ -366,13 +396,13 @@ class Miner:
                     origins=[hypothesis.origin for hypothesis in found.texts],
                     copies=found.copies,
                     wers=wers,
-                    rewards=[0.0 - wer for wer in wers],
+                    rewards=[None if wer is None else 0.0 - wer for wer in wers],
                     parts={},
                     decoded=said,
                 )
             )
         if self.rewards is not None and candidates:
-            reward_clips(self.rewards, candidates, clips, self._words)
+            reward_clips(self.rewards, candidates, clips, self._words, told=not self.config.pseudo_labels)
         for found, clip in zip(candidates, clips, strict=True):
             if self.failures is not None:
                 transcript = self._words(clip.texts[TRANSCRIPT])
@@ -393,7 +423,13 @@ class Miner:
             ],
             partial(self._allowed, rewards, [self.plain(text) for text in clip.texts], spelled, clip.failures),
         )
+        if self.config.pseudo_labels and texts.best is not None and self._earns_enough(rewards[texts.best]):
+            clip.label = texts.best
         return STRATEGIES[str(self.config.strategy)](texts)[: self.config.max_pairs]
+
+    def _earns_enough(self, reward: float) -> bool:
+        least = self.config.min_chosen_reward
+        return not math.isnan(reward) and (least is None or reward >= least)
 
     def _is_usable(self, text: str, reward: float, row: Row) -> bool:
         """Whether a hypothesis that a trainer can read may be in a pair: it says something and was scored."""
@@ -413,35 +449,72 @@ class Miner:
     ) -> bool:
         if failures and (failures[chosen] or not failures[rejected]):
             return False
+        if not self._earns_enough(rewards[chosen]):
+            return False
         margin = rewards[chosen] - rewards[rejected]  # NaN where one is not scored, and then no comparison holds
         most = math.inf if self.config.max_margin is None else self.config.max_margin
         differ = keys[chosen] != keys[rejected] and spelled[chosen] != spelled[rejected]
         return 0 < margin <= most and margin >= self.config.min_margin and differ
 
 
-def reward_clips(rewards: RewardSet, candidates: Sequence[Candidates], clips: Sequence[MinedClip], words: Any) -> None:
+class _Asked(NamedTuple):
+    """One text that the rewards are asked about."""
+
+    found: Candidates
+    hypothesis: Hypothesis
+    group: tuple[int, int]
+
+
+def reward_clips(
+    rewards: RewardSet, candidates: Sequence[Candidates], clips: Sequence[MinedClip], words: Any, *, told: bool = True
+) -> None:
     """Give all texts of all clips their rewards, in one call; of a timed transcript the words are judged.
+
+    Rewards that compare hypotheses see every one of them, equal ones as often as they were found; the transcript is a
+    group of its own.
 
     Args:
         words: text -> what of it is spoken.
+        told: whether there are transcripts; else they get no reward.
     """
-    flat = [(found, hypothesis) for found in candidates for hypothesis in found.texts]
-    names = dict.fromkeys(name for found in candidates for name in own_columns(found.row))
+    flat: list[_Asked] = []
+    first: list[list[int | None]] = []  # of each clip, where each of its texts is asked about
+    for i, found in enumerate(candidates):
+        first.append([])
+        number = 0
+        for place, hypothesis in enumerate(found.texts):
+            if place == TRANSCRIPT:
+                first[-1].append(len(flat) if told else None)
+                flat += [_Asked(found, hypothesis, (2 * i + 1, 0))] if told else []
+                continue
+            first[-1].append(len(flat))
+            for _ in range(found.copies[place] if "group" in rewards.asked else 1):
+                flat.append(_Asked(found, hypothesis, (2 * i, number)))
+                number += 1
+    names = dict.fromkeys(name for found in candidates for name in own_columns(found.row) if told or name != "text")
+    columns = {name: [asked.found.row.get(name) for asked in flat] for name in names}
+    if told:
+        columns["text"] = [words(asked.found.row["text"]) for asked in flat]
     table = rewards(
-        [words(hypothesis.text) for _, hypothesis in flat],
-        [hypothesis.ids for _, hypothesis in flat],
-        {
-            **{name: [found.row.get(name) for found, _ in flat] for name in names},
-            "text": [words(found.row["text"]) for found, _ in flat],
-        },
-        [found.row["where"] for found, _ in flat],
+        [words(asked.hypothesis.text) for asked in flat],
+        [asked.hypothesis.ids for asked in flat],
+        columns,
+        [asked.found.row["where"] for asked in flat],
+        group=[asked.group for asked in flat],
+        completion_logps=[_log_probability(asked.hypothesis) for asked in flat],
     )
-    start = 0
-    for clip in clips:
-        stop = start + len(clip.texts)
-        clip.rewards = [None if math.isnan(value) else value for value in table.total[start:stop]]
-        clip.parts = {name: values[start:stop] for name, values in table.parts.items()}
-        start = stop
+    for clip, places in zip(clips, first, strict=True):
+        total = [math.nan if place is None else table.total[place] for place in places]
+        clip.rewards = [None if math.isnan(value) else value for value in total]
+        clip.parts = {
+            name: [None if place is None else values[place] for place in places] for name, values in table.parts.items()
+        }
+
+
+def _log_probability(hypothesis: Hypothesis) -> float | None:
+    """Nats, of what was sampled; a beam's score is no log-probability, and of a transcript nobody knows it."""
+    known = hypothesis.origin.startswith("sample") and not math.isnan(hypothesis.score)
+    return hypothesis.score if known else None
 
 
 def _spelled(family: SpeechFamily | None, text: str, row: Mapping[str, Any]) -> Sequence[int] | str | None:

@@ -38,6 +38,8 @@ class MinedPairs:
         clips: how many clips texts were made for.
         mean_wer: mean error rate of all hypotheses, a fraction.
         wer: error rate as the generation config decodes, where `measure_wer` or hard cases asked for it.
+        untold: whether there were no transcripts, and so there is no error rate.
+        labels: with `pseudo_labels` the rows whose best hypothesis earned enough, as `text`.
         hypotheses: for each clip the row with all its `hypotheses` and their `rewards`.
     """
 
@@ -46,6 +48,8 @@ class MinedPairs:
     mean_wer: float = 0.0
     wer: float | None = None
     hypotheses: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    labels: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    untold: bool = False
 
     @property
     def mean_margin(self) -> float:
@@ -64,10 +68,12 @@ class MinedPairs:
     def __str__(self) -> str:
         each = len(self.rows) / max(self.clips, 1)
         before = "" if self.wer is None else f"; decoded as the generation config says, {self.wer:.2%}"
-        return (
-            f"{len(self.rows)} pairs from {self.clips} clips ({each:.2f} a clip), mean margin {self.mean_margin:.3f}; "
-            f"the hypotheses have {self.mean_wer:.1%} WER{before}"
+        pairs = (
+            f"{len(self.rows)} pairs from {self.clips} clips ({each:.2f} a clip), mean margin {self.mean_margin:.3f}"
         )
+        if self.untold:
+            return f"{pairs}; {len(self.labels)} clips got a pseudo-label"
+        return f"{pairs}; the hypotheses have {self.mean_wer:.1%} WER{before}"
 
 
 def mine_pairs(
@@ -109,7 +115,9 @@ def mine_pairs(
     for batch in _batches(model, processor, rows, config, progress, family, skipped, None):
         summary.add(batch)
         mined.rows += [row for clip in batch.clips for row in clip.pair_rows()]
+        mined.labels += [row for clip in batch.clips for row in clip.label_rows()]
         mined.hypotheses += [clip.hypothesis_row() for clip in batch.clips]
+    mined.untold = config.pseudo_labels
     mined.clips, mined.mean_wer, mined.wer = summary.clips, summary.mean_wer, summary.wer
     return mined
 
@@ -175,7 +183,7 @@ def _batches(
     source = rows if isinstance(rows, NumberedBatches) else NumberedBatches(rows, config)
     share = (0, 1, frozenset[int]()) if folder is None else (folder.rank, folder.world, folder.done)
     if skipped is None and isinstance(source.rows, Dataset):
-        _refuse_bad_rows(source.own_rows(*share), miner.family, config.allow_silence)
+        _refuse_bad_rows(source.own_rows(*share), miner.family, config)
     with _bar(source, share, progress) as bar, _evaluated(miner.model):
         for number, some in source.take(*share):
             if folder is not None:
@@ -192,10 +200,11 @@ def _batches(
         )
 
 
-def _refuse_bad_rows(rows: Dataset, family: SpeechFamily | None, silence: bool) -> None:
+def _refuse_bad_rows(rows: Dataset, family: SpeechFamily | None, config: MiningConfig) -> None:
     """All faults at once, before anything is sampled."""
     limits = UNLIMITED if family is None else family.limits._asdict()
-    faults = check_rows(rows, **limits, text_columns=("text",), distinct=False, silence=silence)
+    texts = () if config.pseudo_labels else ("text",)
+    faults = check_rows(rows, **limits, text_columns=texts, distinct=False, silence=config.allow_silence)
     if faults:
         raise BadRowsError(faults)
 

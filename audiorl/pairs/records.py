@@ -42,11 +42,12 @@ class MinedClip:
     texts: list[str]  # (K + 1,), equal ones once
     origins: list[str]  # (K + 1,) where each comes from: transcript, sample@1, beam@1, or a kind of corruption
     copies: list[int]  # (K + 1,) how often it was found; 0 for the transcript
-    wers: list[float]  # (K + 1,) fractions
+    wers: list[float | None]  # (K + 1,) fractions; None where there is no transcript
     rewards: list[float | None]  # (K + 1,) None where no reward scored the text
     parts: dict[str, list[float | None]]  # each reward by its name, (K + 1,)
     pairs: list[Pair] = field(default_factory=list)
     failures: list[list[str]] = field(default_factory=list)  # (K + 1,) what each fails in, where that was asked for
+    label: int | None = None  # place of the hypothesis that stands for the transcript, where that was asked for
     decoded: str | None = None  # what the model says as its generation config tells it to, where it was asked
 
     def pair_rows(self) -> list[dict[str, Any]]:
@@ -63,6 +64,13 @@ class MinedClip:
                 row["rejected_failures"] = self.failures[pair[1]]
             rows.append(row)
         return rows
+
+    def label_rows(self) -> list[dict[str, Any]]:
+        """The row with its pseudo-label as `text` and `text_reward`; none where no hypothesis earned enough."""
+        if self.label is None:
+            return []
+        kept = {"true_text" if name == "text" else name: value for name, value in self.row.items()}
+        return [{**kept, "text": self.texts[self.label], "text_reward": self.rewards[self.label]}]
 
     def hypothesis_row(self) -> dict[str, Any]:
         """The row with all its hypotheses and their rewards."""
@@ -117,6 +125,8 @@ class MiningSummary:
         wer_sum, margin_sum: over hypotheses, over pairs.
         errors, words: of clips decoded as the generation config says; 0 words where none was.
         left_out: rows that were not mined, by the reason.
+        untold: hypotheses of clips without a transcript, which have no error rate.
+        labels: clips that got a pseudo-label.
     """
 
     clips: int = 0
@@ -127,6 +137,8 @@ class MiningSummary:
     errors: int = 0
     words: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    untold: int = 0
+    labels: int = 0
 
     def add(self, batch: MinedBatch) -> None:
         self.errors += batch.errors
@@ -136,13 +148,18 @@ class MiningSummary:
             self.clips += 1
             self.pairs += len(clip.pairs)
             self.hypotheses += sum(clip.copies)
-            self.wer_sum += sum(rate * copies for rate, copies in zip(clip.wers, clip.copies, strict=True))
+            self.labels += clip.label is not None
+            for rate, copies in zip(clip.wers, clip.copies, strict=True):
+                if rate is None:
+                    self.untold += copies
+                else:
+                    self.wer_sum += rate * copies
             self.margin_sum += sum(clip.margins())
 
     @property
     def mean_wer(self) -> float:
         """Mean error rate of the hypotheses, a fraction."""
-        return self.wer_sum / max(self.hypotheses, 1)
+        return self.wer_sum / max(self.hypotheses - self.untold, 1)
 
     @property
     def mean_margin(self) -> float:
@@ -159,15 +176,18 @@ class MiningSummary:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> MiningSummary:
-        known = {name: values[name] for name in cls.__dataclass_fields__}
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         return cls(**{**known, "left_out": Counter(values["left_out"])})
 
     def __str__(self) -> str:
         each = self.pairs / max(self.clips, 1)
+        rate = "" if self.untold == self.hypotheses > 0 else f"; the hypotheses have {self.mean_wer:.1%} WER"
         lines = [
-            f"{self.pairs:,} pairs from {self.clips:,} clips ({each:.2f} a clip), mean margin {self.mean_margin:.3f}; "
-            f"the hypotheses have {self.mean_wer:.1%} WER"
+            f"{self.pairs:,} pairs from {self.clips:,} clips ({each:.2f} a clip), mean margin {self.mean_margin:.3f}"
+            + rate
         ]
+        if self.untold:
+            lines.append(f"{self.labels:,} clips got a pseudo-label")
         if self.wer is not None:
             lines.append(f"WER before tuning, decoded as the generation config says: {self.wer:.2%}")
         lines += [f"left out: {count:,} {reason}" for reason, count in sorted(self.left_out.items())]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import combinations
 from numbers import Real
@@ -71,6 +71,24 @@ class MiningConfig(RewardFlags):
     )
     reward_weights: list[float] | None = field(
         default=None, metadata={"help": "One weight for each reward; default 1."}
+    )
+    pseudo_labels: bool = field(
+        default=False,
+        metadata={
+            "help": "Rows need no text: the hypothesis of the highest reward takes its place, with consensus that of "
+            "minimum Bayes risk. They are written to pseudo_labels.jsonl, and pairs are made of hypotheses alone."
+        },
+    )
+    min_chosen_reward: float | None = field(
+        default=None,
+        metadata={"help": "Chosen, and a pseudo-label, earns at least so much; default no limit."},
+    )
+    max_new_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens after which a hypothesis is cut, above 0; default twice the transcript's and 16 more, of "
+            "rows without one 256."
+        },
     )
     min_margin: float = field(
         default=0.0,
@@ -151,11 +169,32 @@ class MiningConfig(RewardFlags):
     def __post_init__(self) -> None:
         if isinstance(self.temperature, Real):
             self.temperature = [self.temperature]
-        self.strategy = self.strategy or DEFAULT_STRATEGY.get(self.source)
+        untold = "best_vs_worst" if self.pseudo_labels else None
+        self.strategy = self.strategy or untold or DEFAULT_STRATEGY.get(self.source)
         self._check_numbers()
         self._check_choices()
         if self.source == "synthetic":
             self._check_synthetic()
+        if self.pseudo_labels:
+            self._check_untold()
+        flags = [one.name for one in fields(RewardFlags) if getattr(self, one.name) is not None]
+        read = self.only and "keyword" in self.only and flags == ["reward_keywords"]
+        if flags and self.reward_funcs is None and not read:
+            raise ValueError(
+                f"{flags} are settings of rewards, and there are none. Add reward_funcs, or leave them out."
+            )
+
+    def _check_untold(self) -> None:
+        """What needs a transcript where there is none."""
+        if self.reward_funcs is None:
+            raise ValueError("pseudo_labels are chosen by rewards, and there are none. Add reward_funcs consensus.")
+        needing = [name for name in ("other_transcripts", "measure_wer", "only") if getattr(self, name)]
+        if needing or self.source == "synthetic" or self.strategy in OF_TRANSCRIPT:
+            raise ValueError(
+                f"pseudo_labels make pairs of a model's own hypotheses; got source={self.source!r}, strategy="
+                f"{self.strategy!r} and {needing}, which need transcripts. Use samples or beams with best_vs_worst, "
+                "above_margin or nbest."
+            )
 
     @cached_property
     def rewards(self) -> list[Any] | None:
@@ -190,6 +229,7 @@ class MiningConfig(RewardFlags):
                 self.max_margin is None or (self.max_margin > 0 and self.max_margin >= self.min_margin),
                 "above 0 and not below min_margin",
             ),
+            "max_new_tokens": (self.max_new_tokens is None or self.max_new_tokens >= 1, "1 or more"),
             "max_pairs": (self.max_pairs is None or self.max_pairs >= 1, "1 or more"),
             "max_disagreement": (self.max_disagreement >= 0, "0 or more"),
             "min_disagreement": (self.min_disagreement > 0, "above 0"),
