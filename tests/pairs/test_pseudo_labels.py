@@ -83,7 +83,7 @@ def test_confidence_judges_samples_and_a_group_reward_no_transcript(model, scrip
         ({**UNTOLD, "strategy": "transcript_vs_worst"}, "need transcripts. Use samples or beams with best_vs_worst"),
         ({**UNTOLD, "measure_wer": True}, "measure_wer"),
         ({**UNTOLD, "only": ["loop"]}, "only"),
-        ({**UNTOLD, "source": "synthetic"}, "Synthetic negatives"),
+        ({**UNTOLD, "source": "synthetic"}, "strategy='best_vs_worst'"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"judge_url": "http://a"}, r"\['judge_url'\] are settings of rewards, and there are none"),
     ],
