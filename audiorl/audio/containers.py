@@ -171,6 +171,8 @@ def inspect_container(file: BinaryIO, name: str) -> Container:
         kind = _checked_ogg(file, name)
     elif kind in _EXTENTS:
         file = _checked_extent(file, kind, name)
+    elif kind is _MP4:
+        _check_sample_tables(file, name)
     samples, blocks = _recorded(file, kind) if kind in _LAYOUTS else (None, False)
     file.seek(0)
     return Container(file, kind, samples, blocks)
@@ -318,6 +320,34 @@ def _ogg_starts_again(file: BinaryIO) -> bool:
             return True
         before, position = position, data.find(b"OggS\0", position + 1)
     return False
+
+
+# ---- boxes: MP4 and its relatives ----
+
+# Boxes that hold boxes, on the way to the tables; and where a table counts its samples (ISO/IEC 14496-12).
+_BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
+_TABLES = {b"stsz": 8, b"stz2": 8, b"trun": 4}
+
+
+def _check_sample_tables(file: BinaryIO, name: str) -> None:
+    """Refuse a table of more samples than the file has bytes: FFmpeg makes room for all of them, whatever they are."""
+    end = file.seek(0, os.SEEK_END)
+    parts = [(0, end)]
+    while parts:
+        position, stop = parts.pop()
+        while position + 8 <= stop:
+            head = _read_at(file, position, 16)
+            size, kind, start = int.from_bytes(head[:4], "big"), head[4:8], position + 8
+            if size == 1:
+                size, start = int.from_bytes(head[8:16], "big"), position + 16
+            size = size or stop - position  # 0: to the end
+            if kind in _BOXES:
+                parts.append((start, min(position + size, stop)))
+            elif kind in _TABLES and _number(file, start + _TABLES[kind], 4, "big") > end:
+                raise AudioFault(f"{name} is damaged: it counts more samples than it has bytes", _CUT_REMEDY)
+            if size < 8:
+                break
+            position += size
 
 
 # ---- chunks: RIFF and its relatives ----

@@ -65,6 +65,18 @@ def test_streams_that_come_and_go_in_a_damaged_file_are_a_fault(monkeypatch):
     assert isinstance(told.value.__cause__, IndexError)
 
 
+@pytest.mark.parametrize("form", [("3gp", "libopencore_amrnb", 8000), ("mov", "pcm_s16le", RATE)])
+def test_a_table_of_more_samples_than_the_file_has_bytes_takes_no_room(form):
+    """FFmpeg makes 32 bytes for each: 12 seconds and 17 GB for half a billion."""
+    content = bytearray(by_ffmpeg(clip(), *form))
+    assert audio_seconds(bytes(content)) > 2
+    at, chunks = content.index(b"stsz") + 12, content.index(b"stsc") + 16
+    content[at : at + 4] = content[chunks : chunks + 4] = (2**29).to_bytes(4, "big")
+    for read in BOTH:
+        with pytest.raises(AudioFault, match="counts more samples than it has bytes"):
+            read(bytes(content))
+
+
 def with_video(audio_first: bool, starts_at: float = 0.0) -> bytes:
     """An MP4 with a picture, and sound that starts later."""
     content = io.BytesIO()
