@@ -360,6 +360,13 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
     assert largest_difference(before, weights(dpo.model)) == 0
 
 
+def test_the_best_checkpoint_by_wer_has_the_lowest(tmp_path):
+    """transformers takes every metric but a loss for one that should grow."""
+    chosen = {"eval_wer": True, "metric_for_best_model": "wer"}
+    dpo = trainer(tmp_path, trainer_eval_dataset=pair_rows(2), **chosen)
+    assert (dpo.args.metric_for_best_model, dpo.args.greater_is_better) == ("wer", False)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
