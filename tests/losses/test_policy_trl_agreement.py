@@ -201,5 +201,6 @@ def test_defaults_are_those_of_trl():
     defaults = {"loss_type": "dapo", **PolicyObjective.__init__.__kwdefaults__}
     assert PolicyObjective.__init__.__defaults__ == (defaults["loss_type"],)
     fields = trl_config.GRPOConfig.__dataclass_fields__
-    del defaults["max_completion_length"]  # TRL says 512; whoever samples knows its own limit
+    del defaults["max_completion_length"]  # TRL says 512; trainers pass their own limit
+    assert not defaults.pop("loss_settings")  # ours alone: settings of a loss of one's own
     assert defaults == {name: fields[name].default for name in defaults}
