@@ -51,7 +51,7 @@ def test_what_rewards_withstand_is_what_their_tests_know():
 
 
 def test_a_docstring_is_shown_as_it_stands_and_prose_as_prose():
-    assert site_words.docstring("audiorl.evaluation.document").startswith("```text\nWhat `audiorl evaluate --output")
+    assert site_words.docstring("audiorl.evaluation.document").startswith("```text\nAn evaluation as a JSON file")
     with pytest.raises(LookupError, match=r"There is no module 'audiorl\.nowhere'"):
         site_words.docstring("audiorl.nowhere")
     assert site_words._shown('the mark "</s>" and `<s>`') == 'the mark "&lt;/s>" and `<s>`'
