@@ -2,20 +2,22 @@
 
 1. `mismatched_kl` estimates how far the policy has left the frozen one, from transcripts of other clips.
 2. A loss raises a desirable transcript above that point and lowers an undesirable one below it.
-3. `UnpairedObjective` binds the settings of one loss.
+3. `UnpairedObjective` binds the settings of one loss, shipped or your own (`own.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from audiorl.losses.own import check_loss_settings, find_loss, is_own, loss_name, read_loss_settings, try_loss
 from audiorl.losses.reductions import counted_mean
-from audiorl.losses.settings import LossSettingError, finite_number, known_name, positive_number
+from audiorl.losses.settings import LossSettingError, check_settings, finite_number, positive_number
 
 
 class UnpairedScores(NamedTuple):
@@ -110,8 +112,14 @@ def _weighted(losses: Tensor, desirable: Tensor, desirable_weight: float, undesi
 class UnpairedLoss(NamedTuple):
     """A loss of single transcripts."""
 
-    function: Callable[..., Tensor]
-    uses_kl: bool  # it reads `kl`
+    function: Callable[..., Tensor]  # (UnpairedScores, kl, *, settings) -> (B,)
+    uses_kl: bool = True  # it reads `kl`
+
+    @property
+    def settings(self) -> frozenset[str]:
+        """Names of the settings that the function reads: its keyword-only arguments."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return frozenset(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
 
 
 UNPAIRED_LOSSES: dict[str, UnpairedLoss] = {
@@ -124,9 +132,12 @@ class UnpairedObjective:
     """One loss with its settings, all checked here and none at a training step.
 
     Args:
-        loss_type: a key of `UNPAIRED_LOSSES`.
+        loss_type: a key of `UNPAIRED_LOSSES`. Or a loss of your own: the name of an entry point of "audiorl.losses", a
+            dotted path, a function of `UnpairedScores` and the divergence that returns (B,), or an `UnpairedLoss`. The
+            weights are its own to read, as `desirable_weight` and `undesirable_weight`.
         beta: > 0.
         desirable_weight, undesirable_weight: >= 0, not both 0.
+        loss_settings: further keyword-only arguments of a loss of your own, by name.
 
     Attributes:
         uses_kl: whether the loss reads the estimate of `mismatched_kl`.
@@ -137,12 +148,13 @@ class UnpairedObjective:
 
     def __init__(
         self,
-        loss_type: str = "kto",
+        loss_type: str | Callable[..., Tensor] | UnpairedLoss = "kto",
         beta: float = 0.1,
         desirable_weight: float = 1.0,
         undesirable_weight: float = 1.0,
+        loss_settings: Mapping[str, Any] | None = None,
     ):
-        loss = UNPAIRED_LOSSES[known_name("loss_type", loss_type, UNPAIRED_LOSSES)]
+        loss, name = find_loss(loss_type, UNPAIRED_LOSSES, UnpairedLoss), loss_name(loss_type)
         self.beta = positive_number("beta", beta)
         weights = {
             name: finite_number(name, value)
@@ -154,7 +166,16 @@ class UnpairedObjective:
                 f"{desirable_weight!r} and {undesirable_weight!r}. To reverse a judgement, change the row's label."
             )
         self.uses_kl = loss.uses_kl
-        self._function = partial(loss.function, beta=self.beta, **weights)
+        settings: dict[str, Any] = {"beta": self.beta, **weights}
+        further = read_loss_settings(loss_settings)
+        check_loss_settings(further, {name: loss.function}, set(settings))
+        settings |= further
+        check_settings("loss_type", name, loss.function, settings)
+        self._function = partial(loss.function, **{name: settings[name] for name in loss.settings & settings.keys()})
+        if is_own(loss_type, UNPAIRED_LOSSES):
+            logps = torch.tensor([-3.0, -6.0], requires_grad=True)
+            scores = UnpairedScores(logps, torch.tensor([-3.5, -5.0]), torch.tensor([True, False]))
+            try_loss(name, lambda made_up: self._function(made_up, torch.tensor(0.1)), scores, (2,))
 
     def __call__(self, scores: UnpairedScores, kl: Tensor) -> Tensor:
         """(B,) the loss of each transcript; `kl` is a scalar."""

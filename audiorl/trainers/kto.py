@@ -35,10 +35,18 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from audiorl.batch import GroupBatch, GroupScores, pad_to, pad_tokens
-from audiorl.losses import UNPAIRED_LOSSES, UnpairedObjective, UnpairedScores, balanced_weights, mismatched_kl
+from audiorl.losses import (
+    UNPAIRED_LOSSES,
+    UnpairedObjective,
+    UnpairedScores,
+    balanced_weights,
+    loss_name,
+    mismatched_kl,
+)
+from audiorl.losses.own import read_loss_settings
 from audiorl.losses.reductions import pair_mean
 from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers, SpeechTrainer
-from audiorl.trainers.config import SpeechConfig, SyncedReferenceFields
+from audiorl.trainers.config import LOSS_SETTINGS_HELP, SpeechConfig, SyncedReferenceFields
 from audiorl.trainers.loading import default_output_dir
 
 logger = logging.get_logger(__name__)
@@ -53,7 +61,14 @@ class KTOConfig(SyncedReferenceFields, SpeechConfig):
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of AdamW."})
     loss_type: str = field(
-        default="kto", metadata={"help": "A loss of audiorl.losses.UNPAIRED_LOSSES.", "choices": list(UNPAIRED_LOSSES)}
+        default="kto",
+        metadata={
+            "help": f"{', '.join(UNPAIRED_LOSSES)}, or a loss of your own by its dotted path, my_module.my_loss; in "
+            "Python also the function itself."
+        },
+    )
+    loss_settings: list[str] | None | dict[str, Any] | str = field(  # noqa: RUF036
+        default=None, metadata={"help": LOSS_SETTINGS_HELP}
     )
     beta: float = field(default=0.1, metadata={"help": "Above 0: the cost of leaving the frozen policy."})
     desirable_weight: float = field(
@@ -76,6 +91,7 @@ class KTOConfig(SyncedReferenceFields, SpeechConfig):
     def __post_init__(self):
         super().__post_init__()
         self.check_synced_reference()
+        self.loss_settings = read_loss_settings(self.loss_settings) or None
         objective = self.objective()
         if self.sync_ref_model and self.precompute_ref_log_probs:
             raise ValueError(
@@ -83,9 +99,9 @@ class KTOConfig(SyncedReferenceFields, SpeechConfig):
             )
         if objective.uses_kl and self.precompute_ref_log_probs:
             raise ValueError(
-                f"precompute_ref_log_probs scores what is known before training, and loss_type {self.loss_type!r} "
-                "compares each clip with a transcript of its step. Train an adapter, which needs no second model, or "
-                "set loss_type to 'apo_zero_unpaired'."
+                "precompute_ref_log_probs scores what is known before training, and loss_type "
+                f"{loss_name(self.loss_type)!r} compares each clip with a transcript of its step. Train an adapter, "
+                "which needs no second model, or set loss_type to 'apo_zero_unpaired'."
             )
 
     def objective(self) -> UnpairedObjective:
@@ -94,7 +110,13 @@ class KTOConfig(SyncedReferenceFields, SpeechConfig):
         Raises:
             ValueError: an unknown loss, or a value out of its range.
         """
-        return UnpairedObjective(self.loss_type, self.beta, self.desirable_weight, self.undesirable_weight)
+        return UnpairedObjective(
+            self.loss_type,
+            self.beta,
+            self.desirable_weight,
+            self.undesirable_weight,
+            self.loss_settings,  # type: ignore[arg-type]
+        )
 
 
 class KTOTrainer(SpeechTrainer):

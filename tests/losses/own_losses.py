@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from audiorl.losses import PairScores, PolicyMethod, PolicyTerms, PreferenceObjective, Surrogate
+from audiorl.losses import PairScores, PolicyMethod, PolicyTerms, PreferenceObjective, Surrogate, UnpairedScores
 
 
 def simpo(pairs: PairScores, *, scale: float = 2.0, gamma: float) -> Tensor:
@@ -40,3 +40,8 @@ def reinforce(terms: PolicyTerms, *, baseline: float = 0.0) -> Surrogate:
 
 reinforce_of_hypotheses = PolicyMethod(reinforce, "hypotheses", uses_ratio=False)
 not_a_loss = 3
+
+
+def thumbs(scores: UnpairedScores, kl: Tensor, *, margin: float = 1.0, beta: float) -> Tensor:
+    signs = torch.where(scores.desirable, 1.0, -1.0)
+    return torch.relu(margin - beta * signs * (scores.log_ratios - kl))

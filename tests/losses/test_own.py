@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from audiorl import DPOConfig, GRPOConfig, ORPOConfig
+from audiorl import DPOConfig, GRPOConfig, KTOConfig, ORPOConfig
 from audiorl.flags import parse
 from audiorl.losses import (
     CombinedObjective,
@@ -15,10 +15,13 @@ from audiorl.losses import (
     PairScores,
     PolicyBatch,
     PolicyObjective,
+    UnpairedObjective,
+    UnpairedScores,
     policy_counts,
     resolve_losses,
 )
 from audiorl.losses.own import read_loss_settings
+from audiorl.losses.unpaired import UnpairedLoss
 from audiorl.trainers.fingerprint import settings_of
 from tests.losses import own_losses
 
@@ -66,6 +69,17 @@ def test_orpo_takes_another_loss_beside_the_likelihood():
     objective = OddsRatioObjective(0.2, 1.0, f"{HERE}.simpo", {"gamma": 0.5})
     nll, own = objective(PAIRS).terms
     assert nll.loss.tolist() == [2.0, 9.0] and own.loss.tolist() == pytest.approx(SIMPO) and own.weight == 0.2
+
+
+def test_kto_takes_a_loss_of_single_transcripts():
+    scores = UnpairedScores(torch.tensor([-1.0, -5.0]), torch.tensor([-2.0, -4.0]), torch.tensor([True, False]))
+    objective = UnpairedObjective(f"{HERE}.thumbs", 0.5, loss_settings={"margin": 2})
+    assert objective(scores, torch.tensor(0.5)).tolist() == [2 - 0.5 * 0.5, 2 - 0.5 * 1.5] and objective.uses_kl
+    assert not UnpairedObjective(UnpairedLoss(own_losses.thumbs, uses_kl=False)).uses_kl
+    with pytest.raises(LossSettingError, match=r"'marginn', which no loss .* Did you mean 'margin'"):
+        UnpairedObjective(own_losses.thumbs, loss_settings={"marginn": 2})
+    with pytest.raises(LossSettingError, match="failed on made-up scores"):
+        UnpairedObjective(own_losses.simpo, loss_settings={"gamma": 1})
 
 
 def test_an_installed_package_registers_one(tmp_path, monkeypatch):
@@ -128,6 +142,7 @@ CONFIGS = [
     (DPOConfig, own_losses.simpo, {"gamma": 0.5}, ["simpo"]),
     (ORPOConfig, own_losses.simpo, {"gamma": 0.5}, "simpo"),
     (GRPOConfig, own_losses.reinforce, {"baseline": 0.1}, "reinforce"),
+    (KTOConfig, own_losses.thumbs, {"margin": 2}, "thumbs"),
 ]
 
 
