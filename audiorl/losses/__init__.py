@@ -10,7 +10,7 @@ from audiorl.losses.advantages import (
     zero_variance,
 )
 from audiorl.losses.ctc import ctc_logps, frames_needed
-from audiorl.losses.divergences import F_DIVERGENCES, f_divergence_scores
+from audiorl.losses.divergences import F_DIVERGENCES, f_divergence_scores, generalized_jsd
 from audiorl.losses.odds_ratio import (
     ODDS_RATIO_LOSSES,
     OddsRatioObjective,
@@ -133,6 +133,7 @@ __all__ = [
     "exo_pair_loss",
     "f_divergence_scores",
     "frames_needed",
+    "generalized_jsd",
     "group_advantages",
     "grpo_loss",
     "gspo_loss",

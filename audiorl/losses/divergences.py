@@ -126,3 +126,39 @@ def f_divergence_scores(f_divergence_type: str, f_alpha_divergence_coef: float =
     if name == "alpha_divergence":
         return partial(alpha_divergence_scores, alpha=alpha)
     return F_DIVERGENCES[name]
+
+
+# ---- between two next-token distributions ----
+
+
+def generalized_jsd(student_logps: Tensor, teacher_logps: Tensor, beta: float) -> Tensor:
+    """Generalised Jensen-Shannon divergence of a teacher's and a student's distributions.
+
+        m     = beta p_teacher + (1 - beta) p_student
+        jsd   = beta KL(p_teacher || m) + (1 - beta) KL(p_student || m)     for 0 < beta < 1
+              = KL(p_teacher || p_student)     at beta = 0, the forward KL: covers all that the teacher may say
+              = KL(p_student || p_teacher)     at beta = 1, the reverse KL: keeps to what the teacher says most
+
+    Args:
+        student_logps: (..., V) nats, with gradient; a log-softmax.
+        teacher_logps: (..., V) likewise; receives no gradient.
+        beta: 0 ... 1.
+
+    Returns:
+        (...) nats, >= 0 up to rounding.
+
+    Source: Agarwal et al. 2024 (GKD), arXiv:2306.13649, eq. 1, with its limits at 0 and 1 scaled as in TRL.
+    """
+    teacher_logps = teacher_logps.detach()
+    if beta == 0.0:
+        return _kl(teacher_logps, student_logps)
+    if beta == 1.0:
+        return _kl(student_logps, teacher_logps)
+    mixture = torch.logaddexp(teacher_logps + math.log(beta), student_logps + math.log1p(-beta))
+    return beta * _kl(teacher_logps, mixture) + (1.0 - beta) * _kl(student_logps, mixture)
+
+
+def _kl(first: Tensor, second: Tensor) -> Tensor:
+    """KL(first || second) of log-probabilities (..., V); what has no probability under `first` adds nothing."""
+    terms = first.exp() * (first - second)
+    return torch.where(first.isneginf(), 0.0, terms).sum(-1)

@@ -276,7 +276,10 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
         )
         return out.last_hidden_state
 
-    def _score(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, temperature: float) -> GroupScores:
+    def _hidden(
+        self, base: PreTrainedModel, batch: GroupBatch, states: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What predicts the C tokens behind each prefix: (B, K, C, D) states, tokens, which count, and (B,) starts."""
         prefix, lengths = self._prefixes(base, batch, states)
         starts, hypotheses = prefix_lengths(batch), batch.num_hypotheses
         kept = batch.keep.any(1) * torch.arange(1, batch.keep.shape[-1] + 1, device=starts.device)  # (B, T)
@@ -287,9 +290,19 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
         places = places.clamp(max=batch.tokens.shape[-1] - 1)
         targets = batch.tokens.gather(-1, places[:, None].expand(-1, hypotheses, -1))
         keep = batch.keep.gather(-1, (places - 1)[:, None].expand(-1, hypotheses, -1)) & inside[:, None]
-        hidden = self._continue(base, prefix, lengths, targets[..., :-1])
+        return self._continue(base, prefix, lengths, targets[..., :-1]), targets, keep, starts
+
+    def _score(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, temperature: float) -> GroupScores:
+        hidden, targets, keep, starts = self._hidden(base, batch, states)
         scores = score_tokens(hidden, base.get_output_embeddings(), targets, keep, states, temperature)
         return _in_place(scores, batch.keep, starts)
+
+    def _rows(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor) -> Tensor:
+        hidden, _, keep, _ = self._hidden(base, batch, states)
+        return hidden[keep]
+
+    def _project(self, base: PreTrainedModel, rows: Tensor) -> Tensor:
+        return base.get_output_embeddings()(rows)
 
     def _continue(self, base: PreTrainedModel, prefix: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
         """(B, K, C - 1) tokens -> (B, K, C, D) hidden states, which predict what follows the prefix and each token."""

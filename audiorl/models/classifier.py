@@ -142,6 +142,14 @@ class ClassifierFamily(SpeechFamily):
     def _score(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, temperature: float) -> GroupScores:
         return label_scores(self._logits(base, states), batch, states, temperature)
 
+    def _rows(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor) -> Tensor:
+        """Each kept label reads the states of its clip."""
+        clips = torch.arange(len(states), device=states.device)[:, None, None].expand_as(batch.keep)
+        return states[clips[batch.keep]]
+
+    def _project(self, base: PreTrainedModel, rows: Tensor) -> Tensor:
+        return self._logits(base, rows)
+
     def _sample(
         self,
         base: PreTrainedModel,

@@ -73,12 +73,21 @@ class EncoderDecoderFamily(AutoregressiveFamily):
         )
         return out.last_hidden_state.unflatten(1, (hypotheses, length))
 
-    def _score(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, temperature: float) -> GroupScores:
+    def _hidden(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor) -> Tensor:
+        """(B, K, T, D) what the decoder makes of the hypotheses."""
         inputs = batch.tokens[..., :-1]
         positions = torch.arange(inputs.shape[-1], device=inputs.device).expand_as(inputs)
-        hidden = self._decode(base, states, self._audio_seen(base, batch, states), inputs, positions)
-        head = base.get_output_embeddings()
+        return self._decode(base, states, self._audio_seen(base, batch, states), inputs, positions)
+
+    def _score(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, temperature: float) -> GroupScores:
+        hidden, head = self._hidden(base, batch, states), base.get_output_embeddings()
         return score_tokens(hidden, head, batch.tokens[..., 1:], batch.keep, states, temperature)
+
+    def _rows(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor) -> Tensor:
+        return self._hidden(base, batch, states)[batch.keep]
+
+    def _project(self, base: PreTrainedModel, rows: Tensor) -> Tensor:
+        return base.get_output_embeddings()(rows)
 
     def _decoder(
         self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, hypotheses: int, room: int, temperature: float

@@ -8,7 +8,7 @@ family does without weights (features, tokens, texts, rows) is `FamilyData`; `Sp
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,6 +19,7 @@ from audiorl.batch import GroupBatch, GroupSamples, GroupScores
 from audiorl.models.beam_search import BeamDecoder, BeamSettings, GroupBeams, beam_search
 from audiorl.models.family_data import FamilyData, TokenizedText
 from audiorl.models.forward import Backbone, base_model, calls_in_step, evaluating, install_speech_call, run_inside
+from audiorl.models.head import compare_rows
 from audiorl.models.sampling import Sampler, check_finite, prefix_lengths, sample_from
 from audiorl.text.tasks import TRANSCRIPTION, Labels, Task
 
@@ -152,6 +153,20 @@ class SpeechFamily(FamilyData):
     ) -> GroupSamples:
         """K hypotheses for each clip given `states`, inside the forward; ValueError for a sampler it cannot apply."""
 
+    def _rows(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor) -> Tensor:
+        """(N, ...) what the head reads of each kept token, clip by clip and hypothesis by hypothesis."""
+        raise ValueError(self.without_distributions())
+
+    def _project(self, base: PreTrainedModel, rows: Tensor) -> Tensor:
+        """(N, ...) of `_rows` -> (N, V) logits."""
+        raise ValueError(self.without_distributions())
+
+    def without_distributions(self) -> str:
+        return (
+            f"{type(self).__name__} has no distribution over tokens to compare with another model's. Learn the other "
+            "model's transcripts instead (DistillationConfig.transcripts_only)."
+        )
+
     def _beam(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, settings: BeamSettings) -> GroupBeams:
         """The best hypotheses of each clip given `states`, inside the forward."""
         raise ValueError(
@@ -219,6 +234,53 @@ class SpeechFamily(FamilyData):
             return self._score(base, batch, self._encode(base, batch) if states is None else states, temperature)
 
         return run_inside(model, score)
+
+    @torch.no_grad()
+    def token_rows(self, model: nn.Module, batch: GroupBatch, states: Tensor | None = None) -> Tensor:
+        """(N, ...) what the head reads of each kept token, from one encoder pass; see `token_logits`. No graph.
+
+        Raises:
+            ValueError: the family has no distributions over tokens.
+        """
+        return run_inside(
+            model, lambda base: self._rows(base, batch, self._encode(base, batch) if states is None else states)
+        )
+
+    @torch.no_grad()
+    def token_logits(self, model: nn.Module, rows: Tensor) -> Tensor:
+        """(N, V) logits of some of the rows of `token_rows`; (tokens, V) need not exist at once. No graph."""
+        return run_inside(model, lambda base: self._project(base, rows))
+
+    def compare_tokens(
+        self,
+        model: nn.Module,
+        batch: GroupBatch,
+        compare: Callable[[Tensor, slice], Tensor],
+        states: Tensor | None = None,
+        *,
+        chunk: int = 256,
+    ) -> Tensor:
+        """What a function makes of each kept token's logits, with gradient; only some tokens' logits exist at once.
+
+        They are computed again in the backward pass, so that memory does not grow with tokens x V.
+
+        Args:
+            compare: (logits (n, V), which of the N kept tokens they are) -> (n, M); pure, as it is called twice.
+            states: what `encode` returned for the same batch.
+            chunk: > 0, tokens at once.
+
+        Returns:
+            (N, M) for the N kept tokens, clip by clip and hypothesis by hypothesis.
+
+        Raises:
+            ValueError: the family has no distributions over tokens.
+        """
+
+        def compared(base: PreTrainedModel) -> Tensor:
+            rows = self._rows(base, batch, self._encode(base, batch) if states is None else states)
+            return compare_rows(rows, lambda some: self._project(base, some), compare, chunk)
+
+        return run_inside(model, compared)
 
     @torch.no_grad()
     def sample_groups(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 from trl.kernels import ChunkedLogProbFunction
 
 from audiorl.batch import GroupScores
@@ -51,6 +53,18 @@ def score_tokens(
         states=states,
         mean_logps=place(mean_logps),
     )
+
+
+def compare_rows(
+    rows: Tensor, project: Callable[[Tensor], Tensor], compare: Callable[[Tensor, slice], Tensor], chunk: int
+) -> Tensor:
+    """(N, M): `compare(project(rows), place)` of `chunk` rows at a time, whose logits are not kept for the backward."""
+
+    def some(part: Tensor, place: slice) -> Tensor:
+        return compare(project(part), place)
+
+    places = [slice(start, start + chunk) for start in range(0, max(len(rows), 1), chunk)]
+    return torch.cat([checkpoint(some, rows[place], place, use_reentrant=False) for place in places])
 
 
 def use_fused_head(head: nn.Module, device: torch.device) -> bool:

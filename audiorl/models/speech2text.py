@@ -87,18 +87,28 @@ class Speech2TextFamily(PlainTranscripts, GenerateFamily):
 
         return encode_by_length(encode, features, lengths, together=not is_sharded(base))
 
-    def _score(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, temperature: float) -> GroupScores:
+    def _hidden(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor) -> Tensor:
+        """(B, K, T, D) what the decoder makes of the hypotheses."""
         hypotheses = batch.num_hypotheses
         assert batch.audio_mask is not None
         own = base._get_feat_extract_output_lengths(batch.audio_mask.sum(-1))
         seen = torch.arange(states.shape[1], device=states.device) < own[:, None]
-        hidden = base.get_decoder()(
+        return base.get_decoder()(
             input_ids=batch.tokens[..., :-1].flatten(0, 1),
             encoder_hidden_states=states.repeat_interleave(hypotheses, 0),
             encoder_attention_mask=seen.repeat_interleave(hypotheses, 0),
             use_cache=False,
         ).last_hidden_state.unflatten(0, batch.tokens.shape[:2])
+
+    def _score(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor, temperature: float) -> GroupScores:
+        hidden = self._hidden(base, batch, states)
         return score_tokens(hidden, base.lm_head, batch.tokens[..., 1:], batch.keep, states, temperature)
+
+    def _rows(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor) -> Tensor:
+        return self._hidden(base, batch, states)[batch.keep]
+
+    def _project(self, base: PreTrainedModel, rows: Tensor) -> Tensor:
+        return base.lm_head(rows)
 
     def _positions(self, base: PreTrainedModel, states: Tensor) -> int:
         return base.config.max_target_positions

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from transformers import WhisperForConditionalGeneration
+
 from audiorl.trainers.base import SpeechTrainer
+from audiorl.trainers.distillation import DistillationConfig, DistillationTrainer
 from audiorl.trainers.kto import KTOConfig, KTOTrainer
 from audiorl.trainers.sft import SFTConfig, SFTTrainer
 from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper
@@ -53,7 +58,34 @@ def kto(output_dir: Any, rows: Any = None, *, kind: str = "english", **changes: 
     )
 
 
+def larger_whisper(kind: str = "english") -> tuple[Any, Any]:
+    """Twice as wide as the tiny one, with the same tokens and features."""
+    small, processor = tiny_whisper(kind)
+    config = copy.deepcopy(small.config)
+    config.d_model, config.encoder_ffn_dim, config.decoder_ffn_dim = 2 * config.d_model, 64, 64
+    torch.manual_seed(3)
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config = copy.deepcopy(small.generation_config)
+    return model.eval(), processor
+
+
+def distillation(output_dir: Any, rows: Any = None, *, kind: str = "english", **changes: Any) -> DistillationTrainer:
+    """A `DistillationTrainer`, likewise; every other step or so is on-policy."""
+    options = {name.removeprefix("trainer_"): changes.pop(name) for name in list(changes) if name[:8] == "trainer_"}
+    model, processor = tiny_whisper(kind)
+    teacher = options.pop("teacher_model", None) or larger_whisper(kind)[0]
+    return DistillationTrainer(
+        options.pop("model", model),
+        teacher,
+        DistillationConfig(**{**settings(output_dir), "max_new_tokens": 12, **changes}),
+        teacher_processing_class=options.pop("teacher_processing_class", processor),
+        train_dataset=text_rows() if rows is None else rows,
+        processing_class=options.pop("processing_class", processor),
+        **options,
+    )
+
+
 # name -> makes its trainer on a fresh tiny model: (output_dir, rows, **changes)
-MAKE: dict[str, Callable[..., SpeechTrainer]] = {"sft": sft, "kto": kto}
+MAKE: dict[str, Callable[..., SpeechTrainer]] = {"sft": sft, "kto": kto, "distillation": distillation}
 # name -> rows of its own
-ROWS: dict[str, Callable[[int], list[dict[str, Any]]]] = {"sft": text_rows, "kto": judged_rows}
+ROWS: dict[str, Callable[[int], list[dict[str, Any]]]] = {name: text_rows for name in MAKE} | {"kto": judged_rows}
