@@ -16,6 +16,8 @@ _HOMES = {
     "DPOConfig": "audiorl.trainers.dpo",
     "DPOTrainer": "audiorl.trainers.dpo",
     "DataSource": "audiorl.model_card",
+    "DistillationConfig": "audiorl.trainers.distillation",
+    "DistillationTrainer": "audiorl.trainers.distillation",
     "GRPOConfig": "audiorl.trainers.grpo",
     "GRPOTrainer": "audiorl.trainers.grpo",
     "KTOConfig": "audiorl.trainers.kto",
@@ -138,6 +140,8 @@ if TYPE_CHECKING:
     from audiorl.rewards import load_reward as load_reward
     from audiorl.trainers.base import SpeechTrainer as SpeechTrainer
     from audiorl.trainers.config import SpeechConfig as SpeechConfig
+    from audiorl.trainers.distillation import DistillationConfig as DistillationConfig
+    from audiorl.trainers.distillation import DistillationTrainer as DistillationTrainer
     from audiorl.trainers.dpo import DPOConfig as DPOConfig
     from audiorl.trainers.dpo import DPOTrainer as DPOTrainer
     from audiorl.trainers.grpo import GRPOConfig as GRPOConfig

@@ -16,6 +16,7 @@ PUBLIC = {
     "audiorl.elsewhere",
     "audiorl.exits",
     "audiorl.flags",
+    "audiorl.models",
     "audiorl.pairs",
 }
 STEPS = ("Flags", "Model by the class", "Rows", "Trainer", "WER before", "Train;", "Save", "WER after", "Push")

@@ -43,6 +43,8 @@ NAMES = {
     "ast": "AST, labels",
 }
 METHODS = ("SFT", "DPO", "ORPO", "KTO", "GRPO", "RAFT")
+# In a column of its own: only families with distributions over tokens have a teacher.
+DISTILLATION = "distillation"
 ADAPTERS = ("full", "LoRA", "8-bit LoRA", "4-bit LoRA", "8-bit and 4-bit LoRA")
 AUDIO_LLMS = ("qwen3_asr", "qwen2_audio", "glm_asr", "voxtral", "fun_asr", "granite_speech")
 CTC_TEST = "tests/trainers/test_ctc_training.py::test_training_lowers_the_loss_or_raises_the_reward"
@@ -195,18 +197,40 @@ COMBINATIONS = [
     ),
     Trained("ast", "RAFT", "full", f"{LABELS}::test_raft_learns_the_labels_that_were_rewarded"),
     *CLASSIFIERS,
+    Trained(
+        "whisper",
+        DISTILLATION,
+        "full",
+        "tests/trainers/test_distillation.py::test_a_student_comes_nearer_to_its_teacher",
+    ),
+    Trained(
+        "whisper",
+        DISTILLATION,
+        "8-bit and 4-bit LoRA",
+        "tests/trainers/test_methods.py::test_an_adapter_on_a_quantised_base_learns",
+    ),
+    *(
+        Trained(
+            model,
+            DISTILLATION,
+            "full",
+            "tests/trainers/test_distillation.py::test_every_family_with_distributions_learns_from_one_of_its_kind",
+        )
+        for model in ("moonshine", "speech2text", "canary", "qwen2_audio", "ast")
+    ),
 ]
 
 
 def table() -> str:
     """Markdown: a line for each model, a column for each method, the adapters that are tested in the cells; with a star
     where the test is a slow one."""
-    lines = [["model", *METHODS]]
+    columns = (*METHODS, DISTILLATION)
+    lines = [["model", *columns]]
     for model, name in NAMES.items():
-        found = {method: [x for x in COMBINATIONS if (x.model, x.method) == (model, method)] for method in METHODS}
+        found = {method: [x for x in COMBINATIONS if (x.model, x.method) == (model, method)] for method in columns}
         cells = [
             ", ".join(x.adapter + "*" * x.slow for x in sorted(found[method], key=lambda x: ADAPTERS.index(x.adapter)))
-            for method in METHODS
+            for method in columns
         ]
         lines.append([name, *cells])
     lines.insert(1, ["---"] * len(lines[0]))

@@ -71,6 +71,12 @@ DEMO_ARGUMENTS: dict[str, list[str]] = {
         *("--output_dir", "demo-kto", "--beta", "0.1", "--learning_rate", "8e-4"),
         *("--num_train_epochs", "3", "--warmup_steps", "10"),
     ],
+    "distillation": [
+        *_SHARED,
+        *("--teacher_model_name_or_path", str(CHECKPOINT), "--output_dir", "demo-distillation"),
+        *("--student_encoder_layers", "2", "--student_decoder_layers", "1", "--lmbda", "0.3", "--beta", "0.1"),
+        *("--max_new_tokens", "40", "--learning_rate", "2e-3", "--num_train_epochs", "5", "--warmup_steps", "10"),
+    ],
     "grpo": [
         *_SHARED,
         *("--output_dir", "demo-grpo", "--reward_funcs", "one_minus_wer", "--num_generations", "8"),

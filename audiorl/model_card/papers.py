@@ -62,6 +62,13 @@ _ROWS = (
         "2402.01306",
     ),
     Paper(
+        "agarwal2024policy",
+        "Agarwal, Rishabh and Vieillard, Nino and Zhou, Yongchao and Stanczyk, Piotr and Ramos, Sabela and others",
+        "On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes",
+        2024,
+        "2306.13649",
+    ),
+    Paper(
         "shao2024deepseekmath",
         "Shao, Zhihong and Wang, Peiyi and Zhu, Qihao and Xu, Runxin and Song, Junxiao and others",
         "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
@@ -279,6 +286,9 @@ METHODS: dict[str, Method] = {
     "ORPOTrainer": Method("odds-ratio preference optimisation (ORPO)", "orpo", "hong2024orpo", "pairs of transcripts"),
     "KTOTrainer": Method(
         "Kahneman-Tversky optimisation (KTO)", "kto", "ethayarajh2024kto", "transcripts that were judged one by one"
+    ),
+    "DistillationTrainer": Method(
+        "distillation (GKD)", "distillation", "agarwal2024policy", "the next-token distributions of a larger model"
     ),
     "GRPOTrainer": Method(
         "group relative policy optimisation (GRPO)", "grpo", "shao2024deepseekmath", "rewards of sampled hypotheses"

@@ -33,6 +33,7 @@ _HOMES = {
     "speech_family": "registry",
     "use_family": "registry",
     "waveform_features": "padding",
+    "with_fewer_layers": "encoder_decoder",
 }
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from audiorl.models.classifier import ClassifierFamily as ClassifierFamily
     from audiorl.models.ctc import CTCFamily as CTCFamily
     from audiorl.models.encoder_decoder import EncoderDecoderFamily as EncoderDecoderFamily
+    from audiorl.models.encoder_decoder import with_fewer_layers as with_fewer_layers
     from audiorl.models.family import AutoregressiveFamily as AutoregressiveFamily
     from audiorl.models.family import SpeechFamily as SpeechFamily
     from audiorl.models.family import TokenizedText as TokenizedText

@@ -7,6 +7,8 @@ that take neither a prompt nor timestamps.
 
 from __future__ import annotations
 
+import copy
+import re
 from typing import Any
 
 import torch
@@ -187,3 +189,44 @@ class PlainTranscripts:
 
     def text(self, batch_tokens: Tensor, keep: Tensor) -> list[list[str]]:
         return kept_texts(batch_tokens, keep, self.plain_text.decode)
+
+
+def with_fewer_layers(model: PreTrainedModel, encoder_layers: int, decoder_layers: int) -> PreTrainedModel:
+    """A smaller model from a larger one's layers, spread evenly, first and last among them: a student to begin with.
+
+    Args:
+        model: an encoder-decoder whose config has `encoder_layers` and `decoder_layers`; it stays as it is.
+        encoder_layers, decoder_layers: how many to keep, 1 ... all.
+
+    Returns:
+        A model of the same class, with copies of the weights.
+
+    Raises:
+        ValueError: more layers than there are, none, or a model of another kind.
+
+    Source: Gandhi et al. 2023 (Distil-Whisper), arXiv:2311.00430, section 4.1, which keeps all of the encoder.
+    """
+    config = copy.deepcopy(model.config)
+    kept = {}
+    for part, count in (("encoder", encoder_layers), ("decoder", decoder_layers)):
+        there = getattr(config, f"{part}_layers", None)
+        if there is None or not 1 <= count <= there:
+            has = f"{there} {part} layers" if there else f"no {part}_layers in its config"
+            raise ValueError(
+                f"{count} {part} layers were asked for, and this model has {has}. Ask for 1 to all of them."
+            )
+        kept[part] = [round(place * (there - 1) / max(count - 1, 1)) for place in range(count)]
+        setattr(config, f"{part}_layers", count)
+    if hasattr(config, "num_hidden_layers"):
+        config.num_hidden_layers = encoder_layers
+    student = type(model)(config).to(model.dtype)
+    own = model.state_dict()
+
+    def name_in_model(name: str) -> str:
+        return re.sub(
+            r"(encoder|decoder)\.layers\.(\d+)", lambda m: f"{m[1]}.layers.{kept[m[1]][int(m[2])]}", name, count=1
+        )
+
+    student.load_state_dict({name: own[name_in_model(name)] for name in student.state_dict()})
+    student.generation_config = copy.deepcopy(model.generation_config)
+    return student.eval()

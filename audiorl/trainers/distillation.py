@@ -385,7 +385,7 @@ def _example(family: SpeechFamily) -> tuple[int, ...]:
 
 def _vocabulary(family: SpeechFamily) -> dict[str, int]:
     """Token -> id of what the family writes, or label -> place."""
-    if family.labels is not None:
-        return {label: place for place, label in enumerate(family.labels)}
+    if not family.task.writes_text:
+        return {label: place for place, label in enumerate(family.task.labels)}
     tokenizer = getattr(family.processor, "tokenizer", family.processor)
     return dict(tokenizer.get_vocab())

@@ -64,6 +64,7 @@ def _clips() -> list[dict[str, Any]]:
 MAKE: dict[str, Callable[..., Any]] = {
     "sft": text_rows.sft,
     "kto": text_rows.kto,
+    "distillation": text_rows.distillation,
     "dpo": pair_rows.trainer,
     "orpo": _orpo,
     "grpo": lambda folder, **settings: grpo_rows.trainer(folder, _clips(), num_iterations=2, **settings),
@@ -85,7 +86,11 @@ class Case:
 
 
 CASES = (
-    *(Case(method, 1, steps) for method in ("sft", "kto", "dpo", "orpo", "grpo", "raft") for steps in (4, 3)),
+    *(
+        Case(method, 1, steps)
+        for method in ("sft", "kto", "distillation", "dpo", "orpo", "grpo", "raft")
+        for steps in (4, 3)
+    ),
     *(Case(method, 2, steps) for method in ("sft", "kto", "dpo", "orpo") for steps in (2, 3)),
     *(Case(method, 2, steps) for method in ("grpo", "raft") for steps in (4, 3)),
     Case("pairs", 1),

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from audiorl.losses import generalized_jsd
-from audiorl.trainers.distillation import DistillationConfig, DistillationTrainer
+from audiorl.models import speech_family, with_fewer_layers
+from audiorl.trainers.distillation import DistillationConfig, DistillationTrainer, check_same_tokens
 from tests.oracles import central_differences
 from tests.tiny_audio_llms import tiny_audio_llm
 from tests.tiny_classifiers import tiny_classifier
@@ -280,3 +281,35 @@ def test_a_teacher_is_needed_and_is_another_model(tmp_path, monkeypatch):
     made = DistillationTrainer("base", args=args, train_dataset=text_rows(2))
     made.train()
     assert made.teacher.config.d_model == 2 * made.model.config.d_model
+
+
+# ---- a student to begin with ----
+
+
+def test_a_student_has_some_of_its_teacher_s_layers_and_decodes(tmp_path):
+    teacher, _ = tiny_whisper()
+    layers = teacher.config.encoder_layers, teacher.config.decoder_layers
+    same = with_fewer_layers(teacher, *layers)
+    assert all(torch.equal(p, same.get_parameter(name)) for name, p in teacher.named_parameters())
+    student = with_fewer_layers(teacher, layers[0], 1)
+    assert (len(student.get_encoder().layers), len(student.get_decoder().layers)) == (layers[0], 1)
+    first, own = (model.model.decoder.layers[0].fc1.weight for model in (student, teacher))
+    assert torch.equal(first, own) and first is not own
+    assert teacher.config.decoder_layers == layers[1]
+    made = distillation(tmp_path, text_rows(2), trainer_model=student, trainer_teacher_model=teacher, max_steps=1)
+    made.train()
+    made.save_model()
+    assert len(made.decode(text_rows(2)).hypotheses) == 2
+    with pytest.raises(ValueError, match=r"9 decoder layers were asked for, and this model has \d decoder layers"):
+        with_fewer_layers(teacher, 1, 9)
+    with pytest.raises(ValueError, match="no encoder_layers in its config"):
+        with_fewer_layers(tiny_ctc()[0], 1, 1)
+
+
+def test_models_that_begin_a_transcript_differently_are_refused():
+    model, processor = tiny_whisper("multilingual")
+    families = [speech_family(model, processor) for _ in range(2)]
+    for family, language in zip(families, ("en", "german"), strict=True):
+        family.set_defaults(language=language)
+    with pytest.raises(ValueError, match="begin a transcript with other tokens"):
+        check_same_tokens(*families, model, model)

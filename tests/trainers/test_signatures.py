@@ -11,6 +11,8 @@ import pytest
 from transformers import TrainingArguments
 
 from audiorl import (
+    DistillationConfig,
+    DistillationTrainer,
     DPOConfig,
     DPOTrainer,
     GRPOConfig,
@@ -32,8 +34,17 @@ from audiorl.trainers.base import TrainerArguments
 from tests.tiny_models import tiny_whisper
 from tests.trainers import grpo_rows
 
-TRAINERS = [DPOTrainer, ORPOTrainer, GRPOTrainer, RAFTTrainer, OnlineDPOTrainer, SFTTrainer, KTOTrainer]
-CONFIGS = [DPOConfig, ORPOConfig, GRPOConfig, RAFTConfig, OnlineDPOConfig, SFTConfig, KTOConfig]
+TRAINERS = [
+    DPOTrainer,
+    ORPOTrainer,
+    GRPOTrainer,
+    RAFTTrainer,
+    OnlineDPOTrainer,
+    SFTTrainer,
+    KTOTrainer,
+    DistillationTrainer,
+]
+CONFIGS = [DPOConfig, ORPOConfig, GRPOConfig, RAFTConfig, OnlineDPOConfig, SFTConfig, KTOConfig, DistillationConfig]
 PLAIN = {"output_dir": "out", "report_to": "none", "use_cpu": True}
 WRONG: list[Any] = [-1, 0, 1, 2.5, float("nan"), "nonsense", [], ["sigmoid", "sft"]]
 
@@ -117,7 +128,8 @@ def test_every_setting_that_a_message_recommends_is_one_of_the_config_s(config):
     assert len(said) > 20
     for message in said:
         if re.search(
-            r"\b(SFT|KTO|DPO|ORPO|GRPO|RAFT|OnlineDPO)(Trainer|Config)\b", message.replace(config.__name__, "")
+            r"\b(SFT|KTO|Distillation|DPO|ORPO|GRPO|RAFT|OnlineDPO)(Trainer|Config)\b",
+            message.replace(config.__name__, ""),
         ):
             continue
         named = set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", message)) & settings
