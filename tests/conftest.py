@@ -31,9 +31,13 @@ hypothesis.settings.register_profile("audiorl", deadline=None)
 hypothesis.settings.load_profile("audiorl")
 
 
-# Files whose few tests take minutes, most of it in processes of their own. Several processes of pytest take file by
-# file: begun last, these would keep one of them busy while the others have nothing left.
-LONG_FILES = ("test_processes.py", "test_script.py", "test_conformance.py", "test_benchmarks.py", "test_parallel.py")
+# Files that take longest. Several processes of pytest take file by file: begun last, one of these would keep a process
+# busy while the others have nothing left.
+LONG_FILES = (
+    *("test_grpo.py", "test_conformance.py", "test_families.py", "test_docs.py", "test_enlarged_vocabulary.py"),
+    *("test_labels.py", "test_logs.py", "test_ctc_training.py", "test_raft.py", "test_dpo.py", "test_quantised.py"),
+    *("test_grpo_processes.py", "test_script.py", "test_benchmarks.py", "test_parallel.py", "test_processes.py"),
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
