@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 Step = tuple[int, int, int, int]  # frame, symbols written before, symbol, duration
 
@@ -75,3 +75,74 @@ def visits(
             passed[t][u] += p
     total = likelihood(logits, transcript, symbols, blank, durations)
     return [[value / total for value in row] for row in passed]
+
+
+def log_likelihood(
+    logits: Sequence[Sequence[Sequence[float]]],
+    transcript: Sequence[int],
+    symbols: int,
+    blank: int,
+    durations: Sequence[int] | None = None,
+) -> float:
+    """`likelihood` in nats by the forward recursion, for lattices with too many alignments to count."""
+    frames, length = len(logits), len(transcript)
+    alpha = [[-math.inf] * (length + 1) for _ in range(frames)]
+    alpha[0][0] = 0.0
+    end = -math.inf
+    after_blank = [1] if durations is None else [d for d in durations if d > 0]
+    after_symbol = [0] if durations is None else list(durations)
+    for t in range(frames):
+        for u in range(length + 1):
+            if alpha[t][u] == -math.inf:
+                continue
+            for d in after_blank:
+                logp = alpha[t][u] + step_logp(logits[t][u], symbols, (t, u, blank, d), durations)
+                if t + d < frames:
+                    alpha[t + d][u] = log_sum(alpha[t + d][u], logp)
+                elif t + d == frames and u == length:
+                    end = log_sum(end, logp)
+            for d in after_symbol if u < length else ():
+                if t + d < frames:
+                    logp = alpha[t][u] + step_logp(logits[t][u], symbols, (t, u, transcript[u], d), durations)
+                    alpha[t + d][u + 1] = log_sum(alpha[t + d][u + 1], logp)
+    return end
+
+
+def log_sum(a: float, b: float) -> float:
+    high, low = max(a, b), min(a, b)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
+
+
+def walked(
+    logits: Callable[[tuple[int, ...]], Sequence[Sequence[Sequence[float]]]],
+    frames: int,
+    most: int,
+    symbols: int,
+    blank: int,
+    durations: Sequence[int] | None = None,
+) -> dict[tuple[int, ...], float]:
+    """The probability of everything that drawing step by step can write, by the rules of transformers' `generate`.
+
+    Args:
+        logits: of a transcript, of all nodes (S, U + 1, V + durations).
+        most: symbols in a frame, after which a walk goes on to the next one.
+    """
+    found: dict[tuple[int, ...], float] = {}
+
+    def further(t: int, here: int, text: tuple[int, ...], p: float) -> None:
+        if t >= frames:
+            found[text] = found.get(text, 0.0) + p
+            return
+        node = logits(text)[t][len(text)]
+        token_logps = log_softmax(node[:symbols])
+        duration_logps = [0.0] if durations is None else log_softmax(node[symbols:])
+        for symbol, logp in enumerate(token_logps):
+            for i, more in enumerate(duration_logps):
+                taken = 0 if durations is None else durations[i]
+                if symbol == blank or here + 1 == most:
+                    taken = max(taken, 1)
+                written = text if symbol == blank else (*text, symbol)
+                further(t + taken, 0 if taken else here + 1, written, p * math.exp(logp + more))
+
+    further(0, 0, (), 1.0)
+    return found

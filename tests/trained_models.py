@@ -31,6 +31,10 @@ NAMES = {
     "hubert": "HuBERT, CTC",
     "wavlm": "WavLM, CTC",
     "parakeet": "Parakeet, CTC",
+    "parakeet_rnnt": "Parakeet, RNN-T",
+    "parakeet_tdt": "Parakeet, TDT",
+    "nemotron_streaming": "Nemotron ASR Streaming, RNN-T",
+    "nemotron3_5": "Nemotron 3.5 ASR, RNN-T",
     "qwen3_asr": "Qwen3-ASR",
     "qwen2_audio": "Qwen2-Audio",
     "glm_asr": "GLM-ASR",
@@ -51,10 +55,17 @@ CTC_TEST = "tests/trainers/test_ctc_training.py::test_training_lowers_the_loss_o
 AUDIO_LLM, LABELS = "tests/models/test_audio_llm.py", "tests/trainers/test_labels.py"
 SEQ2SEQ_MODELS = ("moonshine", "speech2text", "canary")
 # Of the others the tests take minutes: they run before a release.
-FAST = {("wav2vec2", method, "full") for method in METHODS} | {("parakeet", "DPO", "LoRA")}
+FAST = {
+    *(("wav2vec2", method, "full") for method in METHODS),
+    ("parakeet", "DPO", "LoRA"),
+    ("parakeet_tdt", "GRPO", "full"),
+    ("parakeet_tdt", "DPO", "LoRA"),
+    ("nemotron3_5", "SFT", "full"),
+}
+TRANSDUCERS = ("parakeet_rnnt", "parakeet_tdt", "nemotron_streaming", "nemotron3_5")
 CTC = [
     Trained(model, method, adapter, CTC_TEST, slow=(model, method, adapter) not in FAST)
-    for model in ("wav2vec2", "wav2vec2-large", "hubert", "wavlm", "parakeet")
+    for model in ("wav2vec2", "wav2vec2-large", "hubert", "wavlm", "parakeet", *TRANSDUCERS)
     for method in METHODS
     for adapter in ("full", "LoRA")
 ]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from tests.tiny_models import SAMPLING_RATE, tiny_clips
+from tests.trained_models import TRANSDUCERS
 from tests.trainers.pair_rows import pair_rows
 
 WORDS = ("A", "I", "A", "I")
+LOWER = ("parakeet", *TRANSDUCERS)  # kinds whose word pieces are small letters
 
 
 def pairs(count: int = 8) -> list[dict[str, Any]]:
@@ -23,7 +25,7 @@ def texts(count: int = 8) -> list[dict[str, Any]]:
 
 def short_rows(kind: str) -> list[dict[str, Any]]:
     """Four clips of up to 0.25 s with a word of one letter each: what random paths come upon now and then."""
-    words = [word.lower() for word in WORDS] if kind == "parakeet" else WORDS
+    words = [word.lower() for word in WORDS] if kind in LOWER else WORDS
     clips = tiny_clips(4, seconds=0.25)
     return [
         {"audio": {"array": clip, "sampling_rate": SAMPLING_RATE}, "text": word}
