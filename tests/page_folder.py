@@ -23,6 +23,7 @@ from tests.tiny_classifiers import tiny_classifier
 from tests.tiny_ctc import tiny_ctc
 from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper
 from tests.tiny_seq2seq import tiny_seq2seq
+from tests.tiny_transducers import tiny_transducer
 from tests.trainers.pair_rows import CHOSEN, REJECTED
 
 CLIPS = 4
@@ -40,6 +41,7 @@ MODELS: dict[str, Callable[[], tuple[Any, Any]]] = {
     r"facebook/hubert-": functools.partial(tiny_ctc, "hubert"),
     r"microsoft/wavlm-": functools.partial(tiny_ctc, "wavlm"),
     r"nvidia/parakeet-ctc-": functools.partial(tiny_ctc, "parakeet"),
+    r"nvidia/parakeet-tdt-": functools.partial(tiny_transducer, "parakeet_tdt"),
     r"Qwen/Qwen3-ASR-": functools.partial(tiny_audio_llm, "qwen3_asr"),
     r"Qwen/Qwen2-Audio-": functools.partial(tiny_audio_llm, "qwen2_audio"),
     r"zai-org/GLM-ASR-": functools.partial(tiny_audio_llm, "glm_asr"),

@@ -1,4 +1,4 @@
-"""CTC checkpoints of a few thousand parameters: Wav2Vec2, HuBERT, WavLM and Parakeet, random but not indifferent.
+"""CTC checkpoints of a few thousand parameters, random but not indifferent: Wav2Vec2 and its relatives, Parakeet, LASR.
 
 Blanks are likely enough that random paths collapse to short texts, some of them again and again.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     HubertConfig,
@@ -83,7 +84,34 @@ WAVEFORM_KINDS: dict[str, tuple[type[PreTrainedModel], type, dict[str, Any]]] = 
         {"feat_extract_norm": "group", "num_buckets": 16, "max_bucket_distance": 32, "mask_feature_prob": 0.0},
     ),
 }
-KINDS = (*WAVEFORM_KINDS, "parakeet")
+SQUEEZED: dict[str, Any] = {"squeeze_factor": 2, "conv_bias": False, "feat_extract_norm": "group"}
+# kind -> name of the model class and of the config, what differs; older transformers lack some of them
+RELATIVES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "unispeech": ("UniSpeechForCTC", "UniSpeechConfig", {"feat_extract_norm": "group"}),
+    "unispeech_sat": (
+        "UniSpeechSatForCTC",
+        "UniSpeechSatConfig",
+        {"feat_extract_norm": "layer", "do_stable_layer_norm": True},
+    ),
+    "data2vec": (
+        "Data2VecAudioForCTC",
+        "Data2VecAudioConfig",
+        {"conv_pos_kernel_size": 5, "num_conv_pos_embeddings": 3},
+    ),
+    "sew": ("SEWForCTC", "SEWConfig", SQUEEZED),
+    "sew_d": ("SEWDForCTC", "SEWDConfig", {**SQUEEZED, "max_position_embeddings": 64, "position_buckets": 32}),
+    "wav2vec2_bert": (
+        "Wav2Vec2BertForCTC",
+        "Wav2Vec2BertConfig",
+        {"feature_projection_input_dim": 32, "conv_depthwise_kernel_size": 5, "conformer_conv_dropout": 0.1},
+    ),
+    "omniasr": ("OmniASRForCTC", "OmniASRCTCConfig", {}),
+    "lasr": ("LasrForCTC", "LasrCTCConfig", {}),
+}
+NEWER = tuple(kind for kind, (name, _, _) in RELATIVES.items() if hasattr(transformers, name))
+KINDS = (*WAVEFORM_KINDS, "parakeet", *NEWER)
+# Kinds whose symbols are small letters.
+LOWER = ("parakeet", "lasr")
 # The encoder of Parakeet and of Canary.
 TINY_FAST_CONFORMER: dict[str, Any] = {
     "hidden_size": 32,
@@ -111,22 +139,33 @@ def tiny_ctc(kind: str = "wav2vec2") -> tuple[PreTrainedModel, Any]:
 def _build(kind: str) -> tuple[PreTrainedModel, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(sum(map(ord, kind)))
-        model, processor = _parakeet() if kind == "parakeet" else _waveform(kind)
+        builds = {"parakeet": _parakeet, "omniasr": _omniasr, "lasr": _lasr}
+        model, processor = builds[kind]() if kind in builds else _waveform(kind)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if "norm" in name or name.endswith("bias"):
                     parameter.add_(0.1 * torch.randn_like(parameter))
-            head = model.ctc_head if kind == "parakeet" else model.lm_head
-            head.bias[model.config.pad_token_id] += BLANK_LOGIT
+            head = model.lm_head if hasattr(model, "lm_head") else model.ctc_head
+            head.bias[getattr(model.config, "blank_token_id", model.config.pad_token_id)] += BLANK_LOGIT
     return model.eval(), processor
 
 
 def _waveform(kind: str) -> tuple[PreTrainedModel, Wav2Vec2Processor]:
-    model_class, config_class, fields = WAVEFORM_KINDS[kind]
+    if kind in WAVEFORM_KINDS:
+        model_class, config_class, fields = WAVEFORM_KINDS[kind]
+    else:
+        model_name, config_name, fields = RELATIVES[kind]
+        model_class, config_class = getattr(transformers, model_name), getattr(transformers, config_name)
+    if kind == "wav2vec2_bert":
+        extractor = transformers.SeamlessM4TFeatureExtractor(
+            feature_size=16, num_mel_bins=16, sampling_rate=SAMPLING_RATE, stride=2
+        )
+        processor = transformers.Wav2Vec2BertProcessor(feature_extractor=extractor, tokenizer=letters_tokenizer())
+        conformer = {name: value for name, value in WAVEFORM.items() if not name.startswith(("conv", "num_conv"))}
+        return model_class(config_class(**{**conformer, **fields})), processor
     # as the checkpoints say it; what a batch is made with is the family's business
-    extractor = Wav2Vec2FeatureExtractor(
-        sampling_rate=SAMPLING_RATE, return_attention_mask=fields["feat_extract_norm"] == "layer", do_normalize=True
-    )
+    masked = fields.get("feat_extract_norm", "layer") == "layer"
+    extractor = Wav2Vec2FeatureExtractor(sampling_rate=SAMPLING_RATE, return_attention_mask=masked, do_normalize=True)
     processor = Wav2Vec2Processor(feature_extractor=extractor, tokenizer=letters_tokenizer())
     return model_class(config_class(**{**WAVEFORM, **fields})), processor
 
@@ -152,6 +191,42 @@ def _parakeet() -> tuple[ParakeetForCTC, ParakeetProcessor]:
     model = ParakeetForCTC(config)
     statistics_of_training(model)
     return model, ParakeetProcessor(feature_extractor=extractor, tokenizer=tokenizer)
+
+
+def _omniasr() -> tuple[PreTrainedModel, Any]:
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "initializer_range")
+    shape = {name: value for name, value in WAVEFORM.items() if name.startswith(("conv", "num_conv")) or name in names}
+    dropped = {"hidden_dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1, "layerdrop": 0.3}
+    audio = transformers.OmniASRAudioConfig(**shape, **dropped)
+    tokenizer = _pieces(["<s>", "<pad>", "</s>", "<unk>"], capitals=True)
+    config = transformers.OmniASRCTCConfig(
+        vocab_size=len(tokenizer), audio_config=audio, blank_token_id=0, pad_token_id=1, initializer_range=0.2
+    )
+    extractor = transformers.OmniASRFeatureExtractor(sampling_rate=SAMPLING_RATE)
+    return transformers.OmniASRForCTC(config), transformers.OmniASRCTCProcessor(extractor, tokenizer)
+
+
+def _lasr() -> tuple[PreTrainedModel, Any]:
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "initializer_range")
+    given = {name: TINY_FAST_CONFORMER[name] for name in (*names, "dropout", "dropout_positions", "layerdrop")}
+    convolutions = {"conv_kernel_size": 5, "subsampling_conv_kernel_size": 3, "subsampling_conv_channels": 16}
+    encoder = transformers.LasrEncoderConfig(num_mel_bins=16, **convolutions, **given)
+    tokenizer = _pieces(["<pad>", "</s>", "<unk>"], capitals=False)
+    config = transformers.LasrCTCConfig(vocab_size=len(tokenizer), encoder_config=encoder, pad_token_id=0)
+    extractor = transformers.LasrFeatureExtractor(feature_size=16, sampling_rate=SAMPLING_RATE)
+    model = transformers.LasrForCTC(config)
+    statistics_of_training(model)
+    return model, transformers.LasrProcessor(extractor, tokenizer)
+
+
+def _pieces(special: list[str], *, capitals: bool) -> ParakeetTokenizer:
+    """Letters, and a mark before each word, behind special tokens."""
+    letters = "\u2581abcdefghijklmnopqrstuvwxyz"
+    vocabulary = {symbol: i for i, symbol in enumerate([*special, *(letters.upper() if capitals else letters)])}
+    learner = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    learner.pre_tokenizer = pre_tokenizers.Metaspace()
+    learner.decoder = decoders.Metaspace()
+    return ParakeetTokenizer(tokenizer_object=learner, unk_token="<unk>", pad_token="<pad>", eos_token="</s>")
 
 
 def statistics_of_training(model: torch.nn.Module) -> None:

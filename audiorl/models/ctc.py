@@ -4,22 +4,26 @@ A hypothesis is scored as a whole, T = 1: its log-probability is its CTC likelih
 all paths that say it. Sampling draws a symbol for each frame and collapses the path, so what is drawn is distributed as
 what is scored, and the log-probability of a sample is that likelihood, not the path's.
 
-Of the models in transformers, Wav2Vec2, HuBERT and WavLM hear the waveform, and Parakeet hears mel frames. Their
-scores keep three rules that stock training does not. A clip's logits do not depend on the padding beside it
-(`padding.py`, `fast_conformer.py`). Batch norm (Parakeet) keeps the checkpoint's statistics, in training too. Nothing
-is dropped or masked unless `disable_dropout` is turned off.
+Of the models in transformers, Wav2Vec2 and its relatives hear the waveform; Parakeet, Wav2Vec2-BERT and LASR hear
+frames of a spectrogram. Their scores keep three rules that stock training does not. A clip's logits do not depend on
+the padding beside it (`padding.py`, `fast_conformer.py`). Batch norm (Parakeet, LASR) keeps the checkpoint's
+statistics, in training too. Nothing is dropped or masked unless `disable_dropout` is turned off.
+
+Granite Speech 5.0's CTC models are not among them: their features need torchaudio, which this library does not ask for,
+and their layers halve time with masks that drop the last odd frame. Write a `SpectrogramCTCFamily` where it is at hand.
 """
 
 from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from audiorl.batch import GroupBatch, GroupSamples, GroupScores, kept_texts
@@ -37,9 +41,16 @@ from audiorl.models.ctc_search import (
 )
 from audiorl.models.family import SpeechFamily, TokenizedText
 from audiorl.models.fast_conformer import FastConformerAudio
-from audiorl.models.forward import base_model, run_inside
+from audiorl.models.forward import base_model, is_sharded, run_inside
 from audiorl.models.head import scaled_logits
-from audiorl.models.padding import WAVLM_UNADAPTABLE, read_waveforms, shortest_clip, waveform_features
+from audiorl.models.padding import (
+    WAVLM_UNADAPTABLE,
+    encode_by_length,
+    keep_statistics,
+    read_waveforms,
+    shortest_clip,
+    waveform_features,
+)
 from audiorl.models.sampling import Sampler, check_finite
 
 # Unknown characters that an error message names at most.
@@ -124,8 +135,10 @@ class CTCFamily(SpeechFamily):
         super().__init__(model, processor)
         config = base_model(model).config
         self.sampling_rate = processor.feature_extractor.sampling_rate
-        self.end_token = config.pad_token_id
-        self.ctc_text = CTCText(processor.tokenizer, config.pad_token_id, config.vocab_size)
+        # transformers' name for the blank is padding; OmniASR has both
+        self.end_token = getattr(config, "blank_token_id", config.pad_token_id)
+        own_blank = getattr(config, "blank_token_id", None)
+        self.ctc_text = CTCText(processor.tokenizer, self.end_token, config.vocab_size, own_blank)
 
     def runs_in_pipeline(self, model: nn.Module) -> bool:
         return True
@@ -332,10 +345,10 @@ def _same(symbols: Tensor, lengths: Tensor, best: Tensor, best_lengths: Tensor) 
 
 
 class WaveformCTCFamily(CTCFamily):
-    """Wav2Vec2, HuBERT and WavLM: convolutions over the waveform, a transformer, a linear head."""
+    """Wav2Vec2, HuBERT, WavLM, UniSpeech: convolutions over the waveform, a transformer, a linear head."""
 
     def __init__(self, model: nn.Module, processor: Any):
-        config = base_model(model).config
+        config = self._convolutions(base_model(model).config)
         for name, why in (
             ("add_adapter", "convolutions behind its transformer"),
             ("conv_pos_batch_norm", "a batch norm before its positions"),
@@ -348,6 +361,10 @@ class WaveformCTCFamily(CTCFamily):
         super().__init__(model, processor)
         self.convolutions = tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
         self.min_seconds = shortest_clip(config) / self.sampling_rate
+
+    def _convolutions(self, config: Any) -> Any:
+        """The part of the config that names the convolutions."""
+        return config
 
     def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """(B, N) waveforms, each normalised over its own samples if the checkpoint's are, and their mask."""
@@ -391,6 +408,143 @@ class WavLMCTCFamily(WaveformCTCFamily):
     """WavLM; see `padding.py` for what an adapter cannot change."""
 
     unadaptable = WAVLM_UNADAPTABLE
+
+
+class UnpaddedCTCFamily(WaveformCTCFamily):
+    """Data2Vec-Audio, SEW and SEW-D, whose states move with the padding of a batch, mask or no mask.
+
+    Several convolutions for the positions (Data2Vec), and pools of two frames (SEW), reach into it. So the model reads
+    equally long clips together, without padding.
+    """
+
+    def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
+        listener = self._listener(base)
+        trains = torch.is_grad_enabled() and not self.encoder_is_frozen(base)
+        with torch.set_grad_enabled(trains):
+            return _unpadded(base, batch, batch.audio, lambda clips: listener(clips).last_hidden_state)
+
+    def _listener(self, base: PreTrainedModel) -> Any:
+        return base.base_model
+
+
+class OmniASRCTCFamily(UnpaddedCTCFamily):
+    """OmniASR-CTC: a Wav2Vec2 of its own, with a blank that is not its padding."""
+
+    def _convolutions(self, config: Any) -> Any:
+        return config.audio_config
+
+    def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """(B, N) waveforms, each normalised over its own samples, and their mask."""
+        extractor = self.processor.feature_extractor
+        # one by one: a sum over more zeros is rounded otherwise
+        made = [extractor([clip], sampling_rate=self.sampling_rate, return_tensors="pt") for clip in clips]
+        values = pad_sequence([one.input_values.flatten() for one in made], batch_first=True)
+        masks = pad_sequence([one.padding_mask.flatten().long() for one in made], batch_first=True)
+        return {"input_values": values, "audio_mask": masks}
+
+    def encoder_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        return list(base_model(model).model.parameters())
+
+    def _listener(self, base: PreTrainedModel) -> Any:
+        return lambda clips: base.model.audio_tower(input_values=clips[:, None])
+
+    def _head(self, base: PreTrainedModel, states: Tensor) -> Tensor:
+        return base.ctc_head(states)
+
+
+class SpectrogramCTCFamily(CTCFamily):
+    """Wav2Vec2-BERT and LASR: a conformer over frames of a spectrogram, equally long clips together.
+
+    Wav2Vec2-BERT's features are pairs of frames; augmentation of spectrograms does not know them.
+    """
+
+    window = 400  # samples of a frame
+    hop = 160
+    stacked = 2  # frames of the spectrogram in one of the features
+
+    def __init__(self, model: nn.Module, processor: Any):
+        config = base_model(model).config
+        if getattr(config, "add_adapter", False):
+            raise ValueError(
+                "This checkpoint has convolutions behind its conformer (add_adapter), and their frames are not counted. "
+                "Use a checkpoint without them."
+            )
+        super().__init__(model, processor)
+        self.min_seconds = samples_for(self.frames_in, 1) / self.sampling_rate
+
+    def install(self, model: nn.Module) -> None:
+        super().install(model)
+        keep_statistics(base_model(model))
+
+    def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """(B, M, L) features and their mask (B, L), made of each clip by itself."""
+        extractor, rate = self.processor.feature_extractor, self.sampling_rate
+        made = [
+            extractor([clip], sampling_rate=rate, return_tensors="pt", return_attention_mask=True) for clip in clips
+        ]
+        # the last frame may hold padding: the extractor fills pairs up
+        own = [one.input_features[0, : self._features_in(len(clip))] for one, clip in zip(made, clips, strict=True)]
+        masks = [torch.ones(len(frames), dtype=torch.long) for frames in own]
+        frames = pad_sequence([frames.float() for frames in own], batch_first=True)
+        return {"input_features": frames.transpose(1, 2), "audio_mask": pad_sequence(masks, batch_first=True)}
+
+    def _features_in(self, samples: int) -> int:
+        frames = 1 + (samples - self.window) // self.hop if samples >= self.window else 0
+        return frames // self.stacked
+
+    def frames_in(self, samples: int) -> int:
+        return max(0, int(self._frames_of_audio(torch.tensor(self._features_in(samples)))))
+
+    def _frames_of_audio(self, length: Tensor) -> Tensor:
+        return length
+
+    def encoder_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        return list(self._listener(base_model(model)).parameters())
+
+    def _listener(self, base: Any) -> Any:
+        return base.base_model
+
+    def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
+        listener = self._listener(base)
+        return _unpadded(base, batch, batch.audio.transpose(1, 2), lambda clips: listener(clips).last_hidden_state)
+
+    def _head(self, base: PreTrainedModel, states: Tensor) -> Tensor:
+        return base.lm_head(base.dropout(states))
+
+
+class LASRCTCFamily(SpectrogramCTCFamily):
+    """LASR (MedASR): mel frames, two strided convolutions, a conformer whose batch norm keeps its statistics."""
+
+    stacked = 1
+
+    def __init__(self, model: nn.Module, processor: Any):
+        extractor, encoder = processor.feature_extractor, base_model(model).config.encoder_config
+        self.window, self.hop = extractor.win_length, extractor.hop_length
+        self.kernel, self.stride = encoder.subsampling_conv_kernel_size, encoder.subsampling_conv_stride
+        super().__init__(model, processor)
+        self.mel_bins = extractor.feature_size
+
+    def spectrograms(self, features: Mapping[str, Tensor], samples: Sequence[int]) -> list[Tensor]:
+        mels = features["input_features"]
+        return [mel[:, : self._features_in(n)] for mel, n in zip(mels, samples, strict=True)]
+
+    def _frames_of_audio(self, length: Tensor) -> Tensor:
+        for _ in range(2):
+            length = (torch.div(length - self.kernel, self.stride, rounding_mode="floor") + 1).clamp(min=0)
+        return length
+
+    def _listener(self, base: Any) -> Any:
+        return base.encoder
+
+    def _head(self, base: PreTrainedModel, states: Tensor) -> Tensor:
+        return base.ctc_head(states)
+
+
+def _unpadded(base: PreTrainedModel, batch: GroupBatch, audio: Tensor, listen: Callable[[Tensor], Tensor]) -> Tensor:
+    """States of the clips in `audio` (B, L, ...), read without padding."""
+    assert batch.audio_mask is not None, "features makes one"
+    lengths = batch.audio_mask.sum(-1).tolist()
+    return encode_by_length(listen, audio.to(base.dtype), lengths, together=not is_sharded(base))
 
 
 class ParakeetCTCFamily(FastConformerAudio, CTCFamily):

@@ -35,6 +35,7 @@ DROPOUT_ATTRIBUTES = (
     "feat_proj_dropout",
     "final_dropout",
     "dropout_positions",
+    "drop_prob",
 )
 
 

@@ -210,7 +210,7 @@ CASES = [
 
 
 # Whisper's training has tests of its own; CTC models, and transducers, differ in little among themselves.
-FAST_WHOLE = ("wav2vec2", "parakeet", "toy-ctc", "parakeet_tdt", "nemotron3_5")
+FAST_WHOLE = ("wav2vec2", "parakeet", "toy-ctc", "sew", "lasr", "parakeet_tdt", "nemotron3_5")
 SLOW_WHOLE = [str(case) for case in (*CTC_CASES, *TRANSDUCER_CASES) if str(case) not in FAST_WHOLE]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +41,8 @@ from tests.tiny_audio_llms import tiny_audio_llm
 from tests.tiny_ctc import tiny_ctc
 from tests.tiny_models import tiny_clips, tiny_whisper
 from tests.tiny_seq2seq import tiny_seq2seq
+
+ROOT = Path(__file__).parents[2]
 
 
 class Wrapper(nn.Module):
@@ -278,3 +281,18 @@ def test_checkpointed_layers_sample_in_training_mode_as_in_evaluation():
     found = family.sample_groups(model, batch, noise)
     assert torch.equal(found.tokens, expected.tokens)
     assert model.training and model.model.decoder.training and not model.model.encoder.training
+
+
+def test_the_page_says_how_long_the_smallest_families_are():
+    """Lines that are not empty, of the page's own family and of those that derive from the transducers'."""
+    page = (ROOT / "docs/pages/extending/family.md").read_text()
+    code = page + (ROOT / "audiorl/models/transducer.py").read_text() + "\nclass "
+    lengths = []
+    for name in ("LetterFamily", "StreamingTransducerFamily", "PromptedTransducerFamily"):
+        block = re.search(rf"^class {name}\(.*?(?=^class |^register|^```|\Z)", code, re.DOTALL | re.MULTILINE)
+        lengths.append(sum(bool(line.strip()) for line in block[0].splitlines()))
+    said = (
+        re.search(r"smallest family: (\d+) lines", page),
+        re.search(r"is (\d+) lines and the prompted one (\d+)", page),
+    )
+    assert lengths == [int(number) for found in said for number in found.groups()]

@@ -58,10 +58,13 @@ def make(combination: Trained, folder):
         rows = {"SFT": texts, "KTO": lambda: unpaired_rows(pairs())}.get(combination.method, pairs)()
         return trainer(model, args=args, train_dataset=rows, **options), "loss"
     options["train_dataset"] = short_rows(combination.model)
+    if combination.model in TRANSDUCERS and combination.method == "GRPO":
+        with torch.no_grad():  # with blanks as likely as they are, saying nothing wins before a word was drawn
+            model.joint.head.bias[model.config.blank_token_id] -= 1.5
     rate = {"learning_rate": 2e-2 if adapted else 5e-3, "per_device_train_batch_size": 4}
     if combination.method == "RAFT":
-        # of the large Wav2Vec2's samples one in hundreds is right
-        samples = 1024 if combination.model == "wav2vec2-large" else 256
+        # of the large Wav2Vec2's samples one in hundreds is right, of a transducer's too
+        samples = 1024 if combination.model in ("wav2vec2-large", *TRANSDUCERS) else 256
         cycles = {"num_cycles": 6, "steps_per_cycle": 4, "samples_per_prompt": samples, "reward_threshold": 1.0}
         args = raft_rows.config(folder, **cycles, **rate)
         return RAFTTrainer(model, ["one_minus_wer"], args=args, **options), "reward"
