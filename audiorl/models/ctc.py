@@ -466,7 +466,7 @@ class SpectrogramCTCFamily(CTCFamily):
         config = base_model(model).config
         if getattr(config, "add_adapter", False):
             raise ValueError(
-                "This checkpoint has convolutions behind its conformer (add_adapter), and their frames are not counted. "
+                "This checkpoint has convolutions behind its conformer (add_adapter), whose frames are not known here. "
                 "Use a checkpoint without them."
             )
         super().__init__(model, processor)

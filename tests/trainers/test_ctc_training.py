@@ -61,20 +61,15 @@ def make(combination: Trained, folder):
     if combination.model in TRANSDUCERS and combination.method == "GRPO":
         with torch.no_grad():  # with blanks as likely as they are, saying nothing wins before a word was drawn
             model.joint.head.bias[model.config.blank_token_id] -= 1.5
-    rate = {"learning_rate": 2e-2 if adapted else 5e-3, "per_device_train_batch_size": 4}
+    adapter_rate = 5e-3 if combination.model in TRANSDUCERS else 2e-2
+    rate = {"learning_rate": adapter_rate if adapted else 5e-3, "per_device_train_batch_size": 4}
     if combination.method == "RAFT":
         # of the large Wav2Vec2's samples one in hundreds is right, of a transducer's too
         samples = 1024 if combination.model in ("wav2vec2-large", *TRANSDUCERS) else 256
         cycles = {"num_cycles": 6, "steps_per_cycle": 4, "samples_per_prompt": samples, "reward_threshold": 1.0}
         args = raft_rows.config(folder, **cycles, **rate)
         return RAFTTrainer(model, ["one_minus_wer"], args=args, **options), "reward"
-    # of a model that also draws durations fewer samples are right
-    steps = {
-        "num_generations": 128 if combination.model == "parakeet_tdt" else 32,
-        "lr_scheduler_type": "constant",
-        "max_steps": 60,
-        "loss_type": "grpo",
-    }
+    steps = {"num_generations": 32, "lr_scheduler_type": "constant", "max_steps": 60, "loss_type": "grpo"}
     args = GRPOConfig(**{**settings(folder), **steps, **rate})
     return GRPOTrainer(model, ["one_minus_wer"], args=args, **options), "reward"
 
