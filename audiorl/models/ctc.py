@@ -417,6 +417,12 @@ class UnpaddedCTCFamily(WaveformCTCFamily):
     equally long clips together, without padding.
     """
 
+    def __init__(self, model: nn.Module, processor: Any):
+        super().__init__(model, processor)
+        # a pool needs all its frames
+        pooled = getattr(base_model(model).config, "squeeze_factor", 1)
+        self.min_seconds = samples_for(self.frames_in, pooled) / self.sampling_rate
+
     def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
         listener = self._listener(base)
         trains = torch.is_grad_enabled() and not self.encoder_is_frozen(base)
