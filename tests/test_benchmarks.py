@@ -306,3 +306,17 @@ def test_curves_have_a_panel_for_each_method_and_a_line_for_each_seed():
     drawn = curves.picture({"0": {"SFT": plain, "A & B": online}, "1": {"SFT": plain, "A & B": online}})
     assert drawn.count("<polyline") == 4 and "A &amp; B: reward" in drawn and "SFT: loss" in drawn
     ElementTree.fromstring(drawn)
+
+
+def test_a_walk_counts_files_of_the_library_and_moves_between_them():
+    walks = import_module("walks")
+    from audiorl.notebook import html_text, percent
+    from audiorl.text.normalizers import basic_text
+
+    def work() -> str:
+        return html_text("a") + percent(0.5) + basic_text("A b") + html_text("c")
+
+    made, walk = walks.counted(work)
+    assert made == "<pre>a</pre>50.0 %a b<pre>c</pre>"
+    assert set(walk.files) == {"notebook.py", "text/normalizers.py"}
+    assert (walk.moves, walk.calls) == (3, 0) and walk.files["notebook.py"] == 2
