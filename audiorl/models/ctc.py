@@ -436,6 +436,10 @@ class UnpaddedCTCFamily(WaveformCTCFamily):
 class OmniASRCTCFamily(UnpaddedCTCFamily):
     """OmniASR-CTC: a Wav2Vec2 of its own, with a blank that is not its padding."""
 
+    def runs_in_pipeline(self, model: nn.Module) -> bool:
+        """A pipeline (transformers 5.24) passes the mask under a name that this model's encoder refuses."""
+        return False
+
     def _convolutions(self, config: Any) -> Any:
         return config.audio_config
 

@@ -303,6 +303,10 @@ class StreamingTransducerFamily(TransducerFamily):
         super().__init__(model, processor)
         self.encoder_options = {"num_lookahead_tokens": processor.default_num_lookahead_tokens}
 
+    def runs_in_pipeline(self, model: nn.Module) -> bool:
+        """A pipeline asks neither for the attention context nor for a language."""
+        return False
+
 
 class PromptedTransducerFamily(StreamingTransducerFamily):
     """Nemotron 3.5 ASR: a streaming transducer that is told the language, or finds it out by itself.
