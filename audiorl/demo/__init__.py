@@ -68,7 +68,7 @@ DEMO_ARGUMENTS: dict[str, list[str]] = {
     ],
     "kto": [
         *_SHARED,
-        *("--output_dir", "demo-kto", "--beta", "0.1", "--learning_rate", "8e-4"),
+        *("--output_dir", "demo-kto", "--beta", "0.3", "--learning_rate", "1e-4"),
         *("--num_train_epochs", "3", "--warmup_steps", "10"),
     ],
     "distillation": [
