@@ -34,7 +34,9 @@ _HOMES = {
     "mel_spectrogram": "features",
     "mfcc": "features",
     "normalise_peak": "features",
+    "row_audio_bytes": "load",
     "row_audio_seconds": "load",
+    "row_segment": "load",
 }
 
 if TYPE_CHECKING:
@@ -54,7 +56,9 @@ if TYPE_CHECKING:
     from audiorl.audio.load import channel_of as channel_of
     from audiorl.audio.load import load_audio as load_audio
     from audiorl.audio.load import load_row_audio as load_row_audio
+    from audiorl.audio.load import row_audio_bytes as row_audio_bytes
     from audiorl.audio.load import row_audio_seconds as row_audio_seconds
+    from audiorl.audio.load import row_segment as row_segment
     from audiorl.audio.sources import AudioFault as AudioFault
 else:
     __getattr__, __dir__, __all__ = lazy_names(__name__, _HOMES)

@@ -56,6 +56,8 @@ REFUSED = {
     "SDS": "libsndfile loses its last samples",
     "WVE": "its rate is not stated",
 }
+# Codecs that store every sample, so that reading may start at any.
+_SEEKABLE = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 _LOSSY = ("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
 
 
@@ -122,6 +124,37 @@ def decode(container: Container, name: str) -> Clip:
         if kind == "FLAC":
             _require_no_more(sound, container, len(samples), promised, name)
         return Clip(samples, sound.samplerate, lossy)
+
+
+def open_for_seeking(container: Container) -> soundfile.SoundFile | None:
+    """A file of which any part can be read without the parts before it; None if its codec does not allow that."""
+    if (container.kind is not None and not container.kind.libsndfile) or container.samples is not None:
+        return None
+    container.file.seek(0)
+    try:
+        sound = soundfile.SoundFile(_Bytes(container.file))
+    except soundfile.LibsndfileError:
+        return None
+    if sound.format in READ and sound.subtype in _SEEKABLE and sound.frames < _LENGTH_UNKNOWN:
+        return sound
+    sound.close()
+    return None
+
+
+def read_span(sound: soundfile.SoundFile, first: int, last: int, name: str) -> np.ndarray:
+    """The samples from `first` to the one before `last` of a file from `open_for_seeking`.
+
+    Raises:
+        AudioFault: they do not decode.
+    """
+    try:
+        sound.seek(first)
+    except soundfile.LibsndfileError as error:
+        raise AudioFault(f"{name} is cut off or damaged at {first / sound.samplerate:.3f} s", _REMEDY) from error
+    samples = _read(sound, last - first, name)
+    if len(samples) < last - first:
+        raise AudioFault(f"{name} is cut off or damaged: {len(samples)} of {last - first} samples decode", _REMEDY)
+    return samples
 
 
 @contextmanager

@@ -12,14 +12,21 @@ Of several channels the clip is one, by its number from 0, or "mix": their mean,
 scale are scaled down to it, which is told once, up to `LOUDEST_SAMPLE`: a sample beyond that is a damaged exponent, or
 an integer that was stored as a float, and a fault. Lossy codecs overshoot full scale a little, and their samples stay
 as they are.
+
+A clip may be a segment of a longer recording, in seconds. The recordings read last stay open: one is opened once for
+segments that follow each other. Codecs that store every sample (WAV, FLAC, ...) are read from the segment's start on;
+others (OGG, Opus, MP3, M4A, ...) are decoded once and kept while they are among the last.
 """
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -39,6 +46,7 @@ from audiorl.audio.sources import (
     entry_file,
     entry_name,
     holds_array,
+    is_number,
     say_once,
     short_repr,
 )
@@ -52,6 +60,23 @@ SILENCE_PEAK = 1e-4
 LOUDEST_SAMPLE = 100.0
 
 
+# A segment's end may be rounded, or count an MP3's padding: by so many seconds, or this share of its length, it may lie
+# behind the end of its recording, and then is that end.
+_END_SLACK, _END_SHARE = 0.1, 0.02
+# Recordings that stay open, and bytes of samples of those that had to be decoded.
+_RECORDINGS, _KEPT_BYTES = 8, 1 << 28
+
+
+class Segment(NamedTuple):
+    """A part of a recording, in seconds from its start."""
+
+    start: float
+    end: float | None  # None: up to the recording's end
+
+    def __str__(self) -> str:
+        return f"from {self.start:g} s " + ("to its end" if self.end is None else f"to {self.end:g} s")
+
+
 # Called with a clip's seconds before anything is decoded; raises to refuse it.
 CheckSeconds = Callable[[float], None]
 
@@ -62,6 +87,7 @@ def load_audio(
     *,
     allow_silence: bool = False,
     channel: Channel | None = None,
+    segment: tuple[float, float | None] | None = None,
     check: CheckSeconds | None = None,
 ) -> np.ndarray:
     """Decode one clip to mono at the given rate.
@@ -72,6 +98,7 @@ def load_audio(
         allow_silence: take a silent clip, which to learn from is a fault, for example to measure what a model makes
             of it.
         channel: which of several channels, from 0, or "mix" (also None) for their mean.
+        segment: start and end in seconds if the clip is a part of the source; an end of None is the source's.
         check: called with what `audio_seconds` says of the clip, before it is decoded and in the same opening of its
             file; what it raises is raised.
 
@@ -80,7 +107,7 @@ def load_audio(
 
     Raises:
         AudioFault: the clip is missing, empty, not audio, cut off, damaged, silent, not finite, beyond all loudness or
-            misshapen, or has no such channel.
+            misshapen, or has no such channel or segment.
         ValueError: `sampling_rate` is not above zero.
     """
     if sampling_rate <= 0:
@@ -89,7 +116,12 @@ def load_audio(
             "Pass the feature extractor's sampling_rate, 16000 for most speech models."
         )
     name = entry_name(source)
-    clip = _mono(_decode(source, name, None if check is None else _Check(channel, check)), channel, name)
+    asked = None if check is None else _Check(channel, check)
+    if segment is None:
+        clip = _mono(_decode(source, name, asked), channel, name)
+    else:
+        part = Segment(*segment)
+        clip = _mono(_decode_segment(source, name, part, asked), channel, f"{name} {part}")
     _require_rate(clip.sampling_rate, name)
     peak = float(np.abs(clip.samples).max(initial=0.0))
     if peak < SILENCE_PEAK and not allow_silence:
@@ -103,26 +135,39 @@ def load_audio(
 def load_row_audio(
     row: Mapping[str, Any], sampling_rate: int, *, allow_silence: bool = False, check: CheckSeconds | None = None
 ) -> np.ndarray:
-    """`load_audio` of a row's `audio`, of the channel that its `channel` column names."""
-    channel = row.get("channel")
-    return load_audio(row.get("audio"), sampling_rate, allow_silence=allow_silence, channel=channel, check=check)
+    """`load_audio` of a row's `audio`: of the channel that its `channel` column names, and of its `row_segment`."""
+    return load_audio(
+        row.get("audio"),
+        sampling_rate,
+        allow_silence=allow_silence,
+        channel=row.get("channel"),
+        segment=row_segment(row),
+        check=check,
+    )
 
 
-def audio_seconds(source: Any, *, channel: Channel | None = None) -> float:
+def audio_seconds(
+    source: Any, *, channel: Channel | None = None, segment: tuple[float, float | None] | None = None
+) -> float:
     """Length of one clip in seconds, from its header or shape if that is exact to the sample.
 
     An MP3 whose length header is absent or wrong has its frames counted; what FFmpeg reads is decoded, and so is a FLAC
     stream of unknown length.
 
     Args:
-        source, channel: whatever `load_audio` accepts.
+        source, channel, segment: whatever `load_audio` accepts.
 
     Raises:
         AudioFault: the clip is missing, empty, not audio, of a codec that is not read, visibly cut off or misshapen, or
-            has no such channel.
+            has no such channel or segment.
     """
     name = entry_name(source)
-    shape = array_clip(source).shape if holds_array(source) else _file_shape(source, name)
+    if segment is None:
+        shape = array_clip(source).shape if holds_array(source) else _file_shape(source, name)
+    else:
+        shape = _recording_shape(source, name)
+        first, last = _span(Segment(*segment), shape, name)
+        shape = shape._replace(samples=last - first)
     return _seconds(shape, channel, name)
 
 
@@ -135,28 +180,225 @@ def _seconds(shape: ClipShape, channel: Any, name: str) -> float:
 
 
 def row_audio_seconds(row: Mapping[str, Any]) -> float:
-    """`audio_seconds` of a row's `audio`, which has to have the channel that its `channel` column names."""
-    return audio_seconds(row.get("audio"), channel=row.get("channel"))
+    """`audio_seconds` of a row's `audio`, which has to have the channel and the segment that the row names."""
+    return audio_seconds(row.get("audio"), channel=row.get("channel"), segment=row_segment(row))
 
 
-def audio_bytes(source: Any, *, channel: Channel | None = None) -> bytes:
-    """A clip's file as it is, not decoded; of one channel a WAV with its samples, 16 bits each, at the file's rate.
+def audio_bytes(
+    source: Any, *, channel: Channel | None = None, segment: tuple[float, float | None] | None = None
+) -> bytes:
+    """A clip's file as it is, not decoded; of one channel or a segment a WAV with 16-bit samples at the file's rate.
 
     Args:
-        source, channel: whatever `load_audio` accepts, arrays excepted.
+        source, channel, segment: whatever `load_audio` accepts, arrays excepted.
 
     Raises:
-        AudioFault: the clip is missing, or no file; of one channel also whatever `load_audio` refuses but silence.
+        AudioFault: the clip is missing, or no file; of a part also whatever `load_audio` refuses but silence.
     """
     number = channel_of(channel)
-    if number == "mix":
+    if number == "mix" and segment is None:
         with _opened(source) as file:
             return file.read()
     name = entry_name(source)
-    clip = _mono(_decode(source, name), number, name)
+    clip = _decode(source, name) if segment is None else _decode_segment(source, name, Segment(*segment))
+    clip = _mono(clip, number, name)
     wav = io.BytesIO()
     soundfile.write(wav, clip.samples, clip.sampling_rate, format="WAV", subtype="PCM_16")
     return wav.getvalue()
+
+
+def row_audio_bytes(row: Mapping[str, Any]) -> bytes:
+    """`audio_bytes` of a row's `audio`, its channel and its segment."""
+    return audio_bytes(row.get("audio"), channel=row.get("channel"), segment=row_segment(row))
+
+
+# ---- segments ----
+
+_SECONDS_REMEDY = (
+    "Give seconds from the recording's start; a column that means something else is renamed, for example with "
+    "--columns source_{0}={0}."
+)
+
+
+def row_segment(row: Mapping[str, Any]) -> Segment | None:
+    """The part of its recording that a row is: from `start` to `end`, or `duration` seconds from `offset` on.
+
+    Either name of the start goes with either of the length. Without an end or a duration the segment reaches to the end
+    of the recording. None where the row is its whole file: no start and no end, or a start of 0 alone. A duration
+    alone makes no segment; it says how long the clip is.
+
+    Raises:
+        AudioFault: values that are no seconds, or that contradict each other.
+    """
+    given = {name: row[name] for name in ("start", "offset", "end") if row.get(name) is not None}
+    if not given:
+        return None
+    for name, value in given.items():
+        if not is_number(value) or value < 0:
+            raise AudioFault(
+                f"{name} is {short_repr(value)} ({type(value).__name__}), not seconds of a recording",
+                _SECONDS_REMEDY.format(name),
+            )
+    start, offset = given.get("start"), given.get("offset")
+    if start is not None and offset is not None and start != offset:
+        raise AudioFault(
+            f"the segment starts at {start:g} s by start, at {offset:g} s by offset",
+            "Keep the column that is right; rename the other, for example with --columns source_start=start.",
+        )
+    begin = float(start if start is not None else offset or 0.0)
+    duration, end = row.get("duration"), given.get("end")
+    if end is None and duration is not None and is_number(duration) and duration > 0:
+        end = begin + duration
+    if end is None and begin == 0:
+        return None
+    if end is not None and end <= begin:
+        raise AudioFault(
+            f"the segment ends at {end:g} s, not behind its start at {begin:g} s",
+            "Correct start and end, which are seconds from the recording's start, or remove the row.",
+        )
+    return Segment(begin, None if end is None else float(end))
+
+
+def _span(segment: Segment, shape: ClipShape, name: str) -> tuple[int, int]:
+    """The segment's first sample, and the one behind its last."""
+    _require_rate(shape.sampling_rate, name)
+    seconds = shape.samples / shape.sampling_rate
+    first = round(segment.start * shape.sampling_rate)
+    last = shape.samples if segment.end is None else round(segment.end * shape.sampling_rate)
+    if first < shape.samples < last and _is_rounded(segment, seconds):
+        last = shape.samples
+    if not 0 <= first < last <= shape.samples:
+        raise AudioFault(
+            f"the segment {segment} does not lie inside {name}, which is {seconds:.2f} s long",
+            "Correct offset and duration, or start and end: seconds from the recording's start. If the clip is cut "
+            "already, drop or rename these columns, for example with --columns source_start=start.",
+        )
+    return first, last
+
+
+def _is_rounded(segment: Segment, seconds: float) -> bool:
+    """Whether an end behind the recording's is that end, rounded; from a start of 0, whole seconds may be."""
+    length, left = (segment.end or seconds) - segment.start, seconds - segment.start
+    off = length - left
+    return off <= max(_END_SLACK, _END_SHARE * left) or (segment.start == 0 and length == round(length) and off < 1)
+
+
+class _Recording:
+    """An open recording of which segments are read; where its codec cannot seek, its samples."""
+
+    def __init__(self, source: Any, name: str):
+        self._files = ExitStack()
+        self._samples: np.ndarray | None = None
+        try:
+            container = inspect_container(self._files.enter_context(_opened(source)), name)
+            self._sound = libsndfile.open_for_seeking(container)
+            if self._sound is None:
+                clip = _decoded(container, name)
+                self.shape, self._samples, self._lossy = clip.shape, clip.samples, clip.lossy
+                self._files.close()
+            else:
+                self.shape = ClipShape(self._sound.frames, self._sound.samplerate, self._sound.channels)
+        except BaseException:
+            self._files.close()
+            raise
+
+    @property
+    def kept_bytes(self) -> int:
+        return 0 if self._samples is None else self._samples.nbytes
+
+    def read(self, first: int, last: int, name: str) -> Clip:
+        if self._samples is not None:
+            return Clip(self._samples[first:last], self.shape.sampling_rate, self._lossy)
+        return Clip(libsndfile.read_span(self._sound, first, last, name), self.shape.sampling_rate)
+
+    def close(self) -> None:
+        if self._sound is not None:
+            self._sound.close()
+        self._files.close()
+
+
+class _Recordings:
+    """The recordings of the last segments. A process that was forked opens its own: a file has one position."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Any, _Recording] = OrderedDict()
+        self.lock = threading.RLock()
+
+    def get(self, key: Any, source: Any, name: str) -> _Recording:
+        """To be called, and its result read, under the lock."""
+        if key not in self._open:
+            self._open[key] = _Recording(source, name)
+        self._open.move_to_end(key)
+        while len(self._open) > 1 and (len(self._open) > _RECORDINGS or self._bytes() > _KEPT_BYTES):
+            self._open.popitem(last=False)[1].close()
+        return self._open[key]
+
+    def _bytes(self) -> int:
+        return sum(recording.kept_bytes for recording in self._open.values())
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def forked(self) -> None:
+        self.lock = threading.RLock()
+        self.close()
+
+
+_recordings = _Recordings()
+atexit.register(_recordings.close)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_recordings.forked)
+
+
+def _decode_segment(source: Any, name: str, segment: Segment, check: _Check | None = None) -> Clip:
+    if holds_array(source):
+        clip = array_clip(source)
+        first, last = _checked_span(segment, clip.shape, name, check)
+        return clip._replace(samples=clip.samples[first:last])
+    content = entry_file(source)
+    if isinstance(content, bytes):  # a file of its own, with nothing to keep open
+        recording = _Recording(content, name)
+        try:
+            return recording.read(*_checked_span(segment, recording.shape, name, check), name)
+        finally:
+            recording.close()
+    with _recordings.lock:
+        recording = _recordings.get((content, _stamp(content)), source, name)
+        return recording.read(*_checked_span(segment, recording.shape, name, check), name)
+
+
+def _checked_span(segment: Segment, shape: ClipShape, name: str, check: _Check | None) -> tuple[int, int]:
+    first, last = _span(segment, shape, name)
+    if check is not None:
+        check(shape._replace(samples=last - first), name)
+    return first, last
+
+
+def _recording_shape(source: Any, name: str) -> ClipShape:
+    """The shape of a recording, whose file is opened once for all its segments."""
+    if holds_array(source):
+        return array_clip(source).shape
+    content = entry_file(source)
+    stamp = None if isinstance(content, bytes) else _stamp(content)
+    if stamp is None or isinstance(content, bytes):
+        return _file_shape(source, name)
+    with _recordings.lock:
+        return _known_shape(content, stamp, name)
+
+
+@lru_cache(maxsize=1 << 16)
+def _known_shape(path: str, stamp: tuple[int, int], name: str) -> ClipShape:
+    return _file_shape(path, name)
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    """By which a file is known again, size and time of its last change; None of what is no file here."""
+    try:
+        found = os.stat(path.removeprefix("file://"))
+    except (OSError, ValueError):
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 # ---- channels and level ----
@@ -272,12 +514,16 @@ def _decode(source: Any, name: str, check: _Check | None = None) -> Clip:
         container = inspect_container(file, name)
         if check is not None:
             check(_shape(file, container, name), name)
-        if container.kind is None or container.kind.libsndfile:
-            try:
-                return libsndfile.decode(container, name)
-            except libsndfile.CannotOpenError:
-                pass  # a codec that only FFmpeg knows
-        return ffmpeg.decode(container, name)
+        return _decoded(container, name)
+
+
+def _decoded(container: Container, name: str) -> Clip:
+    if container.kind is None or container.kind.libsndfile:
+        try:
+            return libsndfile.decode(container, name)
+        except libsndfile.CannotOpenError:
+            pass  # a codec that only FFmpeg knows
+    return ffmpeg.decode(container, name)
 
 
 def _file_shape(source: Any, name: str) -> ClipShape:

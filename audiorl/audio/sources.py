@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+import math
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -18,6 +19,8 @@ SOUND_SUFFIXES = (
     *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff"),
     *(".w64", ".au", ".caf", ".m4a", ".aac", ".amr", ".wma", ".webm", ".mka"),
 )
+# Columns that say which part of its recording a row is, beside `duration`
+SEGMENT_COLUMNS = ("start", "offset", "end")
 # More than this is a spectrogram or a batch given by mistake, which averaging would turn into noise.
 MOST_CHANNELS = 32
 
@@ -193,6 +196,16 @@ def entry_name(source: Any) -> str:
     if isinstance(source, str | os.PathLike) and not os.fsdecode(source).startswith("data:"):
         return f"audio file {short_repr(os.fsdecode(source))}"
     return "the audio"
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a finite number. True and False are not."""
+    if not isinstance(value, int | float | np.number) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 def short_repr(value: object) -> str:

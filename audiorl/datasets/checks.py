@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 from datasets import Dataset, IterableDataset
 
 from audiorl.audio import AudioFault, row_audio_seconds
-from audiorl.audio.sources import short_repr
+from audiorl.audio.sources import SEGMENT_COLUMNS, is_number, short_repr
 from audiorl.datasets.faults import WHOLE_DATASET, BadRowsError, RowFault, SkippedRows
 from audiorl.datasets.formats import told_columns
 from audiorl.datasets.rows import OURS, iterate_batches
-from audiorl.datasets.storage import is_number, text_problem, unkept_values, unread_problem
+from audiorl.datasets.storage import text_problem, unkept_values, unread_problem
 from audiorl.elsewhere import column_of
 
 Tokenize = Callable[[str, Mapping[str, Any]], object]
@@ -145,8 +145,6 @@ class RowJudge:
         problems = [problem for column, problem in kept_none.items() if column not in named]
         settings = setting_problems(row, self.setting_columns)
         problems += settings
-        if segment := segment_problem(row):
-            problems.append(segment)
         tokens: dict[str, Any] = {}
         for name in self.text_columns if self.text_optional else self._present(row):
             problem = kept_none.get(name) or self._problem_of_text(name, row, tokens, tokenized=not settings)
@@ -408,18 +406,6 @@ def flag_problem(name: str, row: Mapping[str, Any]) -> Problem | None:
     return f"{name} is {short_repr(value)} ({type(value).__name__}), not true or false", "Give true or false."
 
 
-def segment_problem(row: Mapping[str, Any]) -> Problem | None:
-    """Refuse a row that is only a part of its file: the whole file would be read."""
-    offset = row.get("offset")
-    if offset is None or (is_number(offset) and offset == 0):
-        return None
-    return (
-        f"the row is a segment of its file, with offset {short_repr(offset)}, and clips are read as whole files",
-        "Cut the segments into files of their own (ffmpeg -ss OFFSET -t DURATION -i IN OUT), or rename the column if "
-        "it means something else.",
-    )
-
-
 def duration_problem(duration: Any, seconds: float | None) -> Problem | None:
     """Refuse a `duration` that is not a length, or that contradicts the audio.
 
@@ -438,7 +424,7 @@ def duration_problem(duration: Any, seconds: float | None) -> Problem | None:
         return None
     return (
         f"duration says {duration:g} s, the audio is {_shown(seconds)} s long",
-        "Correct the column, or leave it out; rows that are segments of longer files have to be cut into files.",
+        "Correct the column, or leave it out; for a segment of a longer file, give its start in a column offset.",
     )
 
 
@@ -582,7 +568,7 @@ def _lies_outside(row: Mapping[str, Any], seconds: float, min_seconds: float | N
     duration = row.get("duration")
     if duration is not None and (duration_problem(duration, None) or low <= duration <= high):
         return False
-    return not (low <= seconds <= high or segment_problem(row) or duration_problem(duration, seconds))
+    return not (low <= seconds <= high or duration_problem(duration, seconds))
 
 
 def outside_seconds(
@@ -649,7 +635,7 @@ def _outside(
         low, high = min_seconds or 0.0, math.inf if max_seconds is None else max_seconds
         durations = rows["duration"][:]
         doubtful = [i for i in doubtful if not (is_number(durations[i]) and low <= durations[i] <= high)]
-    read = [name for name in ("audio", "channel", "duration", "offset") if name in rows.column_names]
+    read = [name for name in ("audio", "channel", "duration", *SEGMENT_COLUMNS) if name in rows.column_names]
     with ThreadPoolExecutor(num_threads) as pool:
         places = iter(doubtful)
         for some in iterate_batches(rows.select(doubtful).select_columns(read), _ROWS_AT_ONCE):

@@ -16,6 +16,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from audiorl.audio import AudioFault, audio_suffix, row_audio_seconds
+from audiorl.audio.sources import SEGMENT_COLUMNS
 from audiorl.datasets.checks import duration_problem, missing_columns
 from audiorl.datasets.corpora import speech_rows
 from audiorl.datasets.faults import BadRowsError, RowFault
@@ -84,14 +85,15 @@ def _line(row: Mapping[str, Any], number: int, path: str, task: str, metadata: M
     if not isinstance(row["text"], str):
         remedy = "Give the transcript or label, or remove the row."
         raise BadRowsError([RowFault(row["where"], row["row_id"], "text is missing or no text", remedy)])
-    own = ("audio", "text", "duration", "channel", *OURS)
+    part = {name: row[name] for name in ("channel", *SEGMENT_COLUMNS) if row.get(name) is not None}
+    own = ("audio", "text", "duration", "channel", *SEGMENT_COLUMNS, *OURS)
     others = {name: value for name, value in row.items() if name not in own and value is not None}
     line = {
         "audio_path": audio_path,
         "text": row["text"],
         "duration": heard if duration is None else duration,
         "task": task,
-        **({} if row.get("channel") is None else {"channel": row["channel"]}),
+        **part,
         "metadata": {**others, **metadata},
     }
     try:

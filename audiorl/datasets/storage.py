@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -162,16 +161,6 @@ def _is_fault(fault: Any) -> bool:
     return isinstance(fault, Mapping) and all(
         isinstance(fault.get(part), str) and not not_unicode(fault[part]) for part in Unkept._fields
     )
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value is a finite number. True and False are not."""
-    if not isinstance(value, int | float | np.number) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer that no float can hold
-        return False
 
 
 AUDIO = {"bytes": Value("binary"), "path": Value("string")}

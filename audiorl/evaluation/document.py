@@ -39,6 +39,7 @@ finite, and what does not apply is null.
             where           the row's place for a person: "validation.jsonl:12", "row 3"
             audio           absolute path or address; null where the audio exists only inside the data set
             channel         which of the file's channels was heard; null: the mean of all
+            segment         start and end in the file, in seconds; an end of null is the file's; null: the whole file
             transcript      as in the row, "" for silence (for labels: the label, or the first of several right answers)
             hypothesis      as the model said it, neither normalised
             substitutions, deletions, insertions, hits    in the summary's unit (for labels: 1 substitution or 1 hit)
@@ -265,6 +266,7 @@ def _clip(found: Measurement, place: int) -> dict[str, Any]:
         "where": clip.where,
         "audio": clip.audio,
         "channel": clip.channel,
+        "segment": None if clip.segment is None else list(clip.segment),
         "transcript": clip.transcript,
         "hypothesis": clip.hypothesis,
         **found.errors[place]._asdict(),

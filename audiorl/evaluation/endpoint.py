@@ -40,7 +40,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, InvalidHeader, NewConnectionError, SSLError
 from urllib3.util.retry import Retry
 
-from audiorl.audio import AudioFault, audio_bytes, audio_suffix, channel_of, row_audio_seconds
+from audiorl.audio import AudioFault, audio_suffix, channel_of, row_audio_bytes, row_audio_seconds, row_segment
 from audiorl.evaluation.transcription import Check, FailedRow, Row, TranscribedRow, read_rows, where
 from audiorl.text.error_rates import tagged_transcript
 from audiorl.text.languages import DETECT, language_code, language_names, nearest_language
@@ -182,7 +182,7 @@ class Endpoint:
 
     def _ask(self, session: requests.Session, row: Row, place: str) -> TranscribedRow | FailedRow:
         try:
-            seconds, content = row_audio_seconds(row), audio_bytes(row.get("audio"), channel=row.get("channel"))
+            seconds, content = row_audio_seconds(row), row_audio_bytes(row)
         except AudioFault as fault:
             raise AudioFault(f"{place}: {fault.problem}", fault.remedy) from fault
         name = _file_name(row, content)
@@ -459,7 +459,7 @@ def _file_name(row: Row, content: bytes) -> str:
     """A name whose ending tells servers the format; bytes without one have what their first bytes say."""
     entry = row.get("audio")
     path = entry.get("path") if isinstance(entry, dict) else None
-    if path and os.path.splitext(path)[1] and channel_of(row.get("channel")) == "mix":
+    if path and os.path.splitext(path)[1] and channel_of(row.get("channel")) == "mix" and not row_segment(row):
         return os.path.basename(path)
     return "audio" + (audio_suffix(content) or ".mp3")
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from audiorl.audio import AudioFault, channel_of, load_row_audio
+from audiorl.audio import AudioFault, channel_of, load_row_audio, row_segment
 from audiorl.datasets.storage import raise_unkept, text_problem, unkept_values
 from audiorl.evaluation.settings import LABELS, EvaluationSettings
 from audiorl.rewards.labels import accepted_answers, is_answer
@@ -285,19 +285,18 @@ def _check_settings(row: Row, place: str, family: Any) -> None:
 
 
 def check_kept(row: Row, place: str, setting_columns: Sequence[str]) -> None:
-    """Refuse a row with values that could not be kept, that is a segment of its file, or whose settings are no text.
+    """Refuse a row with values that could not be kept, or whose settings are no text.
 
     Raises:
         AudioFault: its audio could not be kept; with the row's place.
         ValueError: anything else.
     """
-    from audiorl.datasets.checks import segment_problem, setting_problems
+    from audiorl.datasets.checks import setting_problems
 
     for fault in unkept_values(row):
         kind = AudioFault if fault.column == "audio" else ValueError
         raise kind(f"{place}: {fault.problem}. {fault.remedy}")
-    segment = segment_problem(row)
-    for problem, remedy in [*([segment] if segment else []), *setting_problems(row, setting_columns)]:
+    for problem, remedy in setting_problems(row, setting_columns):
         raise ValueError(f"{place}: {problem}. {remedy}")
 
 
@@ -363,6 +362,7 @@ class Clip:
         where: its place, for messages.
         audio: absolute path or address; None if the audio is inside the data set.
         channel: the channel of the file that was used; None for the mean of all.
+        segment: start and end in the file, in seconds; None for the whole file.
         transcript: as in the row; for label tasks the label, or the first of several right answers.
         hypothesis: as the model wrote it.
         seconds: of audio.
@@ -384,6 +384,7 @@ class Clip:
     keywords: Sequence[str] | None = None
     accepted: Sequence[str] = ()
     channel: int | None = None
+    segment: tuple[float, float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -446,6 +447,7 @@ def clip_of(found: TranscribedRow, place: int, settings: EvaluationSettings) -> 
         keywords=row.get("keywords"),
         accepted=accepted,
         channel=row_channel(row),
+        segment=row_segment(row),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
+from audiorl.audio import row_segment
 from audiorl.datasets import speech_rows
 from audiorl.datasets.rows import OURS, iterate_batches
 
@@ -85,11 +86,11 @@ def _listed(source: Any, columns: Sequence[str]) -> Dataset:
 
 
 def _clip(row: Mapping[str, Any]) -> bytes:
-    """What tells a clip from others: its file, or its bytes, and which channel of them."""
+    """What tells a clip from others: its file, or its bytes, and which channel and segment of them."""
     audio = row["audio"] or {}
     held = audio.get("bytes")
     known = hashlib.sha256(held).hexdigest() if held else audio.get("path")
-    return repr((known, row.get("channel"))).encode()
+    return repr((known, row.get("channel"), row_segment(row))).encode()
 
 
 def _pair(desirable: Mapping[str, Any], undesirable: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import base64
 import io
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -34,16 +35,20 @@ class Embedded(NamedTuple):
     content: str  # base64
 
 
-def compressed(source: Any, channel: int | None = None) -> bytes:
+# Start and end of a clip in its recording, in seconds
+Segment = Sequence[float | None]
+
+
+def compressed(source: Any, channel: int | None = None, segment: Segment | None = None) -> bytes:
     """A clip as mono MP3 at 16 kHz.
 
     Args:
-        source, channel: whatever `audiorl.audio.load_audio` takes.
+        source, channel, segment: whatever `audiorl.audio.load_audio` takes.
 
     Raises:
         AudioFault: the clip cannot be read.
     """
-    samples = load_audio(source, RATE, channel=channel)
+    samples = load_audio(source, RATE, channel=channel, segment=_pair(segment))
     file = io.BytesIO()
     soundfile.write(
         file,
@@ -75,9 +80,11 @@ class PageAudio:
         self.missing = 0
         self.whole_files = 0
         self.faults: list[str] = []
-        self._known: dict[tuple[str, int | None], dict[str, Any]] = {}
+        self._known: dict[tuple[Any, ...], dict[str, Any]] = {}
 
-    def add(self, source: str | None, seconds: float | None, channel: int | None = None) -> dict[str, Any]:
+    def add(
+        self, source: str | None, seconds: float | None, channel: int | None = None, segment: Segment | None = None
+    ) -> dict[str, Any]:
         """How a row of the page names its audio.
 
         It is `{"embedded": place}`, `{"link": address}`, `{"place": address}` where a browser is not to follow the
@@ -87,21 +94,25 @@ class PageAudio:
             source: a file or an address; None where the clip was not kept.
             seconds: its length, if known; a file of unknown length is compressed anew.
             channel: which of the file's channels is the clip; None for the mean of all.
+            segment: start and end of the clip in the file, in seconds; None for all of it.
         """
         if source is None:
             self.missing += 1
             return {}
-        if (source, channel) not in self._known:
-            self._known[source, channel] = self._placed(source, seconds, channel)
-        return self._known[source, channel]
+        part = _pair(segment)
+        if (source, channel, part) not in self._known:
+            self._known[source, channel, part] = self._placed(source, seconds, channel, part)
+        return self._known[source, channel, part]
 
-    def _placed(self, source: str, seconds: float | None, channel: int | None) -> dict[str, Any]:
+    def _placed(
+        self, source: str, seconds: float | None, channel: int | None, segment: tuple[float, float | None] | None
+    ) -> dict[str, Any]:
         if "://" in source:  # an address is fetched by no one but a reader who follows the link
             self.addresses += 1
             return {"link": source} if safe_link(source) else {"place": source}
         if self.size < self.limit:
             try:
-                clip = _embedded(source, seconds, channel)
+                clip = _embedded(source, seconds, channel, segment)
             except AudioFault as fault:
                 self.faults.append(fault.problem)
                 return {}
@@ -114,7 +125,7 @@ class PageAudio:
             self.faults.append("a data: address is beyond what the page may hold")
             return {}
         self.linked += 1
-        self.whole_files += channel is not None
+        self.whole_files += channel is not None or segment is not None
         address = self._address(source)
         return {"link": address} if safe_link(address) else {"place": address}
 
@@ -131,7 +142,7 @@ class PageAudio:
         if self.linked:
             parts.append(f"{self.linked} are linked and play while their files stay where they are")
         if self.whole_files:
-            parts.append(f"{self.whole_files} of these play all channels of a file of which the row is one")
+            parts.append(f"{self.whole_files} of these play the whole file of which the row is a channel or a segment")
         if self.addresses:
             parts.append(f"{self.addresses} are addresses, and those of the web are opened by a click")
         if self.missing:
@@ -151,10 +162,17 @@ def safe_link(address: str) -> bool:
     return relative or scheme.lower() in ("http", "https", "data")
 
 
-def _embedded(source: str, seconds: float | None, channel: int | None) -> Embedded:
-    kind = PLAYABLE.get(Path(source).suffix.lower())
-    if channel is None and kind and seconds and os.path.isfile(source) and os.path.getsize(source) <= SMALL * seconds:
+def _pair(segment: Segment | None) -> tuple[float, float | None] | None:
+    """A segment as it is after JSON, where it is a list."""
+    return None if segment is None else (float(segment[0] or 0.0), segment[1])
+
+
+def _embedded(
+    source: str, seconds: float | None, channel: int | None, segment: tuple[float, float | None] | None
+) -> Embedded:
+    kind = PLAYABLE.get(Path(source).suffix.lower()) if channel is None and segment is None else None
+    if kind and seconds and os.path.isfile(source) and os.path.getsize(source) <= SMALL * seconds:
         content = Path(source).read_bytes()
     else:
-        content, kind = compressed(source, channel), "audio/mpeg"
+        content, kind = compressed(source, channel, segment), "audio/mpeg"
     return Embedded(kind, base64.b64encode(content).decode("ascii"))

@@ -231,7 +231,7 @@ def _add_audio(lists: Sequence[list[dict[str, Any]]], audio: PageAudio) -> None:
     for rows in zip_longest(*lists):
         for row in rows:
             if row is not None:
-                row["audio"] = audio.add(row.pop("source"), row["seconds"], row.pop("channel"))
+                row["audio"] = audio.add(row.pop("source"), row["seconds"], **row.pop("part"))
 
 
 # ---- evaluation ----
@@ -292,13 +292,13 @@ def _clip(run: RunFolder, place: int, systems: Sequence[dict], alignments: Seque
             for one, pieces in zip((system["clips"][place] for system in systems), alignments, strict=True)
         ],
         "source": run.kept_audio(f"clip-{place}") if source is None else source,
-        "channel": _channel(clip),
+        "part": _part(clip),
     }
 
 
-def _channel(row: dict[str, Any]) -> int | None:
-    """Which channel of its file a row is; what the run kept itself is that channel alone."""
-    return None if row["audio"] is None else row.get("channel")
+def _part(row: dict[str, Any]) -> dict[str, Any]:
+    """Which channel and segment of its file a row is; what the run kept itself is that part alone."""
+    return {} if row["audio"] is None else {name: row.get(name) for name in ("channel", "segment")}
 
 
 def _errors(clip: dict[str, Any]) -> int:
@@ -363,7 +363,7 @@ def _pairs(run: RunFolder) -> list[dict[str, Any]]:
             "pieces": _plain(found),
             "errors": sum(piece.kind != EQUAL for piece in found),
             "source": _source(run, row),
-            "channel": _channel(row),
+            "part": _part(row),
         }
         for row, unit, found in zip(run.pairs, units, pieces, strict=True)
     ]
@@ -383,7 +383,7 @@ def _groups(run: RunFolder, notes: list[str]) -> list[dict[str, Any]]:
             "unit": unit,
             "hypotheses": list(_ranked(group, unit, normalise)),
             "source": _source(run, group),
-            "channel": _channel(group),
+            "part": _part(group),
         }
         for group in reversed(run.groups)
         for unit in [resolve_unit("auto", [_compared_with(group)])]

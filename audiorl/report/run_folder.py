@@ -25,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from audiorl.audio import AudioFault, row_audio_seconds
+from audiorl.audio import AudioFault, row_audio_seconds, row_segment
 from audiorl.evaluation.document import Compared, document, read_document, write_document
 from audiorl.evaluation.measurement import Measurement, changes, measure
 from audiorl.evaluation.settings import EvaluationSettings
@@ -275,12 +275,15 @@ class KeptAudio:
         self.run = Path(run)
         self.room = limit
 
-    def keep(self, name: str, entry: Any, channel: int | None = None) -> str | None:
+    def keep(
+        self, name: str, entry: Any, channel: int | None = None, segment: tuple[float, float | None] | None = None
+    ) -> str | None:
         """The absolute path or address of a row's clip; None where it has none, and is written under `name` instead.
 
         Args:
             entry: `audio` of a row in the library's form, see `audiorl.datasets.speech_rows`.
             channel: which of its channels is written; None for the mean of all.
+            segment: start and end of the part that is written, in seconds; None for all of it.
 
         Raises:
             AudioFault: the clip cannot be read.
@@ -292,7 +295,7 @@ class KeptAudio:
             self.room -= file.stat().st_size
         elif self.room > 0:
             file.parent.mkdir(parents=True, exist_ok=True)
-            content = compressed(entry, channel)
+            content = compressed(entry, channel, segment)
             self.room -= len(content)
             file.write_bytes(content)
         return None
@@ -310,8 +313,9 @@ def place_of(row: Mapping[str, Any], kept: KeptAudio) -> dict[str, Any]:
         "row_id": row["row_id"],
         "where": row["where"],
         "seconds": row_seconds(row),
-        "audio": kept.keep(f"row-{row['row_id']}", row["audio"], row_channel(row)),
+        "audio": kept.keep(f"row-{row['row_id']}", row["audio"], row_channel(row), row_segment(row)),
         "channel": row_channel(row),
+        "segment": row_segment(row),
     }
 
 
@@ -378,7 +382,7 @@ def leave_evaluation(
     seconds = [row_seconds(row) for row in rows]
     measured = [_measured(rows, seconds, decoded, settings) for decoded in (before, after)]
     for place in _most_changed(*measured):
-        kept.keep(f"clip-{place}", rows[place]["audio"], row_channel(rows[place]))
+        kept.keep(f"clip-{place}", rows[place]["audio"], row_channel(rows[place]), row_segment(rows[place]))
     names = (systems.before, systems.after)
     evaluated = [
         dataclasses.replace(found, model=name, dataset=systems.dataset, decoding=dict(systems.decoding))

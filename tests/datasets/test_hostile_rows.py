@@ -34,7 +34,7 @@ def written(folder, rows) -> str:
 
 # ---- texts and values that cannot be kept ----
 
-READ = ("text", "language", "task", "offset", "duration")
+READ = ("text", "language", "task", "offset", "duration", "start", "end")
 UNKEPT = {
     "half a pair": ({"text": "a\ud800b"}, "text holds half of a surrogate pair ('\\ud800')"),
     "the other half": ({"text": "\udc00"}, "text holds half of a surrogate pair ('\\udc00')"),
@@ -53,8 +53,8 @@ UNKEPT = {
     "a number as language": ({"language": 5}, "language is 5 (int), not text"),
     "a list as language": ({"language": ["en"]}, "language is ['en'] (list), not text"),
     "a dict as task": ({"task": {"name": "asr"}}, "task is {'name': 'asr'} (dict), not text"),
-    "an offset": ({"offset": 12.5}, "the row is a segment of its file, with offset 12.5"),
-    "an offset as text": ({"offset": "0:12"}, "the row is a segment of its file, with offset '0:12'"),
+    "an offset": ({"offset": 12.5}, "the segment from 12.5 s to its end does not lie inside audio file"),
+    "an offset as text": ({"offset": "0:12"}, "offset is '0:12' (str), not seconds of a recording"),
     "duration as a list": ({"duration": [0.1]}, "duration is [0.1] (list), not seconds"),
     "duration as text": ({"duration": "abc"}, "duration is 'abc' (str), not seconds"),
     "duration NaN": ({"duration": math.nan}, "duration is nan (float), not seconds"),
@@ -64,7 +64,10 @@ UNKEPT = {
     "duration -1": ({"duration": -1}, "duration is -1 s, which no clip lasts"),
     "duration in milliseconds": ({"duration": 200}, "duration says 200 s, the audio is 0.20 s long"),
     "duration of an hour": ({"duration": 3600}, "duration says 3600 s, the audio is 0.20 s long"),
-    "duration of a segment": ({"offset": 0, "duration": 0.05}, "duration says 0.05 s, the audio is 0.20 s long"),
+    "a segment behind the end": ({"offset": 0.1, "duration": 0.35}, "the segment from 0.1 s to 0.45 s does not lie"),
+    "a segment backwards": ({"start": 0.2, "end": 0.1}, "the segment ends at 0.1 s, not behind its start at 0.2 s"),
+    "two starts": ({"start": 0.1, "offset": 0.0}, "the segment starts at 0.1 s by start, at 0 s by offset"),
+    "a start before 0": ({"start": -0.1}, "start is -0.1 (float), not seconds of a recording"),
 }
 
 
@@ -181,7 +184,7 @@ def test_a_duration_of_two_hours_may_be_off_by_two_in_a_hundred(clips):
 
 def test_a_broken_file_hides_no_broken_duration(clips):
     found = faults_of(speech_rows([row("gone.wav", duration="abc", offset=5)]))
-    assert [problem.split()[0] for _, problem in found] == ["the", "audio", "duration"]
+    assert [problem.split()[0] for _, problem in found] == ["audio", "duration"]
 
 
 def test_an_export_refuses_what_could_not_be_kept(tmp_path, clips):

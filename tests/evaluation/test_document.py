@@ -56,7 +56,15 @@ def test_a_document_comes_back_as_it_was_written(tmp_path):
     first, second = back["measurements"]
     assert (first["summary"]["wer"], second["summary"]["wer"], first["left_out"]) == (3 / 5, 0.0, 1)
     assert first["clips"][1] == {
-        **{"id": "c1", "where": "row 1", "audio": None, "channel": None, "transcript": "one two", "hypothesis": ""},
+        **{
+            "id": "c1",
+            "where": "row 1",
+            "audio": None,
+            "channel": None,
+            "segment": None,
+            "transcript": "one two",
+            "hypothesis": "",
+        },
         **{"substitutions": 0, "deletions": 2, "insertions": 0, "hits": 0, "seconds": 1.0},
         **{"speaker": "b", "language": "en", "empty": True, "looping": False, "keywords": None, "predicted": None},
     }

@@ -83,7 +83,7 @@ def test_other_entries_take_rows_in_every_form(tmp_path, form):
 HOSTILE = {
     "half a pair": ({"text": "a\ud800b"}, "text holds half of a surrogate pair"),
     "language": ({"language": 7}, "language is 7"),
-    "offset": ({"offset": 3.5}, "segment of its file, with offset 3.5"),
+    "offset": ({"offset": 3.5}, "the segment from 3.5 s to its end does not lie inside"),
     "duration": ({"duration": 3600}, "duration says 3600 s"),
     "no duration": ({"duration": [1]}, "duration is \\[1\\]"),
     "no audio": ({"audio": 5}, "audio entry 5"),
