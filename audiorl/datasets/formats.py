@@ -12,9 +12,11 @@ load.
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from types import MappingProxyType
@@ -63,20 +65,72 @@ def loading_problem(name: str, error: Exception, hint: str = "") -> ValueError:
 
 
 _BLANK = re.compile(r"[ \t\r\n]*")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# What files start with that are no UTF-8 text, and how they become it.
-_OTHER_FILES = {
-    b"\xff\xfe\x00\x00": ("UTF-32", "iconv -f UTF-32 -t UTF-8 IN > OUT"),
-    b"\x00\x00\xfe\xff": ("UTF-32", "iconv -f UTF-32 -t UTF-8 IN > OUT"),
-    b"\xff\xfe": ("UTF-16", "iconv -f UTF-16 -t UTF-8 IN > OUT"),
-    b"\xfe\xff": ("UTF-16", "iconv -f UTF-16 -t UTF-8 IN > OUT"),
-    b"{\x00": ("UTF-16 (little-endian)", "iconv -f UTF-16LE -t UTF-8 IN > OUT"),
-    b"[\x00": ("UTF-16 (little-endian)", "iconv -f UTF-16LE -t UTF-8 IN > OUT"),
-    b"\x00{": ("UTF-16 (big-endian)", "iconv -f UTF-16BE -t UTF-8 IN > OUT"),
-    b"\x00[": ("UTF-16 (big-endian)", "iconv -f UTF-16BE -t UTF-8 IN > OUT"),
-    b"\x1f\x8b": ("gzip", "gunzip -c IN > OUT"),
-    b"version https://git-lfs": ("a Git LFS pointer, not the file itself", "git lfs pull"),
+# First bytes -> the encoding of a text; a text without a mark begins with a bracket or a letter
+_ENCODINGS = {
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+    b"\xef\xbb\xbf": "utf-8-sig",
 }
+_GZIP = b"\x1f\x8b"
+# First bytes -> what a file is that holds no rows, and what to do
+_NO_ROWS = {
+    b"version https://git-lfs": ("a Git LFS pointer, not the file itself", "Run: git lfs pull."),
+    b"PK\x03\x04": ("a ZIP archive or a spreadsheet", "Unpack it, or save the sheet as CSV in UTF-8."),
+    b"BZh": ("a bzip2 archive", "Unpack it with bunzip2."),
+    b"\xfd7zXZ": ("an xz archive", "Unpack it with unxz."),
+    b"\x28\xb5\x2f\xfd": ("a Zstandard archive", "Unpack it with unzstd."),
+    b"ARROW1": ("an Arrow file", "Pass datasets.Dataset.from_file(...), or the folder of save_to_disk."),
+    b"\x80\x04": ("a pickle, which may hold a program", "Write its rows as JSON lines."),
+    b"<!doctype html": ("an HTML page, as servers send in place of a file", "Download the file itself."),
+    b"<html": ("an HTML page, as servers send in place of a file", "Download the file itself."),
+    b"RIFF": ("a recording", "Pass a folder of clips, or a file of rows that names it."),
+    b"fLaC": ("a recording", "Pass a folder of clips, or a file of rows that names it."),
+    b"OggS": ("a recording", "Pass a folder of clips, or a file of rows that names it."),
+    b"ID3": ("a recording", "Pass a folder of clips, or a file of rows that names it."),
+}
+
+
+def read_text(path: str | os.PathLike[str]) -> bytes:
+    """The text of a file in UTF-8, without a mark: UTF-8, UTF-16 and UTF-32 are read, also behind gzip.
+
+    Raises:
+        ValueError: the file holds no rows, by its first bytes, or is damaged.
+    """
+    name = os.fspath(path)
+    with open(name, "rb") as file:
+        content = file.read()
+    if content.startswith(_GZIP):
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{name} is gzip that is cut off or damaged ({error}). Copy it again.") from error
+    for start, (kind, remedy) in _NO_ROWS.items():
+        if content[: len(start)].lower() == start.lower():
+            raise ValueError(f"{name} is {kind}. {remedy}")
+    encoding = _encoding(content)
+    if encoding is None:
+        return content
+    try:
+        return content.decode(encoding).encode()
+    except UnicodeError as error:
+        raise ValueError(
+            f"{name} is not {encoding.upper()}, as which it begins ({error}). Write it anew as UTF-8, for example: "
+            f"iconv -c -f {encoding} -t UTF-8 IN > OUT."
+        ) from error
+
+
+def _encoding(content: bytes) -> str | None:
+    """None for UTF-8, whose faults are told with their lines."""
+    for mark, encoding in _ENCODINGS.items():
+        if content.startswith(mark):
+            return encoding
+    zeros = "".join("0" if byte == 0 else "x" for byte in content[:4])
+    wide = {"x000": "utf-32-le", "000x": "utf-32-be"}
+    return wide.get(zeros) or {"x0": "utf-16-le", "0x": "utf-16-be"}.get(zeros[:2])
+
+
 _REMEDY = 'Write one JSON object for each row, for example {"audio": "clip.wav", "text": "..."}.'
 
 
@@ -116,22 +170,40 @@ def read_json_rows(path: str | os.PathLike[str], *, keep_unread: bool = False) -
     Raises:
         BadRowsError: what does not parse, is no object, or names a column twice; of JSON lines all such lines. An
             array that does not parse is refused in any case, for nobody knows where its next element starts.
-        ValueError: the file is not UTF-8 but UTF-16, UTF-32, gzip or a Git LFS pointer.
+        ValueError: see `read_text`; or one object holds all rows.
     """
     name = os.fspath(path)
-    with open(name, "rb") as file:
-        content = file.read().removeprefix(_BYTE_ORDER_MARK)
-    for start, (kind, command) in _OTHER_FILES.items():
-        if content.startswith(start):
-            raise ValueError(f"{name} is {kind}; rows are read from UTF-8. Convert it: {command}.")
+    content = read_text(name)
     if content.lstrip()[:1] == b"[":
         rows, places = _array_rows(name, content)
     else:
         rows, places = _line_rows(name, content)
     unread = {number: fault for number, fault in enumerate(rows) if isinstance(fault, RowFault)}
     if unread and not (keep_unread and len(unread) < len(rows)):
+        _refuse_one_object(name, content)
         raise BadRowsError(list(unread.values()))
     return JsonRows([{} if number in unread else row for number, row in enumerate(rows)], places, unread)
+
+
+def _refuse_one_object(name: str, content: bytes) -> None:
+    """Say so if a file is one JSON object around its rows."""
+    try:
+        whole = json.loads(content)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(whole, dict):
+        return
+    lists = [key for key, value in whole.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if lists:
+        raise ValueError(
+            f"{name} is one JSON object with its rows under {lists[0]!r}. Write that list alone, for example: "
+            f"jq .{lists[0]} IN > OUT."
+        )
+    if len(whole) > 1 and all(isinstance(value, dict) for value in whole.values()):
+        raise ValueError(
+            f"{name} is one JSON object whose keys are the ids of its rows ({next(iter(whole))!r}, ...). Write an "
+            "array with the id inside each row: jq '[to_entries[] | {id: .key} + .value]' IN > OUT."
+        )
 
 
 def _line_rows(name: str, content: bytes) -> tuple[list[Any], list[str]]:

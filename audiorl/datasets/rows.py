@@ -8,6 +8,7 @@ as it is, becomes None. Our third column, `row_faults`, says why, and the check 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -41,9 +42,23 @@ from audiorl.datasets.formats import (
     loading_problem,
     read_audio_folder,
     read_json_rows,
+    read_text,
     renamed_columns,
     renamed_rows,
     still_to_rename,
+)
+from audiorl.datasets.manifests import (
+    TarRows,
+    common_voice_table,
+    folder_forms,
+    folder_tars,
+    json_form,
+    read_form,
+    read_kaldi,
+    read_shar,
+    read_table,
+    read_tars,
+    tar_audio,
 )
 from audiorl.datasets.storage import (
     AUDIO,
@@ -62,6 +77,8 @@ from audiorl.datasets.storage import (
     unkept_values,
 )
 
+logger = logging.getLogger(__name__)
+
 OURS = ("where", "row_id", FAULTS_COLUMN)
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 # Files of `save_to_disk`, by which its folders differ from folders that `load_dataset` reads.
@@ -75,12 +92,9 @@ def rows_of(
     columns = column_names(columns)
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
-        if is_audio_folder(name):
-            _require_split("train", split, name)
-            return _from_folder(name, columns, keep_unread)
-        if os.path.isfile(name) or name.endswith(JSON_SUFFIXES):
-            return _from_json(name, split, columns, keep_unread)
-        source, split = _load(name, split)
+        if (found := _from_path(name, split, columns, keep_unread)) is not None:
+            return found
+        source, split = _load(name, split, (columns or {}).get("audio", "audio"))
     if isinstance(source, Mapping):
         source = _one_split(source, split)
     else:
@@ -100,6 +114,18 @@ def rows_of(
     )
 
 
+def _from_path(name: str, split: str | None, columns: Mapping[str, str] | None, keep_unread: bool) -> Dataset | None:
+    """The rows of a file or folder; None for a Parquet file, a saved folder or a name to load."""
+    if forms := folder_forms(name):
+        return _from_form(name, forms, split, columns, keep_unread)
+    if is_audio_folder(name):
+        _require_split("train", split, name)
+        return _from_folder(name, columns, keep_unread)
+    if (os.path.isfile(name) or name.endswith(JSON_SUFFIXES)) and _file_kind(name) != "Parquet":
+        return _from_file(name, split, columns, keep_unread)
+    return None
+
+
 def iterate_batches(rows: Any, size: int) -> Iterator[list[dict[str, Any]]]:
     """Rows of a data set or stream in lists of `size`, the last one shorter."""
     some: list[dict[str, Any]] = []
@@ -117,26 +143,127 @@ def iterate_batches(rows: Any, size: int) -> Iterator[list[dict[str, Any]]]:
 
 def is_local(name: str) -> bool:
     """Whether a name means a file or folder that is read here, and not a data set to load by its name."""
-    return is_audio_folder(name) or os.path.isfile(name) or name.endswith(JSON_SUFFIXES) or _was_saved(name)
+    known = os.path.isfile(name) or name.endswith(JSON_SUFFIXES) or _was_saved(name)
+    return known or bool(folder_forms(name)) or is_audio_folder(name)
 
 
 def _was_saved(name: str) -> bool:
     return any(os.path.isfile(os.path.join(name, file)) for file in SAVED_FILES)
 
 
-def _from_json(name: str, split: str | None, columns: Mapping[str, str] | None, keep_unread: bool) -> Dataset:
+# Files of a Kaldi folder that hold no rows alone
+_KALDI_FILES = ("wav.scp", "segments", "text", "utt2spk", "spk2utt", "utt2dur", "reco2file_and_channel")
+# How files end that hold times of words or speakers, without clips
+_ANNOTATIONS = (".rttm", ".ctm", ".stm", ".srt", ".vtt", ".textgrid", ".eaf")
+_TABLES = (".tsv", ".csv", ".tsv.gz", ".csv.gz")
+
+
+def _file_kind(name: str) -> str:
+    """What a file is by its first bytes: Parquet, a tar, JSON or a table.
+
+    Raises:
+        ValueError: it is not there, or no rows are known in it.
+    """
     if not os.path.isfile(name):
         raise ValueError(f"There is no file {name}. Check the path; relative ones start at {os.getcwd()}.")
-    if not name.endswith(JSON_SUFFIXES):
+    with open(name, "rb") as file:
+        head = file.read(512)
+    if head.startswith(b"PAR1"):
+        return "Parquet"
+    low, base = name.lower(), os.path.basename(name)
+    if head[257:262] == b"ustar" or low.endswith((".tar", ".tar.gz", ".tgz")):
+        return "tar"
+    if base in _KALDI_FILES or low.endswith(".scp"):
+        raise ValueError(f"{name} is one file of a Kaldi folder. Pass the folder: {os.path.dirname(name) or '.'}.")
+    if low.endswith(_ANNOTATIONS):
         raise ValueError(
-            f"{name} is not a JSON file by its name. Rename it to .jsonl or .json if it is one; else load it with "
-            "datasets.load_dataset and pass the Dataset."
+            f"{name} holds times of words or speakers, not clips with transcripts. Write rows: "
+            '{"audio": "recording.wav", "start": 0.0, "end": 2.5, "text": "..."}.'
         )
+    start = read_text(name).lstrip()[:1]
+    if start in (b"{", b"[") or low.removesuffix(".gz").endswith(JSON_SUFFIXES):
+        return "JSON"
+    if low.endswith(_TABLES):
+        return "table"
+    raise ValueError(
+        f"{name} is none of the forms that rows come in: JSON lines, JSON arrays, TSV or CSV (by name), Parquet, tar. "
+        'Write JSON lines, {"audio": "clip.wav", "text": "..."}, or pass a datasets.Dataset.'
+    )
+
+
+def _from_file(name: str, split: str | None, columns: Mapping[str, str] | None, keep_unread: bool) -> Dataset:
+    kind = _file_kind(name)
     _require_split("train", split, name)
-    found = read_json_rows(name, keep_unread=keep_unread)
+    if kind == "tar":
+        return _from_tars(read_tars([name]), columns, name)
+    found = read_table(name) if kind == "table" else read_json_rows(name, keep_unread=keep_unread)
     if not found.rows:
-        raise ValueError(f"{name} has no rows. Write at least one JSON object into it.")
+        raise ValueError(f"{name} has no rows. Write at least one, with audio and its texts.")
+    form = None if kind == "table" else json_form(found.rows)
+    if form is not None:
+        found = read_form(found, form, name, keep_unread=keep_unread)
+    if form is not None or kind == "table":
+        columns = still_to_rename(columns, [column for row in found.rows for column in row])
     return _read_table(found, _named_as_ours, columns, name, os.path.dirname(name))
+
+
+def _from_form(
+    name: str, forms: Mapping[str, str], split: str | None, columns: Mapping[str, str] | None, keep_unread: bool
+) -> Dataset:
+    """The rows of a folder in the form of another tool."""
+    form, *others = forms
+    if not others and is_audio_folder(name):
+        others = ["a folder of clips"]
+    if others:
+        logger.warning(
+            f"{name} is read as {form} (by {forms[form]}); it could be {' or '.join(others)}, too. For another reading "
+            "name a file of it, or move the others away."
+        )
+    if form == "Common Voice":
+        return _from_file(common_voice_table(name, split), None, columns, keep_unread)
+    _require_split("train", split, name)
+    if form == "Kaldi":
+        found = read_kaldi(name)
+        columns = still_to_rename(columns, [column for row in found.rows for column in row])
+        return _read_table(found, renamed_rows, columns, name, name)
+    return _from_tars(read_shar(name) if form == "Lhotse Shar" else read_tars(folder_tars(name)), columns, name)
+
+
+def _from_tars(tars: TarRows, columns: Mapping[str, str] | None, name: str) -> Dataset:
+    """Rows of tars. Their audio goes into the cache of `datasets`, not into memory."""
+    columns = still_to_rename(columns, [column for row in tars.found.rows for column in row])
+    rows = _read_table(tars.found, renamed_rows, columns, name, name)
+    stats = [os.stat(tar) for tar in tars.tars]
+    which = {"tars": tars.tars, "stamps": [(found.st_size, found.st_mtime_ns) for found in stats]}
+    audio = Dataset.from_generator(tar_audio, features=Features({"audio": AUDIO}), gen_kwargs=which)
+    return concatenate_datasets([rows, audio], axis=1)
+
+
+def _from_parquet(name: str, column: str) -> Dataset:
+    """A Parquet file whose relative paths, in the column of the audio, start at the file's folder."""
+    try:
+        rows = Dataset.from_parquet(os.path.abspath(name))
+    except (OSError, ValueError, DatasetsError, pa.ArrowException) as error:
+        raise loading_problem(name, error) from error
+    feature = rows.features.get(column)
+    if isinstance(feature, Audio):
+        rows = rows.cast_column(column, Audio(decode=False))
+    elif not (isinstance(feature, Value) and feature.dtype == "string") and feature != AUDIO:
+        return rows
+    held = rows.data.column(column).combine_chunks() if len(rows) else None
+    if held is None or (pa.types.is_struct(held.type) and not held.field("bytes").null_count):
+        return rows
+    place = partial(_placed_audio, column=column, folder=os.path.dirname(os.path.abspath(name)))
+    return rows.map(place, features=rows.features, desc="Placing audio")
+
+
+def _placed_audio(row: dict[str, Any], *, column: str, folder: str) -> dict[str, Any]:
+    entry = row[column]
+    path = entry if isinstance(entry, str) else (entry or {}).get("path")
+    if not path or "://" in path or (isinstance(entry, Mapping) and entry.get("bytes") is not None):
+        return {column: entry}
+    path = os.path.join(folder, path)
+    return {column: path if isinstance(entry, str) else {"bytes": None, "path": path}}
 
 
 def _from_folder(name: str, columns: Mapping[str, str] | None, keep_unread: bool) -> Dataset:
@@ -183,8 +310,10 @@ def _named_as_ours(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]
     return renamed_rows(rows, columns, source)
 
 
-def _load(name: str, split: str | None) -> tuple[Any, str | None]:
-    """A saved folder and the split still to choose, or a data set loaded by name with its split."""
+def _load(name: str, split: str | None, audio: str) -> tuple[Any, str | None]:
+    """A Parquet file or saved folder and the split still to choose, or a data set loaded by name with its split."""
+    if os.path.isfile(name):
+        return _from_parquet(name, audio), split
     if _was_saved(name):
         return load_from_disk(name), split
     try:

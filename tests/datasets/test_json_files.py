@@ -103,20 +103,21 @@ def test_what_python_would_read_as_something_else_or_not_at_all_is_refused_with_
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-@pytest.mark.parametrize("text", ['{"text": "a"}\n{"text": "b"}\n', '[{"text": "a"}]'])
-def test_a_file_in_another_encoding_is_called_what_it_is(tmp_path, encoding, text):
+@pytest.mark.parametrize("text", ['{"text": "ä"}\n{"text": "b"}\n', '[{"text": "ä"},\n{"text": "b"}]'])
+def test_a_file_in_another_encoding_has_the_same_rows_and_lines(tmp_path, encoding, text):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(text.encode(encoding))
-    with pytest.raises(ValueError, match=rf"rows\.jsonl is {encoding[:6].upper()}.*iconv -f UTF-") as caught:
+    found = read_json_rows(path)
+    assert found.rows == [{"text": "ä"}, {"text": "b"}] and found.places == [f"{path}:1", f"{path}:2"]
+    path.write_bytes(text.encode(encoding)[:-1])
+    with pytest.raises(ValueError, match=r"is not UTF-(16|32).*, as which it begins .*iconv -c -f utf-"):
         read_json_rows(path)
-    assert len(str(caught.value)) < 300 + len(str(path))
 
 
-def test_a_gzip_and_a_pointer_of_git_lfs_are_called_what_they_are(tmp_path):
+def test_a_gzip_is_read_and_a_pointer_of_git_lfs_is_called_what_it_is(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(gzip.compress(b'{"text": "a"}\n'))
-    with pytest.raises(ValueError, match=r"is gzip; .*gunzip -c"):
-        read_json_rows(path)
+    assert read_json_rows(path).rows == [{"text": "a"}]
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
     with pytest.raises(ValueError, match=r"Git LFS pointer.*git lfs pull"):
         read_json_rows(path)

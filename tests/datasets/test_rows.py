@@ -108,7 +108,7 @@ def test_an_empty_path_is_empty_and_not_the_files_folder(tmp_path):
         ("rows.json", "[]", r"rows\.json has no rows"),
         ("rows.jsonl", '{"where": "x"}', r"'where' of .*rows\.jsonl .*Rename 'where' to 'source_where'"),
         ("rows.json", '[{"a": 1}, {"row_id": 1, "where": 2}]', "Rename 'where' to 'source_where' and 'row_id'"),
-        ("rows.csv", "audio,text", r"rows\.csv is not a JSON file"),
+        ("rows.csv", "audio,text", r"rows\.csv has no rows"),
     ],
 )
 def test_a_file_that_holds_no_rows_says_why(tmp_path, name, content, problem):

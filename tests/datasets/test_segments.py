@@ -6,7 +6,6 @@ import os
 
 import numpy as np
 import pytest
-import soundfile
 from torch.utils.data import DataLoader
 
 from audiorl.audio import AudioFault, audio_bytes, audio_seconds, load, load_audio, load_row_audio, row_segment
@@ -15,8 +14,8 @@ from audiorl.datasets.checks import UNLIMITED, outside_seconds
 from audiorl.pairs.unpaired import paired_rows
 from audiorl.report.audio import PageAudio
 from audiorl.report.run_folder import KeptAudio, place_of
+from tests.datasets.recordings import RATE, recording
 
-RATE = 16_000
 FORMATS = {
     "a.wav": {"subtype": "PCM_16"},
     "b.flac": {"subtype": "PCM_16"},
@@ -26,13 +25,6 @@ FORMATS = {
     "f.aiff": {"subtype": "PCM_24"},
     "g.wav": {"subtype": "IMA_ADPCM"},
 }
-
-
-def recording(path, seconds=3.0, channels=1, **how):
-    random = np.random.default_rng(0)
-    samples = 0.3 * random.standard_normal((round(seconds * RATE), channels)).clip(-1, 1)
-    soundfile.write(path, samples, RATE, **how)
-    return str(path)
 
 
 @pytest.fixture
