@@ -19,7 +19,6 @@ from audiorl.losses.odds_ratio import (
     log_odds_ratio,
     odds_ratio_loss,
 )
-from audiorl.losses.own import loss_name
 from audiorl.losses.policy import POLICY_LOSSES, PolicyMethod, PolicyObjective
 from audiorl.losses.policy_losses import (
     PolicyBatch,
@@ -75,7 +74,7 @@ from audiorl.losses.reductions import (
     sequence_sum,
     token_mean,
 )
-from audiorl.losses.settings import LossSettingError
+from audiorl.losses.settings import LossSettingError, loss_name
 from audiorl.losses.transducer import TransducerScores, lattice_logps, transducer_scores
 from audiorl.losses.unpaired import (
     UNPAIRED_LOSSES,

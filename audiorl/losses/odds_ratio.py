@@ -19,11 +19,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiorl.losses.own import check_loss_settings, find_loss, is_own, loss_name, read_loss_settings, try_loss
 from audiorl.losses.preference import Loss, LossTerm, ObjectiveTerms, PreferenceObjective, made_up_pairs
 from audiorl.losses.preference_losses import PairScores, sft_loss
 from audiorl.losses.reductions import length_mean
-from audiorl.losses.settings import LossSettingError, check_settings, finite_number
+from audiorl.losses.settings import (
+    LossSettingError,
+    check_loss_settings,
+    check_settings,
+    find_loss,
+    finite_number,
+    is_own,
+    loss_name,
+    read_loss_settings,
+    try_loss,
+)
 
 # Log of the largest float32 probability below 1, which is 1 - 2^-24; nearer to 1 the odds have no value.
 MAX_LOGP = -(2.0**-24)

@@ -1,7 +1,7 @@
 """The policy objective: one of `POLICY_LOSSES` with its settings, checked once when a trainer is built.
 
 1. `PolicyObjective(loss_type, epsilon=..., beta=..., ...)` looks the name up in `POLICY_LOSSES` (a loss of your own is
-   named by a dotted path or passed itself, see `own.py`), checks every setting and binds it.
+   named by a dotted path or passed itself, see `settings.py`), checks every setting and binds it.
 2. Called with a `PolicyBatch`, it clears the padding and takes ratios at the level asked for.
 3. The loss function gives one value for each token or hypothesis; `reductions.py` divides their sum by the counts of
    the whole optimizer step.
@@ -27,7 +27,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audiorl.losses.own import check_loss_settings, find_loss, is_own, loss_name, read_loss_settings, try_loss
 from audiorl.losses.policy_losses import (
     POLICY_LOSSES,
     PolicyBatch,
@@ -44,11 +43,17 @@ from audiorl.losses.policy_losses import (
 from audiorl.losses.reductions import HALF_PRECISION, counted_mean, policy_reduction, sequence_mean, sequence_sum
 from audiorl.losses.settings import (
     LossSettingError,
+    check_loss_settings,
     check_settings,
+    find_loss,
     finite_number,
+    is_own,
     known_name,
+    loss_name,
     number_not_below,
     positive_number,
+    read_loss_settings,
+    try_loss,
 )
 
 __all__ = [

@@ -1,7 +1,7 @@
 """The preference losses by name, and the objective: a weighted sum of them, checked once when a trainer is built.
 
 1. `CombinedObjective(loss_type, loss_weights, ...)` looks the names up in `PREFERENCE_LOSSES` (a loss of your own is
-   named by a dotted path or passed itself, see `own.py`), checks every setting and binds it.
+   named by a dotted path or passed itself, see `settings.py`), checks every setting and binds it.
 2. Called with `PairScores`, it returns `ObjectiveTerms`: each loss for each pair, unreduced.
 3. `ObjectiveTerms.total(num_pairs, num_tokens)` is the sum of weight times mean, over pairs or over tokens.
 
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from audiorl.losses.divergences import f_divergence_scores
-from audiorl.losses.own import check_loss_settings, find_loss, is_own, loss_name, read_loss_settings, try_loss
 from audiorl.losses.preference_losses import (
     PairScores,
     aot_loss,
@@ -39,7 +38,18 @@ from audiorl.losses.preference_losses import (
     sppo_hard_loss,
 )
 from audiorl.losses.reductions import pair_mean, token_mean
-from audiorl.losses.settings import LossSettingError, check_settings, finite_number, positive_number
+from audiorl.losses.settings import (
+    LossSettingError,
+    check_loss_settings,
+    check_settings,
+    find_loss,
+    finite_number,
+    is_own,
+    loss_name,
+    positive_number,
+    read_loss_settings,
+    try_loss,
+)
 
 Reduction = Literal["pairs", "tokens"]
 Count = Tensor | int

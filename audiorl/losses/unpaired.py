@@ -2,7 +2,7 @@
 
 1. `mismatched_kl` estimates how far the policy has left the frozen one, from transcripts of other clips.
 2. A loss raises a desirable transcript above that point and lowers an undesirable one below it.
-3. `UnpairedObjective` binds the settings of one loss, shipped or your own (`own.py`).
+3. `UnpairedObjective` binds the settings of one loss, shipped or your own (`settings.py`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from audiorl.losses.own import check_loss_settings, find_loss, is_own, loss_name, read_loss_settings, try_loss
 from audiorl.losses.reductions import counted_mean
-from audiorl.losses.settings import LossSettingError, check_settings, finite_number, positive_number
+from audiorl.losses.settings import (
+    LossSettingError,
+    check_loss_settings,
+    check_settings,
+    find_loss,
+    finite_number,
+    is_own,
+    loss_name,
+    positive_number,
+    read_loss_settings,
+    try_loss,
+)
 
 
 class UnpairedScores(NamedTuple):

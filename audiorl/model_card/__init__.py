@@ -1,7 +1,17 @@
 """The card of a tuned model: what people need to judge and use it, and the metadata for the Hub."""
 
-from audiorl.model_card.card import MODEL_CARD, RESULTS_FOLDER, model_card, write_card
-from audiorl.model_card.facts import WRONG_LABELS, Adapter, BeforeAndAfter, CardFacts, DataSource, Run
+from audiorl.model_card.card import (
+    MODEL_CARD,
+    RESULTS_FOLDER,
+    WRONG_LABELS,
+    Adapter,
+    BeforeAndAfter,
+    CardFacts,
+    DataSource,
+    Run,
+    model_card,
+    write_card,
+)
 from audiorl.model_card.papers import METHODS, Method, Paper, method_of, papers
 
 __all__ = [

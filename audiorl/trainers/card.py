@@ -33,7 +33,7 @@ from audiorl.evaluation import Comparison, Decoded
 from audiorl.evaluation.significance import compared
 from audiorl.evaluation.transcription import decoding_in_force
 from audiorl.losses import LOSS_PRESETS
-from audiorl.losses.own import named_losses
+from audiorl.losses.settings import named_losses
 from audiorl.model_card import (
     MODEL_CARD,
     RESULTS_FOLDER,

@@ -21,8 +21,7 @@ from audiorl.datasets.checks import check_bounds
 from audiorl.datasets.formats import column_names
 from audiorl.elsewhere import AnswersWrongArguments
 from audiorl.losses import CombinedObjective, PreferenceObjective
-from audiorl.losses.own import named_losses, read_loss_settings
-from audiorl.losses.settings import number_not_below
+from audiorl.losses.settings import named_losses, number_not_below, read_loss_settings
 from audiorl.models import SpeechFamily
 from audiorl.text.normalizers import normalizer
 from audiorl.trainers.distributed import check_joined, falls_back_to_cpus

@@ -30,7 +30,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from audiorl.datasets.rows import OURS
-from audiorl.losses.own import named_losses
+from audiorl.losses.settings import named_losses
 from audiorl.models import base_model
 from audiorl.trainers.config import without_tokens
 

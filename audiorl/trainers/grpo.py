@@ -38,8 +38,7 @@ from audiorl.losses import (
     policy_counts,
 )
 from audiorl.losses.advantages import NORMALIZE_THEN_SUM, SUM_THEN_NORMALIZE, decoupled_advantages
-from audiorl.losses.own import read_loss_settings
-from audiorl.losses.settings import known_name
+from audiorl.losses.settings import known_name, read_loss_settings
 from audiorl.models import SpeechFamily
 from audiorl.rewards import RewardSet
 from audiorl.rewards.reward_set import is_overriding

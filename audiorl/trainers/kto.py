@@ -43,8 +43,8 @@ from audiorl.losses import (
     loss_name,
     mismatched_kl,
 )
-from audiorl.losses.own import read_loss_settings
 from audiorl.losses.reductions import pair_mean
+from audiorl.losses.settings import read_loss_settings
 from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers, SpeechTrainer
 from audiorl.trainers.config import LOSS_SETTINGS_HELP, SpeechConfig, SyncedReferenceFields
 from audiorl.trainers.loading import default_output_dir

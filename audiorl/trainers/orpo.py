@@ -29,8 +29,8 @@ from transformers import TrainerCallback
 
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.losses import ObjectiveTerms, OddsRatioObjective, PairScores, pair_scores
-from audiorl.losses.own import read_loss_settings
 from audiorl.losses.reductions import length_mean
+from audiorl.losses.settings import read_loss_settings
 from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers, SpeechTrainer
 from audiorl.trainers.config import LOSS_SETTINGS_HELP, SpeechConfig
 from audiorl.trainers.loading import default_output_dir

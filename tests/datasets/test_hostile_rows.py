@@ -242,9 +242,7 @@ def test_columns_that_are_no_mapping_are_refused(tmp_path, clips, columns, form)
     given = [row(clips[0])]
     source = {"list": given, "file": written(tmp_path, given), "dataset": Dataset.from_list(given)}
     source["stream"] = source["dataset"].to_iterable_dataset()
-    with pytest.raises(
-        ValueError, match=r"columns maps (our|each of our) .*audio_filepath"
-    ):
+    with pytest.raises(ValueError, match=r"columns maps (our|each of our) .*audio_filepath"):
         speech_rows(source[form], columns=columns)
 
 

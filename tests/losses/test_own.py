@@ -20,7 +20,7 @@ from audiorl.losses import (
     policy_counts,
     resolve_losses,
 )
-from audiorl.losses.own import read_loss_settings
+from audiorl.losses.settings import read_loss_settings
 from audiorl.losses.unpaired import UnpairedLoss
 from audiorl.trainers.fingerprint import settings_of
 from tests.losses import own_losses
