@@ -70,6 +70,7 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
     """Arguments that all trainers share. Defaults that differ from `TrainingArguments` are the first fields."""
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
+    smooths_labels: ClassVar[bool] = False  # whether the loss reads label_smoothing_factor
 
     # Defaults of TrainingArguments that are not ours
     logging_steps: float = field(
@@ -288,6 +289,11 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
         if self.hub_merge_adapter and not self.push_to_hub:
             raise ValueError(
                 "hub_merge_adapter needs push_to_hub, which is off. Add push_to_hub, or leave hub_merge_adapter out."
+            )
+        if self.label_smoothing_factor and not self.smooths_labels:
+            raise ValueError(
+                f"label_smoothing_factor={self.label_smoothing_factor:g} would change nothing: {type(self).__name__} "
+                "has no loss that reads it. Leave it out; SFTConfig has it, and DPO's label_smoothing is another thing."
             )
         self._check_task()
         self._check_sampled_rows()

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from peft import PeftConfig
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ from audiorl.trainers.loading import default_output_dir
 @dataclass
 class SFTConfig(SpeechConfig):
     """Arguments of `SFTTrainer`, named as in transformers."""
+
+    smooths_labels: ClassVar[bool] = True
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of AdamW."})
     label_smoothing_factor: float = field(

@@ -438,6 +438,7 @@ def test_an_adapter_trains_on_a_quantised_base(tmp_path, options, message):
         ({"wer_normaliser": "englisch"}, "english"),
         ({"ld_alpha": 2.0}, "ld_alpha"),
         ({"remove_unused_columns": True}, "must stay False"),
+        ({"label_smoothing_factor": 0.1}, "would change nothing: DPOConfig .* Leave it out"),
     ],
 )
 def test_wrong_settings_are_refused_when_the_config_is_built(tmp_path, changes, message):
