@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 
@@ -247,3 +248,19 @@ def test_peak_memory_is_two_chunks_however_many_hypotheses(monkeypatch, hypothes
     assert len(joint.called) > 4 and nodes * symbols * 4 > 15 * chunk
     parameters = 3 * 4 * sum(p.numel() for p in joint.parameters())
     assert memory.peak_bytes < 2 * chunk + parameters + nodes * 4 * 40
+
+
+def test_the_ways_of_the_benchmark_have_the_same_gradients():
+    pytest.importorskip("transformers.loss.loss_tdt")
+    benchmark = importlib.import_module("transducer")
+    sizes = {"layers": 1, "width": 32, "symbols": 40, "seconds": 1, "hypotheses": 3, "tokens": 4}
+    found = {}
+    for way in benchmark.WAYS:
+        step = benchmark.ScoringStep(way, sizes)
+        step.run()
+        found[way] = step.finish()
+        benchmark.check(found[way], found[benchmark.OURS], way)
+    name = benchmark.COMPARED[0]
+    spoiled = {**found[benchmark.OURS], name: [2 * value for value in found[benchmark.OURS][name]]}
+    with pytest.raises(SystemExit, match="different gradients"):
+        benchmark.check(spoiled, found[benchmark.OURS], "spoiled")
