@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": "measure models, here or served, on data sets: error rates, intervals, where the errors are",
     "checkpoints": "list a run's checkpoints with loss and WER; copy one out, or push it",
     "datasets": "list the corpora known by name, show one, or export its rows",
+    "export": "write rows in another form: NeMo, Kaldi, lhotse, WebDataset, Parquet, ms-swift, ...",
     "report": "make a page of a run or an evaluation: curves, clips to listen to, coloured differences",
 }
 USAGE = """usage: audiorl COMMAND [flags]
@@ -60,9 +61,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def command(name: str) -> Callable[[Sequence[str]], None]:
-    """The function of a command: `audiorl.commands.train.<name>` for those that train, else that module's `main`."""
+    """The function of a command: `audiorl.commands.train.<name>` for those that train, else a module's `main`."""
     if name in TRAINING:
         return getattr(importlib.import_module("audiorl.commands.train"), name)
+    if name == "export":
+        return importlib.import_module("audiorl.commands.datasets").export
     return importlib.import_module(f"audiorl.commands.{name}").main
 
 

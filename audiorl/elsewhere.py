@@ -100,7 +100,7 @@ COMMANDS = {
     "generate": "pairs are mined by pairs",
     "corpora": "corpora are listed by datasets",
     "data": "corpora are listed by datasets",
-    "export": "rows are exported by datasets NAME --export FILE",
+    "convert": "rows are written in another form by export",
 }
 
 # Values of loss_type

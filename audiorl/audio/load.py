@@ -375,6 +375,11 @@ def _checked_span(segment: Segment, shape: ClipShape, name: str, check: _Check |
     return first, last
 
 
+def recording_shape(source: Any) -> ClipShape:
+    """Samples, rate and channels of a whole recording, from its header; see `audio_seconds`."""
+    return _recording_shape(source, entry_name(source))
+
+
 def _recording_shape(source: Any, name: str) -> ClipShape:
     """The shape of a recording, whose file is opened once for all its segments."""
     if holds_array(source):

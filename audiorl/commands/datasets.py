@@ -17,6 +17,12 @@ from audiorl.exits import MISTYPED, stop
 _COLUMNS = ("name", "task", "languages", "hours", "licence", "hub_id")
 
 
+_FORMAT_HELP = (
+    "how rows are written: jsonl (default), nemo, kaldi, lhotse, shar, webdataset, parquet, ms-swift, llama-factory or "
+    "common-voice"
+)
+
+
 class _Parser(argparse.ArgumentParser):
     """One that names the nearest flag of a misspelt one."""
 
@@ -50,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="audiorl datasets", description=__doc__, allow_abbrev=False)
     parser.add_argument("name", nargs="?", help="a corpus; without one, all are listed")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--export", metavar="FILE", help="write its rows as JSON lines, audio beside them")
+    parser.add_argument("--export", metavar="FILE", help="write its rows, audio beside them")
+    parser.add_argument("--format", default="jsonl", help=_FORMAT_HELP)
     parser.add_argument("--split", default="train", help="of the rows to write (default: train)")
     parser.add_argument("--language", help="of the rows to write, where the corpus has several")
     parser.add_argument("--limit", type=int, help="write at most so many rows")
@@ -122,5 +129,31 @@ def _export(args: argparse.Namespace) -> None:
     columns = column_names(args.columns)
     rows = load_corpus(corpus, args.split, args.language, args.limit, streaming=True, columns=columns, **own)
     task = corpus.task if isinstance(corpus, Corpus) else "asr"
-    count = export_rows(rows, args.export, task=task, metadata={"dataset": corpus.name})
+    count = export_rows(rows, args.export, form=args.format, task=task, metadata={"dataset": corpus.name})
     print(f"{count:,} rows of {corpus.name} lie in {args.export}")
+
+
+def export(argv: Sequence[str] | None = None) -> None:
+    """Write rows of any form in another one: `audiorl export --dataset_name ROWS --output PATH --format FORM`.
+
+    Raises:
+        ValueError: what `speech_rows` and `export_rows` refuse.
+    """
+    parser = _Parser(
+        prog="audiorl export", description="Write rows in a form that other tools read.", allow_abbrev=False
+    )
+    parser.add_argument("--dataset_name", required=True, help="rows in any form: a file, a folder, a corpus")
+    parser.add_argument("--output", required=True, help="the file or folder to write, which must not be there yet")
+    parser.add_argument("--format", default="jsonl", help=_FORMAT_HELP)
+    parser.add_argument("--split", help="of the rows, if there are several")
+    parser.add_argument("--limit", type=int, help="write at most so many rows")
+    parser.add_argument("--columns", nargs="+", metavar="OURS=THEIRS", help="columns to take under our names")
+    args = parser.parse_args(argv)
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit is how many rows to write, 1 or more; got {args.limit}. Leave it out to write all.")
+    from audiorl.datasets.corpora import first_rows, speech_rows
+    from audiorl.datasets.export import export_rows
+
+    rows = first_rows(speech_rows(args.dataset_name, split=args.split, columns=args.columns), args.limit)
+    count = export_rows(rows, args.output, form=args.format)
+    print(f"{count:,} rows of {args.dataset_name} lie in {args.output}")

@@ -470,7 +470,8 @@ def _conversations(own: Sequence[str], missing: Sequence[str]) -> Problem | None
         return None
     problem = f"these are conversations (messages with {sound}), not rows with {' and '.join(map(repr, missing))}"
     return problem, (
-        'Write each as one row: {"audio": the path, "text": what the assistant says}, without tags such as <audio>; '
+        "Pass the name of their file, which is read as ms-swift or LLaMA-Factory wrote it; or write each as one row: "
+        '{"audio": the path, "text": what the assistant says}, without tags such as <audio>; '
         "what the user asks goes into the column prompt."
     )
 

@@ -59,7 +59,8 @@ def nemo_row(row: Row) -> dict[str, Any]:
     """A line of a NeMo manifest: `audio_filepath`, `offset`, `duration`, `text`, and whatever else it has."""
     if not isinstance(row.get("audio_filepath"), str):
         raise FormFault("audio_filepath is missing, or is no path", "Write the clip's path into audio_filepath.")
-    ours = {"audio": row["audio_filepath"], **{name: value for name, value in row.items() if name != "audio_filepath"}}
+    taken = ("audio_filepath", *([] if "language" in row else ["lang"]))
+    ours = {"audio": row["audio_filepath"], **{name: value for name, value in row.items() if name not in taken}}
     spoken = row.get("source_lang") or row.get("lang")
     if spoken is not None and row.get("language") is None:
         ours["language"] = spoken
@@ -72,27 +73,24 @@ def nemo_row(row: Row) -> dict[str, Any]:
 def cut_row(row: Row) -> dict[str, Any]:
     """A lhotse cut with one recording of one file, one channel and one supervision; any other by lhotse itself."""
     problem = _cut_problem(row)
-    audio: Any = None
     if problem is None:
-        source = row["recording"]["sources"][0]
-        audio = source["source"]
-    elif problem.startswith("this is"):
+        return {"audio": row["recording"]["sources"][0]["source"], **_cut_columns(row, whole=False)}
+    if problem.startswith("this is"):
         raise FormFault(problem, "Make cuts of recordings and supervisions: lhotse cut simple -r RECS -s SUPS CUTS.")
-    else:
-        audio = _by_lhotse(row, problem)
-    return {"audio": audio, **_cut_columns(row, whole=problem is not None)}
+    audio, plain = _by_lhotse(row, problem)
+    return {"audio": audio, **_cut_columns(plain, whole=True)}
 
 
 def _cut_problem(row: Row) -> str | None:
     """Why a cut is not plain."""
     recording = row.get("recording")
+    if row.get("type", "MonoCut") != "MonoCut":
+        return f"the cut is a {row['type']}"
     if not isinstance(row.get("supervisions"), list):
         what = (
             "recording" if "sources" in row else "supervision" if "recording_id" in row else "cut without supervisions"
         )
         return f"this is a lhotse {what}, not a cut"
-    if row.get("type", "MonoCut") != "MonoCut":
-        return f"the cut is a {row['type']}"
     if not isinstance(recording, Mapping) or not isinstance(recording.get("sources"), list):
         return "the cut has no recording"
     kinds = [source.get("type") for source in recording["sources"] if isinstance(source, Mapping)]
@@ -130,8 +128,8 @@ def _cut_columns(row: Row, *, whole: bool) -> dict[str, Any]:
     return {**custom, **ours, **{name: value for name, value in known.items() if value is not None or name == "text"}}
 
 
-def _by_lhotse(row: Row, problem: str) -> dict[str, Any]:
-    """The samples of a cut that only lhotse reads."""
+def _by_lhotse(row: Row, problem: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The samples of a cut that only lhotse reads, and what else it says."""
     try:
         deserialize = importlib.import_module("lhotse.serialization").deserialize_item
     except ImportError as error:
@@ -141,7 +139,9 @@ def _by_lhotse(row: Row, problem: str) -> dict[str, Any]:
             "cuts.save_audios(...) in Python.",
         ) from error
     cut = deserialize(dict(row))
-    return {"array": cut.load_audio(), "sampling_rate": cut.sampling_rate}
+    said = [supervision.to_dict() for supervision in cut.supervisions]
+    plain = {"id": cut.id, "duration": cut.duration, "supervisions": said, "custom": getattr(cut, "custom", None)}
+    return {"array": cut.load_audio(), "sampling_rate": cut.sampling_rate}, plain
 
 
 _ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
@@ -613,7 +613,7 @@ def read_shar(folder: str, keep_unread: bool = False) -> TarRows:
     places: list[str] = []
     for cuts, tar in shards:
         found = read_json_rows(cuts)
-        names = [os.path.splitext(os.path.basename(name))[0] for name, _ in _tar_members(tar, audio=True)]
+        names = [os.path.splitext(name)[0] for name, _ in _tar_members(tar, audio=True)]
         ids = [str(row.get("id")) for row in found.rows]
         if names != ids:
             off = next(

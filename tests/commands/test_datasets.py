@@ -11,10 +11,12 @@ from pathlib import Path
 import datasets
 import pytest
 
-from audiorl.commands.datasets import main
+from audiorl import cli
+from audiorl.commands.datasets import export, main
 from audiorl.datasets import list_corpora, register_corpus, speech_rows
 from audiorl.datasets.corpus import _KNOWN
 from tests.datasets.corpus_copies import write_copy
+from tests.datasets.recordings import recording
 
 HEAVY = ("numpy", "torch", "datasets", "transformers", "trl", "librosa", "soundfile", "pyarrow")
 
@@ -91,3 +93,22 @@ def test_listing_loads_nothing_heavy():
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_rows_of_any_form_are_exported_in_another(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    clip = recording(tmp_path / "a.wav", 1.0)
+    lines = [{"audio_filepath": clip, "offset": 0.5 * i, "duration": 0.5, "sentence": f"t{i}"} for i in range(2)]
+    (tmp_path / "manifest.json").write_text("\n".join(map(json.dumps, lines)))
+    out = tmp_path / "shards"
+    flags = ["--format", "webdataset", "--columns", "text=sentence", "--limit", "1"]
+    assert cli.command("export") is export
+    export(["--dataset_name", str(tmp_path / "manifest.json"), "--output", str(out), *flags])
+    assert f"1 rows of {tmp_path}/manifest.json lie in {out}" in capsys.readouterr().out
+    (row,) = speech_rows(out)
+    assert row["text"] == "t0" and row["audio"]["bytes"].startswith(b"RIFF")
+    with pytest.raises(ValueError, match="--limit is how many rows"):
+        export(["--dataset_name", "x", "--output", "y", "--limit", "0"])
+    with pytest.raises(SystemExit):
+        export(["--dataset_name", "x", "--output", "y", "--formt", "kaldi"])
+    assert "did you mean --format?" in capsys.readouterr().err
