@@ -37,7 +37,7 @@ def test_help_lists_every_command_and_loads_nothing_slow():
 
 def test_every_command_of_the_folder_is_listed():
     modules = {path.stem for path in (ROOT / "audiorl" / "commands").glob("[a-z]*.py")}
-    assert modules - {"train"} == set(COMMANDS) - set(TRAINING)
+    assert modules - {"train"} == set(COMMANDS) - set(TRAINING) - {"export"}  # a function of the module datasets
 
 
 @pytest.mark.parametrize(

@@ -375,7 +375,7 @@ def _cut(checked: _Checked, number: int, source: Mapping[str, Any]) -> dict[str,
     segment = row_segment(row)
     channel = int(row.get("channel", 0)) if row.get("channel") != "mix" else 0
     name = str(row.get("id", f"{number:06d}"))
-    said = {name: row[name] for name in ("text", "language", "speaker", "gender") if name in row}
+    said: dict[str, Any] = {name: row[name] for name in ("text", "language", "speaker", "gender") if name in row}
     custom = checked.others("id", "duration", *said, *PARTS)
     start = 0.0 if segment is None else segment.start
     common: dict[str, Any] = {"id": name, "start": 0.0, "duration": checked.seconds, "channel": channel}
