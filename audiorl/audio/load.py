@@ -322,12 +322,21 @@ class _Recordings:
 
     def __init__(self) -> None:
         self._open: OrderedDict[Any, _Recording] = OrderedDict()
+        self._decoded: set[Any] = set()
         self.lock = threading.RLock()
 
     def get(self, key: Any, source: Any, name: str) -> _Recording:
         """To be called, and its result read, under the lock."""
         if key not in self._open:
             self._open[key] = _Recording(source, name)
+            if self._open[key].kept_bytes:
+                if key in self._decoded:
+                    say_once(
+                        "recordings decoded again",
+                        f"{name} was decoded as a whole once more for another segment: its codec cannot be read "
+                        "from the middle. Convert it to FLAC, or sort the rows by recording.",
+                    )
+                self._decoded.add(key)
         self._open.move_to_end(key)
         while len(self._open) > 1 and (len(self._open) > _RECORDINGS or self._bytes() > _KEPT_BYTES):
             self._open.popitem(last=False)[1].close()

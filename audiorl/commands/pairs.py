@@ -33,7 +33,7 @@ class PairsArguments:
     output_dir: str = field(
         metadata={"help": "Folder for pairs.jsonl, hypotheses.jsonl (all of each clip, with rewards) and summary.json."}
     )
-    dataset_name: str = field(metadata={"help": "JSON lines file, folder, Hub name or corpus with audio and text."})
+    dataset_name: str = field(metadata={"help": "File or folder of any form, Hub name or corpus with audio and text."})
     dataset_config: str | None = field(
         default=None, metadata={"help": "Configuration of a Hub data set, or a corpus's language."}
     )

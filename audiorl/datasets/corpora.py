@@ -245,10 +245,11 @@ def speech_rows(
     """Bring rows of any form into the library's one form. Rows that have it already are returned unchanged.
 
     Args:
-        source: path of a JSON lines file or of a JSON file with an array, folder written by `Dataset.save_to_disk`,
-            folder of audio files with their texts in its metadata.csv or metadata.jsonl, sequence of dicts,
-            `Dataset`, `IterableDataset`, a dict of these by split, the name of a corpus ("name" or "name:split"; see
-            `load_corpus`), or a name for `datasets.load_dataset`.
+        source: path of a file (JSON lines, a JSON array, TSV, CSV, Parquet, a WebDataset tar; a NeMo manifest, lhotse
+            cuts, rows of ms-swift or LLaMA-Factory); path of a folder (of `Dataset.save_to_disk`, Kaldi, Lhotse Shar,
+            WebDataset, Common Voice, or audio files with their texts in metadata.csv or metadata.jsonl); sequence of
+            dicts, `Dataset`, `IterableDataset`, a dict of these by split; the name of a corpus ("name" or "name:split";
+            see `load_corpus`), or a name for `datasets.load_dataset`.
         split: the split, if there are several; for a name, whatever `load_dataset` takes; for a corpus default "train".
         columns: columns to rename, ours -> theirs, for example `{"audio": "audio_path"}` or `["audio=audio_path"]`.
             Others keep their names. Rows that were renamed already are accepted.
@@ -260,9 +261,10 @@ def speech_rows(
         a shared stream numbers its rows from 0; `where` then names the worker.
 
     Raises:
-        BadRowsError: JSON lines or elements that are no objects, all of them, unless they are kept.
-        ValueError: no rows, no such file, split, corpus or column, `columns` that is no mapping, or a column that is
-            called `where`, `row_id` or `row_faults`.
+        BadRowsError: JSON lines or elements that are no objects, or not what their form asks for; all of them, unless
+            they are kept.
+        ValueError: a file of no known form, no rows, no such file, split, corpus or column, `columns` that is no
+            mapping, or a column that is called `where`, `row_id` or `row_faults`.
     """
     columns = column_names(columns)
     if isinstance(source, str | os.PathLike):

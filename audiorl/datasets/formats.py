@@ -1,6 +1,8 @@
 """The forms in which rows come: JSON lines, JSON arrays, folders of audio, other column names. And why others do not
 load.
 
+The forms of other tools are in `manifests`.
+
 1. Every element of a JSON file is kept with its line number, for messages.
 2. In a folder of audio files each file is a clip. metadata.csv or metadata.jsonl has a row for each clip: its path from
    the folder on in `file_name`, and its other columns. Without metadata the rows are the clips alone, in the order of
@@ -74,6 +76,7 @@ _ENCODINGS = {
     b"\xef\xbb\xbf": "utf-8-sig",
 }
 _GZIP = b"\x1f\x8b"
+_HEAD_BYTES = 4096
 # First bytes -> what a file is that holds no rows, and what to do
 _NO_ROWS = {
     b"version https://git-lfs": ("a Git LFS pointer, not the file itself", "Run: git lfs pull."),
@@ -106,9 +109,7 @@ def read_text(path: str | os.PathLike[str]) -> bytes:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{name} is gzip that is cut off or damaged ({error}). Copy it again.") from error
-    for start, (kind, remedy) in _NO_ROWS.items():
-        if content[: len(start)].lower() == start.lower():
-            raise ValueError(f"{name} is {kind}. {remedy}")
+    _refuse_no_rows(name, content)
     encoding = _encoding(content)
     if encoding is None:
         return content
@@ -119,6 +120,31 @@ def read_text(path: str | os.PathLike[str]) -> bytes:
             f"{name} is not {encoding.upper()}, as which it begins ({error}). Write it anew as UTF-8, for example: "
             f"iconv -c -f {encoding} -t UTF-8 IN > OUT."
         ) from error
+
+
+def text_start(path: str | os.PathLike[str]) -> bytes:
+    """The first bytes of a text that are no space, in UTF-8; of a gzip those inside. The file is not read as a whole.
+
+    Raises:
+        ValueError: the file holds no rows, by its first bytes.
+    """
+    with open(path, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if head.startswith(_GZIP):
+        try:
+            head = zlib.decompressobj(wbits=31).decompress(head, _HEAD_BYTES)
+        except zlib.error:
+            return b""  # `read_text` says that it is damaged
+    _refuse_no_rows(os.fspath(path), head)
+    encoding = _encoding(head)
+    text = head if encoding is None else head.decode(encoding, errors="ignore").encode()
+    return text.lstrip()
+
+
+def _refuse_no_rows(name: str, content: bytes) -> None:
+    for start, (kind, remedy) in _NO_ROWS.items():
+        if content[: len(start)].lower() == start.lower():
+            raise ValueError(f"{name} is {kind}. {remedy}")
 
 
 def _encoding(content: bytes) -> str | None:

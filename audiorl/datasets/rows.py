@@ -1,4 +1,4 @@
-"""Reading rows: JSON lines, JSON arrays, lists, `datasets`, streams and Hub names, all in one form.
+"""Reading rows: JSON, tables, tars, Parquet, folders, lists, `datasets`, streams and Hub names, all in one form.
 
 A row has `audio`, text columns and the source's other columns. We add `row_id`, its number from 0, and `where`, its
 place for messages. `audio` becomes `{"bytes", "path"}`: paths in a file start at that file's folder, arrays and data
@@ -42,10 +42,10 @@ from audiorl.datasets.formats import (
     loading_problem,
     read_audio_folder,
     read_json_rows,
-    read_text,
     renamed_columns,
     renamed_rows,
     still_to_rename,
+    text_start,
 )
 from audiorl.datasets.manifests import (
     TarRows,
@@ -180,7 +180,7 @@ def _file_kind(name: str) -> str:
             f"{name} holds times of words or speakers, not clips with transcripts. Write rows: "
             '{"audio": "recording.wav", "start": 0.0, "end": 2.5, "text": "..."}.'
         )
-    start = read_text(name).lstrip()[:1]
+    start = text_start(name)[:1]
     if start in (b"{", b"[") or low.removesuffix(".gz").endswith(JSON_SUFFIXES):
         return "JSON"
     if low.endswith(_TABLES):

@@ -167,7 +167,7 @@ class DataArguments:
 
     dataset_name: list[str] = field(
         default_factory=list,
-        metadata={"help": "JSON lines files, folders or names of data sets; `demo` is synthetic speech."},
+        metadata={"help": "Files or folders of any form, or names of data sets; `demo` is synthetic speech."},
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration, for data sets given by name."})
     dataset_split: str = field(default="test", metadata={"help": "Split, for data sets given by name."})

@@ -81,6 +81,17 @@ def test_a_file_that_changed_is_read_anew_and_few_files_stay_open(tmp_path, open
     assert len(load._recordings._open) == load._RECORDINGS
 
 
+def test_a_recording_that_is_decoded_again_and_again_is_told_once(tmp_path, opened, monkeypatch, caplog):
+    monkeypatch.setattr(load, "_KEPT_BYTES", 0)
+    monkeypatch.setattr("audiorl.audio.sources._said", set())
+    paths = [recording(tmp_path / name, **FORMATS[name]) for name in ("c.ogg", "e.mp3")]
+    for path in paths * 2:
+        load_audio(path, RATE, segment=(1.0, 2.0))
+    assert opened == paths * 2
+    (message,) = [record.message for record in caplog.records if "decoded as a whole once more" in record.message]
+    assert "c.ogg" in message and "Convert it to FLAC" in message
+
+
 @pytest.mark.parametrize(
     ("row", "segment"),
     [
