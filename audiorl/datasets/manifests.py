@@ -18,6 +18,7 @@ import csv
 import importlib
 import io
 import json
+import logging
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ from typing import Any, NamedTuple
 from audiorl.audio.sources import SOUND_SUFFIXES, is_number
 from audiorl.datasets.faults import BadRowsError, RowFault
 from audiorl.datasets.formats import JsonRows, read_json_rows, read_text
+
+logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
 
@@ -70,6 +73,9 @@ def nemo_row(row: Row) -> dict[str, Any]:
     return ours
 
 
+_NO_RECORDING = "the cut has no recording"
+
+
 def cut_row(row: Row) -> dict[str, Any]:
     """A lhotse cut with one recording of one file, one channel and one supervision; any other by lhotse itself."""
     problem = _cut_problem(row)
@@ -77,6 +83,8 @@ def cut_row(row: Row) -> dict[str, Any]:
         return {"audio": row["recording"]["sources"][0]["source"], **_cut_columns(row, whole=False)}
     if problem.startswith("this is"):
         raise FormFault(problem, "Make cuts of recordings and supervisions: lhotse cut simple -r RECS -s SUPS CUTS.")
+    if problem == _NO_RECORDING:
+        raise FormFault(problem, "Features alone are no sound: make cuts with recordings.")
     audio, plain = _by_lhotse(row, problem)
     return {"audio": audio, **_cut_columns(plain, whole=True)}
 
@@ -92,7 +100,7 @@ def _cut_problem(row: Row) -> str | None:
         )
         return f"this is a lhotse {what}, not a cut"
     if not isinstance(recording, Mapping) or not isinstance(recording.get("sources"), list):
-        return "the cut has no recording"
+        return _NO_RECORDING
     kinds = [source.get("type") for source in recording["sources"] if isinstance(source, Mapping)]
     if kinds not in (["file"], ["url"]):
         return f"its recording has the sources {kinds}"
@@ -138,10 +146,14 @@ def _by_lhotse(row: Row, problem: str) -> tuple[dict[str, Any], dict[str, Any]]:
             "Run: pip install lhotse. Or write plain cuts of one recording: lhotse cut export-to-webdataset, or "
             "cuts.save_audios(...) in Python.",
         ) from error
-    cut = deserialize(dict(row))
+    try:
+        cut = deserialize(dict(row))
+        samples = cut.load_audio()
+    except Exception as error:  # of any of lhotse's readers
+        raise FormFault(f"{problem}, and lhotse cannot read it ({error})", "Repair the cut, or remove it.") from error
     said = [supervision.to_dict() for supervision in cut.supervisions]
     plain = {"id": cut.id, "duration": cut.duration, "supervisions": said, "custom": getattr(cut, "custom", None)}
-    return {"array": cut.load_audio(), "sampling_rate": cut.sampling_rate}, plain
+    return {"array": samples, "sampling_rate": cut.sampling_rate}, plain
 
 
 _ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
@@ -253,10 +265,23 @@ FORMS = (
 )
 
 
-def json_form(rows: Sequence[Row]) -> Form | None:
-    """The form of another tool that rows have, told by the first one; None if they are rows of ours."""
+def json_form(rows: Sequence[Row], name: str) -> Form | None:
+    """The form of another tool that rows have, told by the first one; None if they are rows of ours.
+
+    If they could be several, the log says which one was taken; what has our audio and texts is ours.
+    """
     first = next((row for row in rows if row), {})
-    return next((form for form in FORMS if form.fits(first)), None)
+    fitting = [form for form in FORMS if form.fits(first)]
+    if "audio" in first and any(isinstance(first.get(column), str) for column in ("text", "chosen", "completion")):
+        if fitting:
+            logger.warning(
+                f"{name} is read as rows of ours, by audio and their texts; it could be {fitting[0].name}, too. To "
+                "read it so, leave these columns out."
+            )
+        return None
+    if len(fitting) > 1:
+        logger.warning(f"{name} is read as {fitting[0].name}; it could be {fitting[1].name}, too, by its keys.")
+    return fitting[0] if fitting else None
 
 
 def read_form(found: JsonRows, form: Form, name: str, *, keep_unread: bool = False) -> JsonRows:

@@ -199,7 +199,7 @@ def _from_file(name: str, split: str | None, columns: Mapping[str, str] | None, 
     found = read_table(name) if kind == "table" else read_json_rows(name, keep_unread=keep_unread)
     if not found.rows:
         raise ValueError(f"{name} has no rows. Write at least one, with audio and its texts.")
-    form = None if kind == "table" else json_form(found.rows)
+    form = None if kind == "table" else json_form(found.rows, name)
     if form is not None:
         found = read_form(found, form, name, keep_unread=keep_unread)
     if form is not None or kind == "table":

@@ -172,6 +172,10 @@ def test_what_lhotse_writes_is_read(tmp_path, rows, lhotse):
     mixed.to_file(tmp_path / "mixed.jsonl.gz")
     (row,) = speech_rows(tmp_path / "mixed.jsonl.gz")
     assert row["text"] == "eins zwei, drei" and len(load_row_audio(row, RATE)) == RATE * 3 // 2
+    lost = json.dumps({**mixed[0].to_dict(), "type": "MixedCut"}).replace("a.wav", "gone.wav")
+    (tmp_path / "lost.jsonl").write_text(lost)
+    with pytest.raises(BadRowsError, match="the cut is a MixedCut, and lhotse cannot read it"):
+        speech_rows(tmp_path / "lost.jsonl")
     (tmp_path / "shar").mkdir()
     cuts.to_shar(tmp_path / "shar", fields={"recording": "flac"}, num_jobs=1)
     back = speech_rows(tmp_path / "shar")

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import sys
 import tarfile
 
 import numpy as np
@@ -104,7 +105,8 @@ def test_lhotse_cuts(clips, name):
     ],
 )
 def test_other_things_of_lhotse_are_named(clips, monkeypatch, row, told):
-    monkeypatch.setitem(__import__("sys").modules, "lhotse", None)
+    for name in ("lhotse", "lhotse.serialization"):
+        monkeypatch.setitem(sys.modules, name, None)
     (clips / "cuts.jsonl").write_text(lines([row]))
     with pytest.raises(BadRowsError, match=f"cuts.jsonl:1: .*{told}"):
         speech_rows(clips / "cuts.jsonl")
@@ -193,6 +195,16 @@ def test_conversations_that_are_no_rows_are_faults_of_their_line(clips, row, tol
         speech_rows(clips / "rows.jsonl")
     kept = speech_rows(clips / "rows.jsonl", keep_unread=True)
     assert len(kept) == 2 and kept[1]["row_faults"][0]["problem"]
+
+
+def test_rows_that_could_be_two_things_say_which_was_taken(clips, caplog):
+    conversation = CONVERSATIONS["swift"][0]
+    (clips / "rows.jsonl").write_text(lines([{"audio": "b.flac", "text": "two", **conversation}]))
+    assert said(speech_rows(clips / "rows.jsonl"), "text") == [("two",)]
+    assert "is read as rows of ours, by audio and their texts; it could be ms-swift" in caplog.text
+    (clips / "rows.jsonl").write_text(lines([{"audio_filepath": "b.flac", "text": "two", **conversation}]))
+    assert said(speech_rows(clips / "rows.jsonl"), "text") == [("one",)]
+    assert "is read as ms-swift's messages; it could be a NeMo manifest, too" in caplog.text
 
 
 def test_rows_around_which_an_object_stands_are_told_how_to_leave_it(clips):
