@@ -14,9 +14,11 @@ _HOMES = {
     "BadRowsError": "faults",
     "Corpus": "corpus",
     "EXPORTED_COLUMNS": "export",
+    "EpochPlan": "batching",
     "Part": "corpus",
     "RowFault": "faults",
     "RowJudge": "checks",
+    "SecondsBudget": "batching",
     "SkippedRows": "faults",
     "check_rows": "checks",
     "drop_bad_rows": "checks",
@@ -32,6 +34,8 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from audiorl.datasets.batching import EpochPlan as EpochPlan
+    from audiorl.datasets.batching import SecondsBudget as SecondsBudget
     from audiorl.datasets.checks import RowJudge as RowJudge
     from audiorl.datasets.checks import check_rows as check_rows
     from audiorl.datasets.checks import drop_bad_rows as drop_bad_rows

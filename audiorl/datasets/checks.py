@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -333,6 +334,7 @@ class JudgedRows(NamedTuple):
 
     faults: list[RowFault]  # of the rows that are wanted
     outside: OutsideSeconds  # the rows that are not
+    seconds: array[float]  # of each row's clip, by its header; NaN where the header cannot be read
 
 
 def judge_rows(rows: Dataset, judge: RowJudge, *, num_threads: int = 8) -> JudgedRows:
@@ -344,16 +346,18 @@ def judge_rows(rows: Dataset, judge: RowJudge, *, num_threads: int = 8) -> Judge
         num_threads: > 0, audio files opened at once.
 
     Returns:
-        First one fault for each missing column, then the faults of the rows in their order; and the clips that are not
-        of the length that `judge` wants, whose faults do not matter.
+        First one fault for each missing column, then the faults of the rows in their order; the clips that are not of
+        the length that `judge` wants, whose faults do not matter; and the seconds of all clips.
     """
-    found = JudgedRows(missing_columns(rows.column_names, judge.needed_columns), OutsideSeconds([], []))
+    missing = missing_columns(rows.column_names, judge.needed_columns)
+    found = JudgedRows(missing, OutsideSeconds([], []), array("d"))
     place = 0
     with ThreadPoolExecutor(num_threads) as pool:
         for some in iterate_batches(rows, _ROWS_AT_ONCE):
             listening = pool.map(judge.listen, some)
             texts = [judge.read(row).problems for row in some]
             for row, read, heard in zip(some, texts, listening, strict=True):
+                found.seconds.append(math.nan if heard.seconds is None else heard.seconds)
                 if heard.left_out and heard.seconds is not None:
                     found.outside.add(place, heard.seconds, judge.wanted[0])
                 else:

@@ -121,7 +121,7 @@ class CardFacts:
         trainer: its class.
         losses: names of the losses, with weights where there are several.
         settings: fields of the config that differ from the class's defaults: name -> (value, default).
-        clips_per_step: clips in an optimizer step, over processes and micro-batches.
+        clips_per_step: clips in an optimizer step, over processes and micro-batches; a mean under max_batch_seconds.
         trained_parameters, parameters: counts.
         rewards: name -> weight.
         languages: ISO 639 codes.
@@ -409,6 +409,7 @@ def _training(facts: CardFacts) -> str:
     many = f"{run.last_step:,} step{'' if run.last_step == 1 else 's'}"
     steps = f"steps {run.first_step:,} to {run.last_step:,}" if run.first_step else many
     share = facts.trained_parameters / max(facts.parameters, 1)
+    about = "about " if "max_batch_seconds" in facts.settings else ""
     lines = [
         f"* Method: {method.name if method else facts.trainer}. {learns}",
         *([f"* Papers: {'; '.join(_linked(p.title, p.url) for p in facts.papers)}."] if facts.papers else []),
@@ -417,7 +418,7 @@ def _training(facts: CardFacts) -> str:
         f"* Data: {_data(facts.data)}{rows}.{f' {plain(facts.data.pairs)}' if facts.data.pairs else ''}",
         f"* Trained: {facts.trained_parameters:,} of {facts.parameters:,} parameters ({share:.2%}).",
         *_adapter(facts),
-        f"* Duration: {_duration(run.seconds)} for {steps}, {facts.clips_per_step} clips each.",
+        f"* Duration: {_duration(run.seconds)} for {steps}, {about}{facts.clips_per_step} clips each.",
         f"* Hardware: {plain(run.hardware)}.",
         f"* Versions: {', '.join(f'{name} {version}' for name, version in run.versions.items())}.",
     ]

@@ -34,6 +34,7 @@ from transformers.utils import logging
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.collator import SpeechCollator
 from audiorl.datasets import RowJudge, SkippedRows
+from audiorl.datasets.batching import EpochPlan
 from audiorl.datasets.corpora import rows_for
 from audiorl.elsewhere import AnswersWrongArguments
 from audiorl.evaluation import Comparison, Decoded
@@ -50,12 +51,15 @@ from audiorl.trainers.hub import HubPusher, tokens_left_out
 from audiorl.trainers.loading import (
     TrainingAugmentation,
     balance_values,
+    batch_seconds,
     check_trained,
     configured_family,
     load_model,
     load_processor,
     plan_adapter,
+    planned_loader,
     save_spelling,
+    tell_plan,
     tell_unused_rows,
     tunable,
     usable_rows,
@@ -134,6 +138,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
     distinct_texts = False
     frozen: FrozenPolicy | None = None
     _balanced: BalancedRows | None = None
+    _plan: EpochPlan | None = None
 
     def __init__(
         self,
@@ -164,6 +169,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         train_rows = self._checked_rows(train_dataset, args, "train_dataset")
         self.augmentation.find_distractors(train_rows)
         self._balance = balance_values(train_rows, args)
+        batch_seconds(train_rows, args, self.augmentation.growth)  # refuses what has no plan
         eval_rows = self._checked_rows(eval_dataset, args, "eval_dataset")
         model = tunable(model, planned, self.family, args)
         if train_dataset is not None:
@@ -252,15 +258,49 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
     def get_train_dataloader(self) -> DataLoader:
         plain, self.data_collator = self.data_collator, self.augmentation.collator(self.data_collator)
         try:
-            return super().get_train_dataloader()
+            return super().get_train_dataloader() if self.args.max_batch_seconds is None else self._planned_loader()
         finally:
             self.data_collator = plain
+
+    def _planned_loader(self) -> DataLoader:
+        """The loader of batches under `max_batch_seconds`; this process's share of them."""
+        self._plan = plan = self.epoch_plan()
+        if self.args.process_index == 0:
+            tell_plan(plan, self.family, self.args)
+        return self.accelerator.prepare(planned_loader(self.train_dataset, plan, self.args, self.data_collator))
+
+    def epoch_plan(self, repeats: int = 1) -> EpochPlan:
+        """The batches of an epoch under `max_batch_seconds`, of all processes.
+
+        Args:
+            repeats: how often the batches of an optimizer step come in a row.
+        """
+        args = self.args
+        seconds = batch_seconds(self.train_dataset, args, self.augmentation.growth)
+        if seconds is None or args.max_batch_seconds is None:
+            raise ValueError("There is no plan without max_batch_seconds. Set it, and pass train_dataset.")
+        return EpochPlan(
+            seconds,
+            args.max_batch_seconds,
+            max_clips=self._train_batch_size,
+            seed=self._order_seed(),
+            num_processes=args.world_size,
+            step_batches=args.world_size * args.gradient_accumulation_steps,
+            repeats=repeats,
+        )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> RowSampler | None:
         if self._balance is None:
             return super()._get_train_sampler(train_dataset)
         self._balanced = BalancedRows(self._balance, self._order_seed())
         return self._balanced
+
+    @property
+    def clips_per_step(self) -> int:
+        """Clips of an optimizer step over micro-batches and processes; under `max_batch_seconds` their mean."""
+        if self._plan is not None:
+            return round(self._plan.clips_per_step)
+        return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
     def _order_seed(self) -> int:
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -276,6 +316,8 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         self.augmentation.begin_epoch(epoch)
         if self._balanced is not None:
             self._balanced.epoch = epoch
+        if self._plan is not None:
+            self._plan.epoch = epoch
         return super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     # ---- the frozen policy ----
@@ -322,13 +364,21 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
-            batches = [*batches[:-1], self._without_repeats(batches[-1])]
+            last = self._without_repeats(batches[-1])
+            if self._plan is not None and self.accelerator.gradient_state.end_of_dataloader:
+                last = self._plan_end(last, self._plan)
+            batches = [*batches[:-1], last]
             self.step_counts = counted_step(batches, self.accelerator, device)
         return batches, num_items
 
     def _without_repeats(self, inputs: Any) -> GroupBatch:
         """The loader's batch, in which rows that only fill it up are placeholders."""
         return without_repeats(GroupBatch(inputs), self.accelerator)
+
+    def _plan_end(self, batch: GroupBatch, plan: EpochPlan) -> GroupBatch:
+        """The last batch of an epoch, without its rows if it only repeats others for a process that would have none."""
+        filler = plan.is_filler(self.args.process_index)
+        return batch.without(torch.ones_like(batch.valid)) if filler else batch
 
     def counts_of(self, batch: GroupBatch, training: bool) -> StepCounts:
         """The divisors of this batch's losses: the whole step's counts in training, its own in evaluation."""

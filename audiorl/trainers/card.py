@@ -181,7 +181,7 @@ class RunCard:
             papers=papers(method, losses, settings, adapter.kind if adapter else None),
             losses=losses,
             settings=settings,
-            clips_per_step=trainer._train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            clips_per_step=trainer.clips_per_step,
             trained_parameters=trained,
             parameters=parameters,
             data=self._data_source(),

@@ -16,6 +16,7 @@ from transformers.integrations import integration_utils
 from transformers.utils import is_in_notebook
 
 from audiorl.adapters import require_bitsandbytes
+from audiorl.audio.sources import is_number
 from audiorl.augment import load_augmentation
 from audiorl.datasets.checks import check_bounds
 from audiorl.datasets.formats import column_names
@@ -178,6 +179,15 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
         },
     )
 
+    max_batch_seconds: float | None = field(
+        default=None,
+        metadata={
+            "help": "Bound a training batch of each device by its padded seconds, its clips times the longest of them; "
+            "above 0. Clips of similar length go together. per_device_train_batch_size then only bounds the number of "
+            "clips: raise it. Seconds come from the row's `duration` or else from the audio's header. Unset: "
+            "per_device_train_batch_size clips."
+        },
+    )
     balance_column: str | None = field(
         default=None,
         metadata={
@@ -315,6 +325,29 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
                 f"balance_column={self.balance_column!r} decides the order of the rows, and so does "
                 f"train_sampling_strategy={self.train_sampling_strategy!r}. Leave one of them out."
             )
+        self._check_budget()
+
+    def _check_budget(self) -> None:
+        """Refuse settings that a budget of seconds would ignore."""
+        if self.max_batch_seconds is None:
+            return
+        seconds = self.max_batch_seconds
+        if not is_number(seconds) or not 0 < seconds < math.inf:
+            raise ValueError(
+                f"max_batch_seconds is the padded seconds of a batch, a finite number above 0; got {seconds!r}. Set it "
+                "to several times the longest clip, or leave it out."
+            )
+        others = {
+            "train_sampling_strategy": self.train_sampling_strategy != "random",
+            "balance_column": self.balance_column is not None,
+            "dataloader_drop_last": self.dataloader_drop_last,
+        }
+        for name, used in others.items():
+            if used:
+                raise ValueError(
+                    f"max_batch_seconds={seconds:g} decides which clips go together and in which order, "
+                    f"and so does {name}={getattr(self, name)!r}. Leave one of them out."
+                )
 
     def _check_task(self) -> None:
         """Check that some family of models has the task; the family itself checks the rest."""

@@ -8,17 +8,22 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel, set_seed
+from transformers.trainer_utils import seed_worker
 from transformers.utils import logging
 
 from audiorl.adapters import (
@@ -34,6 +39,7 @@ from audiorl.adapters import (
 from audiorl.augment import load_augmentation
 from audiorl.collator import HotwordChanges, SpeechCollator
 from audiorl.datasets import BadRowsError, RowJudge, SkippedRows, drop_bad_rows
+from audiorl.datasets.batching import EpochPlan
 from audiorl.datasets.checks import (
     OutsideSeconds,
     drop_outside,
@@ -418,7 +424,23 @@ def usable_rows(
         raise ValueError(
             f"{name} has no usable row left: {len(inside)} rows, {len(judged.faults)} faults. Mend the rows."
         )
-    return kept
+    return kept if args.max_batch_seconds is None else with_durations(kept, rows, judged.seconds)
+
+
+def with_durations(kept: Dataset, rows: Dataset, seconds: Sequence[float]) -> Dataset:
+    """Rows that all have a `duration`; those that lack one get the seconds of the audio's header.
+
+    Args:
+        kept: the usable ones of `rows`.
+        seconds: of the clip of each of `rows`, by its header.
+    """
+    given = kept["duration"][:] if "duration" in kept.column_names else [None] * len(kept)
+    if None not in given:
+        return kept
+    heard = dict(zip(rows["row_id"], seconds, strict=True))
+    known = [heard[row] if own is None else float(own) for row, own in zip(kept["row_id"], given, strict=True)]
+    rest = kept.remove_columns("duration") if "duration" in kept.column_names else kept
+    return rest.add_column("duration", known)
 
 
 def found_by_one(args: SpeechConfig, find: Callable[[], Found]) -> Found:
@@ -536,3 +558,87 @@ def balance_values(rows: Any, args: SpeechConfig) -> list[Any] | None:
             "columns, or leave it out."
         )
     return rows[args.balance_column][:]
+
+
+# ---- batches of so many seconds ----
+
+# Settings of a loader that its batches do not concern; older releases of transformers lack some.
+_LOADER_SETTINGS = (
+    "num_workers",
+    "pin_memory",
+    "persistent_workers",
+    "prefetch_factor",
+    "multiprocessing_context",
+    "in_order",
+)
+
+
+def batch_seconds(rows: Any, args: SpeechConfig, growth: float | None) -> np.ndarray | None:
+    """(R,) seconds that each training row takes of `max_batch_seconds`; None without such a budget.
+
+    Args:
+        rows: of `usable_rows`.
+        growth: how many times as long augmentation may make a clip; None where it keeps its length.
+
+    Raises:
+        ValueError: a stream, or a clip that alone is beyond the budget.
+    """
+    if args.max_batch_seconds is None or rows is None:
+        return None
+    if not isinstance(rows, Dataset):
+        raise ValueError(
+            f"max_batch_seconds={args.max_batch_seconds:g} plans the batches of an epoch by the lengths of all clips, "
+            f"and the rows are a stream ({type(rows).__name__}). Load them whole (streaming=False), or leave "
+            "max_batch_seconds out and bound the clips of a batch with per_device_train_batch_size."
+        )
+    seconds = np.asarray(rows["duration"][:], dtype=np.float64) * (growth or 1.0)
+    place = int(seconds.argmax())
+    if seconds[place] > args.max_batch_seconds:
+        slowed = "" if growth is None else " where augmentation slows it most"
+        raise ValueError(
+            f"max_batch_seconds={args.max_batch_seconds:g} is less than a single clip: {rows[place]['where']} has "
+            f"{seconds[place]:.2f} s{slowed}. Raise max_batch_seconds to {math.ceil(seconds[place])} or more, or leave "
+            "long clips out with max_audio_seconds."
+        )
+    return seconds
+
+
+def planned_loader(rows: Dataset, plan: EpochPlan, args: SpeechConfig, collate: Any) -> DataLoader:
+    """A loader of planned batches, with the settings that the config has for loaders."""
+    names = [name for name in _LOADER_SETTINGS if hasattr(args, f"dataloader_{name}")]
+    return DataLoader(
+        rows,
+        batch_sampler=plan,
+        collate_fn=collate,
+        worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
+        **{name: getattr(args, f"dataloader_{name}") for name in names},
+    )
+
+
+def tell_plan(plan: EpochPlan, family: SpeechFamily, args: SpeechConfig) -> None:
+    """Log what a budget of seconds brings, what bounds it, and whether the model has any use of it."""
+    found = plan.padding()
+    logger.warning(
+        f"max_batch_seconds={plan.max_seconds:g}: {len(plan.seconds):,} clips in {found.batches:,} batches an epoch; "
+        f"{found.padded_share:.1%} of the seconds are padding."
+    )
+    if found.bounded_by_clips:
+        logger.warning(
+            f"{found.bounded_by_clips:,} of them have room for more clips than per_device_train_batch_size="
+            f"{args.per_device_train_batch_size} allows. Raise it."
+        )
+    if pads_to_window(family, float(plan.seconds.min()), float(plan.seconds.max())):
+        logger.warning(
+            f"{type(family).__name__} pads every clip to the same window, so max_batch_seconds saves no compute; it "
+            "only bounds the number of clips in a batch."
+        )
+
+
+def pads_to_window(family: SpeechFamily, shortest: float, longest: float) -> bool:
+    """Whether a family makes equally many features of two clips that differ in length, in seconds."""
+    if shortest == longest:
+        return False
+    noise = np.random.default_rng(0).normal(scale=0.1, size=math.ceil(longest * family.sampling_rate))
+    clips = [noise[: int(seconds * family.sampling_rate)].astype(np.float32) for seconds in (shortest, longest)]
+    short, long = ({name: made.shape for name, made in family.features([clip]).items()} for clip in clips)
+    return short == long

@@ -154,6 +154,12 @@ class RAFTConfig(SamplingConfig):
                 f"RAFT can read kept rows in these orders: {', '.join(REPEATABLE_ORDERS)}; got "
                 f"train_sampling_strategy={self.train_sampling_strategy!r}. Leave it out."
             )
+        if self.max_batch_seconds is not None:
+            raise ValueError(
+                f"max_batch_seconds={self.max_batch_seconds:g} plans the batches of all epochs beforehand, and RAFT "
+                "knows which clips it learns from only when it has sampled a cycle. Leave it out, bound the clips of "
+                "a batch with per_device_train_batch_size and rollout_batch_size."
+            )
 
     def _check_cycles(self) -> None:
         number_not_below("num_cycles", self.num_cycles, 1)

@@ -41,6 +41,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from audiorl.batch import GroupBatch, GroupScores
 from audiorl.collator import SpeechCollator
 from audiorl.datasets import speech_rows
+from audiorl.datasets.batching import EpochPlan
 from audiorl.datasets.rows import OURS
 from audiorl.evaluation import Decoded
 from audiorl.evaluation.transcription import evaluation_mode
@@ -475,6 +476,9 @@ class RolloutTrainer(RewardedTrainer, ABC):
             drop_last=self.args.dataloader_drop_last,
             values=self._balance,
         )
+
+    def epoch_plan(self, repeats: int = 1) -> EpochPlan:
+        return super().epoch_plan(repeats * self.args.num_iterations)
 
     # ---- one optimizer step ----
 

@@ -1,0 +1,161 @@
+"""Training with a budget of seconds: what a batch holds, resuming, accumulation, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from datasets import Dataset, IterableDataset
+
+from audiorl.audio import row_audio_seconds
+from audiorl.trainers.loading import pads_to_window
+from audiorl.trainers.raft import RAFTConfig
+from tests.tiny_ctc import tiny_ctc
+from tests.trainers import ctc_rows, grpo_rows, pair_rows
+from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, logged, weights
+
+# Eight clips of 0.54 to 0.9 s.
+BUDGET = {"max_batch_seconds": 1.85, "per_device_train_batch_size": 8}
+
+
+def make(method, folder, rows=None, **changes):
+    if method == "dpo":
+        return pair_rows.trainer(folder, rows or pair_rows.pair_rows(8), **{**BUDGET, **changes})
+    return grpo_rows.trainer(folder, rows or grpo_rows.rows(8), **{**BUDGET, **changes})
+
+
+def seen_by(trainer):
+    """The rows of each training batch and the longest of its clips, in seconds, as they come."""
+    seen = []
+
+    class Noting(type(trainer.data_collator)):
+        def __call__(self, rows):
+            longest = max(row_audio_seconds(row) for row in rows)
+            seen.append(([row["row_id"] for row in rows], longest))
+            return super().__call__(rows)
+
+    trainer.data_collator.__class__ = Noting
+    return seen
+
+
+@pytest.mark.parametrize("method", ["dpo", "grpo"])
+def test_batches_keep_the_budget_and_hold_every_row_once_an_epoch(tmp_path, method):
+    found = make(method, tmp_path, num_train_epochs=2)
+    seen = seen_by(found)
+    found.train()
+    assert max(len(rows) * longest for rows, longest in seen) <= 1.85
+    half = len(seen) // 2
+    for epoch in (seen[:half], seen[half:]):
+        assert sorted(row for rows, _ in epoch for row in rows) == list(range(8))
+    assert seen[:half] != seen[half:] and half < 8
+    assert found.state.global_step == found.state.max_steps == 2 * half
+    assert found.clips_per_step == round(8 / half)
+
+
+@pytest.mark.parametrize("method", ["dpo", "grpo"])
+def test_a_run_resumed_within_an_epoch_ends_as_one_that_did_not_stop(tmp_path, method):
+    settings = {"max_steps": 7, "save_strategy": "steps", "save_steps": 5, "gradient_accumulation_steps": 1}
+    if method == "grpo":  # checkpoint 5 lies between two updates from the same rollouts
+        settings |= {"num_iterations": 2, "max_steps": 8}
+    whole = make(method, tmp_path, **settings)
+    seen = seen_by(whole)
+    whole.train()
+    again = make(method, tmp_path, **settings)
+    resumed = seen_by(again)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert resumed[:2] == seen[5:7]
+    assert largest_difference(weights(whole.model), weights(again.model)) == 0
+
+
+@pytest.mark.parametrize("method", ["dpo", "grpo"])
+def test_micro_batches_of_a_step_are_one_batch_of_it(tmp_path, method):
+    """The loss is divided over the whole step, however many clips its micro-batches hold."""
+    clips = [row["audio"]["array"] for row in pair_rows.pair_rows(4)]
+    # 0.9, 0.81, 0.72 and 0.63 s: one micro-batch of three clips and one of one, against all four at once
+    assert [round(len(clip) / 16000, 2) for clip in clips] == [0.9, 0.81, 0.72, 0.63]
+    rows = (pair_rows.pair_rows if method == "dpo" else grpo_rows.rows)(4)
+    once = {**PLAIN_STEPS, "num_train_epochs": 1}
+    parts = make(method, tmp_path / "a", rows, max_batch_seconds=2.8, gradient_accumulation_steps=2, **once)
+    together = make(method, tmp_path / "b", rows, max_batch_seconds=3.7, **once)
+    seen, start = seen_by(parts), weights(parts.model)
+    parts.train()
+    together.train()
+    assert sorted(len(batch) for batch, _ in seen) == [1, 3]
+    assert parts.state.global_step == together.state.global_step == 1
+    assert largest_difference(weights(parts.model), weights(together.model)) < 2e-6
+    assert largest_difference(weights(parts.model), start) > 1e-3
+
+
+def test_seconds_come_from_the_duration_or_from_the_header(tmp_path):
+    rows = pair_rows.pair_rows(4, duration=[0.9, None, 0.71, None])
+    found = make("dpo", tmp_path, rows)
+    assert found.train_dataset["duration"][:] == [0.9, 0.81, 0.71, 0.63]
+    assert "duration" not in pair_rows.trainer(tmp_path, pair_rows.pair_rows(4)).train_dataset.column_names
+
+
+def test_what_the_budget_brings_is_told(tmp_path, caplog):
+    logger = "audiorl.trainers.loading"
+    with caplog.at_level("WARNING", logger=logger):
+        make("dpo", tmp_path, per_device_train_batch_size=1, num_train_epochs=1).train()
+    told = [record.message for record in caplog.records if record.name == logger]
+    assert "max_batch_seconds=1.85: 8 clips in 8 batches an epoch; 0.0% of the seconds are padding." in told
+    assert any("have room for more clips than per_device_train_batch_size=1 allows. Raise it." in line for line in told)
+    assert sum("WhisperFamily pads every clip to the same window" in line for line in told) == 1
+
+
+def test_only_a_fixed_window_makes_as_many_features_of_every_clip(tmp_path):
+    model, processor = tiny_ctc("wav2vec2")
+    ctc = pair_rows.trainer(
+        tmp_path, ctc_rows.pairs(2), trainer_model=model, trainer_processing_class=processor, **BUDGET
+    )
+    assert not pads_to_window(ctc.family, 0.5, 0.9)
+    assert pads_to_window(make("dpo", tmp_path).family, 0.5, 0.9)
+
+
+def stream():
+    data = Dataset.from_list(pair_rows.pair_rows(4))
+    return IterableDataset.from_generator(lambda: iter(data))
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "message"),
+    [
+        (stream, {"max_steps": 1}, r"lengths of all clips, and the rows are a stream.*Load them whole"),
+        (
+            pair_rows.pair_rows,
+            {"max_batch_seconds": 0.85},
+            r"less than a single clip: .*row 0.* has 0\.90 s\. Raise max_batch_seconds to 1 or more.*max_audio_seconds",
+        ),
+        (
+            lambda: pair_rows.pair_rows(5)[2:],  # at most 0.72 s
+            {"max_batch_seconds": 0.8, "augmentation": {"speed": {"factor": [0.8, 1.0]}}},
+            r"has 0\.90 s where augmentation slows it most",
+        ),
+        (pair_rows.pair_rows, {"max_batch_seconds": 0.0}, "finite number above 0; got 0.0. Set it to"),
+        (pair_rows.pair_rows, {"max_batch_seconds": float("inf")}, "finite number above 0"),
+        (pair_rows.pair_rows, {"balance_column": "chosen"}, "so does balance_column='chosen'. Leave one of them out"),
+        (pair_rows.pair_rows, {"train_sampling_strategy": "sequential"}, "so does train_sampling_strategy"),
+        (pair_rows.pair_rows, {"dataloader_drop_last": True}, "so does dataloader_drop_last=True"),
+    ],
+)
+def test_what_has_no_plan_is_refused_before_anything_is_spent(tmp_path, rows, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make("dpo", tmp_path, rows(), **changes)
+
+
+def test_raft_has_no_plan(tmp_path):
+    with pytest.raises(ValueError, match=r"RAFT knows which clips.*rollout_batch_size"):
+        RAFTConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", max_batch_seconds=20)
+
+
+def test_rewards_and_losses_see_groups_that_are_whole(tmp_path):
+    """Every clip's hypotheses come together, whatever the number of clips in a batch."""
+    called = []
+
+    def reward(completions, row_id=None, **columns):
+        called.append(len(completions))
+        return [float(len(said)) for said in completions]
+
+    found = make("grpo", tmp_path, trainer_reward_funcs=[reward], num_generations=4, max_batch_seconds=2.8)
+    found.train()
+    assert called and all(number % 4 == 0 for number in called) and sum(called) == 8 * 4
+    assert len(set(called)) > 1 and np.isfinite(logged(found, "loss")).all()
