@@ -319,13 +319,25 @@ _COMMON_VOICE_EXTRAS = {"speaker": "client_id", "language": "locale"}
 CLIPS = "clips"
 
 
+def _text(name: str) -> str:
+    content = read_text(name)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{name}:{line} is not UTF-8 (byte 0x{content[error.start]:02x}). Write the file anew as UTF-8: "
+            "iconv -f LATIN1 -t UTF-8 IN > OUT."
+        ) from error
+
+
 def read_table(name: str) -> JsonRows:
     """A TSV or CSV file whose first line names the columns. A TSV has no quotes, as Common Voice writes it.
 
     Raises:
         ValueError: no header, a line with more or fewer values, with its place; a table of another kind.
     """
-    text = read_text(name).decode()
+    text = _text(name)
     header = text.split("\n", 1)[0]
     tabs = "\t" in header
     if not tabs and "," not in header:
@@ -377,7 +389,7 @@ def _common_voice_row(row: Row, folder: str) -> dict[str, Any]:
 
 # ---- Kaldi ----
 
-_LEFT, _RIGHT = ("a", "0", "1"), ("b", "1", "2")
+_CHANNELS = {"a": 0, "1": 0, "b": 1, "2": 1}
 
 
 def read_kaldi(folder: str) -> JsonRows:
@@ -399,7 +411,7 @@ def read_kaldi(folder: str) -> JsonRows:
         row: dict[str, Any] = {"id": name}
         recording = name
         if segments:
-            recording, *times = value.split()
+            recording, *times = value.split() or [""]
             problem = _segment_fault(recordings, recording, times)
             if problem:
                 faults.append(RowFault(place, number, *problem))
@@ -433,10 +445,11 @@ def _kaldi_table(folder: str, name: str) -> dict[str, tuple[str, str]]:
     if not os.path.isfile(path):
         return {}
     found: dict[str, tuple[str, str]] = {}
-    for number, line in enumerate(read_text(path).decode().split("\n"), start=1):
-        key, _, value = line.strip().partition(" ") if "\t" not in line else line.strip().partition("\t")
-        if not key:
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if not line.strip():
             continue
+        key, *rest = line.split(None, 1)
+        value = rest[0] if rest else ""
         place = f"{path}:{number}"
         if key in found:
             raise BadRowsError([RowFault(place, len(found), f"{key} is there twice", "Keep one of both lines.")])
@@ -458,7 +471,7 @@ def _scp(folder: str) -> dict[str, tuple[str, str]]:
                 )
             )
         elif value.rpartition(":")[2].isdigit() and value.lower().rpartition(":")[0].endswith(".ark"):
-            remedy = "Write files: wav-copy scp:wav.scp scp:- or copy each recording out of the archive."
+            remedy = "Write each recording to a file of its own (wav-copy), and name that file."
             faults.append(RowFault(place, number, f"the recording lies in an archive ({value[:80]})", remedy))
         elif not value:
             faults.append(RowFault(place, number, "the recording has no path", "Write: recording-id path."))
@@ -487,10 +500,10 @@ def _kaldi_channels(folder: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for recording, (place, value) in _kaldi_table(folder, "reco2file_and_channel").items():
         channel = value.split()[-1].lower() if value else ""
-        if channel not in (*_LEFT, *_RIGHT):
+        if channel not in _CHANNELS:
             problem = f"the channel is {channel!r}"
             raise BadRowsError([RowFault(place, len(found), problem, "Kaldi's channels are A and B.")])
-        found[recording] = int(channel in ("b", "2"))
+        found[recording] = _CHANNELS[channel]
     # a file of one channel is called A, too
     return found if any(found.values()) else {}
 

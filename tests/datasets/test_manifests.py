@@ -291,6 +291,14 @@ def test_files_of_another_kind_are_called_what_they_are(clips, name, content, to
         speech_rows(clips / name)
 
 
+@pytest.mark.parametrize("name", ["rows.tsv", "rows.csv", "data/text"])
+def test_a_text_in_another_alphabet_is_told_with_its_line(clips, name):
+    kaldi(clips, wav_scp=f"u1 {clips}/a.wav\n")
+    (clips / name).write_bytes(b"audio\ttext\n" + "u1\tgrößer\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"{name}:2 is not UTF-8 \(byte 0xf6\)\. Write the file anew"):
+        speech_rows(clips / "data" if "data" in name else clips / name)
+
+
 def test_a_damaged_gzip_is_named(clips):
     (clips / "rows.jsonl").write_bytes(gzip.compress(b'{"audio": "a.wav"}\n' * 50)[:-9])
     with pytest.raises(ValueError, match="gzip that is cut off or damaged"):
@@ -354,6 +362,7 @@ def test_channels_of_kaldi(clips):
             {"wav_scp": "r a.wav\n", "segments": "u1 q 0 1\n"},
             "segments:1: the segment is of 'q', which wav.scp does not",
         ),
+        ({"wav_scp": "r a.wav\n", "segments": "u1\n"}, "segments:1: the segment is of '', which wav.scp does not"),
         ({"wav_scp": "r a.wav\n", "segments": "u1 r 0\n"}, "the segment has the times '0'"),
         ({"wav_scp": "u1 a.wav\n", "text": "u1 a\nu2 b\n"}, "text:2: the utterance is in text, and in no segment"),
         ({"wav_scp": "u1 a.wav\n", "reco2file_and_channel": "u1 a C\n"}, "the channel is 'c'"),
