@@ -25,7 +25,7 @@ def test_the_list_has_a_line_for_each_corpus(capsys):
     main([])
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["name", "task", "languages", "hours", "licence", "hub_id"]
-    assert [line.split()[0] for line in lines[:13]] == list_corpora()
+    assert [line.split()[0] for line in lines[: len(list_corpora())]] == list_corpora()
     assert lines[0].split() == ["librispeech", "asr", "en", "982", "CC-BY-4.0", "openslr/librispeech_asr"]
     assert "audiorl datasets NAME" in lines[-1]
 

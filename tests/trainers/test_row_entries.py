@@ -153,8 +153,8 @@ def test_a_pair_that_ctc_writes_alike_is_refused_and_never_mined():
     (fault,) = check_rows(rows, **family.limits._asdict(), text_columns=("chosen", "rejected"), distinct=True)
     assert fault.problem == "chosen and rejected become the same tokens"
     miner = Miner(model, family, MiningConfig(normalise="none"))
-    assert not miner._allowed([0.0, -1.0], ["a", "A"], [[1, 2], [1, 2]], 0, 1)
-    assert miner._allowed([0.0, -1.0], ["a", "A"], [[1, 2], [1, 3]], 0, 1)
+    assert not miner._allowed([0.0, -1.0], ["a", "A"], [[1, 2], [1, 2]], [], 0, 1)
+    assert miner._allowed([0.0, -1.0], ["a", "A"], [[1, 2], [1, 3]], [], 0, 1)
 
 
 def test_transcribed_rows_given_to_dpo_are_sent_to_mining(tmp_path):
