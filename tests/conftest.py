@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -100,6 +101,20 @@ def what_is_loaded_is_no_garbage():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def corpora_as_they_were():
+    """Commands register the demo's speech; what a test registers is its own."""
+    corpus = sys.modules.get("audiorl.datasets.corpus")
+    before = None if corpus is None else dict(corpus._KNOWN)
+    yield
+    corpus = sys.modules.get("audiorl.datasets.corpus")
+    if corpus is not None:
+        corpus._KNOWN.pop("demo", None)
+    if before is not None:
+        corpus._KNOWN.clear()
+        corpus._KNOWN.update(before)
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainers import grpo_rows, pair_rows, raft_rows
+from tests.trainers import grpo_rows, pair_rows, raft_rows, text_rows
 
 PAGE = Path(__file__).parents[1] / "docs" / "pages" / "evaluation.md"
-# Of runs that other tests make: adapters whose ranks move, resampling, labels.
-ELSEWHERE = {"adalora/mean_rank", "frac_groups_resampled", "accuracy", "raft/kept_accuracy", "eval_accuracy"}
+# Of runs that other tests make: adapters whose ranks move, resampling, labels, a judge.
+ELSEWHERE = {
+    *("adalora/mean_rank", "frac_groups_resampled", "accuracy", "raft/kept_accuracy", "eval_accuracy"),
+    *("judge/requests", "judge/cost"),
+}
 
 
 def documented() -> dict[str, re.Pattern]:
@@ -49,8 +52,9 @@ def logged(tmp_path_factory) -> set[str]:
         pair_rows.trainer(folder(), trainer_eval_dataset=held_out, loss_type=["sigmoid", "sft"], **measured),
         orpo,
         grpo_rows.trainer(folder(), beta=0.1, sft_weight=0.1, trainer_eval_dataset=held_out, **measured),
-        grpo_rows.trainer(folder(), online_dpo=True, max_steps=1),
+        grpo_rows.trainer(folder(), online_dpo=True, max_steps=1, temperature_end=0.7),
         raft_rows.trainer(folder(), grpo_rows.rows(2), sft_weight=0.1, num_cycles=1),
+        *(make(folder(), max_steps=1) for make in text_rows.MAKE.values()),
     ]
     for run in runs:
         run.train()

@@ -458,7 +458,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
             if name in columns:
                 return name
         raise ValueError(
-            "What the model says is compared with transcripts (eval_wer, decode, log_audio_every), and the rows have "
+            "What the model says is compared with transcripts (eval_wer, decode), and the rows have "
             f"no column 'text': {sorted(columns)}. Name rows with transcripts as eval_dataset."
         )
 

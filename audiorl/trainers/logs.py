@@ -393,6 +393,10 @@ def media_loggers(trainer: Any) -> list[MediaLogger]:
     return [made(callback) for callback in callbacks for kind, made in MEDIA.items() if isinstance(callback, kind)]
 
 
+# In place of the transcript, of rows that have none
+NO_TRANSCRIPT = "(not known)"
+
+
 class AudioSamples(TrainerCallback):
     """Decodes the same few clips every `log_audio_every` steps and logs them with transcript and hypothesis.
 
@@ -414,13 +418,23 @@ class AudioSamples(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % args.log_audio_every:
             return
-        decoded = self.trainer.decode(self.rows)
+        said = self.trainer.decoder.transcribe(self.rows)
         if not state.is_world_process_zero:
             return
         family = self.trainer.family
+        try:
+            column = self.trainer.transcript_column(self.rows.column_names)
+        except ValueError:
+            column = None  # rows of audio alone
         samples = [
-            Sample(name, load_clip(row, name, family), family.sampling_rate, transcript, hypothesis)
-            for row, transcript, hypothesis in zip(self.rows, *decoded, strict=True)
+            Sample(
+                name,
+                load_clip(row, name, family),
+                family.sampling_rate,
+                NO_TRANSCRIPT if column is None else family.words(row[column]),
+                hypothesis,
+            )
+            for row, hypothesis in zip(self.rows, said, strict=True)
             for name in [where(0, row)]
         ]
         for logger in media_loggers(self.trainer):

@@ -166,29 +166,28 @@ class Decoder:
 
     def decode(self, rows: Any) -> Decoded:
         """Transcribe rows, spread over the processes; see `SpeechTrainer.decode`."""
+        known = speech_rows(rows, columns=self.trainer.args.columns)
+        column = self.trainer.transcript_column(known.column_names)
+        transcripts = [self.trainer.family.words(text) for text in known[column]]
+        return Decoded(transcripts, self.transcribe(known))
+
+    def transcribe(self, rows: Any) -> list[str]:
+        """What the model says of rows with `audio`, spread over the processes; every process gets all of it."""
         trainer = self.trainer
         check_whole_weights(trainer.accelerator, "decode() transcribes")
         known = speech_rows(rows, columns=trainer.args.columns)
         rank, world = trainer.args.process_index, trainer.args.world_size
-        column = trainer.transcript_column(known.column_names)
-        mine = known.select(range(rank, len(known), world))
-        written = mine[column]
-        transcripts = [trainer.family.words(text) for text in written]
         with console_of(trainer).paused() as bars:
-            hypotheses = transcribe(
+            said = transcribe(
                 trainer.model,
                 trainer.processing_class,
-                mine,
+                known.select(range(rank, len(known), world)),
                 batch_size=trainer.args.per_device_eval_batch_size,
                 family=trainer.family,
                 progress=rank == 0 and bars and not trainer.args.disable_tqdm,
             )
-        parts = [list(zip(transcripts, hypotheses, strict=True))]
-        if world > 1:
-            parts = gather_object(parts)
-        # row i went to process i mod world
-        ordered = [parts[i % world][i // world] for i in range(len(known))]
-        return Decoded([transcript for transcript, _ in ordered], [hypothesis for _, hypothesis in ordered])
+        parts = gather_object([said]) if world > 1 else [said]
+        return [parts[i % world][i // world] for i in range(len(known))]  # row i went to process i mod world
 
     def measure(self, decoded: Decoded) -> dict[str, float]:
         """WER and CER, or accuracy, if `eval_wer` is set, and the values that `compute_metrics` returns."""

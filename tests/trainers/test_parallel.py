@@ -430,7 +430,7 @@ def test_sharding_on_cpus_is_refused_before_anything_is_loaded(as_one_of_two, mo
 
 def test_processes_that_are_not_joined_are_refused(as_one_of_two):
     distributed.check_joined(2)
-    with pytest.raises(ValueError, match=r"2 processes were started.*knows of 1.*--use_cpu true"):
+    with pytest.raises(ValueError, match=r"2 processes were started.*sees 1.*--use_cpu true"):
         distributed.check_joined(1)
 
 
