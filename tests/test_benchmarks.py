@@ -253,6 +253,7 @@ def test_memory_targets_are_of_the_step_and_the_best_row_takes_least_with_its_we
     assert "missed" in tables.targets_table(judged)
 
 
+@pytest.mark.slow  # a minute in processes of its own; the scoring benchmark starts the same way
 def test_memory_benchmark_runs_and_its_last_line_is_json(tmp_path):
     """The table of models measures the toy, and only counts what is beyond its limit."""
     options = "--shape toy --clips 2 --tokens 12 --threads 1 --repeats 1 --rows a b --table --table-shapes toy small"
