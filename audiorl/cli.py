@@ -23,7 +23,7 @@ COMMANDS = {
     "kto": "tune on transcripts that were judged one by one",
     "grpo": "tune with rewards on sampled hypotheses",
     "raft": "tune on the best of sampled hypotheses, in cycles",
-    "tune": "tune by several methods one after another, as a recipe says",
+    "tune": "run a recipe: several methods, one after another",
     "pairs": "mine preference pairs from transcribed audio, or make them without a model",
     "evaluate": "measure models, here or served, on data sets: error rates, intervals, where the errors are",
     "checkpoints": "list a run's checkpoints with loss and WER; copy one out, or push it",

@@ -150,7 +150,7 @@ class RowScriptArguments(ScriptArguments):
     )
     limit: int | None = field(
         default=None,
-        metadata={"help": "Train on this many rows at most, and measure on as many; 1 or more, default all."},
+        metadata={"help": "Train on at most this many rows, and measure on at most this many. 1 or more; unset: all."},
     )
 
 
@@ -179,7 +179,9 @@ class SpeechScriptArguments(RowScriptArguments):
         default=8,
         metadata={"help": "How many hypotheses to sample for each clip if the rows have transcripts instead of pairs."},
     )
-    mining_temperature: float = field(default=1.0, metadata={"help": "Temperature at which they are sampled, above 0."})
+    mining_temperature: float = field(
+        default=1.0, metadata={"help": "Temperature at which these hypotheses are sampled, above 0."}
+    )
 
 
 def train_rows(
@@ -222,7 +224,7 @@ def test_rows(
     rows = rows_within_bounds(rows, args, "test rows")
     if isinstance(rows, Dataset) and len(rows) < 2:
         raise ValueError(
-            "Before and after are compared with intervals, which need two held-out clips at least. Measure on more "
+            "Comparing before with after needs at least two held-out clips. Measure on more "
             "clips (--eval_dataset_name), or leave the held-out rows out."
         )
     return rows
@@ -335,7 +337,9 @@ def load_from_flags(model: SpeechModelConfig, args: SpeechConfig) -> tuple[nn.Mo
     given: dict[str, Any] = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
     flags = {"dtype": model.dtype, "revision": model.model_revision}
     if clash := [name for name in flags if name in given]:
-        raise ValueError(f"{clash} are in --model_init_kwargs and flags of their own. Leave them out of the former.")
+        raise ValueError(
+            f"{clash} are in --model_init_kwargs, but have flags of their own. Take them out of --model_init_kwargs."
+        )
     args.model_init_kwargs = {**given, **flags}
     loaded = load_model(model.model_name_or_path, args, quantization)
     args.model_init_kwargs = None

@@ -8,7 +8,7 @@ On your own model and data, several GPUs, any flag changed:
 
     torchrun --nproc_per_node=8 examples/grpo_qwen3_asr.py --model_name_or_path Qwen/Qwen3-ASR-1.7B-hf \\
         --dataset_name train.jsonl --eval_dataset_name test.jsonl --use_peft --bf16 true --language english \\
-        --reward_funcs one_minus_wer keyword_score --output_dir out
+        --reward_funcs one_minus_wer keywords --output_dir out
 
 Each clip goes through the audio tower once and its prompt through the language model once; the K hypotheses are
 continuations of it. The tower has no adapter and stays as it is. A row's `prompt` is its context: names, hot words. The

@@ -7,7 +7,7 @@ Without arguments, on the synthetic speech and small checkpoint of audiorl itsel
 On your own data: rows with `audio` and `text`, and the columns that your rewards read.
 
     torchrun --nproc_per_node=8 examples/grpo_whisper.py --model_name_or_path openai/whisper-small \\
-        --dataset_name my-org/transcribed --reward_funcs one_minus_wer keyword_score my_module.my_reward \\
+        --dataset_name my-org/transcribed --reward_funcs one_minus_wer keywords my_module.my_reward \\
         --reward_weights 1.0 0.5 0.5 --freeze_encoder true --output_dir out --push_to_hub
 
 `audiorl grpo` does the same without this file.

@@ -110,7 +110,7 @@ def test_a_model_that_answers_questions_is_asked_one(tmp_path, capsys, questions
     data, text = card_of(tmp_path / "out")
     assert data["pipeline_tag"] == "audio-text-to-text" == data["model-index"][0]["results"][0]["task"]["type"]
     asked = questions[0] if len(set(questions)) == 1 else "your question about the clip"
-    assert f'"prompt": "{asked}"' in code_of(text) and "each answer with the one that its row has" in text
+    assert f'"prompt": "{asked}"' in code_of(text) and "Each answer is compared with the text of its row" in text
     assert run_snippet(text, tmp_path, capsys) == said(made, prompt=asked)
 
 

@@ -159,7 +159,7 @@ def test_a_card_has_both_rates_before_and_after_with_their_intervals(tmp_path, b
     characters = compare(BEFORE, AFTER, unit="character")
     low, high = bootstrap_interval(characters.after)
     assert f"| {100 * characters.after.wer:.1f} % ({100 * low:.1f} to {100 * high:.1f}) |" in text
-    assert f"{100 * found.paired.difference:+.1f} points" in text and "not told from zero" not in text
+    assert f"{100 * found.paired.difference:+.1f} points" in text and "cannot be told from zero" not in text
     assert "20 clips of [my-org/clips (clean, test)](https://huggingface.co/datasets/my-org/clips)" in text
     assert "`basic`" in text and "max_length 24" in text
     assert "`sigmoid` (weight 1), `sft` (weight 1)" in text and "| `beta` | `0.3` | `0.1` |" in text
@@ -184,7 +184,7 @@ def test_a_difference_that_may_be_none_is_called_that(tmp_path, base):
     made.record_evaluation(BEFORE, BEFORE)
     made.save_model()
     data, text = card_of(tmp_path / "out")
-    assert "not told from zero" in text and "rows without a name" in text
+    assert "cannot be told from zero" in text and "rows without a name" in text
     assert data["model-index"][0]["results"][0]["dataset"]["type"] == "local"
     assert not (tmp_path / "out" / ".eval_results").exists()
 

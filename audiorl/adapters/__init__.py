@@ -361,8 +361,8 @@ class SpeechModelConfig(ModelConfig):
     audio_window_seconds: int | None = field(
         default=None,
         metadata={
-            "help": "Let a Whisper hear at most this many seconds instead of 30, which costs less; longer clips are "
-            "refused, and accuracy must be regained by tuning. Not with an adapter, whose base has to be saved first."
+            "help": "Shorten Whisper's window from 30 to this many seconds, which costs less. Longer clips are "
+            "refused, and tuning has to regain the accuracy. Not with an adapter: save the shortened base first."
         },
     )
     merge_adapter: bool = field(

@@ -257,8 +257,7 @@ def checked_mp3(file: BinaryIO, name: str) -> BinaryIO:
         stated, counted = found.more
         say_once(
             "counts of frames",
-            f"{name}: its header counts {stated} frames of MP3, as that of the first of several joined files does, and "
-            f"it holds {counted}; all of them are read.",
+            f"{name}: its header counts {stated} frames of MP3, but the file holds {counted}; all of them are read.",
         )
     return found.file
 
@@ -304,7 +303,7 @@ def _check_ogg_end(file: BinaryIO, start: int, page: bytes, name: str) -> None:
     last, earlier = (int.from_bytes(one[6:14], "little", signed=True) for one in (page, data[at:] if at >= 0 else b""))
     if at >= 0 and 0 <= last < earlier:
         raise AudioFault(
-            f"{name} holds sound behind the end that its last page states ({last} samples, the page before it ends at "
+            f"{name} holds sound after the end that its last page states ({last} samples, the page before it ends at "
             f"{earlier})",
             "Write it anew, for example: ffmpeg -i clip.ogg whole.flac; or remove the row.",
         )
@@ -567,12 +566,12 @@ def _checked_extent(file: BinaryIO, kind: Kind, name: str) -> BinaryIO:
             raise cut_off(name)
         say_once(
             "sizes beyond the file",
-            f"{name}: its header states {lacking} bytes more than the file holds, as some writers do that count the "
-            "header or a pad byte; all whole frames that are there are read.",
+            f"{name}: its header states {lacking} bytes more than the file holds (some programs count the header or "
+            "a pad byte too); all whole frames are read.",
         )
     elif extent.stated < held and (behind := _sound_behind(file, extent)):
         raise AudioFault(
-            f"{name} holds {behind} bytes behind the end that its header states, which look like sound",
+            f"{name} holds {behind} bytes after the end that its header states, which look like sound",
             "Write its header anew, for example: ffmpeg -ignore_length 1 -i clip.wav whole.wav; or remove the row.",
         )
     return file

@@ -240,6 +240,6 @@ def _require_no_more(sound: soundfile.SoundFile, container: Container, found: in
         more = int(b"fLaC\0\0\0\x22" in data or b"fLaC\x80\0\0\x22" in data)
     if more:
         raise AudioFault(
-            f"{name} holds sound behind the {promised} samples that its header states",
+            f"{name} holds sound after the {promised} samples that its header states",
             "Write it anew, for example: ffmpeg -i clip.flac whole.flac; or remove the row.",
         )

@@ -215,7 +215,7 @@ def row_audio_bytes(row: Mapping[str, Any]) -> bytes:
 # ---- segments ----
 
 _SECONDS_REMEDY = (
-    "Give seconds from the recording's start; a column that means something else is renamed, for example with "
+    "Give seconds from the recording's start. If the column means something else, rename it, for example with "
     "--columns source_{0}={0}."
 )
 
@@ -253,7 +253,7 @@ def row_segment(row: Mapping[str, Any]) -> Segment | None:
         return None
     if end is not None and end <= begin:
         raise AudioFault(
-            f"the segment ends at {end:g} s, not behind its start at {begin:g} s",
+            f"the segment ends at {end:g} s, not after its start at {begin:g} s",
             "Correct start and end, which are seconds from the recording's start, or remove the row.",
         )
     return Segment(begin, None if end is None else float(end))
@@ -472,7 +472,7 @@ def _require_samples(clip: Clip, name: str) -> None:
     if not finite.all():
         raise AudioFault(
             f"{name} holds NaN or infinite samples: {_places(~finite, clip.sampling_rate)}",
-            "Repair what wrote it, or remove the row.",
+            "Repair the program that wrote it, or remove the row.",
         )
     loud = np.abs(clip.samples) > LOUDEST_SAMPLE
     raise AudioFault(

@@ -114,7 +114,7 @@ def _samples_first(samples: np.ndarray) -> np.ndarray:
     if samples.ndim == 2 and samples.shape[0] <= samples.shape[1]:
         samples = samples.T
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and not 1 <= samples.shape[1] <= MOST_CHANNELS):
-        raise AudioFault(f"the audio array has shape {samples.shape}, which is not a clip's", _ARRAY_REMEDY)
+        raise AudioFault(f"the audio array has shape {samples.shape}, which no clip has", _ARRAY_REMEDY)
     return samples[:, 0] if samples.ndim == 2 and samples.shape[1] == 1 else samples
 
 

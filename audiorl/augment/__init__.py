@@ -116,8 +116,8 @@ class Augmentation:
                 )
             if mask.bins.high >= mel_bins:
                 raise ValueError(
-                    f"augmentation: frequency_mask.bins reaches {mask.bins.high:g}, and this model has {mel_bins} mel "
-                    f"bins, of which some must stay. Choose at most {mel_bins - 1}; 27 of 80 is usual."
+                    f"augmentation: frequency_mask.bins reaches {mask.bins.high:g}, and this model has {mel_bins} "
+                    f"mel bins; some must stay. Choose at most {mel_bins - 1}; 27 of 80 is usual."
                 )
 
     def clip(

@@ -48,8 +48,8 @@ def find_recordings(paths: Sequence[str], place: str) -> tuple[str, ...]:
             found.append(path)
         else:
             raise ValueError(
-                f"{place}: there is no file or folder {path}. Correct the path; relative ones start at the "
-                "description's file, or where there is none at the working directory."
+                f"{place}: there is no file or folder {path}. Correct the path; relative paths start at the "
+                "description's file or, without one, at the working directory."
             )
     for path in found:
         try:

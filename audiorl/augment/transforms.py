@@ -92,7 +92,7 @@ class Noise(SameLength):
             )
         if (self.snr_db is None) == (self.std is None):
             raise ValueError(
-                f"augmentation: noise needs its loudness, once; got {'none' if self.std is None else 'two'}. "
+                f"augmentation: noise needs its loudness stated once; got {'none' if self.std is None else 'two'}. "
                 f"Write either snr_db or std: {{{self.example}}}."
             )
 
@@ -233,7 +233,7 @@ def _audiomentations() -> Any:
         import audiomentations
     except ImportError as error:
         raise ValueError(
-            "augmentation: pitch, and speed with keep_pitch, are audiomentations' transforms, which is not installed. "
+            "augmentation: pitch, and speed with keep_pitch, come from audiomentations, which is not installed. "
             'Run pip install "audiorl[augment]", or leave them out.'
         ) from error
     return audiomentations

@@ -31,7 +31,8 @@ class CheckpointsArguments:
     pick: str | None = field(
         default=None,
         metadata={
-            "help": "Which one: wer (the lowest; of classifiers the highest accuracy), eval_loss, last, or a step."
+            "help": "Which checkpoint: wer (the lowest, or a classifier's highest accuracy), eval_loss, last, or a "
+            "step."
         },
     )
     copy_to: str | None = field(
@@ -40,13 +41,15 @@ class CheckpointsArguments:
     )
     merge_adapter: bool = field(
         default=False,
-        metadata={"help": "Copy the base with the picked adapter merged in, which servers load."},
+        metadata={"help": "Merge the picked adapter into its base before copying. Servers can load the result."},
     )
     push_to_hub: bool = field(default=False, metadata={"help": "Push the model of the picked checkpoint."})
     hub_model_id: str | None = field(default=None, metadata={"help": "Name on the Hub, such as my-org/my-model."})
     hub_private_repo: bool = field(default=True, metadata={"help": "Make the repository private if it is new."})
     hub_revision: str | None = field(default=None, metadata={"help": "Branch to push to; default main."})
-    hub_token: str | None = field(default=None, metadata={"help": "Access token; default the one of `hf auth login`."})
+    hub_token: str | None = field(
+        default=None, metadata={"help": "Access token. Unset: the one that `hf auth login` stored."}
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -86,10 +89,11 @@ def _check(args: CheckpointsArguments) -> None:
         raise ValueError("--push_to_hub needs a name on the Hub. Pass --hub_model_id my-org/my-model.")
     if args.merge_adapter and args.copy_to is None:
         raise ValueError(
-            "--merge_adapter says what is copied, and nothing is. Add --copy_to FOLDER; hf upload pushes it from there."
+            "--merge_adapter changes what --copy_to writes, and nothing is copied. Add --copy_to FOLDER; hf upload "
+            "pushes it from there."
         )
     if args.copy_to is not None and os.path.exists(args.copy_to):
-        raise ValueError(f"--copy_to {args.copy_to}: it is there already. Name a new folder; nothing is overwritten.")
+        raise ValueError(f"--copy_to {args.copy_to}: it exists already. Name a new folder; nothing is overwritten.")
 
 
 def copy_model(checkpoint: str, target: str) -> str:
@@ -186,7 +190,7 @@ def _model_of(checkpoint: str) -> tuple[str, ...]:
     names = model_files(checkpoint, os.listdir(checkpoint))
     if not any(Path(checkpoint).rglob("*.safetensors")):
         raise ValueError(
-            f"{checkpoint} keeps its weights in shards of processes, which from_pretrained does not load. The whole "
-            "model lies in the run's own folder when the run has ended."
+            f"{checkpoint} keeps its weights in one shard for each process, which from_pretrained does not load. The "
+            "whole model lies in the run's own folder when the run has ended."
         )
     return names

@@ -54,14 +54,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="audiorl datasets", description=__doc__, allow_abbrev=False)
-    parser.add_argument("name", nargs="?", help="a corpus; without one, all are listed")
+    parser.add_argument("name", nargs="?", help="the corpus to show; without one, all are listed")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--export", metavar="FILE", help="write its rows, audio beside them")
     parser.add_argument("--format", default="jsonl", help=_FORMAT_HELP)
-    parser.add_argument("--split", default="train", help="of the rows to write (default: train)")
-    parser.add_argument("--language", help="of the rows to write, where the corpus has several")
-    parser.add_argument("--limit", type=int, help="write at most so many rows")
-    parser.add_argument("--columns", nargs="+", metavar="OURS=THEIRS", help="columns to take under our names")
+    parser.add_argument("--split", default="train", help="split of the rows to write (default: train)")
+    parser.add_argument("--language", help="language of the rows to write, if the corpus has several")
+    parser.add_argument("--limit", type=int, help="write at most this many rows")
+    parser.add_argument(
+        "--columns", nargs="+", metavar="OURS=THEIRS", help="columns with other names than ours, as ours=theirs"
+    )
     parser.add_argument("--path", help="a folder with a copy of the corpus, instead of the Hub")
     return parser
 
@@ -145,9 +147,11 @@ def export(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset_name", required=True, help="rows in any form: a file, a folder, a corpus")
     parser.add_argument("--output", required=True, help="the file or folder to write, which must not be there yet")
     parser.add_argument("--format", default="jsonl", help=_FORMAT_HELP)
-    parser.add_argument("--split", help="of the rows, if there are several")
-    parser.add_argument("--limit", type=int, help="write at most so many rows")
-    parser.add_argument("--columns", nargs="+", metavar="OURS=THEIRS", help="columns to take under our names")
+    parser.add_argument("--split", help="split of the rows, if there are several")
+    parser.add_argument("--limit", type=int, help="write at most this many rows")
+    parser.add_argument(
+        "--columns", nargs="+", metavar="OURS=THEIRS", help="columns with other names than ours, as ours=theirs"
+    )
     args = parser.parse_args(argv)
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit is how many rows to write, 1 or more; got {args.limit}. Leave it out to write all.")

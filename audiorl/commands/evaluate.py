@@ -167,8 +167,8 @@ def served_models(models: ModelArguments) -> list[System]:
     key = None
     if models.api_key_variable is not None and not (key := os.environ.get(models.api_key_variable)):
         raise ValueError(
-            f"--api_key_variable names {models.api_key_variable}, which is not set or empty. Set it to the server's "
-            "key, or leave the flag out if it wants none."
+            f"--api_key_variable names {models.api_key_variable}, which is unset or empty. Set it to the server's "
+            "key, or leave the flag out if the server wants none."
         )
     return [
         Endpoint(

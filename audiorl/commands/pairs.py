@@ -84,7 +84,7 @@ class PairsConfig(MiningConfig):
     measure_wer: bool | None = field(  # type: ignore[assignment]
         default=None,
         metadata={
-            "help": "Decode every clip as the generation config says too, for the WER before; default where "
+            "help": "Also decode every clip with the generation config, for the WER before tuning. Unset: on if "
             "there is a model."
         },
     )
@@ -148,7 +148,7 @@ def _check(arguments: PairsArguments, config: MiningConfig) -> None:
     if (arguments.model_name_or_path is None) != (config.source == "synthetic"):
         raise ValueError(
             f"--source {config.source} with --model_name_or_path {arguments.model_name_or_path}: samples and beams "
-            "need a model, synthetic negatives ask none. Name a model, or pass --source synthetic without one."
+            "need a model, synthetic negatives take none. Name a model, or pass --source synthetic without one."
         )
     if arguments.push_to_hub and not arguments.hub_dataset_id:
         raise ValueError("--push_to_hub needs the name of the data set. Pass --hub_dataset_id my-org/my-pairs.")

@@ -165,7 +165,7 @@ def read_recipe(source: str, flags: Mapping[str, Any] | None = None) -> Recipe:
         )
     shared = {name: value for name, value in told.items() if name not in OF_THE_RECIPE}
     if wrong := [name for name in shared if name in OF_ONE_STAGE]:
-        raise RecipeError(f"{source}: {wrong[0]} is for one stage, not for all. Write it into the stage that is meant.")
+        raise RecipeError(f"{source}: {wrong[0]} belongs to one stage, not to all. Move it into that stage.")
     demo = "model_name_or_path" not in told and "dataset_name" not in shared
     output_dir = str(told.get("output_dir") or ("demo-recipe" if demo else ""))
     if not output_dir:
@@ -196,7 +196,7 @@ def _yaml_of(source: str) -> dict[str, Any]:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise RecipeError(f"{source} is no YAML: {error}. Write lines of the form `flag: value`.") from error
+        raise RecipeError(f"{source} is not YAML: {error}. Write lines of the form `flag: value`.") from error
     if not isinstance(found, dict):
         raise RecipeError(f"{source} holds no flags. Write lines of the form `flag: value`, and `stages:`.")
     return {str(name): value for name, value in found.items()}
@@ -211,7 +211,7 @@ def _flags(argv: Sequence[str]) -> dict[str, Any]:
             name = word[2:].replace("-", "_")
             found[name] = []
         elif name is None:
-            raise RecipeError(f"{word!r} stands behind no flag. Write audiorl tune RECIPE --flag value.")
+            raise RecipeError(f"{word!r} follows no flag. Write audiorl tune RECIPE --flag value.")
         else:
             found[name].append(yaml.safe_load(word))
     return {name: (values if len(values) > 1 else values[0] if values else True) for name, values in found.items()}
@@ -261,7 +261,7 @@ def _check_shared(source: str, shared: Mapping[str, Any], stages: Sequence[Stage
         if name not in known:
             near = get_close_matches(name, [*known, *OF_THE_RECIPE], n=1)
             guess = f" Did you mean {near[0]!r}?" if near else ""
-            raise RecipeError(f"{source}: no stage has a setting {name!r}.{guess} Take it out, or mend its name.")
+            raise RecipeError(f"{source}: no stage has a setting {name!r}.{guess} Take it out, or correct its name.")
 
 
 def _choice(source: str, name: str, value: Any, choices: Sequence[str]) -> str:

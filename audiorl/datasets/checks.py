@@ -216,7 +216,7 @@ class RowJudge:
         if not text.strip() and not (self.silence and text == ""):
             return (
                 f"{name} is empty",
-                "Give the words that are said, or set allow_silence where none are; or remove the row.",
+                "Give the words that are said, set allow_silence if nothing is said, or remove the row.",
             )
         return text_problem(name, text)
 
@@ -395,7 +395,7 @@ def setting_problems(row: Mapping[str, Any], columns: Sequence[str] = ("language
         if name in lost:
             problems.append(lost[name])
         elif value is not None and not isinstance(value, str):
-            remedy = "Give its name as a string, or null where the setting for all rows holds."
+            remedy = "Give its name as a string, or null to use the setting for all rows."
             problems.append((f"{name} is {short_repr(value)} ({type(value).__name__}), not text", remedy))
         elif value is not None and (problem := text_problem(name, value)):
             problems.append(problem)
@@ -450,7 +450,7 @@ def missing_columns(found: Sequence[str], needed: Sequence[str]) -> list[RowFaul
             return f"Rename {meant[name]!r} to {name!r}, or pass {told_columns(meant)}."
         if own == ["audio"]:
             return (
-                "A folder of clips says nothing of their texts. Write metadata.csv into it, with the columns file_name "
+                "A folder of clips has no texts. Write metadata.csv into it, with the columns file_name "
                 f"and {name}, or name a JSON lines file instead."
             )
         transcripts = None if name == "text" else "text" if "text" in own else column_of("text", spare)
@@ -474,9 +474,9 @@ def _conversations(own: Sequence[str], missing: Sequence[str]) -> Problem | None
         return None
     problem = f"these are conversations (messages with {sound}), not rows with {' and '.join(map(repr, missing))}"
     return problem, (
-        "Pass the name of their file, which is read as ms-swift or LLaMA-Factory wrote it; or write each as one row: "
-        '{"audio": the path, "text": what the assistant says}, without tags such as <audio>; '
-        "what the user asks goes into the column prompt."
+        "Pass the name of their file: files of ms-swift and LLaMA-Factory are read as they are. Or write each as one "
+        'row: {"audio": the path, "text": what the assistant says}, without tags such as <audio>, with the user\'s '
+        "question in the column prompt."
     )
 
 

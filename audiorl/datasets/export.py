@@ -124,7 +124,7 @@ def export_rows(
     Raises:
         BadRowsError: a row whose audio cannot be used or is not of its `duration`, that has no text, or a value that
             the form cannot hold, with its place.
-        ValueError: no such form, the file is there, a column is missing, or a value has no form in JSON.
+        ValueError: no such form, the file is there, a column is missing, or a value cannot be written as JSON.
         OSError: it cannot be written.
     """
     path = os.path.abspath(path)
@@ -199,7 +199,7 @@ def _checked_rows(
         for name in texts:
             if not isinstance(row.get(name), bool if name == "label" else str):
                 remedy = "Give the transcript or label, or remove the row."
-                raise BadRowsError([RowFault(row["where"], row["row_id"], f"{name} is missing or no text", remedy)])
+                raise BadRowsError([RowFault(row["where"], row["row_id"], f"{name} is missing or not text", remedy)])
         yield _Checked(ours, number, seconds, row["where"], row)
 
 
@@ -257,7 +257,7 @@ def _json(checked: _Checked, value: Any) -> str:
     except (TypeError, ValueError) as error:
         names = sorted(checked.others("text", "duration"))
         raise ValueError(
-            f"{checked.where}: a value among {names} has no form in JSON ({error}). Remove its column."
+            f"{checked.where}: a value among {names} cannot be written as JSON ({error}). Remove its column."
         ) from error
 
 
@@ -460,8 +460,8 @@ def _write_parquet(rows: Rows, path: str) -> None:
             strange = [name for row in held for name in row if name not in schema.names]
             if strange:
                 raise ValueError(
-                    f"{some[0].where} or a row behind it has a column {strange[0]!r}, which the first 100 rows lack, "
-                    "and Parquet has the same columns throughout. Put such a row first, or remove the column."
+                    f"{some[0].where} or a later row has a column {strange[0]!r}, which the first 100 rows lack, but "
+                    "Parquet needs the same columns in all rows. Put such a row first, or remove the column."
                 )
             writer.write_table(pa.Table.from_pylist(held, schema))
 
@@ -547,7 +547,9 @@ def _kaldi_path(checked: _Checked, folder: str) -> str:
     if entry["bytes"] is None:
         found = entry["path"]
         if "://" in found or any(letter.isspace() for letter in found):
-            raise checked.fault(f"{found} is no path for Kaldi", "Name a file without spaces in its path.")
+            raise checked.fault(
+                f"{found} cannot be a path in a Kaldi folder", "Name a file without spaces in its path."
+            )
         return os.path.abspath(found)
     final = folder.rsplit(".", 2)[0]
     return os.path.join(final, "audio", os.path.basename(_write_audio(checked, os.path.join(folder, "audio"))))

@@ -176,7 +176,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} is there twice, and only one of both could be kept")
+        raise ValueError(f"{twice!r} is there twice, and only one of the two could be kept")
     return found
 
 
@@ -378,7 +378,7 @@ def _read_csv(path: str) -> JsonRows:
         try:
             for row in reader:
                 if None in row or None in row.values():
-                    raise csv.Error(f"it has not one value for each of the columns {reader.fieldnames}")
+                    raise csv.Error(f"it does not have one value for each of the columns {reader.fieldnames}")
                 rows.append(row)
                 places.append(f"{path}:{reader.line_num}")
         except csv.Error as error:

@@ -142,7 +142,7 @@ def _by_lhotse(row: Row, problem: str) -> tuple[dict[str, Any], dict[str, Any]]:
         deserialize = importlib.import_module("lhotse.serialization").deserialize_item
     except ImportError as error:
         raise FormFault(
-            f"{problem}, which is read by lhotse alone, and lhotse is not installed",
+            f"{problem}, which only lhotse reads, and lhotse is not installed",
             "Run: pip install lhotse. Or write plain cuts of one recording: lhotse cut export-to-webdataset, or "
             "cuts.save_audios(...) in Python.",
         ) from error
@@ -190,7 +190,7 @@ def _turns(given: Any) -> list[tuple[str, str, list[Any]]]:
         role = _ROLES.get(str(turn.get("role", turn.get("from")))) if isinstance(turn, Mapping) else None
         if role is None or not isinstance(turn, Mapping):
             raise FormFault(
-                f"a turn is {turn!r:.80}, which is nothing that user, assistant or system say",
+                f"a turn is {turn!r:.80}, which is not a message of user, assistant or system",
                 'Write {"role": "user", "content": "..."}.',
             )
         said = turn.get("content", turn.get("value"))
@@ -306,7 +306,9 @@ def read_form(found: JsonRows, form: Form, name: str, *, keep_unread: bool = Fal
 
 
 def _refuse(form: Form) -> dict[str, Any]:
-    raise FormFault("the row has not the keys of the rows before it", f"Keep to the form of {form.name}, or to ours.")
+    raise FormFault(
+        "the row's keys differ from those of the rows before it", f"Keep to the form of {form.name}, or to ours."
+    )
 
 
 # ---- tables ----
@@ -356,7 +358,7 @@ def read_table(name: str) -> JsonRows:
     try:
         for row in reader:
             if None in row or None in row.values():
-                raise csv.Error(f"it has not one value for each of the columns {names}")
+                raise csv.Error(f"it does not have one value for each of the columns {names}")
             rows.append({column: _cell(column, value) for column, value in row.items()})
             places.append(f"{name}:{reader.line_num}")
     except csv.Error as error:
@@ -431,7 +433,12 @@ def read_kaldi(folder: str) -> JsonRows:
     known = segments or recordings
     lost = [place for name, (place, _) in (tables["text"] or {}).items() if name not in known]
     faults += [
-        RowFault(place, len(rows), "the utterance is in text, and in no segment or recording", "Run fix_data_dir.sh.")
+        RowFault(
+            place,
+            len(rows),
+            "the utterance is in the file text, but in no segment or recording",
+            "Run fix_data_dir.sh.",
+        )
         for place in lost
     ]
     if faults:
@@ -589,7 +596,7 @@ def _tar_row(key: str, members: Sequence[_Member]) -> dict[str, Any]:
         elif isinstance(value, dict):
             row |= value
         else:
-            raise FormFault(f"{member.name} is no JSON object", 'Write the row\'s columns: {"text": "..."}.')
+            raise FormFault(f"{member.name} is not a JSON object", 'Write the row\'s columns: {"text": "..."}.')
     row.pop("audio", None)
     return {"id": key, **row}
 
@@ -625,7 +632,7 @@ def _tar_members(tar: str, *, audio: bool) -> Iterator[tuple[str, bytes | None]]
                     raise tarfile.ReadError("unexpected end of data")
                 yield member.name, content
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{tar} is no tar that can be read ({error}). Copy or download it again.") from error
+        raise ValueError(f"{tar} is not a tar that can be read ({error}). Copy or download it again.") from error
 
 
 def tar_audio(tars: Sequence[str], stamps: Sequence[tuple[int, int]]) -> Iterator[dict[str, Any]]:
@@ -665,7 +672,7 @@ def read_shar(folder: str, keep_unread: bool = False) -> TarRows:
         for number, (row, place) in enumerate(zip(found.rows, found.places, strict=True)):
             try:
                 if not isinstance(row.get("supervisions"), list):
-                    raise FormFault("this is no cut with supervisions", "Export the cuts again.")
+                    raise FormFault("this is not a cut with supervisions", "Export the cuts again.")
                 rows.append(_cut_columns(row, whole=True))
             except FormFault as fault:
                 raise BadRowsError([RowFault(place, number, fault.problem, fault.remedy)]) from fault

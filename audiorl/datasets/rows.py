@@ -186,7 +186,7 @@ def _file_kind(name: str) -> str:
     if low.endswith(_TABLES):
         return "table"
     raise ValueError(
-        f"{name} is none of the forms that rows come in: JSON lines, JSON arrays, TSV or CSV (by name), Parquet, tar. "
+        f"{name} has none of the forms that rows come in: JSON lines, JSON arrays, TSV or CSV (by name), Parquet, tar. "
         'Write JSON lines, {"audio": "clip.wav", "text": "..."}, or pass a datasets.Dataset.'
     )
 
@@ -216,8 +216,8 @@ def _from_form(
         others = ["a folder of clips"]
     if others:
         logger.warning(
-            f"{name} is read as {form} (by {forms[form]}); it could be {' or '.join(others)}, too. For another reading "
-            "name a file of it, or move the others away."
+            f"{name} is read as {form} (by {forms[form]}); it could be {' or '.join(others)}, too. To read it as "
+            "another form, name one of its files, or move the others away."
         )
     if form == "Common Voice":
         return _from_file(common_voice_table(name, split), None, columns, keep_unread)

@@ -146,7 +146,7 @@ def _json_problem(name: str, value: Any) -> tuple[str, str] | None:
         text = json.dumps(_plain(value), allow_nan=False)
         Json().decode_example(text)  # what cannot be read again is refused here, not in the middle of training
     except (TypeError, ValueError, RecursionError):
-        return f"{name} is {short_repr(value)} ({type(value).__name__}), other rows have other types there", remedy
+        return f"{name} is {short_repr(value)} ({type(value).__name__}), but other rows have other types there", remedy
     return None
 
 

@@ -176,8 +176,8 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> No
     folder = os.path.dirname(name) or "."
     if os.path.isdir(name) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise ValueError(
-            f"The result cannot be written to {name}: it is a folder, or lies in one that does not exist or takes no "
-            "files. Make the folder, and give a file name like result.json."
+            f"The result cannot be written to {name}: it is a folder, or its own folder does not exist or cannot be "
+            "written to. Make the folder, and give a file name like result.json."
         )
     if os.path.exists(name) and not overwrite:
         raise ValueError(f"{name} exists already. Give another file name, or pass --overwrite.")
@@ -218,8 +218,8 @@ def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
     kind = (found.get("format"), found.get("version")) if isinstance(found, dict) else (None, None)
     if kind != (FORMAT, VERSION):
         raise ValueError(
-            f"{name} is no evaluation of version {VERSION}: its format is {kind[0]!r}, its version {kind[1]!r}. Give a "
-            "file that this version of audiorl evaluate --output wrote, or measure again."
+            f"{name} is not an evaluation of version {VERSION}: its format is {kind[0]!r}, its version {kind[1]!r}. "
+            "Give a file that this version of audiorl evaluate --output wrote, or measure again."
         )
     return found
 

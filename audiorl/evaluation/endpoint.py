@@ -291,7 +291,7 @@ class _Failures:
         else:
             self.in_a_row.append(found.problem)
             if len(self.in_a_row) == FAILURES_IN_A_ROW:
-                raise EndpointError(f"{FAILURES_IN_A_ROW} rows one behind the other failed, first {self.in_a_row[0]}")
+                raise EndpointError(f"{FAILURES_IN_A_ROW} rows in succession failed, first {self.in_a_row[0]}")
         return found
 
     def end(self) -> None:
@@ -314,7 +314,7 @@ def _transcript(body: bytes) -> str:
         found = None
     text = found.get("text") if isinstance(found, dict) else None
     if not isinstance(text, str):
-        raise ValueError('the answer is no JSON object with "text"')
+        raise ValueError('the answer is not a JSON object with "text"')
     if half := re.search("[\ud800-\udfff]", text):
         raise ValueError(f"the text holds half of a surrogate pair, \\u{ord(half.group()):04x}, which is no character")
     return tagged_transcript(text).text

@@ -226,7 +226,7 @@ class Comparison:
         """
         if self.tested is None:
             raise ValueError(
-                f"A paired test resamples two clips or speakers at least; these are {len(self.before)} clips. Measure "
+                f"A paired test needs at least two clips or speakers; these are {len(self.before)} clips. Measure "
                 "more clips, or read difference, which needs no test."
             )
         return self.tested

@@ -116,7 +116,7 @@ class LocalModel:
         numbers = {"batch_size": batch_size, **(generation or {})}
         if low := [option for option, value in numbers.items() if isinstance(value, int) and value < 1]:
             raise ValueError(
-                f"Decoding counts clips, beams and tokens from 1; got {', '.join(f'{n}={numbers[n]}' for n in low)}. "
+                f"Decoding needs at least 1 clip, beam and token; got {', '.join(f'{n}={numbers[n]}' for n in low)}. "
                 "Raise it, or leave it out."
             )
         check_weights(model)
@@ -130,7 +130,7 @@ class LocalModel:
         self.generation = dict(generation or {})
         if self.generation and not self.task.writes_text:
             raise ValueError(
-                f"{name} answers with a label, which takes no search; got {', '.join(self.generation)}. Leave it out."
+                f"{name} answers with a label and searches nothing; got {', '.join(self.generation)}. Leave it out."
             )
         self.batch_size = batch_size
         self.device = torch.device(device)
@@ -230,8 +230,8 @@ def check_probe(seconds: float, system: System) -> None:
     if not seconds > 0 or seconds < system.min_seconds or (limit is not None and seconds > limit):
         longest = "any length" if limit is None else f"{limit:g} s"
         raise ValueError(
-            f"The probe's clips are of a length that the model hears; got {seconds:g} s, and {system.name} hears "
-            f"{system.min_seconds:g} s to {longest}. Change --probe_seconds."
+            f"The probe's clips have to be of a length that the model hears; got {seconds:g} s, and {system.name} "
+            f"hears {system.min_seconds:g} s to {longest}. Change --probe_seconds."
         )
     if not system.task.writes_text:
         raise ValueError(

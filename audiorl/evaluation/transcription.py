@@ -464,7 +464,7 @@ def row_problem(row: Row, settings: EvaluationSettings) -> tuple[str, str] | Non
         if row.get(column) is None:
             nearest = difflib.get_close_matches(column, [name for name in row if name != column], n=1)
             return (
-                f"an evaluation needs column {column!r} in every row, and this has none (its columns: "
+                f"an evaluation needs column {column!r} in every row, and this row lacks it (its columns: "
                 f"{', '.join(map(str, row))})",
                 (f"Did you mean {nearest[0]!r}? " if nearest else "")
                 + "Pass the column's name as text_column or group_column.",

@@ -154,8 +154,8 @@ class OddsRatioObjective:
         check_settings("loss_type", self.loss_type, self.loss.function, settings)
         if self.loss.batch_wide:
             raise LossSettingError(
-                f"loss_type {self.loss_type!r} has a value of the whole batch, and ORPO adds one of each pair. Use it "
-                "with DPOTrainer (audiorl dpo)."
+                f"loss_type {self.loss_type!r} gives one value for the whole batch, and ORPO adds one for each pair. "
+                "Use it with DPOTrainer (audiorl dpo)."
             )
         self._function = partial(self.loss.function, **settings)
         if is_own(loss_type, ODDS_RATIO_LOSSES):

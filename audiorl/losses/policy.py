@@ -73,7 +73,8 @@ IMPORTANCE_SAMPLING_LEVELS = ("token", "sequence")
 # Why an objective reads a tensor that `PolicyBatch` may lack, and where it comes from.
 REMEDIES = {
     "ref_logps": "beta > 0 pulls towards the frozen policy. Score the batch with it, or set beta=0.",
-    "entropy": "entropy_coef > 0 rewards entropy. Hand over that of the scores, with its graph, or set entropy_coef=0.",
+    "entropy": "entropy_coef > 0 rewards entropy. Pass the entropy of the scores, with its graph, or set "
+    "entropy_coef=0.",
     "copies": "mwer counts a repeated hypothesis once. Pass count_copies(tokens, keep).",
 }
 

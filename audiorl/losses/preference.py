@@ -314,8 +314,8 @@ def _check_f_divergence(f_divergence_type: str, losses: Mapping[str, PreferenceO
     if f_divergence_type != "reverse_kl" and refusing:
         allowed = [name for name, loss in PREFERENCE_LOSSES.items() if loss.allows_f_divergence]
         raise LossSettingError(
-            f"f_divergence_type={f_divergence_type!r} leaves a term of the audio alone, which only the "
-            f"difference chosen - rejected cancels; {', '.join(refusing)} does not use that difference. "
+            f"f_divergence_type={f_divergence_type!r} leaves a term that depends on the audio alone and cancels only "
+            f"in the difference chosen - rejected; {', '.join(refusing)} does not use that difference. "
             f"Set f_divergence_type='reverse_kl', or choose from: {', '.join(allowed)}."
         )
 

@@ -369,7 +369,7 @@ def _error_rates(facts: CardFacts) -> str:
     if facts.measurement is None:
         logged = ", ".join(f"{name} {_percent(rate)}" for name, rate in facts.run.logged.items())
         if not logged:
-            return "Not measured: this checkpoint was written before anything was."
+            return "Not measured: this checkpoint was written before the first evaluation."
         return f"The last evaluation during training, up to step {facts.run.last_step}, logged {logged}."
     found = facts.measurement
     rows = [_rate_row(name, rate) for name, rate in found.rates.items()]
@@ -382,7 +382,7 @@ def _error_rates(facts: CardFacts) -> str:
             _table(("", "before", "after", "difference", "p"), rows),
             f"On {len(rate.after):,} clips of {_data(found.source)}; before: the model that training began "
             "with. In parentheses 95 % bootstrap intervals over clips; differences and p by the paired bootstrap.",
-            *(["What is compared is each answer with the one that its row has as text."] if answers else []),
+            *(["Each answer is compared with the text of its row."] if answers else []),
             f"{normaliser}Decoding: {decoding}.",
         ]
     )
@@ -395,7 +395,9 @@ def _how_to_use(facts: CardFacts) -> str:
             "A pipeline of transformers would not run it as it was trained; `audiorl` does (`pip install audiorl`)."
         )
     if facts.runs_in_pipeline and "num_beams" in facts.call_settings:
-        notes.append("Without `num_beams` the pipeline searches with a number of its own, not as rates were measured.")
+        notes.append(
+            "Without `num_beams` the pipeline uses a number of beams of its own, not the one of the rates above."
+        )
     if facts.adapter:
         notes.append("Loading it loads the base by its name in `adapter_config.json` and puts the adapter on it.")
     return "\n\n".join([f"```python\n{snippet(facts)}\n```", *([" ".join(notes)] if notes else [])])
@@ -452,13 +454,11 @@ def _limits(facts: CardFacts) -> str:
     if facts.adapter and not facts.base_on_hub:
         lines.append(
             f"The adapter names a folder as its base ({plain(facts.base_model)}), not a model on the Hub: it loads "
-            "only where that folder is. A merged checkpoint has no such need (`hub_merge_adapter`)."
+            "only where that folder is. A merged checkpoint loads anywhere (`hub_merge_adapter`)."
         )
     if facts.adapter and facts.adapter.quantised_base:
         lines.append("It was trained on a quantised base; on the base in full precision its output differs slightly.")
-    lines.append(
-        "What the base model gets wrong, its biases among it, may remain; tuning looked at the rows above only."
-    )
+    lines.append("Errors and biases of the base model may remain: tuning used only the rows above.")
     if facts.license == "unknown":
         lines.append("The base model's licence was not found beside it; it holds for this model too.")
     elif facts.license_link is not None:
@@ -469,10 +469,10 @@ def _limits(facts: CardFacts) -> str:
 def _limits_of_measurement(found: BeforeAndAfter) -> Iterable[str]:
     name, rate = found.main
     if rate.paired.low <= 0 <= rate.paired.high:
-        yield f"The difference in {name} above is not told from zero: its 95 % interval holds both signs."
+        yield f"The difference in {name} above cannot be told from zero: its 95 % interval holds both signs."
     elif rate.paired.low > 0:
         yield "On the clips above it makes more errors than the model that training began with."
-    yield "The intervals speak of new clips of the same speakers and recordings, not of other ones."
+    yield "The intervals are about new clips of the same speakers and recordings, not about new speakers or rooms."
 
 
 def _citation(facts: CardFacts) -> str:

@@ -34,8 +34,8 @@ class Qwen3ASRFamily(AudioLLMFamily):
     def prompt_text(self, language: str | None, prompt: str | None) -> str:
         if language is None:
             raise ValueError(
-                "no language is named, and without one this model writes it in front of the transcript. Give the row a "
-                "language, or set language in the trainer's config"
+                "no language is named, and without one this model writes the language in front of the transcript. "
+                "Give the row a language, or set language in the trainer's config"
             )
         return self._request(language=_as_named(language), prompt=prompt)
 

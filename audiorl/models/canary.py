@@ -88,7 +88,8 @@ class CanaryText(PlainText):
         target = target_language(task) or source
         if task != "transcribe" and source == target:
             raise ValueError(
-                f"the task {task!r} asks for the language that is spoken, {language!r}. Use the task 'transcribe', or "
+                f"the task {task!r} translates into the language that is spoken, {language!r}. Use the task "
+                "'transcribe', or "
                 "name another language to translate into, for example 'translate:de'"
             )
         if (source, target) not in self._requests:

@@ -119,7 +119,7 @@ class PlainText:
         self._special = {start, end, *special_ids(tokenizer)}
         if tokenizer.eos_token_id not in (None, end):
             raise ValueError(
-                f"The processor is of another checkpoint: its transcripts end with token {tokenizer.eos_token_id} "
+                f"The processor belongs to another checkpoint: its transcripts end with token {tokenizer.eos_token_id} "
                 f"({tokenizer.eos_token!r}), the model's with {end}. Load the processor of the model's own checkpoint."
             )
 

@@ -228,8 +228,8 @@ def check_ids(base: Any, expected: Mapping[str, Any]) -> None:
             if theirs is not None and theirs != ours:
                 shown = _first_difference(ours, theirs)
                 raise ValueError(
-                    f"The processor is of another checkpoint: its {name} is {shown[0]}, the model's {place} says "
-                    f"{shown[1]}, so that transcripts would stand behind the wrong tokens. Load the processor from the "
+                    f"The processor belongs to another checkpoint: its {name} is {shown[0]}, the model's {place} says "
+                    f"{shown[1]}, so transcripts would follow the wrong tokens. Load the processor from the "
                     "model's own checkpoint."
                 )
 

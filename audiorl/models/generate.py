@@ -94,8 +94,8 @@ class GenerateFamily(SpeechFamily):
         """`generate` for the clips `rows` (N,), some of them several times, from their first `prefix` tokens."""
         if is_sharded(base):
             raise ValueError(
-                f"{type(self).__name__} samples by generate(), whose number of calls differs from process to process; "
-                "every call of sharded weights needs all processes. Use DDP."
+                f"{type(self).__name__} samples by generate(), which calls the model more often in some processes "
+                "than in others; every call of sharded weights needs all processes. Use DDP."
             )
         repeated = GroupBatch({key: value[rows] for key, value in batch.tensors.items()})
         ids = batch.tokens[rows, 0, :prefix]

@@ -90,7 +90,7 @@ def use_family(name: str) -> type[SpeechFamily]:
         raise ValueError(f"The family {name!r} {said}. Pass --family my_module.MyFamily, the path of such a class.")
     if not found.serves:
         raise ValueError(
-            f"The family {name!r} does not say for which models it is. Write serves = ('MyModelForCTC',) into it, "
+            f"The family {name!r} does not say which models it serves. Write serves = ('MyModelForCTC',) into it, "
             "names of model classes or model types."
         )
     for served in found.serves:

@@ -206,8 +206,9 @@ class TransducerFamily(FastConformerAudio):
             )
         if is_sharded(base):
             raise ValueError(
-                "The beam search of a transducer calls its networks as often as its clips need, which weights spread "
-                "over processes cannot follow. Search with the model in one piece (without FSDP), or sample."
+                "The beam search of a transducer calls its networks as often as its clips need, but weights spread "
+                "over processes need as many calls in every process. Search with the model in one piece (without "
+                "FSDP), or sample."
             )
         heard, frames = self._heard(base, batch, states), self._frames(batch)
         steps = self._steps(base, heard, settings.temperature)
@@ -335,8 +336,8 @@ class PromptedTransducerFamily(StreamingTransducerFamily):
         found = next((self.prompts[name] for name in names if name in self.prompts), None)
         if found is None:
             raise ValueError(
-                f"the model knows no language {language!r}. Use one of {', '.join(sorted(self.prompts))}, or leave the "
-                "language out, and it finds out by itself."
+                f"the model knows no language {language!r}. Use one of {', '.join(sorted(self.prompts))}, or leave "
+                "the language out, and the model finds it."
             )
         return found
 

@@ -347,7 +347,7 @@ def shorten_window(model: nn.Module, processor: Any, seconds: int) -> None:
     if getattr(base.config, "model_type", None) != "whisper":
         raise ValueError(
             f"{type(base).__name__} has no fixed window that could be shortened: only Whisper pads every clip to one. "
-            "Leave audio_window_seconds out; the length of its clips decides what they cost."
+            "Leave audio_window_seconds out; other models already cost less for shorter clips."
         )
     window = int(extractor.chunk_length)
     frames = extractor.nb_max_frames

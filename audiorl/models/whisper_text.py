@@ -189,8 +189,8 @@ class WhisperText:
         code = language_code(language) if language else ""
         if code == DETECT:
             raise ValueError(
-                f"the language is {language!r}: languages are not detected in training, where each transcript stands "
-                "behind its language's token. Name the language; in evaluation leave it out, and the model finds it"
+                f"the language is {language!r}: languages are not detected in training, because the language's token "
+                "comes before each transcript. Name the language; in evaluation leave it out, and the model finds it"
             )
         if not self.multilingual:
             if code not in ("", "en") or task != "transcribe":

@@ -237,7 +237,7 @@ class MiningFolder:
         """Refuse rows that could not be written, before anything is spent on them.
 
         Raises:
-            ValueError: a column that has no form in JSON.
+            ValueError: a column that cannot be written as JSON.
         """
         for row in rows:
             json_text({name: value for name, value in own_columns(row).items() if name != "audio"}, row["where"])

@@ -250,12 +250,12 @@ class Miner:
         groups, readers = rewards.asked.get("group"), rewards.readers_of("text")
         if groups and self.config.strategy in OF_TRANSCRIPT:
             raise RewardError(
-                f"{groups} compare hypotheses with each other, so that the transcript has no reward, and strategy="
+                f"{groups} compare hypotheses with each other, so the transcript has no reward, but strategy="
                 f"{self.config.strategy!r} pairs with it. Use best_vs_worst, above_margin or nbest."
             )
         if readers and self.config.pseudo_labels:
             raise RewardError(
-                f"pseudo_labels take the place of transcripts, which {readers} read. Use consensus, confidence, "
+                f"pseudo_labels replace transcripts, which {readers} read. Use consensus, confidence, "
                 "agreement or judge, or leave pseudo_labels out."
             )
 

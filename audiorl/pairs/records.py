@@ -217,7 +217,7 @@ def json_text(value: Any, where: str) -> str:
     """One line of JSON.
 
     Raises:
-        ValueError: something in it has no form in JSON; the message names the column.
+        ValueError: something in it cannot be written as JSON; the message names the column.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)

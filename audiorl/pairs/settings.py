@@ -49,7 +49,8 @@ class MiningConfig(RewardFlags):
         default=None,
         metadata={
             "help": "Which texts are paired: transcript_vs_worst (default), transcript_vs_each (default of synthetic), "
-            "best_vs_worst, above_margin (every two), nbest (the best against those that the model holds likelier)."
+            "best_vs_worst, above_margin (every two), nbest (the best against those that the model finds more "
+            "probable)."
         },
     )
     num_generations: int = field(
@@ -67,7 +68,7 @@ class MiningConfig(RewardFlags):
     )
     reward_funcs: list[str] | None = field(
         default=None,
-        metadata={"help": "Rewards by name or dotted path that judge the texts; default minus the word error rate."},
+        metadata={"help": "Rewards by name or dotted path that judge the texts; unset: minus the word error rate."},
     )
     reward_weights: list[float] | None = field(
         default=None, metadata={"help": "One weight for each reward; default 1."}
@@ -75,19 +76,20 @@ class MiningConfig(RewardFlags):
     pseudo_labels: bool = field(
         default=False,
         metadata={
-            "help": "Rows need no text: the hypothesis of the highest reward takes its place, with consensus that of "
-            "minimum Bayes risk. They are written to pseudo_labels.jsonl, and pairs are made of hypotheses alone."
+            "help": "Use rows without text: the hypothesis with the highest reward (with consensus, the one of "
+            "minimum Bayes risk) is the pseudo-label of its clip. Pseudo-labels are written to pseudo_labels.jsonl, "
+            "and pairs are made of hypotheses alone."
         },
     )
     min_chosen_reward: float | None = field(
         default=None,
-        metadata={"help": "Chosen, and a pseudo-label, earns at least so much; default no limit."},
+        metadata={"help": "Least reward of a chosen text and of a pseudo-label; unset: no limit."},
     )
     max_new_tokens: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens after which a hypothesis is cut, above 0; default twice the transcript's and 16 more, of "
-            "rows without one 256."
+            "help": "Tokens after which a hypothesis is cut, above 0; unset: twice the transcript's and 16 more, or "
+            "256 for rows without one."
         },
     )
     min_margin: float = field(
@@ -123,8 +125,8 @@ class MiningConfig(RewardFlags):
     other_transcripts: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Columns with other systems' transcripts: only hard cases are kept, clips on which these agree and "
-            "the model, decoded as its generation config says, differs."
+            "help": "Columns with other systems' transcripts. Only hard cases are kept: clips on which these systems "
+            "agree and the model, decoded with its generation config, differs."
         },
     )
     max_disagreement: float = field(
@@ -137,9 +139,9 @@ class MiningConfig(RewardFlags):
     only: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Pairs from failures alone, of loop, hallucination, language, keyword: rejected is a hypothesis "
-            "that loops, says what nobody said, is in another script, or misses a keyword; chosen is none. Clips "
-            "without one are left out.",
+            "help": "Make pairs from these failures alone: loop, hallucination, language, keyword. Rejected is a "
+            "hypothesis that loops, says what nobody said, is in another script, or misses a keyword; chosen does "
+            "none of this. Clips without such a hypothesis are left out.",
         },
     )
     translations: str | None = field(
@@ -215,7 +217,8 @@ class MiningConfig(RewardFlags):
             ) from error
         if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
             raise ValueError(
-                f"translations {self.translations!r} are one JSON object of texts, {{phrase: translation}}. Mend it."
+                f"translations {self.translations!r} have to be one JSON object of texts, {{phrase: translation}}. "
+                "Correct the file."
             )
         return table
 
@@ -276,7 +279,7 @@ class MiningConfig(RewardFlags):
     def _check_synthetic(self) -> None:
         if self.strategy not in OF_TRANSCRIPT:
             raise ValueError(
-                f"No model made synthetic negatives; they are only worse than the transcript. strategy="
+                f"Synthetic negatives are only known to be worse than the transcript. strategy="
                 f"{self.strategy!r} pairs hypotheses with each other. Use one of {list(OF_TRANSCRIPT)}."
             )
         if self.other_transcripts or self.measure_wer:

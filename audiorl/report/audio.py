@@ -142,7 +142,7 @@ class PageAudio:
         if self.linked:
             parts.append(f"{self.linked} are linked and play while their files stay where they are")
         if self.whole_files:
-            parts.append(f"{self.whole_files} of these play the whole file of which the row is a channel or a segment")
+            parts.append(f"{self.whole_files} of these are a channel or a segment of a file, and play the whole file")
         if self.addresses:
             parts.append(f"{self.addresses} are addresses, and those of the web are opened by a click")
         if self.missing:

@@ -91,8 +91,8 @@ class Consensus(_Compared):
         super().__post_init__()
         if not 0 <= self.min_length <= 1:
             raise ValueError(
-                f"{self.__name__} gives 0 to hypotheses shorter than min_length times their group's median, 0 to 1; "
-                f"got {self.min_length}. Use 0.5, or 0 for no such limit."
+                f"{self.__name__} takes min_length, a share of the group's median length, 0 to 1 (shorter hypotheses "
+                f"get 0); got {self.min_length}. Use 0.5, or 0 for no such limit."
             )
 
     def __call__(
@@ -101,8 +101,8 @@ class Consensus(_Compared):
         """One value for each completion; None where its clip has no other."""
         if group is None:
             raise RewardError(
-                f"{self.__name__} compares the hypotheses of a clip with each other, and nothing says which belong to "
-                "one. Pass group, of each completion (row, number), as the trainers here do."
+                f"{self.__name__} compares the hypotheses of a clip with each other, but was not told which belong "
+                "to one clip. Pass group=[(row, hypothesis), ...], one for each completion, as the trainers do."
             )
         clips: dict[int, list[int]] = {}
         for place, (row, _) in enumerate(group):

@@ -139,8 +139,8 @@ class Judge(ShippedReward):
         names = self._fields()
         if HYPOTHESIS not in names or not all(map(str.isidentifier, names)):
             raise RewardError(
-                f"{self.__name__}'s prompt holds {{hypothesis}} and names of columns, and no more in braces; got "
-                f"{names}. Write braces that are meant twice."
+                f"{self.__name__}'s prompt holds {{hypothesis}} and names of columns in braces, and nothing else; got "
+                f"{names}. Double braces that are meant as text."
             )
 
     def _fields(self) -> list[str]:
@@ -148,7 +148,7 @@ class Judge(ShippedReward):
             parsed = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(self.prompt)]
         except ValueError as error:
             raise RewardError(
-                f"{self.__name__}'s prompt is not a template: {error}. Write braces that are meant twice."
+                f"{self.__name__}'s prompt is not a template: {error}. Double braces that are meant as text."
             ) from error
         return [name + (f":{spec}" if spec else "") + (how or "") for name, spec, how in parsed if name is not None]
 

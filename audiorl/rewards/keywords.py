@@ -274,8 +274,8 @@ class ContextKeywords(KeywordReward):
         super().__post_init__()
         if not 0 < self.each < float("inf"):
             raise ValueError(
-                f"{self.__name__} gives each keyword so much, above 0 and finite; got each={self.each}. Use 0.5, or a "
-                "reward weight for the whole."
+                f"{self.__name__} adds `each` for every keyword, above 0 and finite; got each={self.each}. Use 0.5, "
+                "or a reward weight for the whole."
             )
 
     def score(self, pair: TextPair, index: KeywordIndex) -> float:

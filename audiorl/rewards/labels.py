@@ -57,7 +57,7 @@ class LabelMatch(ShippedReward):
         object.__setattr__(self, "normalise", normalizer(self.normalise))
         if not 0 < self.min_similarity <= 1:
             raise ValueError(
-                f"{self.__name__} takes completions of a similarity of min_similarity, above 0 to 1; got "
+                f"{self.__name__} accepts answers of at least min_similarity, above 0 to 1; got "
                 f"{self.min_similarity}. Use 1 for exact matches, 0.8 for spelling mistakes."
             )
         self._spellings()

@@ -440,7 +440,8 @@ class RewardSet:
         taken = sorted(set(columns) & {*CALL_KEYWORDS, *self.asked} - set(NOT_PASSED))
         if taken:
             raise RewardError(
-                f"The rows have columns called {taken}, names under which rewards get other things. Rename them."
+                f"The rows have columns called {taken}, but rewards get other things under these names. Rename the "
+                "columns."
             )
         missing: dict[str, list[str]] = {}
         for name, needed in self._needed.items():
@@ -527,8 +528,8 @@ class RewardSet:
         if group is None or asking is None:
             if asking is not None:
                 raise RewardError(
-                    f"{asking} compare the hypotheses of a clip with each other, and nothing says which belong to one. "
-                    "Call the rewards with group=[(row, hypothesis), ...]."
+                    f"{asking} compare the hypotheses of a clip with each other, but were not told which belong to "
+                    "one clip. Call the rewards with group=[(row, hypothesis), ...]."
                 )
             return [None] * len(where)
         members: dict[int, list[int]] = {}

@@ -458,8 +458,8 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
             if name in columns:
                 return name
         raise ValueError(
-            "What the model says is compared with transcripts (eval_wer, decode), and the rows have "
-            f"no column 'text': {sorted(columns)}. Name rows with transcripts as eval_dataset."
+            "eval_wer and decode compare the model's answers with transcripts, but the rows have no column 'text': "
+            f"{sorted(columns)}. Name rows with transcripts as eval_dataset."
         )
 
     def decode(self, rows: Any) -> Decoded:

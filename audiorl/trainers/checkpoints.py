@@ -427,7 +427,7 @@ def faults(checkpoint: str | os.PathLike, *, checksums: bool = True) -> list[str
         with ThreadPoolExecutor(4) as threads:
             sums = threads.map(_checksum, (path for path, _, _ in same_size))
             found += [
-                f"{name} is damaged: its checksum is another"
+                f"{name} is damaged: its checksum differs"
                 for (_, name, expected), own in zip(same_size, sums, strict=True)
                 if own != expected
             ]
@@ -537,7 +537,7 @@ def _is_foreign(checkpoint: str) -> bool:
     folder = Path(checkpoint)
     if (folder / LIST_FILE).exists() or not (missing := _missing_parts(folder)):
         return False
-    logger.warning(f"{checkpoint} is passed over: {' and '.join(missing)}.")
+    logger.warning(f"{checkpoint} is skipped: {' and '.join(missing)}.")
     return True
 
 

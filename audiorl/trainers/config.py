@@ -191,8 +191,9 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
     balance_column: str | None = field(
         default=None,
         metadata={
-            "help": "Column of the training rows (speaker, accent, language) whose values come equally often; rows of "
-            "rare ones come again within an epoch, which stays as long as there are rows."
+            "help": "Column of the training rows (speaker, accent, language) to balance: its values come equally "
+            "often. Rows with rare values are repeated within an epoch; the epoch still has as many clips as there "
+            "are rows."
         },
     )
     hotword_dropout: float = field(
@@ -206,7 +207,7 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
         default=0,
         metadata={
             "help": "Hot words of other training rows that are added to each row's own, >= 0, anew in each epoch, so "
-            "that the model does not parrot the list. None that the row's text has."
+            "that the model does not parrot the list. Words of the row's own text are never added."
         },
     )
 
@@ -303,7 +304,8 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
         if self.label_smoothing_factor and not self.smooths_labels:
             raise ValueError(
                 f"label_smoothing_factor={self.label_smoothing_factor:g} would change nothing: {type(self).__name__} "
-                "has no loss that reads it. Leave it out; SFTConfig has it, and DPO's label_smoothing is another thing."
+                "has no loss that reads it. Leave it out; SFTConfig has it, and DPO's label_smoothing is a different "
+                "setting."
             )
         self._check_task()
         self._check_sampled_rows()

@@ -59,7 +59,7 @@ class DistillationConfig(SpeechConfig):
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of AdamW."})
     teacher_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "The teacher, where it is not passed as a model: a Hub id or a folder."}
+        default=None, metadata={"help": "The teacher, if it is not passed as a model: a Hub id or a folder."}
     )
     teacher_model_init_kwargs: dict[str, Any] | str | None = field(
         default=None,
@@ -86,8 +86,8 @@ class DistillationConfig(SpeechConfig):
     transcripts_only: bool = field(
         default=False,
         metadata={
-            "help": "Learn the teacher's transcripts by likelihood, without its distributions: for a teacher whose "
-            "tokens are others. Needs lmbda 0; seq_kd follows."
+            "help": "Learn the teacher's transcripts by likelihood, without its distributions: for a teacher with "
+            "other tokens. Needs lmbda 0, and turns seq_kd on."
         },
     )
     max_new_tokens: int = field(default=128, metadata={"help": "Tokens that the student samples at most, 1 or more."})
@@ -202,7 +202,7 @@ class DistillationTrainer(SpeechTrainer):
         given = args.teacher_model_name_or_path if given is None else given
         if given is None:
             raise ValueError(
-                "There is nobody to learn from. Pass teacher_model, or set teacher_model_name_or_path "
+                "There is no teacher to learn from. Pass teacher_model, or set teacher_model_name_or_path "
                 "(--teacher_model_name_or_path) to a checkpoint's folder or Hub name."
             )
         if not isinstance(given, nn.Module):

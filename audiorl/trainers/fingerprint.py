@@ -215,7 +215,7 @@ def check_same_run(checkpoint: str, found: list[str], *, allowed: bool) -> None:
         return
     lines = "".join(f"\n  * {line}" for line in found)
     if allowed:
-        logger.warning(f"{checkpoint} is from a different run, and this one resumes from it all the same:{lines}")
+        logger.warning(f"{checkpoint} is from a different run, and this one resumes from it anyway:{lines}")
         return
     raise ValueError(
         f"{checkpoint} is from a different run than this one:{lines}\nResume with the checkpoint's own settings, start "

@@ -67,7 +67,8 @@ class GRPOConfig(RolloutConfig):
     scale_rewards: str = field(
         default="group",
         metadata={
-            "help": "Divisor of a reward minus its group's mean: the standard deviation of the group ('group') or of "
+            "help": "What a reward minus its group's mean is divided by: the standard deviation of the group "
+            "('group') or of "
             "the step ('batch'), or nothing ('none'). 'rloo' subtracts the mean of the other hypotheses and divides "
             "by nothing."
         },
@@ -76,7 +77,8 @@ class GRPOConfig(RolloutConfig):
         default=SUM_THEN_NORMALIZE,
         metadata={
             "help": "How several rewards become one advantage: 'sum_then_normalize', or 'normalize_then_sum': each is "
-            "normalised in its group first, so that none drowns the others (GDPO); scale_rewards is not read then.",
+            "normalised in its group first, so that none drowns the others (GDPO). With the latter scale_rewards is "
+            "not read.",
             "choices": [SUM_THEN_NORMALIZE, NORMALIZE_THEN_SUM],
         },
     )

@@ -80,12 +80,12 @@ class KTOConfig(SyncedReferenceFields, SpeechConfig):
     precompute_ref_log_probs: bool = field(
         default=False,
         metadata={
-            "help": "Score the data with the frozen policy once before training and keep no second model; with "
-            "apo_zero_unpaired, since the mismatched pairs of kto are new in each step."
+            "help": "Score all rows with the frozen policy once before training, so that no second model stays in "
+            "memory. Only with apo_zero_unpaired: kto makes new mismatched pairs in each step."
         },
     )
     precompute_ref_batch_size: int | None = field(
-        default=None, metadata={"help": "Clips in a batch of that pass; default the training batch."}
+        default=None, metadata={"help": "Clips in a batch of that pass; unset: the training batch size."}
     )
 
     def __post_init__(self):
@@ -222,8 +222,8 @@ class KTOTrainer(SpeechTrainer):
         if "completion" not in columns:
             return super().transcript_column(columns)
         raise ValueError(
-            "Errors are counted against what is said, and these rows have completions, some of them wrong, but no "
-            "column 'text'. Add it, measure on other rows, or leave eval_wer and compute_metrics out."
+            "Errors are counted against true transcripts, and these rows have no column 'text', only completions "
+            "that may be wrong. Add it, measure on other rows, or leave eval_wer and compute_metrics out."
         )
 
     # ---- the loss ----

@@ -53,8 +53,9 @@ class OnlineDPOConfig(PreferenceLossFields, RolloutConfig):
         objective = super().objective()
         if objective.batch_wide:
             raise LossSettingError(
-                f"loss_type={self.loss_type} has a value of the whole batch, and a rollout decides how many pairs that "
-                "is. Use sigmoid, ipo, hinge or another loss of one pair, or DPOTrainer on mined pairs."
+                f"loss_type={self.loss_type} gives one value for the whole batch, and the number of pairs in it "
+                "depends on the rollout. Use sigmoid, ipo, hinge or another loss of one pair, or DPOTrainer on mined "
+                "pairs."
             )
         return objective
 

@@ -96,7 +96,7 @@ class RAFTConfig(SamplingConfig):
         default=0.0,
         metadata={
             "help": "Weight >= 0 of the negative log-likelihood (mean over tokens) of the true transcripts. Above 0, "
-            "every clip of the cycle is learnt from, also one of which no hypothesis was kept."
+            "the model learns from every clip of the cycle, also from those without a kept hypothesis."
         },
     )
 

@@ -151,7 +151,8 @@ def load_kept(folder: str, steps_per_cycle: int) -> KeptSamples:
     path = os.path.join(folder, KEPT_FILE)
     if not os.path.exists(path):
         raise ValueError(
-            f"The checkpoint lies in the middle of a cycle, but there is no {path} with what the cycle kept. Resume "
+            f"The checkpoint lies in the middle of a cycle, but {path}, which holds the hypotheses that the cycle "
+            "kept, is missing. Resume "
             "from another checkpoint, or with the batch size, accumulation, processes and steps_per_cycle of the "
             "interrupted run."
         )

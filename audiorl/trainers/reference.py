@@ -96,7 +96,8 @@ class FrozenPolicy:
         if is_peft_model(self.trainer.model):
             if self.trainer.args.sync_ref_model:
                 raise ValueError(
-                    "sync_ref_model needs a reference of its own, and that of an adapter is the same model without it. "
+                    "sync_ref_model needs a separate reference, but an adapter's reference is the same model with "
+                    "the adapter off. "
                     "Pass ref_model, or train without an adapter."
                 )
             if not new_adapter:
@@ -125,7 +126,7 @@ class FrozenPolicy:
         """Score all rows now, while the policy is as it was handed in, and release the reference."""
         if self.trainer.augmentation:
             raise ValueError(
-                "precompute_ref_log_probs scores every clip once as it is, and augmentation, or changed hot words, "
+                "precompute_ref_log_probs scores every clip once as it is, but augmentation or changed hot words "
                 "change it in each epoch. Turn one of them off."
             )
         self.precomputed = True

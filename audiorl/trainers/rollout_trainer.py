@@ -107,13 +107,13 @@ class SamplingConfig(SpeechConfig):
     temperature_end: float | None = field(
         default=None,
         metadata={
-            "help": "> 0; the temperature of the last rollouts, towards which it moves over the run; unset: it stays. "
-            "1.0 to 0.7 explores first and polishes then."
+            "help": "> 0; the temperature moves to this value over the run. Unset: it stays. From 1.0 to 0.7 the run "
+            "explores first and refines later."
         },
     )
     temperature_schedule: str = field(
         default="cosine",
-        metadata={"help": "How it moves: cosine or linear.", "choices": list(TEMPERATURE_SCHEDULES)},
+        metadata={"help": "How the temperature moves: cosine or linear.", "choices": list(TEMPERATURE_SCHEDULES)},
     )
     top_k: int = field(default=0, metadata={"help": "Sample only from the k most probable tokens; 0: from all."})
     top_p: float = field(
@@ -235,7 +235,8 @@ class RolloutConfig(SyncedReferenceFields, SamplingConfig):
         number_not_below("dynamic_sampling_tries", self.dynamic_sampling_tries, 0)
         if self.num_iterations > 1 and self.train_sampling_strategy not in REPEATABLE_ORDERS:
             raise ValueError(
-                f"num_iterations > 1 repeats the rows of a step in the orders {', '.join(REPEATABLE_ORDERS)}; got "
+                "num_iterations > 1 repeats the rows of a step and works with the orders "
+                f"{', '.join(REPEATABLE_ORDERS)}; got "
                 f"train_sampling_strategy={self.train_sampling_strategy!r}. Leave it out, or set num_iterations=1."
             )
         self.check_synced_reference()

@@ -149,7 +149,7 @@ def test_the_page_plays_the_channel(tmp_path):
     assert heard == pytest.approx([400, 1200, 400, 1200], abs=5)
     linked = PageAudio(tmp_path / "page.html", 0)
     page_data(read_run(tmp_path), "calls", linked)
-    assert "2 of these play the whole file of which the row is a channel" in linked.describe()
+    assert "2 of these are a channel" in linked.describe()
 
 
 def test_exported_rows_are_read_again_with_their_channel(calls, tmp_path):

@@ -1,4 +1,4 @@
-"""What containers say of themselves: tags, open and wrong sizes, missing ends, sound behind the end, other files."""
+"""What containers say of themselves: tags, open and wrong sizes, missing ends, sound after the end, other files."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_sound_behind_the_stated_end_is_told(container, codec):
     """A recorder that never went back to its header."""
     content = encoded(noise(), container.lower(), subtype=codec)
     for read in BOTH:
-        with pytest.raises(AudioFault, match=r"behind the end that its header states|not audio"):
+        with pytest.raises(AudioFault, match=r"after the end that its header states|not audio"):
             read(content + content[-9000:][::-1])
 
 
@@ -184,7 +184,7 @@ def test_an_aiff_whose_chunk_holds_more_than_its_frames_is_told():
     assert struct.unpack(">I", aiff[at : at + 4])[0] == len(noise())
     aiff[at : at + 4] = struct.pack(">I", 20_000)
     for read in BOTH:
-        with pytest.raises(AudioFault, match="behind the end"):
+        with pytest.raises(AudioFault, match="after the end"):
             read(bytes(aiff))
 
 
@@ -193,7 +193,7 @@ def test_an_aiff_whose_chunk_holds_more_than_its_frames_is_told():
 def test_even_a_few_samples_behind_the_stated_end_are_told(codec, behind):
     wav = encoded(noise(), subtype=codec)
     size = int.from_bytes(wav[(at := wav.index(b"data") + 4) : at + 4], "little")
-    with pytest.raises(AudioFault, match=f"holds {behind} bytes behind the end"):
+    with pytest.raises(AudioFault, match=f"holds {behind} bytes after the end"):
         audio_seconds(with_size(wav, size - behind))
 
 
@@ -370,7 +370,7 @@ def test_a_count_that_is_not_what_the_file_holds_is_told_and_costs_no_sample(con
         monkeypatch.setattr("audiorl.audio.sources._said", set())
         caplog.clear()
         if expected == REFUSED:
-            with pytest.raises(AudioFault, match=r"cut off|behind the"):
+            with pytest.raises(AudioFault, match=r"cut off|after the"):
                 load_audio(wrong, RATE)
             continue
         assert len(load_audio(wrong, RATE)) >= LENGTH

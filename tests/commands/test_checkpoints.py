@@ -53,7 +53,7 @@ def test_the_model_of_the_best_is_copied_and_loads(run, tmp_path, capsys):
     there = WhisperForConditionalGeneration.from_pretrained(run / best.name)
     assert all(torch.equal(p, there.get_parameter(name)) for name, p in back.named_parameters())
     assert AutoProcessor.from_pretrained(served).tokenizer.eos_token == "<|endoftext|>"
-    with pytest.raises(ValueError, match=r"it is there already. Name a new folder"):
+    with pytest.raises(ValueError, match=r"it exists already. Name a new folder"):
         main([str(run), "--pick", "last", "--copy_to", str(served)])
 
 
@@ -102,7 +102,7 @@ def test_a_damaged_one_is_not_served(run, tmp_path):
     [
         (["--copy_to", "x"], "--copy_to takes one checkpoint, and none is picked"),
         (["--pick", "last", "--push_to_hub"], "Pass --hub_model_id"),
-        (["--pick", "last", "--merge_adapter"], "--merge_adapter says what is copied, and nothing is"),
+        (["--pick", "last", "--merge_adapter"], "--merge_adapter changes what --copy_to writes, and nothing is copied"),
         (["--pick", "best"], "picked by wer, eval_loss, last or a step of 1, 2, 3; got 'best'"),
         (["--pick", "9"], "a step of 1, 2, 3; got '9'"),
     ],

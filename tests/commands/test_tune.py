@@ -163,7 +163,7 @@ REFUSED = [
     ([{"method": "sft"}], {"keep_best": "wer", "eval_dataset_name": None}, "there are none. Add eval_dataset_name"),
     ([{"method": "sft"}], {"model_name_or_path": None}, "names no model"),
     ([{"method": "sft"}], {"output_dir": None}, "does not say where to write"),
-    ([{"method": "sft"}], {"push_to_hub": True}, "push_to_hub is for one stage"),
+    ([{"method": "sft"}], {"push_to_hub": True}, "push_to_hub belongs to one stage"),
 ]
 
 
@@ -195,7 +195,7 @@ def test_flags_behind_the_name_override_those_at_the_top(world, tmp_path):
     assert flags == {"max_steps": 1, "bf16": False, "columns": ["audio=a", "text=b"], "report_html": True}
     recipe = read_recipe(recipe_file(world, tmp_path, {"method": "sft"}), {"max_steps": 7})
     assert recipe.stages[0].settings["max_steps"] == 7
-    with pytest.raises(RecipeError, match="'7' stands behind no flag"):
+    with pytest.raises(RecipeError, match="'7' follows no flag"):
         tune._flags(["7"])
 
 

@@ -116,7 +116,7 @@ def test_a_row_that_cannot_be_written_stops_and_leaves_no_file(tmp_path, clips, 
     ("row", "problem"),
     [
         ({"texts": "a"}, "the column 'text' is missing"),
-        ({"text": "a", "raw": b"\x00"}, r"a value among \['raw'\] has no form in JSON"),
+        ({"text": "a", "raw": b"\x00"}, r"a value among \['raw'\] cannot be written as JSON"),
     ],
 )
 def test_columns_that_do_not_fit_are_told(tmp_path, clips, row, problem):

@@ -65,7 +65,7 @@ UNKEPT = {
     "duration in milliseconds": ({"duration": 200}, "duration says 200 s, the audio is 0.20 s long"),
     "duration of an hour": ({"duration": 3600}, "duration says 3600 s, the audio is 0.20 s long"),
     "a segment behind the end": ({"offset": 0.1, "duration": 0.35}, "the segment from 0.1 s to 0.45 s does not lie"),
-    "a segment backwards": ({"start": 0.2, "end": 0.1}, "the segment ends at 0.1 s, not behind its start at 0.2 s"),
+    "a segment backwards": ({"start": 0.2, "end": 0.1}, "the segment ends at 0.1 s, not after its start at 0.2 s"),
     "two starts": ({"start": 0.1, "offset": 0.0}, "the segment starts at 0.1 s by start, at 0 s by offset"),
     "a start before 0": ({"start": -0.1}, "start is -0.1 (float), not seconds of a recording"),
 }
@@ -119,7 +119,7 @@ def test_values_that_python_allows_are_kept_or_refused_in_their_row(clips, value
 def test_bytes_among_texts_turn_no_text_into_bytes(clips):
     rows = speech_rows([row(clips[0], text="a"), row(clips[0], text=b"b"), row(clips[0], text="c")])
     assert [one["text"] for one in rows] == ["a", None, "c"]
-    assert faults_of(rows) == [(1, "text is b'b' (bytes), other rows have other types there")]
+    assert faults_of(rows) == [(1, "text is b'b' (bytes), but other rows have other types there")]
     assert faults_of(speech_rows([row(clips[0], text=b"b")])) == [(0, "text is b'b' (bytes), not text")]
 
 

@@ -97,7 +97,7 @@ def test_lhotse_cuts(clips, name):
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        (cut("a.wav", 1.0, type="MixedCut"), "the cut is a MixedCut, which is read by lhotse alone, and lhotse is not"),
+        (cut("a.wav", 1.0, type="MixedCut"), "the cut is a MixedCut, which only lhotse reads, and lhotse is not"),
         (cut("a.wav", 1.0, recording=None), "the cut has no recording"),
         (cut("a.wav", 1.0, supervisions=cut("a", 1.0)["supervisions"] * 2), "2 supervisions.*trim-to-supervisions"),
         (cut("a.wav", 1.0)["recording"], "this is a lhotse recording, not a cut.*lhotse cut simple"),
@@ -185,7 +185,7 @@ def test_a_system_prompt_stays_a_column_of_its_own(clips):
         ({"messages": [*chat("<audio>", "one"), *chat("And?", "two")], "audios": ["a.wav"]}, "has 2 answers"),
         ({"messages": [{"role": "tool", "content": "x"}], "audios": ["a.wav"]}, "a turn is .*'tool'"),
         ({"messages": chat([{"type": "image"}], "one"), "audios": ["a.wav"]}, "a turn holds .*remove images"),
-        ({"audio": "a.wav", "text": "one"}, "has not the keys of the rows before it.*ms-swift"),
+        ({"audio": "a.wav", "text": "one"}, "row's keys differ from those of the rows before it.*ms-swift"),
     ],
 )
 def test_conversations_that_are_no_rows_are_faults_of_their_line(clips, row, told):
@@ -281,7 +281,7 @@ def test_numbers_and_empty_cells_of_a_table(clips):
         ("x.rttm", "SPEAKER x 1 0 1\n", "times of words or speakers.*start"),
         ("rows.txt", "a.wav one\n", "none of the forms that rows come in"),
         ("rows.zip", "PK\x03\x04", "a ZIP archive or a spreadsheet"),
-        ("rows.tar", "no tar", "no tar that can be read"),
+        ("rows.tar", "no tar", "not a tar that can be read"),
         ("rows.parquet", "PAR1 and no more", "could not be loaded"),
     ],
 )
@@ -364,7 +364,7 @@ def test_channels_of_kaldi(clips):
         ),
         ({"wav_scp": "r a.wav\n", "segments": "u1\n"}, "segments:1: the segment is of '', which wav.scp does not"),
         ({"wav_scp": "r a.wav\n", "segments": "u1 r 0\n"}, "the segment has the times '0'"),
-        ({"wav_scp": "u1 a.wav\n", "text": "u1 a\nu2 b\n"}, "text:2: the utterance is in text, and in no segment"),
+        ({"wav_scp": "u1 a.wav\n", "text": "u1 a\nu2 b\n"}, "text:2: the utterance is in the file text, but in no segment"),
         ({"wav_scp": "u1 a.wav\n", "reco2file_and_channel": "u1 a C\n"}, "the channel is 'c'"),
     ],
 )
@@ -416,8 +416,8 @@ def test_webdataset(clips, name):
     [
         ([("a.txt", b"one")], r"rows\.tar:a: it has 0 audio files"),
         ([("a.wav", b"x"), ("a.flac", b"x")], "it has 2 audio files"),
-        ([("a.wav", b"x"), ("a.json", b"{")], "a.json is no JSON"),
-        ([("a.wav", b"x"), ("a.json", b"[1]")], "a.json is no JSON object"),
+        ([("a.wav", b"x"), ("a.json", b"{")], "a.json is not a JSON"),
+        ([("a.wav", b"x"), ("a.json", b"[1]")], "a.json is not a JSON object"),
         ([("a.wav", b"x"), ("a.npy", b"\x93\xff")], "a.npy is no text in UTF-8"),
         ([], "has no members"),
     ],

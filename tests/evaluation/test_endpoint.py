@@ -151,7 +151,7 @@ def test_what_will_not_pass_is_not_tried_again(status, message):
 @pytest.mark.parametrize("body", ["not JSON", "[]", '{"texts": "a"}', '{"text": null}'])
 def test_an_answer_without_text_is_refused(body):
     with serving(lambda heard, before: (200, body, {})) as server:
-        with pytest.raises(EndpointError, match=r'row 0 .*no JSON object with "text"'):
+        with pytest.raises(EndpointError, match=r'row 0 .*not a JSON object with "text"'):
             ask(server, make_rows(1))
 
 
@@ -164,7 +164,7 @@ def test_an_answer_without_text_is_refused(body):
         ('{"text": "\\udfff"}', r"half of a surrogate pair, \\udfff"),
         (b'{"text": "caf\xe9"}', r"not UTF-8 at byte 13"),
         (b'{"text": "\xed\xa0\x80"}', r"not UTF-8 at byte 10"),
-        ('{"text": ' + "1" * 5000 + "}", r'no JSON object with "text"'),
+        ('{"text": ' + "1" * 5000 + "}", r'not a JSON object with "text"'),
     ],
     ids=["deep", "deep and open", "high surrogate", "low surrogate", "Latin-1", "surrogate in bytes", "5,000 digits"],
 )
@@ -288,7 +288,7 @@ def test_a_server_that_fails_on_every_row_is_not_asked_for_all_of_them(good):
 
     with serving(fails_from_some_row_on) as server:
         done = []
-        with pytest.raises(EndpointError, match=rf"^10 rows one behind the other failed, first row {good} \(id .*html"):
+        with pytest.raises(EndpointError, match=rf"^10 rows in succession failed, first row {good} \(id .*html"):
             done.extend(Endpoint(server.url, "whisper").transcribe(make_rows(100), "text", progress=False))
         assert len(server.heard) < 30
         assert [found.hypothesis for found in done[:good]] == ["0.100", "0.101", "0.102"][:good]

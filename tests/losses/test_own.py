@@ -125,7 +125,7 @@ def test_a_fault_is_told_before_anything_is_spent(arguments, message):
 
 
 def test_a_loss_of_the_batch_is_none_of_orpos():
-    with pytest.raises(LossSettingError, match="value of the whole batch"):
+    with pytest.raises(LossSettingError, match="value for the whole batch"):
         OddsRatioObjective(
             loss_type=own_losses.simpo_without_reference._replace(batch_wide=True), loss_settings={"gamma": 1}
         )

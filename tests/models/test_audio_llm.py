@@ -252,5 +252,5 @@ def test_no_mark_passes_in_a_text_or_a_prompt(kind):
 def test_a_processor_with_another_place_for_the_audio_is_refused():
     model, processor = tiny_audio_llm(next(iter(KINDS)))
     model.config.audio_token_id += 1
-    with pytest.raises(ValueError, match="of another checkpoint: its audio_token_id is"):
+    with pytest.raises(ValueError, match="belongs to another checkpoint: its audio_token_id is"):
         speech_family(model, processor)

@@ -52,7 +52,7 @@ def test_the_prefix_is_the_request_that_the_processor_writes(canary, text, row, 
         ({"language": "mt"}, r"lacks a mark of its request .*<\|mt\|>"),
         ({"language": "de", "task": "summarise"}, "unknown task 'summarise'. Use 'transcribe'"),
         ({"language": "de", "task": "translate:elvish"}, "unknown language 'elvish' for Canary"),
-        ({"language": "en", "task": "translate"}, "asks for the language that is spoken"),
+        ({"language": "en", "task": "translate"}, "translates into the language that is spoken"),
         ({"language": "en", "prompt": "names"}, "no place for a prompt"),
     ],
 )

@@ -81,7 +81,7 @@ def test_a_package_offers_one_under_the_name_of_the_class(own_module, monkeypatc
         ("my_family.OurFamilly", "The module of the family .*OurFamilly' has no such name"),
         ("my_family.OurConfig", r"is no subclass of audiorl\.models\.SpeechFamily. Pass --family"),
         ("OurFamily", "is not known. Pass --family my_module"),
-        ("audiorl.models.ctc.WaveformCTCFamily", r"does not say for which models it is\. Write serves"),
+        ("audiorl.models.ctc.WaveformCTCFamily", r"does not say which models it serves\. Write serves"),
     ],
 )
 def test_what_is_no_family_of_ones_own_is_told(own_module, name, message):

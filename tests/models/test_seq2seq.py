@@ -167,5 +167,5 @@ def test_a_tokenizer_with_another_end_or_more_tokens_is_refused(kind):
         speech_family(model, processor)
     model, processor = tiny_seq2seq(kind)
     model.config.eos_token_id += 1
-    with pytest.raises(ValueError, match=r"of another checkpoint: its transcripts end with token"):
+    with pytest.raises(ValueError, match=r"to another checkpoint: its transcripts end with token"):
         speech_family(model, processor)

@@ -96,7 +96,7 @@ def test_settings_are_checked_when_built(settings, message):
 def test_rewards_that_cannot_judge_are_refused_before_anything_is_sampled(model):
     with pytest.raises(RewardError, match=r"\['consensus'\] compare hypotheses.*strategy='transcript_vs_worst'"):
         mine_pairs(*model, rows(1), reward_funcs=["consensus"], progress=False)
-    with pytest.raises(RewardError, match=r"place of transcripts, which \['one_minus_wer'\] read"):
+    with pytest.raises(RewardError, match=r"replace transcripts, which \['one_minus_wer'\] read"):
         mine_pairs(*model, untold(1), pseudo_labels=True, reward_funcs=["one_minus_wer"], progress=False)
 
 

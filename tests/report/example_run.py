@@ -77,7 +77,7 @@ def history(steps: int = 40) -> list[dict[str, Any]]:
             "entropy": 0.4 + fade,
             "kl": 0.05 * (1 - fade),
         }
-        record |= {"rewards/one_minus_wer/mean": 0.7 - 0.5 * fade, "rewards/keyword_score/mean": 0.9 - 0.3 * fade}
+        record |= {"rewards/one_minus_wer/mean": 0.7 - 0.5 * fade, "rewards/keywords/mean": 0.9 - 0.3 * fade}
         record |= {"grad_norm": float("nan") if step == 7 else 1 + fade, "learning_rate": 1e-4 * (1 - step / steps)}
         logs.append({**record, "wer": 0.3 + 0.3 * fade, "epoch": step / steps, "step": step})
         if step % 10 == 0:
@@ -118,7 +118,7 @@ def _group(row: dict[str, Any], step: int, kept: bool) -> dict[str, Any]:
         {
             "text": text,
             "reward": 1 - k / 4 if k else None,
-            "rewards": {"one_minus_wer": 1 - k / 4, "keyword_score": None},
+            "rewards": {"one_minus_wer": 1 - k / 4, "keywords": None},
             **({"kept": k == 1} if kept else {}),
         }
         for k, text in enumerate(said)

@@ -309,7 +309,7 @@ def test_a_new_run_shows_no_clip_pair_or_group_of_the_one_before(tmp_path):
     [
         (lambda run: [path.unlink() for path in run.iterdir()], r"nothing to report.*output_dir"),
         (lambda run: (run / "metrics.jsonl").write_text("{\n{}\n"), r"metrics.jsonl, line 1 is not JSON.*Correct it"),
-        (lambda run: (run / "evaluation.json").write_text("{}"), r"no evaluation of version 1"),
+        (lambda run: (run / "evaluation.json").write_text("{}"), r"not an evaluation of version 1"),
     ],
 )
 def test_damaged_folders_are_refused_with_a_remedy(tmp_path, spoil, message):

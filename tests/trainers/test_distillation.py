@@ -270,7 +270,7 @@ def test_wrong_settings_are_refused(tmp_path, changes, told):
 
 
 def test_a_teacher_is_needed_and_is_another_model(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"nobody to learn from.*--teacher_model_name_or_path"):
+    with pytest.raises(ValueError, match=r"no teacher to learn from.*--teacher_model_name_or_path"):
         DistillationTrainer(tiny_whisper()[0], args=DistillationConfig(**settings(tmp_path)))
     model, _ = tiny_whisper()
     with pytest.raises(ValueError, match="teacher is the model that is trained"):

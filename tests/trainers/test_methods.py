@@ -133,7 +133,7 @@ def test_silence_is_a_fault_unless_it_is_allowed(tmp_path, method):
     rows = ROWS[method](3)
     column = MAKE[method](tmp_path, rows).text_columns[0]
     rows[1][column] = ""
-    with pytest.raises(BadRowsError, match=rf"row 1: {column} is empty\. .*allow_silence where none are"):
+    with pytest.raises(BadRowsError, match=rf"row 1: {column} is empty\. .*allow_silence if nothing is said"):
         MAKE[method](tmp_path, rows)
     made = MAKE[method](tmp_path, rows, allow_silence=True, max_steps=2)
     made.train()

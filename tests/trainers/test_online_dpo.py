@@ -74,7 +74,7 @@ def test_a_loss_without_reference_holds_none(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss_type": "aot"}, r"value of the whole batch.*sigmoid"),
+        ({"loss_type": "aot"}, r"value for the whole batch.*sigmoid"),
         ({"loss_type": "sigmoyd"}, "sigmoid"),
         ({"beta": 0.0}, "beta"),
         ({"num_generations": 1}, "num_generations >= 2"),

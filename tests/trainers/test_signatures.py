@@ -10,23 +10,15 @@ from typing import Any
 import pytest
 from transformers import TrainingArguments
 
+import audiorl
 from audiorl import (
-    DistillationConfig,
-    DistillationTrainer,
-    DPOConfig,
     DPOTrainer,
-    GRPOConfig,
     GRPOTrainer,
-    KTOConfig,
-    KTOTrainer,
     OnlineDPOConfig,
     OnlineDPOTrainer,
-    ORPOConfig,
     ORPOTrainer,
-    RAFTConfig,
     RAFTTrainer,
-    SFTConfig,
-    SFTTrainer,
+    SpeechConfig,
     SpeechTrainer,
 )
 from audiorl.losses import POLICY_LOSSES, PREFERENCE_LOSSES
@@ -34,17 +26,12 @@ from audiorl.trainers.base import TrainerArguments
 from tests.tiny_models import tiny_whisper
 from tests.trainers import grpo_rows
 
-TRAINERS = [
-    DPOTrainer,
-    ORPOTrainer,
-    GRPOTrainer,
-    RAFTTrainer,
-    OnlineDPOTrainer,
-    SFTTrainer,
-    KTOTrainer,
-    DistillationTrainer,
-]
-CONFIGS = [DPOConfig, ORPOConfig, GRPOConfig, RAFTConfig, OnlineDPOConfig, SFTConfig, KTOConfig, DistillationConfig]
+# every trainer and config that `audiorl` exports but the base of both
+EXPORTED = [getattr(audiorl, name) for name in audiorl.__all__]
+TRAINERS = [kind for kind in EXPORTED if inspect.isclass(kind) and issubclass(kind, SpeechTrainer)]
+TRAINERS.remove(SpeechTrainer)
+CONFIGS = [kind for kind in EXPORTED if inspect.isclass(kind) and issubclass(kind, SpeechConfig)]
+CONFIGS.remove(SpeechConfig)
 PLAIN = {"output_dir": "out", "report_to": "none", "use_cpu": True}
 WRONG: list[Any] = [-1, 0, 1, 2.5, float("nan"), "nonsense", [], ["sigmoid", "sft"]]
 

@@ -20,7 +20,7 @@ def silent(count: int = 2, **columns: str) -> list[dict]:
 
 def test_an_empty_text_is_a_fault_unless_silence_is_allowed(tmp_path):
     rows = pair_rows(2) + silent(chosen="", rejected=INVENTED)
-    with pytest.raises(BadRowsError, match=r"row 2: chosen is empty\. .*allow_silence where none are"):
+    with pytest.raises(BadRowsError, match=r"row 2: chosen is empty\. .*allow_silence if nothing is said"):
         trainer(tmp_path, rows)
     for texts in ({"chosen": "", "rejected": ""}, {"chosen": " ", "rejected": INVENTED}):
         with pytest.raises(BadRowsError, match=r"row 0: chosen (and rejected are the same text|is empty)"):
