@@ -104,7 +104,7 @@ def test_one_held_out_clip_is_refused_before_the_run(example, tmp_path, capsys):
     with pytest.raises(SystemExit):
         example("grpo", tiny_ctc(), *rewarded("grpo", "negative_cer"))
     said = capsys.readouterr()
-    assert "need two held-out clips at least. Measure on more" in said.err and "step" not in said.out
+    assert "needs at least two held-out clips. Measure on more" in said.err and "step" not in said.out
 
 
 @pytest.mark.parametrize("method", METHODS)

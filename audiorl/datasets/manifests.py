@@ -589,7 +589,7 @@ def _tar_row(key: str, members: Sequence[_Member]) -> dict[str, Any]:
         except (ValueError, RecursionError) as error:
             what = "JSON" if member.ending == "json" else "text in UTF-8"
             raise FormFault(
-                f"{member.name} is no {what}", "Rows hold audio and texts; leave other members out."
+                f"{member.name} is not {what}", "Rows hold audio and texts; leave other members out."
             ) from error
         if member.ending != "json":
             row[{"txt": "text", "cls": "label"}.get(member.ending, member.ending)] = value.rstrip("\r\n")

@@ -180,7 +180,7 @@ def test_agreement_needs_its_column():
 
 
 def test_settings_are_checked_when_built():
-    with pytest.raises(ValueError, match="a share of the group's median length, 0 to 1 .*; got 2"):
+    with pytest.raises(ValueError, match=r"a share of the group's median length, 0 to 1 .*; got 2"):
         Consensus(min_length=2)
     with pytest.raises(ValueError, match="unit"):
         Consensus(unit="syllable")
