@@ -1,9 +1,8 @@
 """f-divergences of f-DPO: what stands in for the log-ratio under another divergence than the reverse KL.
 
 With u = log(policy / frozen policy) and t = exp(u), a divergence with generator f scores a transcript with
-f'(t). The margin of a pair is the difference of two scores; a term that depends on the audio alone drops
-out of it, and only out of it, which is why losses that look at one transcript at a time cannot take a
-divergence.
+f'(t). The margin of a pair is the difference of two scores; a term that depends on the audio alone cancels there, and
+only there. So losses that look at one transcript at a time cannot take a divergence.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A transducer (Graves 2012, arXiv:1211.3711) stands at a node (t, u): it has hear
 blank takes it to another frame, a symbol to u + 1. In a plain one (RNN-T) a blank takes one frame and a symbol none;
 one with durations (TDT, Xu et al. 2023, arXiv:2304.06795) draws how many frames either takes. The likelihood of a
 transcript is the sum over all alignments: ways from (0, 0) that write its U symbols and end with a blank, exactly
-behind the last frame.
+after the last frame.
 
 Logits of all nodes, (B, K, S, U + 1, V), would be gigabytes. Here they exist for some nodes at a time (`CPU_CHUNK`
 numbers):

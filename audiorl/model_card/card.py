@@ -1,4 +1,4 @@
-"""What a card is made of, plain values, and the files made of them.
+"""The facts on a card, as plain values, and the files made from them.
 
 The page that a person reads, section by section, the YAML block that the Hub reads, and the files of `.eval_results/`.
 Whoever trained the model gathers the facts.

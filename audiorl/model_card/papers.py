@@ -1,4 +1,4 @@
-"""The papers that trainers, losses, options and adapters come from, and which come from which.
+"""The papers behind trainers, losses, options and adapters.
 
 A new trainer is one row of `METHODS`, a new loss one of `LOSS_PAPERS`; a paper that is new with it one of `PAPERS`.
 """

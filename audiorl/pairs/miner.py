@@ -5,8 +5,8 @@
 3. Encode each clip once, make K hypotheses of each, equal ones counted once, and reward them; the transcript is
    rewarded beside them.
 4. A strategy pairs texts that the filters allow. Texts that are empty, or too long for the decoder, cannot be learnt
-   from and are in no pair; neither are two texts of equal reward, or that the normaliser or the model's own spelling
-   makes equal.
+   from and are in no pair; neither are two texts of equal reward, nor two that the normaliser or the model's own
+   spelling makes equal.
 """
 
 from __future__ import annotations

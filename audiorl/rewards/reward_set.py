@@ -1,6 +1,6 @@
 """Several rewards as one: columns checked before the run, every reward called, every answer judged, one total.
 
-1. Call each reward with TRL's keywords; asynchronous ones run beside each other and beside the others.
+1. Call each reward with TRL's keywords; asynchronous ones run at the same time as each other and as the rest.
 2. Judge each answer: one number or None for each completion, finite, or the run stops.
 3. total = sum of weight times reward over the rewards that did not abstain.
 4. A reward that overrides (wrong language, a stock phrase) and is below 0 caps the total at its own value.

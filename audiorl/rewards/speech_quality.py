@@ -11,11 +11,11 @@ No model lives here. The one that transcribes and the one that knows voices are 
 
 How clean a clip of speech is, from its samples alone: noise, clipping, dynamics, silence.
 
-Frames are 25 ms long and begin every 10 ms; p[t] is the mean square of frame t, and the loudest frame is what the
-others are measured by. A clip of zeros has the worst of everything.
+Frames are 25 ms long and begin every 10 ms; p[t] is the mean square of frame t, and levels are relative to the loudest
+frame. A clip of zeros has the worst of everything.
 
-These are estimates from one signal, without the clean one beside it. They tell steady noise, hum, clipping, flat and
-empty clips; babble in the background, reverberation and a robotic timbre they do not tell.
+These are estimates from one signal, without the clean one beside it. They notice steady noise, hum, clipping, flat and
+empty clips. They do not notice babble in the background, reverberation or a robotic timbre.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 1. A batch holds B clips with two transcripts each, chosen and rejected.
 2. The policy scores both from one encoder pass over B clips.
-3. The frozen policy scores both: a copy, the policy with its adapter off, or a table made before the first step. Where
-   nothing trainable sits in the encoder, it gets the policy's encoder states and encodes nothing.
+3. The frozen policy scores both: a copy, the policy with its adapter off, or a table made before the first step. If
+   nothing in the encoder is trained, it reads the policy's encoder states and encodes nothing.
 4. The objective turns the four log-probabilities of each pair into a loss (`audiorl.losses.preference`).
 
 Deviations from the paper:

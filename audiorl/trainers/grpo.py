@@ -3,15 +3,15 @@
 1. K hypotheses of each clip are sampled from the policy and rewarded (`rollout_trainer.py`).
 2. A hypothesis's advantage is its reward less the mean of its group, scaled as `scale_rewards` says
    (`audiorl.losses.advantages`).
-3. The policy scores all K from one encoder pass; `PolicyObjective` turns ratios and advantages into the loss, the KL to
-   the frozen policy and an entropy bonus beside it (`audiorl.losses.policy`).
+3. The policy scores all K from one encoder pass; `PolicyObjective` turns ratios and advantages into the loss and adds
+   the KL to the frozen policy and an entropy bonus (`audiorl.losses.policy`).
 
 Deviations from the paper:
 1. `loss_type` is dapo unless asked otherwise, and beta is 0, as in TRL: no frozen policy is held.
 2. Losses are divided by the counts of the whole optimizer step; those of the objective are listed in
    `audiorl.losses.policy`.
-3. A hypothesis counts nowhere, not even in a divisor, where every reward abstained or, with
-   `mask_truncated_completions`, where the length limit cut it.
+3. A hypothesis is left out, of the divisors too, if every reward abstained, or if the length limit cut it and
+   `mask_truncated_completions` is on.
 """
 
 from __future__ import annotations

@@ -9,13 +9,14 @@
 
 Deviations from the paper:
 1. The reference point is taken over the mismatched pairs of the whole optimizer step, over micro-batches and processes,
-   not of each micro-batch. A mismatched pair has the clip's own prefix (language, task, a prompt). One that the model
-   cannot write (too long for its decoder or, of CTC, for the clip) is left out; a step of one clip has none, and 0.
-2. `loss_type="apo_zero_unpaired"` is offered besides, as in TRL.
+   not of each micro-batch. A mismatched pair has the clip's own prefix (language, task, a prompt). Pairs that the
+   model cannot write (too long for its decoder or, with CTC, for the clip) are left out. A step of one clip has no
+   such pair, and its reference point is 0.
+2. `loss_type="apo_zero_unpaired"` is offered too, as in TRL.
 3. The mean is over the clips of the whole step. The end token counts in a transcript, its prefix does not.
 
-A clip is encoded once for all that the policy says of it. With `gradient_accumulation_steps` above 1 the reference
-point is needed before the first micro-batch learns, so the policy encodes twice unless its encoder is frozen.
+The policy scores all transcripts of a clip from one encoder pass. With `gradient_accumulation_steps` above 1 the
+reference point is needed before the first micro-batch learns, so the policy encodes twice unless its encoder is frozen.
 """
 
 from __future__ import annotations

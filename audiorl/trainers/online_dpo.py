@@ -5,13 +5,12 @@
    no pair and counts nowhere.
 3. Policy and frozen policy score the two; the objective is DPO's (`audiorl.losses.preference`).
 
-It is a trainer of its own and no `loss_type` of `GRPOTrainer`: it shares the rollouts with it, and none of the settings
-of the loss.
+It is a separate trainer, not a `loss_type` of `GRPOTrainer`: the two share rollouts, but no setting of the loss.
 
 Deviations from the paper:
-1. Best and worst of K instead of two samples that a language model compares.
-2. Losses other than DPO's, alone or summed, as `DPOTrainer` offers them; not aot and aot_unpaired, whose value belongs
-   to a whole batch, while rewards decide how many pairs there are.
+1. Rewards choose the best and the worst of K samples; in the paper a language model compares two.
+2. Other losses are offered too, alone or summed, as in `DPOTrainer`; not aot and aot_unpaired, which rank the pairs of
+   a whole batch: here rewards decide how many pairs there are.
 """
 
 from __future__ import annotations

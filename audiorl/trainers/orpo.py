@@ -1,14 +1,14 @@
 """Odds-ratio preference optimisation on speech (Hong et al. 2024, arXiv:2403.07691), every clip encoded once.
 
 1. A batch holds B clips with two transcripts each, chosen and rejected.
-2. The policy scores both from one encoder pass over B clips. There is no frozen policy: ORPO tunes the checkpoint it is
-   handed on the chosen transcripts and moves it away from the rejected ones in one run.
+2. The policy scores both from one encoder pass over B clips. There is no frozen policy: one run tunes the checkpoint
+   on the chosen transcripts and moves it away from the rejected ones.
 3. The objective adds the chosen transcript's negative log-likelihood to `beta` times the odds-ratio loss
    (`audiorl.losses.odds_ratio`).
 
 Deviations from the paper:
-1. The log-likelihood is a mean over the chosen tokens, the odds-ratio loss one over the pairs, of the whole optimizer
-   step, not of each micro-batch.
+1. The log-likelihood is a mean over the chosen tokens of the whole optimizer step, the odds-ratio loss a mean over its
+   pairs; neither is taken over a micro-batch alone.
 2. The prefix tokens (language, task) are conditions and count in neither; the end token counts in both.
 3. `nll_weight` may differ from 1.
 

@@ -2,10 +2,10 @@
 
 1. Batches carry their rows, since rewards read columns.
 2. Every clip is encoded once, without a graph.
-3. K hypotheses of each are sampled, their randomness drawn from (seed, step, row).
+3. K hypotheses of each clip are sampled, with randomness from (seed, step, row).
 4. All hypotheses of the step are rewarded in one call.
-5. Groups whose rewards do not vary teach nothing; they are sampled again as often as is allowed, the randomness then
-   drawn from (seed, step, row, try).
+5. Groups whose rewards do not vary teach nothing. They are sampled again, up to the number of tries allowed, with
+   randomness from (seed, step, row, try).
 6. What the steps learn from is kept in tensors that fit into a checkpoint.
 """
 

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on transcribed speech: what to begin with where rows have transcripts.
+"""Supervised fine-tuning on transcribed speech: the method to begin with if rows have transcripts.
 
 1. A batch holds B clips with one transcript each, K = 1.
 2. The model scores the transcript's tokens; only their positions reach the vocabulary.
@@ -10,8 +10,8 @@ Deviations from transformers' `Seq2SeqTrainer`:
    (Whisper's does).
 2. The prefix tokens (language, task, a prompt) are conditions and do not count as labels; the end token does.
 3. Dropout, layerdrop and SpecAugment are off unless `disable_dropout` is turned off.
-4. CTC losses are summed over clips and divided by symbols, one more for each clip; torch's "mean" divides each clip's
-   loss by its own.
+4. CTC losses are summed over clips and divided by all their symbols, plus one for each clip; torch's "mean" divides
+   each clip's loss by that clip's symbols.
 """
 
 from __future__ import annotations
