@@ -11,7 +11,9 @@ from importlib import import_module
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import nn
 
@@ -321,3 +323,20 @@ def test_a_walk_counts_files_of_the_library_and_moves_between_them():
     assert made == "<pre>a</pre>50.0 %a b<pre>c</pre>"
     assert set(walk.files) == {"notebook.py", "text/normalizers.py"}
     assert (walk.moves, walk.calls) == (3, 0) and walk.files["notebook.py"] == 2
+
+
+def test_an_epoch_of_both_ways_of_batching_hears_every_clip_once(tmp_path, capsys):
+    """Twelve clips of 0.5 to 2.7 s, of which the longest are rare."""
+    lines = []
+    for i, seconds in enumerate([0.5, 0.6, 0.7, 0.8, 0.5, 0.6, 0.7, 0.8, 0.5, 0.6, 2.6, 2.7]):
+        noise = np.random.default_rng(i).normal(scale=0.1, size=int(seconds * 16_000))
+        soundfile.write(tmp_path / f"{i}.wav", noise, 16_000)
+        lines.append(json.dumps({"audio": f"{i}.wav", "text": "A B", "duration": seconds}))
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    shape = ["--width", "16", "--layers", "1", "--max_batch_seconds", "3"]
+    import_module("batching").main(["--rows", str(tmp_path / "rows.jsonl"), *shape])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    budget, fixed = found["ways"]["budget"], found["ways"]["fixed"]
+    assert budget["largest_padded_seconds"] <= 3 < fixed["largest_padded_seconds"]
+    assert budget["padded_share"] < fixed["padded_share"] and found["predicted"] > 1
+    assert budget["clips_per_second"] > budget["clips_per_second_with_loading"] > 0

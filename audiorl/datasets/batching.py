@@ -14,7 +14,7 @@ many batches and each row comes once; a stream cannot be planned like that and i
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -224,6 +224,25 @@ def split_batches(buckets: Sequence[Bucket], count: int) -> None:
         sizes.append(halves[1])
         for half in halves:
             heapq.heappush(largest, (-half, place))
+
+
+def largest_number(fits: Callable[[int], bool], most: int) -> int:
+    """The largest number that fits, from 1 to `most`; 0 if not even 1 does. Doubles, then halves the gap.
+
+    Args:
+        fits: n -> whether n fits; whatever is smaller than a number that fits has to fit, too.
+        most: > 0.
+    """
+    low, high = 0, 1  # low fits
+    while fits(high):
+        low = high
+        if high == most:
+            return most
+        high = min(2 * high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def _first_misfit(seconds: np.ndarray, max_seconds: float) -> int:

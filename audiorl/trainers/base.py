@@ -49,6 +49,7 @@ from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.distributed import BalancedRows, check_parallelism
 from audiorl.trainers.hub import HubPusher, tokens_left_out
 from audiorl.trainers.loading import (
+    BatchBudget,
     TrainingAugmentation,
     balance_values,
     batch_seconds,
@@ -127,6 +128,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         frozen: the frozen policy, if `set_reference` made one.
         ranks: AdaLoRA's schedule, if the adapter is an AdaLoRA one.
         extra_state: parts of the run that a checkpoint holds besides the model and `Trainer`'s own state.
+        budget: the seconds of a batch, under `max_batch_seconds`.
         metrics: what is logged, as means over micro-batches and processes.
     """
 
@@ -191,6 +193,10 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         self.metrics = Metrics(self.accelerator)
         self.step_counts: StepCounts | None = None
         self.extra_state: list[ExtraState] = []
+        self.budget: BatchBudget | None = None
+        if args.max_batch_seconds is not None:
+            self.budget = BatchBudget(self)
+            self.extra_state.append(self.budget)
         self.saver = CheckpointSaver(self)
         self.checkpoints = self.saver.folder
         self._add_callbacks(args)
@@ -277,11 +283,11 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         """
         args = self.args
         seconds = batch_seconds(self.train_dataset, args, self.augmentation.growth)
-        if seconds is None or args.max_batch_seconds is None:
+        if seconds is None or self.budget is None:
             raise ValueError("There is no plan without max_batch_seconds. Set it, and pass train_dataset.")
         return EpochPlan(
             seconds,
-            args.max_batch_seconds,
+            self.budget.of(seconds),
             max_clips=self._train_batch_size,
             seed=self._order_seed(),
             num_processes=args.world_size,
@@ -347,6 +353,16 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         return self.frozen.sums(model, batch, scores)
 
     # ---- one optimizer step ----
+
+    def try_batch(self, rows: list[dict[str, Any]]) -> None:
+        """Forward and backward of a step of these rows, for the memory they take; only gradients stay."""
+        self.current_gradient_accumulation_steps = 1
+        try:
+            batches, _ = self.get_batch_samples(iter([self.data_collator(rows)]), 1, self.args.device)
+            self.training_step(self.model, batches[0])
+        finally:
+            self.step_counts = None
+            self.metrics.drain("train")
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch, forward and backward. AdaLoRA's term is added to the last one of a step."""
@@ -490,6 +506,8 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
             SystemExit: SIGTERM came, a checkpoint is written.
         """
         checkpoint = self.saver.begin(resume_from_checkpoint)
+        if checkpoint is not None and self.budget is not None:
+            self.budget.load(checkpoint)  # the loader is made before the rest of a checkpoint is read
         self.hub.sweep()
         if self.is_world_process_zero():
             self.card.facts(self.args.output_dir)  # what would keep a card from being written shows before the run

@@ -66,6 +66,35 @@ TOKEN_KEYS = ("token", "use_auth_token", "hub_token")
 HOLD_AUDIO = ("tensorboard", "wandb", "trackio")
 
 
+# `max_batch_seconds` that is found by trying.
+AUTO = "auto"
+
+
+def budget_of_seconds(given: Any) -> float | str:
+    """`max_batch_seconds` as a number, or "auto".
+
+    Raises:
+        ValueError: neither.
+    """
+    if given == AUTO:
+        return AUTO
+    try:
+        seconds = float(given) if isinstance(given, str) or is_number(given) else math.nan
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ValueError(
+            f"max_batch_seconds is the padded seconds of a batch, a finite number above 0, or {AUTO!r}; got {given!r}. "
+            "Set it to several times the longest clip, or leave it out."
+        )
+    return seconds
+
+
+def has_memory_limit(device: torch.device) -> bool:
+    """Whether a batch that is too large raises `torch.OutOfMemoryError` there, and does no other harm."""
+    return device.type == "cuda"
+
+
 @dataclass
 class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
     """Arguments that all trainers share. Defaults that differ from `TrainingArguments` are the first fields."""
@@ -179,13 +208,14 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
         },
     )
 
-    max_batch_seconds: float | None = field(
+    # as with `columns`: flags are read as the first type
+    max_batch_seconds: str | None | float = field(  # noqa: RUF036
         default=None,
         metadata={
             "help": "Bound a training batch of each device by its padded seconds, its clips times the longest of them; "
             "above 0. Clips of similar length go together. per_device_train_batch_size then only bounds the number of "
-            "clips: raise it. Seconds come from the row's `duration` or else from the audio's header. Unset: "
-            "per_device_train_batch_size clips."
+            "clips: raise it. Seconds come from the row's `duration` or else from the audio's header. 'auto' tries, on "
+            "one GPU, how many of the longest clips fit its memory. Unset: per_device_train_batch_size clips."
         },
     )
     balance_column: str | None = field(
@@ -333,12 +363,9 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
         """Refuse settings that a budget of seconds would ignore."""
         if self.max_batch_seconds is None:
             return
-        seconds = self.max_batch_seconds
-        if not is_number(seconds) or not 0 < seconds < math.inf:
-            raise ValueError(
-                f"max_batch_seconds is the padded seconds of a batch, a finite number above 0; got {seconds!r}. Set it "
-                "to several times the longest clip, or leave it out."
-            )
+        self.max_batch_seconds = seconds = budget_of_seconds(self.max_batch_seconds)
+        if seconds == AUTO:
+            self._check_trial()
         others = {
             "train_sampling_strategy": self.train_sampling_strategy != "random",
             "balance_column": self.balance_column is not None,
@@ -347,9 +374,23 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
         for name, used in others.items():
             if used:
                 raise ValueError(
-                    f"max_batch_seconds={seconds:g} decides which clips go together and in which order, "
+                    f"max_batch_seconds={seconds} decides which clips go together and in which order, "
                     f"and so does {name}={getattr(self, name)!r}. Leave one of them out."
                 )
+
+    def _check_trial(self) -> None:
+        """Refuse to try how much fits where nothing says it, or where processes would have to agree on it."""
+        if not has_memory_limit(self.device):
+            raise ValueError(
+                f"max_batch_seconds={AUTO!r} tries how many clips fit a GPU's memory, and this run is on "
+                f"{self.device.type}, where no limit of memory can be found by trying. Give a number of seconds, for "
+                "example ten times the longest clip."
+            )
+        if self.world_size > 1:
+            raise ValueError(
+                f"max_batch_seconds={AUTO!r} tries batches in one process, and this run has {self.world_size}. Start "
+                "one process for a step, read the number in its log, and pass that to all."
+            )
 
     def _check_task(self) -> None:
         """Check that some family of models has the task; the family itself checks the rest."""

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -39,7 +40,7 @@ from audiorl.adapters import (
 from audiorl.augment import load_augmentation
 from audiorl.collator import HotwordChanges, SpeechCollator
 from audiorl.datasets import BadRowsError, RowJudge, SkippedRows, drop_bad_rows
-from audiorl.datasets.batching import EpochPlan
+from audiorl.datasets.batching import EpochPlan, largest_number
 from audiorl.datasets.checks import (
     OutsideSeconds,
     drop_outside,
@@ -57,7 +58,7 @@ from audiorl.models import (
     speech_family,
 )
 from audiorl.text.keywords import HOTWORDS_COLUMN, distinct_hotwords
-from audiorl.trainers.config import SpeechConfig
+from audiorl.trainers.config import AUTO, SpeechConfig
 
 logger = logging.get_logger(__name__)
 
@@ -587,20 +588,117 @@ def batch_seconds(rows: Any, args: SpeechConfig, growth: float | None) -> np.nda
         return None
     if not isinstance(rows, Dataset):
         raise ValueError(
-            f"max_batch_seconds={args.max_batch_seconds:g} plans the batches of an epoch by the lengths of all clips, "
+            f"max_batch_seconds={args.max_batch_seconds} plans the batches of an epoch by the lengths of all clips, "
             f"and the rows are a stream ({type(rows).__name__}). Load them whole (streaming=False), or leave "
             "max_batch_seconds out and bound the clips of a batch with per_device_train_batch_size."
         )
     seconds = np.asarray(rows["duration"][:], dtype=np.float64) * (growth or 1.0)
     place = int(seconds.argmax())
-    if seconds[place] > args.max_batch_seconds:
+    if args.max_batch_seconds != AUTO and seconds[place] > float(args.max_batch_seconds):
         slowed = "" if growth is None else " where augmentation slows it most"
         raise ValueError(
-            f"max_batch_seconds={args.max_batch_seconds:g} is less than a single clip: {rows[place]['where']} has "
+            f"max_batch_seconds={args.max_batch_seconds} is less than a single clip: {rows[place]['where']} has "
             f"{seconds[place]:.2f} s{slowed}. Raise max_batch_seconds to {math.ceil(seconds[place])} or more, or leave "
             "long clips out with max_audio_seconds."
         )
     return seconds
+
+
+# Of the memory that a trial found, which leaves out texts longer than those of the longest clips, and fragments.
+_USED_SHARE = 0.9
+BUDGET_FILE = "batch_seconds.json"
+
+
+class BatchBudget:
+    """The seconds of `max_batch_seconds`; where that is "auto" they are found once, and checkpoints keep them.
+
+    Args:
+        trainer: a `SpeechTrainer` with such a budget.
+
+    Attributes:
+        seconds: None until they are found.
+    """
+
+    def __init__(self, trainer: Any):
+        given = trainer.args.max_batch_seconds
+        self.trainer, self.found = trainer, given == AUTO
+        self.seconds: float | None = None if given == AUTO else float(given)
+
+    def save(self, checkpoint: str) -> None:
+        if self.found and self.trainer.args.process_index == 0:
+            with open(os.path.join(checkpoint, BUDGET_FILE), "w") as file:
+                json.dump({"max_batch_seconds": self.seconds}, file)
+
+    def load(self, checkpoint: str) -> None:
+        """Go on with the budget of a checkpoint, so that a resumed run has the batches of one that did not stop.
+
+        A checkpoint without one, resumed with `allow_changed_resume`, is of a run with a number: there a trial decides.
+        """
+        path = os.path.join(checkpoint, BUDGET_FILE)
+        if self.found and os.path.exists(path):
+            with open(path) as file:
+                self.seconds = json.load(file)["max_batch_seconds"]
+
+    def of(self, seconds: np.ndarray) -> float:
+        """The budget for clips of these seconds, in the order of the training rows.
+
+        Raises:
+            ValueError: the longest clip alone does not fit the memory.
+        """
+        if self.seconds is None:
+            self.seconds = self._try(seconds)
+        return self.seconds
+
+    def _try(self, seconds: np.ndarray) -> float:
+        trainer, order = self.trainer, np.argsort(-seconds, kind="stable")
+        longest = float(seconds[order[0]])
+        most = min(trainer._train_batch_size, len(order))
+        clips = largest_number(lambda n: fits_memory(trainer, trainer.train_dataset.select(order[:n].tolist())), most)
+        if clips == 0:
+            raise ValueError(
+                f"Forward and backward of the longest clip alone ({longest:.2f} s) do not fit the memory of "
+                f"{trainer.args.device}. Leave long clips out with max_audio_seconds, or use gradient_checkpointing, "
+                "bf16, an adapter or a smaller model."
+            )
+        found = max(longest, math.floor(10 * _USED_SHARE * clips * longest) / 10)
+        bound = f"; per_device_train_batch_size={most} allows no more" if clips == most else ""
+        logger.warning(
+            f"max_batch_seconds={AUTO!r}: {clips} clips of {longest:.2f} s fit{bound}. The budget is {found:g} s; "
+            f"--max_batch_seconds {found:g} gives the same batches without a trial."
+        )
+        return found
+
+
+def fits_memory(trainer: Any, rows: Dataset) -> bool:
+    """Whether forward and backward of these rows fit, beside the optimizer's state; leaves no trace in the trainer.
+
+    Args:
+        trainer: a `SpeechTrainer` before its first step.
+    """
+    buffers = [(buffer, buffer.clone()) for buffer in trainer.model.buffers()]
+    devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
+    fits = True
+    with torch.random.fork_rng(devices=devices):
+        try:
+            _step_beside_state(trainer, rows)
+        except torch.OutOfMemoryError:
+            fits = False
+    # behind the handler, whose traceback would hold the batch
+    trainer.model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    if devices:
+        torch.cuda.empty_cache()
+    return fits
+
+
+def _step_beside_state(trainer: Any, rows: Dataset) -> None:
+    """A step with as much memory taken as Adam's two moments of each trained weight will take."""
+    trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+    state = [torch.empty_like(weight, dtype=torch.float32) for weight in trained for _ in range(2)]
+    trainer.try_batch(list(rows))
+    del state
 
 
 def planned_loader(rows: Dataset, plan: EpochPlan, args: SpeechConfig, collate: Any) -> DataLoader:

@@ -156,7 +156,7 @@ class RAFTConfig(SamplingConfig):
             )
         if self.max_batch_seconds is not None:
             raise ValueError(
-                f"max_batch_seconds={self.max_batch_seconds:g} plans the batches of all epochs beforehand, and RAFT "
+                f"max_batch_seconds={self.max_batch_seconds} plans the batches of all epochs beforehand, and RAFT "
                 "knows which clips it learns from only when it has sampled a cycle. Leave it out, bound the clips of "
                 "a batch with per_device_train_batch_size and rollout_batch_size."
             )

@@ -52,7 +52,7 @@ from audiorl.models.sampling import Sampler
 from audiorl.rewards import RewardSet
 from audiorl.trainers.base import SpeechTrainer, TrainerArguments
 from audiorl.trainers.callbacks import sampling_guarded
-from audiorl.trainers.config import SpeechConfig, SyncedReferenceFields
+from audiorl.trainers.config import AUTO, SpeechConfig, SyncedReferenceFields
 from audiorl.trainers.distributed import balanced_order
 from audiorl.trainers.metrics import counted_step
 from audiorl.trainers.rollout_metrics import (
@@ -240,6 +240,12 @@ class RolloutConfig(SyncedReferenceFields, SamplingConfig):
                 f"train_sampling_strategy={self.train_sampling_strategy!r}. Leave it out, or set num_iterations=1."
             )
         self.check_synced_reference()
+        if self.max_batch_seconds == AUTO:
+            raise ValueError(
+                f"max_batch_seconds={AUTO!r} tries a batch before anything is sampled, and what a step of "
+                f"{type(self).__name__} needs depends on the length of its samples. Give a number of seconds, for "
+                "example ten times the longest clip."
+            )
 
     def _check_group(self) -> None:
         if self.num_generations < 2:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from accelerate.data_loader import BatchSamplerShard
 
-from audiorl.datasets.batching import EpochPlan, SecondsBudget, cut_buckets
+from audiorl.datasets.batching import EpochPlan, SecondsBudget, cut_buckets, largest_number
 
 
 def lengths(count, seed=0):
@@ -129,6 +129,19 @@ def test_only_the_last_bucket_has_a_batch_that_is_not_full():
     for bucket in buckets[:-1]:
         assert set(bucket.sizes) == {int(50 // lengths(500)[bucket.rows[0]])}
     assert Counter(row for bucket in buckets for row in bucket.rows.tolist()) == Counter(range(500))
+
+
+@pytest.mark.parametrize("most", [1, 2, 7, 64])
+def test_the_largest_number_that_fits_is_found_in_few_trials(most):
+    for limit in range(most + 3):
+        tried = []
+
+        def fits(number, limit=limit, tried=tried):
+            tried.append(number)
+            return number <= limit
+
+        assert largest_number(fits, most) == min(limit, most)
+        assert max(tried) <= most and len(tried) <= 2 * most.bit_length() + 1 and len(set(tried)) == len(tried)
 
 
 @pytest.mark.parametrize("seconds", [[3.0, 11.0], [3.0, float("nan")], [3.0, 0.0]])

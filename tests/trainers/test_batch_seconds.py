@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, IterableDataset
+from transformers import HfArgumentParser
 
 from audiorl.audio import row_audio_seconds
-from audiorl.trainers.loading import pads_to_window
+from audiorl.trainers import config
+from audiorl.trainers.dpo import DPOTrainer
+from audiorl.trainers.grpo import GRPOConfig
+from audiorl.trainers.loading import fits_memory, pads_to_window
 from audiorl.trainers.raft import RAFTConfig
 from tests.tiny_ctc import tiny_ctc
 from tests.trainers import ctc_rows, grpo_rows, pair_rows
@@ -130,7 +135,7 @@ def stream():
             {"max_batch_seconds": 0.8, "augmentation": {"speed": {"factor": [0.8, 1.0]}}},
             r"has 0\.90 s where augmentation slows it most",
         ),
-        (pair_rows.pair_rows, {"max_batch_seconds": 0.0}, "finite number above 0; got 0.0. Set it to"),
+        (pair_rows.pair_rows, {"max_batch_seconds": 0.0}, "finite number above 0, or 'auto'; got 0.0. Set it to"),
         (pair_rows.pair_rows, {"max_batch_seconds": float("inf")}, "finite number above 0"),
         (pair_rows.pair_rows, {"balance_column": "chosen"}, "so does balance_column='chosen'. Leave one of them out"),
         (pair_rows.pair_rows, {"train_sampling_strategy": "sequential"}, "so does train_sampling_strategy"),
@@ -140,6 +145,79 @@ def stream():
 def test_what_has_no_plan_is_refused_before_anything_is_spent(tmp_path, rows, changes, message):
     with pytest.raises(ValueError, match=message):
         make("dpo", tmp_path, rows(), **changes)
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """A device on which more than three clips are out of memory; the numbers of clips that were tried."""
+    monkeypatch.setattr(config, "has_memory_limit", lambda device: True)
+    tried = []
+    plain = DPOTrainer.compute_loss
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        tried.append(len(inputs["row_ids"]))
+        loss = plain(self, model, inputs, *args, **kwargs)
+        if tried[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return loss
+
+    monkeypatch.setattr(DPOTrainer, "compute_loss", compute_loss)
+    return tried
+
+
+def test_a_budget_that_was_found_trains_like_the_number_it_is(tmp_path, small_memory, caplog):
+    settings = {"num_train_epochs": 1, "disable_dropout": False, "save_strategy": "steps", "save_steps": 2}
+    with caplog.at_level("WARNING", logger="audiorl.trainers.loading"):
+        found = make("dpo", tmp_path / "auto", max_batch_seconds="auto", **settings)
+        found.train()
+    assert small_memory[:3] == [1, 2, 4] and small_memory[3] == 3
+    # 0.9 of three clips of 0.9 s, down to a tenth
+    assert found.budget.seconds == 2.4 and any("--max_batch_seconds 2.4" in line for line in caplog.messages)
+    told = make("dpo", tmp_path / "told", max_batch_seconds=2.4, **settings)
+    told.train()
+    assert largest_difference(weights(found.model), weights(told.model)) == 0
+    assert logged(found, "loss") == logged(told, "loss") and logged(found, "entropy") == logged(told, "entropy")
+    # a resumed run tries nothing
+    again = make("dpo", tmp_path / "auto", max_batch_seconds="auto", **settings)
+    small_memory.clear()
+    again.train(resume_from_checkpoint=str(tmp_path / "auto" / "checkpoint-2"))
+    assert len(small_memory) == found.state.max_steps - 2
+    assert largest_difference(weights(found.model), weights(again.model)) == 0
+
+
+def test_a_trial_leaves_statistics_of_the_model_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "has_memory_limit", lambda device: True)
+    model, processor = tiny_ctc("parakeet")
+    own = {"trainer_model": model, "trainer_processing_class": processor, "max_batch_seconds": "auto"}
+    found = make("dpo", tmp_path, ctc_rows.pairs(4), **own)
+    before = {name: buffer.clone() for name, buffer in found.model.named_buffers()}
+    assert fits_memory(found, found.train_dataset)
+    assert before and all(torch.equal(buffer, before[name]) for name, buffer in found.model.named_buffers())
+    assert all(weight.grad is None for weight in found.model.parameters())
+
+
+def test_a_clip_that_fits_no_memory_is_told(tmp_path, small_memory, monkeypatch):
+    def too_much(self, rows):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(DPOTrainer, "try_batch", too_much)
+    with pytest.raises(ValueError, match=r"longest clip alone \(0\.90 s\) do not fit.*max_audio_seconds"):
+        make("dpo", tmp_path, max_batch_seconds="auto").train()
+
+
+def test_what_cannot_be_tried_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"'auto' tries how many clips fit a GPU.*on cpu.*Give a number"):
+        make("dpo", tmp_path, max_batch_seconds="auto")
+    monkeypatch.setattr(config, "has_memory_limit", lambda device: True)
+    with pytest.raises(ValueError, match=r"before anything is sampled.*GRPOConfig"):
+        make("grpo", tmp_path, max_batch_seconds="auto")
+    with pytest.raises(ValueError, match=r"or 'auto'; got 'much'"):
+        make("dpo", tmp_path, max_batch_seconds="much")
+    flags = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--max_batch_seconds"]
+    (parsed,) = HfArgumentParser(GRPOConfig).parse_args_into_dataclasses([*flags, "1.85"])
+    assert parsed.max_batch_seconds == 1.85
+    with pytest.raises(ValueError, match="before anything is sampled"):
+        HfArgumentParser(GRPOConfig).parse_args_into_dataclasses([*flags, "auto"])
 
 
 def test_raft_has_no_plan(tmp_path):
