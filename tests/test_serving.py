@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -37,11 +38,11 @@ def served(*command: str, **environment: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    log = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would hold the server up
     process = subprocess.Popen(
         [*command, "--host", "127.0.0.1", "--port", str(port)],
-        stdout=subprocess.PIPE,
+        stdout=log,
         stderr=subprocess.STDOUT,
-        text=True,
         env={**os.environ, **environment},
     )
     try:
@@ -50,12 +51,13 @@ def served(*command: str, **environment: str) -> Iterator[str]:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
                 break
             except OSError:
-                assert process.poll() is None, process.communicate()[0]
+                assert process.poll() is None, log.seek(0) or log.read()[-3000:]
                 time.sleep(0.5)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        log.close()
 
 
 @pytest.mark.slow
