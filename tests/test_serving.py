@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def served(*command: str, **environment: str) -> Iterator[str]:
         stdout=log,
         stderr=subprocess.STDOUT,
         env={**os.environ, **environment},
+        start_new_session=True,  # vLLM's engine is a process of its own
     )
     try:
         for _ in range(480):
@@ -55,7 +57,7 @@ def served(*command: str, **environment: str) -> Iterator[str]:
                 time.sleep(0.5)
         yield f"http://127.0.0.1:{port}"
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         log.close()
 
