@@ -97,6 +97,11 @@ class Augmentation:
             return None
         return 1.0 if self.too_long == "unaugmented" else max(found)
 
+    @property
+    def longest(self) -> float:
+        """How many times as long as it is a clip can become, >= 1, whatever happens to those that outgrow a window."""
+        return max((transform.growth for transform in self.transforms if transform.growth is not None), default=1.0)
+
     def require_fit(self, mel_bins: int | None) -> None:
         """Check the masks against what a model hears.
 

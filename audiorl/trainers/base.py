@@ -171,7 +171,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         train_rows = self._checked_rows(train_dataset, args, "train_dataset")
         self.augmentation.find_distractors(train_rows)
         self._balance = balance_values(train_rows, args)
-        batch_seconds(train_rows, args, self.augmentation.growth)  # refuses what has no plan
+        batch_seconds(train_rows, args, self.augmentation.longest)  # refuses what has no plan
         eval_rows = self._checked_rows(eval_dataset, args, "eval_dataset")
         model = tunable(model, planned, self.family, args)
         if train_dataset is not None:
@@ -282,7 +282,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
             repeats: how often the batches of an optimizer step come in a row.
         """
         args = self.args
-        seconds = batch_seconds(self.train_dataset, args, self.augmentation.growth)
+        seconds = batch_seconds(self.train_dataset, args, self.augmentation.longest)
         if seconds is None or self.budget is None:
             raise ValueError("There is no plan without max_batch_seconds. Set it, and pass train_dataset.")
         return EpochPlan(

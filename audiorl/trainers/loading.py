@@ -487,13 +487,15 @@ class TrainingAugmentation:
 
     Attributes:
         augmentation: None where training clips are heard as they are.
-        growth: how much longer a clip can get; None where it keeps its length.
+        growth: how much room a clip has to find; None where it keeps its length.
+        longest: how many times as long a clip can become, >= 1.
     """
 
     def __init__(self, args: SpeechConfig):
         seed = args.seed if args.data_seed is None else args.data_seed
         self.augmentation = None if args.augmentation is None else load_augmentation(args.augmentation, seed=seed)
         self.growth = None if self.augmentation is None else self.augmentation.growth
+        self.longest = 1.0 if self.augmentation is None else self.augmentation.longest
         self.hotwords: HotwordChanges | None = None
         if args.hotword_dropout or args.hotword_distractors:
             self.hotwords = HotwordChanges(args.hotword_dropout, args.hotword_distractors, seed)
@@ -574,12 +576,12 @@ _LOADER_SETTINGS = (
 )
 
 
-def batch_seconds(rows: Any, args: SpeechConfig, growth: float | None) -> np.ndarray | None:
+def batch_seconds(rows: Any, args: SpeechConfig, growth: float) -> np.ndarray | None:
     """(R,) seconds that each training row takes of `max_batch_seconds`; None without such a budget.
 
     Args:
         rows: of `usable_rows`.
-        growth: how many times as long augmentation may make a clip; None where it keeps its length.
+        growth: how many times as long augmentation may make a clip, >= 1.
 
     Raises:
         ValueError: a stream, or a clip that alone is beyond the budget.
@@ -592,10 +594,10 @@ def batch_seconds(rows: Any, args: SpeechConfig, growth: float | None) -> np.nda
             f"and the rows are a stream ({type(rows).__name__}). Load them whole (streaming=False), or leave "
             "max_batch_seconds out and bound the clips of a batch with per_device_train_batch_size."
         )
-    seconds = np.asarray(rows["duration"][:], dtype=np.float64) * (growth or 1.0)
+    seconds = np.asarray(rows["duration"][:], dtype=np.float64) * growth
     place = int(seconds.argmax())
     if args.max_batch_seconds != AUTO and seconds[place] > float(args.max_batch_seconds):
-        slowed = "" if growth is None else " where augmentation slows it most"
+        slowed = " where augmentation slows it most" if growth > 1 else ""
         raise ValueError(
             f"max_batch_seconds={args.max_batch_seconds} is less than a single clip: {rows[place]['where']} has "
             f"{seconds[place]:.2f} s{slowed}. Raise max_batch_seconds to {math.ceil(seconds[place])} or more, or leave "
@@ -617,12 +619,21 @@ class BatchBudget:
 
     Attributes:
         seconds: None until they are found.
+
+    Raises:
+        ValueError: clips that augmentation makes longer than those that a trial would hear.
     """
 
     def __init__(self, trainer: Any):
         given = trainer.args.max_batch_seconds
         self.trainer, self.found = trainer, given == AUTO
         self.seconds: float | None = None if given == AUTO else float(given)
+        if self.found and trainer.augmentation.growth is not None:
+            raise ValueError(
+                f"max_batch_seconds={AUTO!r} tries the clips as they are, and augmentation changes their speed, so "
+                "that what fits in the trial may not fit later. Give a number of seconds, or leave speed out of the "
+                "augmentation."
+            )
 
     def save(self, checkpoint: str) -> None:
         if self.found and self.trainer.args.process_index == 0:
@@ -660,7 +671,7 @@ class BatchBudget:
                 f"{trainer.args.device}. Leave long clips out with max_audio_seconds, or use gradient_checkpointing, "
                 "bf16, an adapter or a smaller model."
             )
-        found = max(longest, math.floor(10 * _USED_SHARE * clips * longest) / 10)
+        found = max(math.ceil(10 * longest), math.floor(10 * _USED_SHARE * clips * longest)) / 10
         bound = f"; per_device_train_batch_size={most} allows no more" if clips == most else ""
         logger.warning(
             f"max_batch_seconds={AUTO!r}: {clips} clips of {longest:.2f} s fit{bound}. The budget is {found:g} s; "

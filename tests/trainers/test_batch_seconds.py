@@ -135,6 +135,11 @@ def stream():
             {"max_batch_seconds": 0.8, "augmentation": {"speed": {"factor": [0.8, 1.0]}}},
             r"has 0\.90 s where augmentation slows it most",
         ),
+        (
+            pair_rows.pair_rows,  # those that would outgrow the window of 1 s stay as they are, others need not
+            {"max_batch_seconds": 1.1, "augmentation": {"speed": {"factor": [0.8, 1.0]}, "too_long": "unaugmented"}},
+            r"has 1\.1[23] s where augmentation slows it most",
+        ),
         (pair_rows.pair_rows, {"max_batch_seconds": 0.0}, "finite number above 0, or 'auto'; got 0.0. Set it to"),
         (pair_rows.pair_rows, {"max_batch_seconds": float("inf")}, "finite number above 0"),
         (pair_rows.pair_rows, {"balance_column": "chosen"}, "so does balance_column='chosen'. Leave one of them out"),
@@ -211,6 +216,9 @@ def test_what_cannot_be_tried_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(config, "has_memory_limit", lambda device: True)
     with pytest.raises(ValueError, match=r"before anything is sampled.*GRPOConfig"):
         make("grpo", tmp_path, max_batch_seconds="auto")
+    slowed = {"augmentation": {"speed": {"factor": [0.8, 1.0]}}}
+    with pytest.raises(ValueError, match=r"tries the clips as they are.*Give a number"):
+        make("dpo", tmp_path, pair_rows.pair_rows(5)[2:], max_batch_seconds="auto", **slowed)
     with pytest.raises(ValueError, match=r"or 'auto'; got 'much'"):
         make("dpo", tmp_path, max_batch_seconds="much")
     flags = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--max_batch_seconds"]
