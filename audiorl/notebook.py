@@ -14,7 +14,7 @@ def html_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str 
     """A table in HTML that shows texts as they are; None is an empty cell.
 
     Args:
-        columns: names, of which there is one for each cell of a row.
+        columns: one name for each cell of a row.
         rows: texts and numbers; floats are shown with four digits.
         note: a line above the table.
     """

@@ -29,7 +29,7 @@ _OGG_END_OF_STREAM = 4
 _MP3_IN_WAV = 0x55
 # Longest header that a writer counts into the size of the samples.
 _SLIP_BYTES = 128
-# Bytes behind the stated end that are too few to be sound: padding.
+# Bytes after the stated end that are too few to be sound: padding.
 _TRAILING_BYTES = 8
 _TRAILING_MARKS = (b"TAG", b"ID3", b"3DI", b"APETAGEX", b"LYRICS", b"LIST", b"id3 ", b"bext", b"iXML", b"_PMX", b"FLLR")
 _CUT_REMEDY = "Copy the file again, or remove the row."
@@ -415,7 +415,7 @@ class _Extent(NamedTuple):
     size_bytes: int = 4
     order: _Order = "little"
     extra: int = 0  # what the size counts besides the samples
-    layout: _Layout | None = None  # how chunks behind the samples are written
+    layout: _Layout | None = None  # how chunks after the samples are written
     promised: int = 0  # bytes that the header counts in another place, where it is certain which of both is meant
 
 

@@ -52,7 +52,7 @@ READ = (
 # The others that it opens -> why they are not.
 REFUSED = {
     **dict.fromkeys(("AVR", "MAT5", "MPC2K", "VOC", "XI"), "libsndfile does not notice when its end is missing"),
-    "MAT4": "it holds matrices, of which any may be the sound",
+    "MAT4": "it holds matrices, and any of them may be the sound",
     "SDS": "libsndfile loses its last samples",
     "WVE": "its rate is not stated",
 }

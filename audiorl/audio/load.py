@@ -60,8 +60,8 @@ SILENCE_PEAK = 1e-4
 LOUDEST_SAMPLE = 100.0
 
 
-# A segment's end may be rounded, or count an MP3's padding: by so many seconds, or this share of its length, it may lie
-# behind the end of its recording, and then is that end.
+# A segment's end may be rounded, or count an MP3's padding. It may lie this many seconds, or this share of its length,
+# after the end of its recording; then the recording's end is taken.
 _END_SLACK, _END_SHARE = 0.1, 0.02
 # Recordings that stay open, and bytes of samples of those that had to be decoded.
 _RECORDINGS, _KEPT_BYTES = 8, 1 << 28

@@ -26,7 +26,7 @@ class _Mp3Frame(NamedTuple):
     header: int
     bytes: int
     samples: int
-    xing_offset: int  # where a length header lies in the first frame: behind the side information
+    xing_offset: int  # where a length header lies in the first frame: after the side information
 
 
 def _mp3_frame(data: bytes, position: int) -> _Mp3Frame | None:

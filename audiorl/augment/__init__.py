@@ -8,7 +8,7 @@ A description is a dict from transforms to their settings, a string that holds o
      "time_mask": {"seconds": [0, 0.4], "count": 2},
      "too_long": "unaugmented"}
 
-A number may be a range `[low, high]`, of which each clip draws its own. `p` is the probability that a transform is
+A number may be a range `[low, high]`; each clip draws its own value from it. `p` is the probability that a transform is
 applied, 1 where it is left out. Transforms act in the order they are written in; masks act last. A list of such dicts
 lets a transform occur twice. Paths are relative to the description's file.
 
@@ -251,7 +251,7 @@ def _written(description: Any) -> tuple[Any, str]:
 
 
 def _read(text: str, source: str) -> Any:
-    """YAML, of which JSON is a part but for tabs between its tokens and numbers like 1e-3."""
+    """YAML. It includes JSON, except for tabs between tokens and numbers like 1e-3."""
     try:
         if text.lstrip().startswith(("{", "[")):
             with contextlib.suppress(json.JSONDecodeError):

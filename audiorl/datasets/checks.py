@@ -34,11 +34,11 @@ Tokenize = Callable[[str, Mapping[str, Any]], object]
 LastTime = Callable[[str], float | None]
 LeastSeconds = Callable[[str], float]
 Problem = tuple[str, str]  # what is wrong, and what to do about it
-# Rows may carry their audio as bytes, so only so many are in memory at once.
+# Rows may carry their audio as bytes, so at most this many are in memory at once.
 _ROWS_AT_ONCE = 256
 # Times are written in steps of 0.02 s, so the end of a clip may be rounded up.
 _TIME_SLACK = 0.02
-# A `duration` may be rounded, or count an MP3's padding: by so many seconds, or this share, it may be off.
+# A `duration` may be rounded, or count an MP3's padding: it may be off by this many seconds, or by this share.
 _DURATION_SLACK, _DURATION_SHARE = 0.1, 0.02
 
 
@@ -568,7 +568,7 @@ def seconds_outside(row: Mapping[str, Any], min_seconds: float | None, max_secon
 
 
 def _lies_outside(row: Mapping[str, Any], seconds: float, min_seconds: float | None, max_seconds: float | None) -> bool:
-    """Whether a clip of so many seconds is left out, by its header and by the row's `duration`."""
+    """Whether a clip of this many seconds is left out, by its header and by the row's `duration`."""
     low, high = min_seconds or 0.0, math.inf if max_seconds is None else max_seconds
     duration = row.get("duration")
     if duration is not None and (duration_problem(duration, None) or low <= duration <= high):

@@ -41,7 +41,7 @@ class RowPlan:
 
     Args:
         name: of the corpus, for messages.
-        columns: ours -> theirs, of which none may be missing.
+        columns: ours -> theirs; each of theirs must exist.
         extras: ours -> theirs; None where theirs is missing.
         language: of all rows; None for no such column.
         clean: see `Corpus`.
@@ -203,7 +203,7 @@ def load_corpus(
         corpus: a name that `list_corpora` gives, or a corpus.
         split: "train", "validation" or "test", or another one that `audiorl datasets NAME` shows.
         language: needed where the corpus has several.
-        limit: > 0, at most so many rows, the first ones; no more are fetched.
+        limit: > 0, take at most this many rows, the first ones; no more are fetched.
         streaming: read rows as they are needed and store nothing.
         path: a folder with a copy of the corpus, instead of the Hub; default `$AUDIORL_CORPORA/<name>` where there is
             one. It is a snapshot of the repository, written by `save_to_disk`, or has Parquet files called
@@ -257,7 +257,7 @@ def speech_rows(
             reports or skips. A file without any readable line is refused.
 
     Returns:
-        A `Dataset`; for a stream an `IterableDataset`, of which nothing is read yet. Each worker or process that reads
+        A `Dataset`; for a stream an `IterableDataset` that has read nothing yet. Each worker or process that reads
         a shared stream numbers its rows from 0; `where` then names the worker.
 
     Raises:
@@ -293,7 +293,7 @@ def load_named(
 def rows_for(
     source: Any, role: str, language: str | None = None, columns: ColumnNames | None = None
 ) -> Dataset | IterableDataset:
-    """The rows that a trainer is given: a corpus name, of which `role` is the split, or anything `speech_rows` takes.
+    """The rows that a trainer is given: a corpus name (`role` is its split), or anything `speech_rows` takes.
 
     Lines of a file that cannot be read are left to the check of rows.
     """

@@ -54,7 +54,7 @@ finite, and what does not apply is null.
         before, after   their places in measurements
         difference      error rate after - before; negative is better
         interval        [low, high] of the difference; null below two clips (or groups)
-        p_value         two-sided, paired bootstrap; null likewise
+        p_value         two-sided, paired bootstrap; null in the same cases
         relative_gain   share of the errors that is gone
         better, worse   [{"clip": place in clips of before, "clip_after": in those of after, "id", "errors_before",
                         "errors_after"}], the largest change first

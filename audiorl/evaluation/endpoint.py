@@ -53,7 +53,7 @@ LONGEST_PAUSE = 60.0
 # Bytes; an hour of speech has 60,000 characters, and no service that answers with text alone says more.
 LARGEST_ANSWER = 2**24
 _PIECE = 2**16
-# So many rows one behind the other without an answer: the server has a fault, not they.
+# After this many rows in succession without an answer, the fault is the server's, not the rows'.
 FAILURES_IN_A_ROW = 10
 # Answers that do not depend on the clip: redirections, the key, the address.
 _FOR_ALL = (301, 302, 303, 307, 308, 401, 403, 404, 405)

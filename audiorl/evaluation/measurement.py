@@ -169,7 +169,7 @@ class Measurement:
             row.
         is_silent: (N,) bool, nothing is left of the normalised transcript.
         keyword_counts: N counts; None for clips without keywords.
-        entities: N, how near hypotheses come to the keywords spoken; None likewise.
+        entities: N, how near hypotheses come to the keywords spoken; None for clips without keywords.
         answers: what the hypotheses stand for; None in transcription.
         settings: how it was counted.
         timing: None for a part of the clips.

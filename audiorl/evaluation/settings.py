@@ -23,7 +23,7 @@ class EvaluationSettings:
     Args:
         task: "transcription" counts words or characters; "labels" asks whether a hypothesis is the row's label.
         text_column: column of the transcript, "" if nothing was said. With "labels" the column of the label, as text,
-            or of a list of right answers to the row's question, of which the first one is shown.
+            or of a list of right answers to the row's question; the first one is shown.
         normalise: a name or function that `audiorl.text.normalizers.normalizer` takes.
         unit: see `audiorl.evaluation.count_errors`; ignored with "labels".
         group_column: column whose values, usually speakers, the bootstrap draws; None draws clips.

@@ -140,7 +140,7 @@ def generalized_jsd(student_logps: Tensor, teacher_logps: Tensor, beta: float) -
 
     Args:
         student_logps: (..., V) nats, with gradient; a log-softmax.
-        teacher_logps: (..., V) likewise; receives no gradient.
+        teacher_logps: (..., V) the teacher's; receives no gradient.
         beta: 0 ... 1.
 
     Returns:

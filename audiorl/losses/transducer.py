@@ -251,7 +251,7 @@ class _Nodes(NamedTuple):
     """The nodes of N = B K transcripts, as places in a table (N, S, U + 1)."""
 
     places: Tensor  # (nodes,) long, those that exist
-    labels: Tensor  # (N, U + 1) long, the next symbol; the blank behind the last
+    labels: Tensor  # (N, U + 1) long, the next symbol; the blank after the last
     frames: Tensor  # (N,)
     lengths: Tensor  # (N,)
     hypotheses: int  # K

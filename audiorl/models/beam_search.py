@@ -86,7 +86,7 @@ class GroupBeams(NamedTuple):
     """The K best hypotheses of each clip, best first."""
 
     tokens: Tensor  # (B, K, T + 1) long, prefix and end token included, padded on the right
-    keep: Tensor  # (B, K, T) bool, the tokens behind the prefix
+    keep: Tensor  # (B, K, T) bool, the tokens after the prefix
     logps: Tensor  # (B, K, T) log-probability of each of them, zero where keep is False
     scores: Tensor  # (B, K) to rank by: (sum of log-probabilities - penalties) / n ** length_penalty
     finished: Tensor  # (B, K) bool, False where the length limit cut the hypothesis
@@ -102,7 +102,7 @@ class Hypotheses(NamedTuple):
     logps: Tensor  # (B, n, length - 1)
     scores: Tensor  # (B, n); minus infinity where there is none yet
     ended: Tensor  # (B, n) bool
-    counts: Tensor  # (B, n) tokens behind the prefix
+    counts: Tensor  # (B, n) tokens after the prefix
 
     def pick(self, places: Tensor) -> Hypotheses:
         """The hypotheses at `places` (B, m)."""

@@ -147,7 +147,7 @@ class CTCFamily(SpeechFamily):
 
     @abstractmethod
     def frames_in(self, samples: int) -> int:
-        """Frames of symbols that a clip of so many samples gives."""
+        """Frames of symbols that a clip of this many samples gives."""
 
     @abstractmethod
     def _frames_of_audio(self, length: Tensor) -> Tensor:

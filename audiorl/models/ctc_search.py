@@ -30,7 +30,7 @@ def draw_paths(frame_logps: Tensor, noise: Tensor) -> Tensor:
         total = cumulative[:, -1:]
         # below the total whatever the rounding, so that what is found has a probability above zero
         target = torch.minimum(uniform.double() * total, torch.nextafter(total, torch.zeros_like(total)))
-        # NaN is above all numbers, and would be looked up behind the last symbol
+        # NaN is above all numbers, and would be looked up after the last symbol
         drawn = torch.searchsorted(cumulative, target.contiguous(), right=True).clamp(max=logps.shape[-1] - 1)
         paths.append(drawn.T)
     return torch.stack(paths)
@@ -52,7 +52,7 @@ def collapse(paths: Tensor, frames: Tensor, blank: int) -> tuple[Tensor, Tensor]
     said = fresh & own & (paths != blank)
     counts = said.sum(-1)
     longest = int(counts.max())
-    # frames that say nothing write behind the longest hypothesis, where they are cut off
+    # frames that say nothing write after the longest hypothesis, where they are cut off
     place = torch.where(said, said.cumsum(-1) - 1, longest)
     symbols = paths.new_full((*counts.shape, longest + 1), blank)
     symbols.scatter_(-1, place, torch.where(said, paths, blank))
@@ -66,7 +66,7 @@ def as_hypotheses(symbols: Tensor, counts: Tensor, blank: int) -> tuple[Tensor, 
 
 
 def samples_for(frames_in: Callable[[int], int], frames: int) -> int:
-    """The fewest samples that give so many frames; 0 for none.
+    """The fewest samples that give this many frames; 0 for none.
 
     Args:
         frames_in: samples -> frames, growing.

@@ -167,7 +167,7 @@ class FamilyData(ABC):
         """The row's `prompt` with its `hotwords` written into it; what every reader of rows asks for.
 
         Raises:
-            ValueError: a prompt that is no text, hot words that are no words, or nowhere to write them.
+            ValueError: a prompt that is not text, hot words that are not words, or no place for them.
         """
         prompt, hotwords = read_prompt(row)
         return self.prompt_with_hotwords(prompt, hotwords) if hotwords else prompt

@@ -75,7 +75,7 @@ class FastConformerAudio(SpeechFamily):
         return [mel[:, : max(1, n // self.hop)] for mel, n in zip(features["input_features"], samples, strict=True)]
 
     def frames_in(self, samples: int) -> int:
-        """States that a clip of so many samples gives."""
+        """States that a clip of this many samples gives."""
         if samples < self.min_samples:
             return 0
         return int(self._frames_of_audio(torch.tensor(samples // self.hop)))
@@ -87,7 +87,7 @@ class FastConformerAudio(SpeechFamily):
         return length
 
     def _most_samples(self, frames: int) -> int:
-        """Of the longest clip that gives no more than so many states."""
+        """Samples of the longest clip that gives no more than this many states."""
         for _ in range(self.halvings):
             frames = frames * self.stride + self.kernel - self.edges - 1
         return (frames + 1) * self.hop - 1

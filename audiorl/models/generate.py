@@ -177,7 +177,7 @@ class _Found:
             yield prefix, ((self.prefixes == prefix) & self.valid).nonzero().squeeze(-1)
 
     def place(self, clips: Tensor, prefix: int, tokens: Tensor, logps: Tensor) -> None:
-        """(n*K, T) tokens and their log-probabilities, of which those behind the first end do not count."""
+        """(n*K, T) tokens and their log-probabilities; those after the first end do not count."""
         shape = (len(clips), self.tokens.shape[1], -1)
         tokens, logps = tokens.view(shape), logps.view(shape)
         ends = tokens == self.end_token

@@ -71,7 +71,7 @@ def grouped_attention_forward(
     fold = (clips, heads * group_size, -1, width)
     shared = getattr(module, "num_key_value_groups", 1)
     if shared > 1:
-        # K stands behind the head in `fold`, so heads are repeated before it is folded in
+        # in `fold` K comes after the head, so heads are repeated before K is folded in
         apart = (clips, heads // shared, group_size, -1, width)
         key = key.reshape(apart).repeat_interleave(shared, dim=1)
         value = value.reshape(apart).repeat_interleave(shared, dim=1)

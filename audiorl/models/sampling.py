@@ -37,7 +37,7 @@ class Sampler:
     """Which tokens may be drawn, by transformers' own logits processors and TRL's names; on top of the temperature.
 
     A sampler draws from another distribution than the policy. The log-probabilities returned with its samples are those
-    of the policy at the same temperature, untruncated, so that `score_groups` gives the same; TRL does likewise. The
+    of the policy at the same temperature, untruncated, so that `score_groups` gives the same; so does TRL. The
     ratio of policy and sampling distribution is not corrected for.
 
     The order is transformers': repetition control, then top-k, top-p, min-p. Repetition control looks at what a
@@ -240,7 +240,7 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     blocks = weights.sum(-1, dtype=torch.float64).cumsum(-1)
     total = blocks[..., -1:]
     target = _below(uniform.double()[..., None] * total, total)
-    # NaN is above all numbers: without a limit it would be looked up behind the last token
+    # NaN is above all numbers: without a limit it would be looked up after the last token
     place = torch.searchsorted(blocks, target, right=True).clamp(max=blocks.shape[-1] - 1)
     before = nn.functional.pad(blocks, (1, 0)).gather(-1, place)
     inside = weights.gather(-2, place[..., None].expand(*place.shape, block)).squeeze(-2).double().cumsum(-1)

@@ -1,8 +1,8 @@
 """Hypotheses of a transducer: alignments drawn or followed step by step, and a beam search over frames.
 
 A step asks the joint network at (frame, text so far) for a symbol and, in a TDT model, a duration. The rules are those
-of transformers' `generate`: a blank takes a frame at least; a plain transducer goes on by itself after so many symbols
-in a frame; a step that reaches beyond the last frame ends the hypothesis.
+of transformers' `generate`: a blank takes a frame at least; a plain transducer goes to the next frame by itself after
+`max_symbols_per_step` symbols; a step that reaches beyond the last frame ends the hypothesis.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Walks(NamedTuple):
 class Limits(NamedTuple):
     """What ends a walk before its audio does."""
 
-    symbols_in_frame: int  # a walk goes to the next frame after so many
+    symbols_in_frame: int  # a walk goes to the next frame after this many
     steps: Tensor  # (n,)
     symbols: int  # of a whole transcript
 
@@ -114,7 +114,7 @@ def walk(
     """Follow N alignments to the end of their audio.
 
     Args:
-        clips: (N,) long, of which clip.
+        clips: (N,) long, the clip of each.
         frames: (N,) long, of that clip; 0 writes nothing.
 
     Returns:
@@ -164,7 +164,7 @@ def _without_blanks(said: Sequence[Tensor], frames: Tensor, blank: int) -> tuple
     writes = steps != blank
     counts = writes.sum(1)
     longest = int(counts.max())
-    # blanks are written behind the longest, where they are cut off
+    # blanks are written after the longest, where they are cut off
     place = torch.where(writes, writes.cumsum(1) - 1, longest)
     symbols = steps.new_full((len(steps), longest + 1), blank).scatter_(1, place, steps)
     return symbols[:, :longest], counts

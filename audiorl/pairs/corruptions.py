@@ -73,7 +73,7 @@ b p|d t|g k|v f|s z|m n|l r|a e|e i|i y|o u|a o|c k|w v|h j
 # letter -> letters it is mistaken for
 NEIGHBOURS: dict[str, tuple[str, ...]] = _groups(_LETTERS)
 
-# By language: groups of number words of one kind, one of which takes another's place.
+# By language: groups of number words of one kind; one word of a group replaces another.
 NUMBER_WORDS: dict[str, tuple[str, ...]] = {
     "en": (
         "one two three four five six seven eight nine ten eleven twelve",

@@ -382,7 +382,7 @@ def is_hard_case(
 
     Args:
         own: what the model says of the clip.
-        others: what other systems say; None where one has no transcript, which is no agreement. One system alone
+        others: what other systems say; None where one has no transcript, which is not an agreement. One system alone
             agrees with itself.
         max_disagreement: >= 0, a fraction.
         min_disagreement: > 0, a fraction.

@@ -253,7 +253,7 @@ class Hallucination(TextReward):
     Args:
         detect: names of the detectors to use.
         patterns: regular expressions; default brackets, notes, addresses, one character ten times in a row.
-        silence_units: > 0; so many units said for silence cost the whole penalty.
+        silence_units: > 0; this many units said for silence cost the whole penalty.
         normalise, unit, name: see `TextReward`.
 
     Range: [-1, 0]. Silence: 0 for an empty hypothesis. A hypothesis equal to its transcript: 0.
@@ -263,7 +263,7 @@ class Hallucination(TextReward):
     2024, arXiv:2401.01572. The combination is ours.
 
     Raises:
-        ValueError: an unknown detector, none, a pattern that is no regular expression, silence_units < 1.
+        ValueError: an unknown detector, none, a pattern that is not a regular expression, silence_units < 1.
     """
 
     detect: tuple[str, ...] = (*DETECTORS, PATTERN_DETECTOR)

@@ -121,7 +121,7 @@ def call_rewards(
         timeout: seconds that an asynchronous reward may take, > 0; None waits for ever.
 
     Raises:
-        RewardError: a reward raised, took too long, or answered with something that is no reward.
+        RewardError: a reward raised, took too long, or answered with something that is not a reward.
     """
     named = dict(zip(names, rewards, strict=True))
     start = time.monotonic()
@@ -472,7 +472,7 @@ class RewardSet:
             where: N places of rows, for error messages.
             group: of each completion its row and its number among that row's hypotheses, both from 0; all hypotheses
                 of a row are there. For rewards that ask for it by name.
-            completion_logps: log-probability of each completion, nats, None where no one knows it; likewise.
+            completion_logps: log-probability of each completion, nats; None where it is unknown.
             kwargs: passed on to every reward, `trainer_state` for example.
 
         Raises:

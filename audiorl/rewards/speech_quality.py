@@ -41,7 +41,7 @@ EMPTY_DB = 60.0
 # So large a share of the frames leaves a band to the noise, even where a voice never pauses.
 NOISE_QUANTILE = 0.05
 SNR_RANGE = (-10.0, 60.0)
-# Samples that stand at the peak, by this share of it, are clipped where so many of them follow one another.
+# Samples within this share of the peak are clipped if at least this many of them follow one another.
 PEAK_TOLERANCE = 1e-4
 SHORTEST_CLIPPED_RUN = 3
 
@@ -314,7 +314,7 @@ class SpeechQuality(ShippedReward):
             raise RewardError(f"{self.__name__} cannot judge {what}: {fault.problem}. {fault.remedy}") from fault
 
     def _understood(self, clips: Sequence[np.ndarray]) -> list[str]:
-        """The ASR model's transcripts; silence is not asked about, of which such models invent words."""
+        """The ASR model's transcripts; silence is not asked about, because such models invent words for it."""
         audible = [place for place, clip in enumerate(clips) if clip.any()]
         answers = list(self.asr([clips[place] for place in audible])) if audible else []
         if len(answers) != len(audible) or not all(isinstance(answer, str) for answer in answers):

@@ -183,7 +183,7 @@ def count_errors(
         `Errors` with (N,) counts.
 
     Raises:
-        ValueError: unequal numbers of texts, something that is no text, an unknown unit or normaliser.
+        ValueError: unequal numbers of texts, something that is not text, an unknown unit or normaliser.
 
     Source: Levenshtein alignment by jiwer; where several alignments are shortest their sum is fixed, their
     split into substitutions, deletions and insertions is jiwer's choice.

@@ -145,7 +145,7 @@ class DistillationTrainer(SpeechTrainer):
 
     Args:
         model: the student: id or path of a checkpoint, or a model.
-        teacher_model: the teacher, likewise; default the config's `teacher_model_name_or_path`.
+        teacher_model: the teacher, as a model or its name; default the config's `teacher_model_name_or_path`.
         args: `DistillationConfig`; default one that writes to `<model name>-distilled`.
         teacher_processing_class: the teacher's processor; found by its name where it is left out.
 
