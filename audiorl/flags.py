@@ -161,8 +161,8 @@ class RewardScriptArguments(RewardFlags, RowScriptArguments):
     reward_funcs: list[str] = field(
         default_factory=lambda: ["one_minus_wer"],
         metadata={
-            "help": "Rewards by name (audiorl.rewards.reward_names lists them) or by dotted path, my_module.my_reward; "
-            "modules in the working folder are found."
+            "help": "Rewards, by name (audiorl.rewards.reward_names lists them) or by dotted path: "
+            "my_module.my_reward, also from a module in the working folder."
         },
     )
 

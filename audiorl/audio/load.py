@@ -242,7 +242,7 @@ def row_segment(row: Mapping[str, Any]) -> Segment | None:
     start, offset = given.get("start"), given.get("offset")
     if start is not None and offset is not None and start != offset:
         raise AudioFault(
-            f"the segment starts at {start:g} s by start, at {offset:g} s by offset",
+            f"the column start says that the segment starts at {start:g} s, the column offset says {offset:g} s",
             "Keep the column that is right; rename the other, for example with --columns source_start=start.",
         )
     begin = float(start if start is not None else offset or 0.0)
@@ -440,7 +440,10 @@ def channel_of(value: Any) -> Channel:
 def _channel_number(channel: Any, channels: int, name: str) -> Channel:
     number = channel_of(channel)
     if channels > MOST_CHANNELS:
-        raise AudioFault(f"{name} has {channels} channels", f"Its header is damaged, or give at most {MOST_CHANNELS}.")
+        raise AudioFault(
+            f"{name} has {channels} channels",
+            f"Its header may be damaged; a file may have at most {MOST_CHANNELS} channels.",
+        )
     if number != "mix" and number >= channels:
         has = "one channel, 0" if channels == 1 else f"{channels} channels, 0 to {channels - 1}"
         raise AudioFault(f"{name} has {has}; the row asks for channel {number}", 'Correct the column, or write "mix".')

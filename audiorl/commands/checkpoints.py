@@ -27,7 +27,7 @@ from audiorl.flags import parse
 class CheckpointsArguments:
     """`audiorl checkpoints RUN [flags]`."""
 
-    run: str = field(metadata={"help": "A run's output_dir; also as first word."})
+    run: str = field(metadata={"help": "A run's output_dir. It can also be the first word, without --run."})
     pick: str | None = field(
         default=None,
         metadata={

@@ -39,7 +39,7 @@ class PairsArguments:
     )
     dataset_train_split: str = field(default="train", metadata={"help": "Split of a Hub data set to mine."})
     dataset_streaming: bool = field(
-        default=False, metadata={"help": "Read a Hub data set as a stream; every process reads all of it."}
+        default=False, metadata={"help": "Read a Hub data set as a stream. Every process then reads all of it."}
     )
     columns: list[str] | None = field(
         default=None,

@@ -15,16 +15,19 @@ class ReportArguments:
     """`audiorl report RUN [flags]`."""
 
     run: str = field(
-        metadata={"help": "A run's output_dir, or a file that `audiorl evaluate --output` wrote; also as first word."}
+        metadata={
+            "help": "A run's output_dir, or a file that `audiorl evaluate --output` wrote. It can also be the "
+            "first word, without --run."
+        }
     )
     output: str | None = field(
-        default=None, metadata={"help": "The HTML file; default report.html in RUN, or beside the file."}
+        default=None, metadata={"help": "The HTML file. Unset: report.html in the run's folder, or beside the file."}
     )
     audio_megabytes: float = field(
         default=AUDIO_MEGABYTES,
         metadata={"help": "How much of the file may be audio, in MB, >= 0; clips beyond it are linked."},
     )
-    title: str | None = field(default=None, metadata={"help": "Title of the page; default the run's name."})
+    title: str | None = field(default=None, metadata={"help": "Title of the page. Unset: the run's name."})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -423,17 +423,19 @@ def _ended_before(recipe: Recipe) -> list[Ended]:
         known = [Ended(**one) for one in json.load(file)["ended"]]
     remedy = f"Use another --output_dir, or remove {recipe.output_dir} to begin anew."
     if len(known) > len(recipe.stages):
-        raise RecipeError(f"{path} has {len(known)} stages that ended, and {recipe.source} has fewer. {remedy}")
+        raise RecipeError(f"{path} lists {len(known)} finished stages, and {recipe.source} has fewer stages. {remedy}")
     for one, stage in zip(known, recipe.stages, strict=False):
         then = {"method": one.method, "folder": one.folder, **one.settings}
         now = {"method": stage.method, "folder": stage.folder, **json.loads(json.dumps(dict(stage.settings)))}
         if changed := [name for name in {**then, **now} if then.get(name) != now.get(name)]:
             raise RecipeError(
-                f"{stage.place} of {recipe.source} has ended with {changed[0]} = {then.get(changed[0])!r} and asks for "
-                f"{now.get(changed[0])!r} now. {remedy}"
+                f"{stage.place} of {recipe.source} finished with {changed[0]} = {then.get(changed[0])!r}, and now "
+                f"asks for {now.get(changed[0])!r}. {remedy}"
             )
     if known and known[0].model != recipe.model:
-        raise RecipeError(f"{path} is of a recipe that started from {known[0].model}, not {recipe.model}. {remedy}")
+        raise RecipeError(
+            f"{path} belongs to a recipe that started from {known[0].model}, not {recipe.model}. {remedy}"
+        )
     return known
 
 
@@ -572,7 +574,7 @@ def table(ended: Sequence[Ended]) -> str:
 def _last_words(recipe: Recipe, ended: Sequence[Ended]) -> str:
     said = []
     if _is_stopped(recipe, ended) and len(ended) < len(recipe.stages):
-        said.append(f"Stopped, as on_worse says: {len(recipe.stages) - len(ended)} of the stages were not begun.")
+        said.append(f"Stopped, as on_worse says: {len(recipe.stages) - len(ended)} of the stages were not started.")
     if (best := _best(ended)) is None:
         said.append(f"No stage made it better: the model to use is still {recipe.model}.")
     else:

@@ -92,8 +92,8 @@ class RowPlan:
             near = get_close_matches(missing, found, n=1)
             meant = f"; did you mean {near[0]!r}?" if near else f"; its columns are {found}."
             raise ValueError(
-                f"{self.name} has no column {missing!r}, to which {needed[missing]!r} is mapped{meant} "
-                f"Pass columns={{{needed[missing]!r}: ...}} with one that it has."
+                f"{self.name} has no column {missing!r}, which {needed[missing]!r} is read from{meant} Pass "
+                f"columns={{{needed[missing]!r}: ...}} with one that it has."
             )
 
 

@@ -200,8 +200,8 @@ def register_corpus(corpus: Corpus | RowSource, *, replace: bool = False) -> Non
     """
     if not isinstance(corpus, Corpus | RowSource) or isinstance(corpus, type):
         raise TypeError(
-            f"A corpus has a name and a method rows(split, language); {corpus!r} has not. Pass an instance of a class "
-            "that has, or an audiorl.datasets.Corpus."
+            f"A corpus needs a name and a method rows(split, language), and {corpus!r} lacks one. Pass an instance "
+            "of a class with both, or an audiorl.datasets.Corpus."
         )
     if not re.fullmatch(r"[a-z0-9_.]+", corpus.name):
         raise ValueError(

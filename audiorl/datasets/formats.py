@@ -117,7 +117,7 @@ def read_text(path: str | os.PathLike[str]) -> bytes:
         return content.decode(encoding).encode()
     except UnicodeError as error:
         raise ValueError(
-            f"{name} is not {encoding.upper()}, as which it begins ({error}). Write it anew as UTF-8, for example: "
+            f"{name} begins as {encoding.upper()}, but is not valid ({error}). Write it anew as UTF-8, for example: "
             f"iconv -c -f {encoding} -t UTF-8 IN > OUT."
         ) from error
 
@@ -519,7 +519,8 @@ def _check(new: Mapping[str, str], found: Sequence[str], source: str) -> None:
             near = get_close_matches(theirs, found, n=1)
             meant = f"; did you mean {near[0]!r}?" if near else "."
             raise ValueError(
-                f"columns maps {ours!r} to {theirs!r}, which {source} has not{meant} Its columns are {list(found)}."
+                f"columns maps {ours!r} to {theirs!r}, which {source} does not have{meant} Its columns are "
+                f"{list(found)}."
             )
     kept = [name for name in found if name not in new]
     taken = next((ours for ours in new.values() if ours in kept), None)

@@ -345,7 +345,7 @@ def read_table(name: str) -> JsonRows:
     if not tabs and "," not in header:
         split = "columns separated by '|'" if "|" in header else "one column"
         raise ValueError(
-            f"{name} is a text with {split}, and no rows are known by that. Write TSV with a header (audio, text), "
+            f"{name} is a text with {split}, which is no known form of rows. Write TSV with a header (audio, text), "
             'or JSON lines: {"audio": "clip.wav", "text": "..."}.'
         )
     how: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}

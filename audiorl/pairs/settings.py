@@ -59,7 +59,7 @@ class MiningConfig(RewardFlags):
     )
     temperature: list[float] = field(
         default_factory=lambda: [1.0],
-        metadata={"help": "One or more temperatures above 0 to sample at; beams take one."},
+        metadata={"help": "Temperatures to sample at, one or more, above 0; beams take one."},
     )
     batch_size: int = field(default=8, metadata={"help": "Clips decoded at once, at least 1."})
     language: str | None = field(
@@ -154,8 +154,8 @@ class MiningConfig(RewardFlags):
     corruptions: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Synthetic: kinds to use, of homophone, neighbour, deletion, repeated_tail, ending, number, "
-            "keyword, switch_omitted, switch_translated; default all."
+            "help": "Synthetic: kinds to use, from homophone, neighbour, deletion, repeated_tail, ending, number, "
+            "keyword, switch_omitted, switch_translated. Unset: all."
         },
     )
     measure_wer: bool = field(
@@ -253,8 +253,8 @@ class MiningConfig(RewardFlags):
         _require_known("only", self.only or [], FAILURES)
         if self.only is not None and (not self.only or self.source == "synthetic"):
             raise ValueError(
-                f"only={self.only} names failures of a model's own hypotheses, some of {', '.join(FAILURES)}; "
-                f"the source is {self.source!r}. Name one with source='samples' or 'beams', or leave it out."
+                f"only={self.only} has to name failures of a model's own hypotheses ({', '.join(FAILURES)}); the "
+                f"source is {self.source!r}. Name one with source='samples' or 'beams', or leave it out."
             )
         if self.translations is not None and self.source != "synthetic":
             raise ValueError(

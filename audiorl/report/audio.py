@@ -144,9 +144,9 @@ class PageAudio:
         if self.whole_files:
             parts.append(f"{self.whole_files} of these are a channel or a segment of a file, and play the whole file")
         if self.addresses:
-            parts.append(f"{self.addresses} are addresses, and those of the web are opened by a click")
+            parts.append(f"{self.addresses} are addresses; those on the web open by a click")
         if self.missing:
-            parts.append(f"of {self.missing} rows the run kept no audio")
+            parts.append(f"for {self.missing} rows the run kept no audio")
         if self.faults:
             parts.append(f"{len(self.faults)} could not be read, the first: {self.faults[0]}")
         return "; ".join(parts)

@@ -136,8 +136,8 @@ class RewardFlags:
     reward_keywords: str | None = field(
         default=None,
         metadata={
-            "help": "Text file of keywords, one a line, for the shipped rewards that read keywords; default each row's "
-            "column `keywords`."
+            "help": "Text file of keywords, one a line, for the shipped rewards that read keywords. Unset: each "
+            "row's column `keywords`."
         },
     )
     judge_url: str | None = field(
@@ -149,14 +149,15 @@ class RewardFlags:
         default=None,
         metadata={
             "help": "Text file with the judge's prompt: {hypothesis} and any {column} of the rows; it asks for a "
-            "number from 0 to 10. Default how likely it is that a person said this."
+            "number from 0 to 10. Unset: a prompt that asks how likely it is that a person said this."
         },
     )
     judge_cache: str | None = field(
-        default=None, metadata={"help": "SQLite file that the judge's answers are kept in; default none."}
+        default=None, metadata={"help": "SQLite file that keeps the judge's answers. Unset: none."}
     )
     judge_api_key_variable: str | None = field(
-        default=None, metadata={"help": "Environment variable with the judge's API key. The key is in no output."}
+        default=None,
+        metadata={"help": "Environment variable that holds the judge's API key. No output contains the key."},
     )
     judge_prices: list[float] | None = field(
         default=None,

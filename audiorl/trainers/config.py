@@ -212,10 +212,11 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
     max_batch_seconds: str | None | float = field(  # noqa: RUF036
         default=None,
         metadata={
-            "help": "Bound a training batch of each device by its padded seconds, its clips times the longest of them; "
-            "above 0. Clips of similar length go together. per_device_train_batch_size then only bounds the number of "
-            "clips: raise it. Seconds come from the row's `duration` or else from the audio's header. 'auto' tries, on "
-            "one GPU, how many of the longest clips fit its memory. Unset: per_device_train_batch_size clips."
+            "help": "Most padded seconds in a training batch of each device, above 0: the number of clips times the "
+            "longest of them. Clips of similar length go together. per_device_train_batch_size then only bounds the "
+            "number of clips, so raise it. Seconds come from the row's `duration` or else from the audio's header. "
+            "'auto' tries, on one GPU, how many of the longest clips fit its memory. Unset: "
+            "per_device_train_batch_size clips."
         },
     )
     balance_column: str | None = field(

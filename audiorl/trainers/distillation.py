@@ -86,7 +86,7 @@ class DistillationConfig(SpeechConfig):
     transcripts_only: bool = field(
         default=False,
         metadata={
-            "help": "Learn the teacher's transcripts by likelihood, without its distributions: for a teacher with "
+            "help": "Learn the teacher's transcripts by likelihood, without its distributions, if the teacher has "
             "other tokens. Needs lmbda 0, and turns seq_kd on."
         },
     )

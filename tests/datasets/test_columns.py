@@ -37,8 +37,8 @@ def test_columns_are_renamed_and_the_others_stay(tmp_path, kind):
 @pytest.mark.parametrize(
     ("columns", "problem"),
     [
-        ({"text": "sentense"}, "maps 'text' to 'sentense', which .* has not; did you mean 'sentence'"),
-        ({"text": "zzz"}, r"has not\. Its columns are \['audio_path', 'sentence', 'n'\]"),
+        ({"text": "sentense"}, "maps 'text' to 'sentense', which .* does not have; did you mean 'sentence'"),
+        ({"text": "zzz"}, r"does not have\. Its columns are \['audio_path', 'sentence', 'n'\]"),
         ({"n": "sentence"}, "has a 'n' of its own.*'source_n': 'n'"),
         ({"text": "sentence", "label": "sentence"}, "maps 'sentence' more than once"),
     ],

@@ -258,9 +258,9 @@ def test_faults_of_a_copy_are_told_when_it_is_loaded(tmp_path, streaming):
         load_corpus("librispeech", "test", path=tmp_path, streaming=streaming)
     schema = {("texts" if name == "text" else name): kind for name, kind in SCHEMAS["librispeech"].items()}
     write_copy(tmp_path, "librispeech", "test.clean", [{}], schema=schema)
-    with pytest.raises(ValueError, match="no column 'text', to which 'text' is mapped; did you mean 'texts'"):
+    with pytest.raises(ValueError, match="no column 'text', which 'text' is read from; did you mean 'texts'"):
         load_corpus("librispeech", "test", path=tmp_path, streaming=streaming)
-    with pytest.raises(ValueError, match="no column 'words', to which 'text' is mapped"):
+    with pytest.raises(ValueError, match="no column 'words', which 'text' is read from"):
         load_corpus("librispeech", "test", path=tmp_path, streaming=streaming, columns={"text": "words"})
 
 
@@ -438,7 +438,7 @@ def test_a_corpus_that_lies_elsewhere_takes_the_place_of_the_one_known(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("corpus", "problem"), [(object(), "has not"), (Interviews, "Pass an instance"), ("esc50", "has not")]
+    ("corpus", "problem"), [(object(), "lacks one"), (Interviews, "Pass an instance"), ("esc50", "lacks one")]
 )
 def test_what_is_no_corpus_is_not_registered(corpus, problem):
     with pytest.raises(TypeError, match=problem):

@@ -66,7 +66,10 @@ UNKEPT = {
     "duration of an hour": ({"duration": 3600}, "duration says 3600 s, the audio is 0.20 s long"),
     "a segment behind the end": ({"offset": 0.1, "duration": 0.35}, "the segment from 0.1 s to 0.45 s does not lie"),
     "a segment backwards": ({"start": 0.2, "end": 0.1}, "the segment ends at 0.1 s, not after its start at 0.2 s"),
-    "two starts": ({"start": 0.1, "offset": 0.0}, "the segment starts at 0.1 s by start, at 0 s by offset"),
+    "two starts": (
+        {"start": 0.1, "offset": 0.0},
+        "starts at 0.1 s, the column offset says 0 s",
+    ),
     "a start before 0": ({"start": -0.1}, "start is -0.1 (float), not seconds of a recording"),
 }
 

@@ -110,7 +110,7 @@ def test_a_file_in_another_encoding_has_the_same_rows_and_lines(tmp_path, encodi
     found = read_json_rows(path)
     assert found.rows == [{"text": "ä"}, {"text": "b"}] and found.places == [f"{path}:1", f"{path}:2"]
     path.write_bytes(text.encode(encoding)[:-1])
-    with pytest.raises(ValueError, match=r"is not UTF-(16|32).*, as which it begins .*iconv -c -f utf-"):
+    with pytest.raises(ValueError, match=r"begins as UTF-(16|32).*, but is not valid .*iconv -c -f utf-"):
         read_json_rows(path)
 
 

@@ -272,7 +272,7 @@ def test_numbers_and_empty_cells_of_a_table(clips):
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("rows.csv", "a|one\nb|two\n", "separated by '|', and no rows"),
+        ("rows.csv", "a|one\nb|two\n", "separated by '|', which is no known form"),
         ("rows.csv", "audio,text\na.wav,one, two\n", r"rows\.csv:2 cannot be read: .*Quote values"),
         ("rows.tsv", "audio\ttext\na.wav\n", r"rows\.tsv:2 cannot be read: .*Keep tabs"),
         ("rows.tsv", "audio\taudio\na.wav\tb\n", "Give each column one name"),

@@ -117,7 +117,7 @@ def test_clips_that_do_not_fail_are_counted(model, monkeypatch):
     ("settings", "message"),
     [
         ({"only": ["loops"]}, "only has no 'loops'. It takes loop, hallucination"),
-        ({"only": []}, "names failures"),
+        ({"only": []}, "has to name failures"),
         ({"only": ["loop"], "source": "synthetic"}, "the source is 'synthetic'"),
         ({"translations": "table.json"}, "Set source='synthetic'"),
     ],

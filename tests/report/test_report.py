@@ -193,7 +193,7 @@ def test_clips_are_embedded_up_to_the_size_and_then_linked(tmp_path):
     found = [audio.add(file, 1.0) for file in files]
     assert found[:2] == [{"embedded": 0}, {"embedded": 1}]
     assert found[3] == {"link": "../clip%203%20%23.wav"} and audio.linked == 2
-    assert audio.add(None, 1.0) == {} and "of 1 rows the run kept no audio" in audio.describe()
+    assert audio.add(None, 1.0) == {} and "for 1 rows the run kept no audio" in audio.describe()
     assert audio.add("https://x.org/a.wav", None) == {"link": "https://x.org/a.wav"}
     assert audio.add(str(tmp_path / "none.wav"), 1.0) == {"link": "../none.wav"}
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(audio.embedded[0].content)))
