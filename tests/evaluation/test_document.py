@@ -143,7 +143,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path):
 def test_other_files_are_no_evaluations(tmp_path, content):
     path = tmp_path / "result.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match=r"result\.json (cannot be read|is no evaluation)"):
+    with pytest.raises(ValueError, match=r"result\.json (cannot be read|is not an evaluation)"):
         read_document(path)
     with pytest.raises(ValueError, match="cannot be read"):
         read_document(tmp_path / "lost.json")
