@@ -348,10 +348,10 @@ def test_under_a_launcher_an_error_is_said_once_and_nothing_else(tmp_path, who, 
 
 
 WAITING = """
-import sys, time
+import os, sys, time
 from audiorl.exits import interruptible, run
 def wait():
-    print("up", flush=True)
+    os.write(1, b"up\\n")  # in one piece: two processes write at once
     time.sleep(60)
 def ours():
     with interruptible("start it again"):
