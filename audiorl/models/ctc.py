@@ -381,16 +381,21 @@ class WaveformCTCFamily(CTCFamily):
         return length
 
     def encoder_parameters(self, model: nn.Module) -> list[nn.Parameter]:
-        return list(base_model(model).base_model.parameters())
+        return list(model_below_the_head(base_model(model)).parameters())
 
     def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
-        listener = base.base_model
+        listener = model_below_the_head(base)
         trains = torch.is_grad_enabled() and not self.encoder_is_frozen(base)
         with torch.set_grad_enabled(trains), _graph_only_where_trained(listener.feature_extractor):
             return read_waveforms(listener, batch).last_hidden_state
 
     def _head(self, base: PreTrainedModel, states: Tensor) -> Tensor:
         return base.lm_head(base.dropout(states))
+
+
+def model_below_the_head(base: PreTrainedModel) -> Any:
+    """What hears, without the head. transformers 5.17 names SEW-D's "sew-d", which no attribute is called."""
+    return getattr(base, base.base_model_prefix.replace("-", "_"))
 
 
 @contextlib.contextmanager
@@ -430,7 +435,7 @@ class UnpaddedCTCFamily(WaveformCTCFamily):
             return _unpadded(base, batch, batch.audio, lambda clips: listener(clips).last_hidden_state)
 
     def _listener(self, base: PreTrainedModel) -> Any:
-        return base.base_model
+        return model_below_the_head(base)
 
 
 class OmniASRCTCFamily(UnpaddedCTCFamily):
@@ -512,7 +517,7 @@ class SpectrogramCTCFamily(CTCFamily):
         return list(self._listener(base_model(model)).parameters())
 
     def _listener(self, base: Any) -> Any:
-        return base.base_model
+        return model_below_the_head(base)
 
     def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
         listener = self._listener(base)
