@@ -11,10 +11,8 @@ random state.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,11 +103,9 @@ def copy_model(checkpoint: str, target: str) -> str:
     Raises:
         ValueError: the checkpoint is damaged, or keeps its weights in shards of processes.
     """
-    names = _model_of(checkpoint)
-    with _appearing(target) as staged:
-        for name in names:
-            source = os.path.join(checkpoint, name)
-            (shutil.copytree if os.path.isdir(source) else shutil.copyfile)(source, os.path.join(staged, name))
+    from audiorl.trainers.hub import copy_files
+
+    copy_files(checkpoint, _model_of(checkpoint), target)
     return target
 
 
@@ -122,6 +118,7 @@ def merge_model(checkpoint: str, target: str) -> str:
     Raises:
         ValueError: the checkpoint is damaged, or holds no adapter.
     """
+    from audiorl.trainers.hub import appearing
     from audiorl.trainers.loading import export_merged, load_model, load_processor
 
     _model_of(checkpoint)
@@ -129,19 +126,9 @@ def merge_model(checkpoint: str, target: str) -> str:
         raise ValueError(f"{checkpoint} holds a whole model and no adapter. Leave --merge_adapter out.")
     # of a trainer's config, loading reads nothing else
     loaded = load_model(checkpoint, cast(Any, SimpleNamespace(model_init_kwargs=None)))
-    with _appearing(target) as staged:
+    with appearing(target) as staged:
         export_merged(checkpoint, staged, load_processor(None, loaded))
     return target
-
-
-@contextmanager
-def _appearing(target: str) -> Iterator[str]:
-    """A folder to write into, which is renamed when all of it is there."""
-    staged = f"{target.rstrip(os.sep)}.incomplete"
-    shutil.rmtree(staged, ignore_errors=True)
-    os.makedirs(staged)
-    yield staged
-    os.replace(staged, target)
 
 
 def push_model(checkpoint: str, args: CheckpointsArguments) -> str:
@@ -152,7 +139,7 @@ def push_model(checkpoint: str, args: CheckpointsArguments) -> str:
 
     Raises:
         ValueError: the checkpoint is damaged, or keeps its weights in shards of processes.
-        PushError: the Hub took it not; with the line that pushes it by hand.
+        PushError: the Hub refused it, or cannot be reached; the message has the line that pushes it by hand.
     """
     from huggingface_hub import HfApi, get_token
 

@@ -467,33 +467,24 @@ def _best(ended: Sequence[Ended]) -> Ended | None:
 
 def _finish(recipe: Recipe, ended: Sequence[Ended]) -> None:
     """Put the best model and one report of all stages into the recipe's folder."""
+    from audiorl.trainers.hub import copy_files, model_files
+
     best = _best(ended)
     if best is not None:
-        _copy_model(best.folder, os.path.join(recipe.output_dir, BEST_FOLDER))
+        target = os.path.join(recipe.output_dir, BEST_FOLDER)
+        shutil.rmtree(target, ignore_errors=True)
+        copy_files(best.folder, model_files(best.folder, os.listdir(best.folder)), target)
     tuned = [one for one in ended if one.method != PAIRS]
     if not tuned:
         return
     _join_logs(recipe, tuned)
     _join_reports(recipe, tuned)
     if tuned[0].before is not None:
-        _compare(recipe, tuned[0], best)
+        _compare(recipe, tuned[0], best or tuned[0])
 
     from audiorl.report import write_report
 
     write_report(recipe.output_dir)
-
-
-def _copy_model(folder: str, target: str) -> None:
-    from audiorl.trainers.hub import model_files
-
-    staged = f"{target}.incomplete"
-    shutil.rmtree(staged, ignore_errors=True)
-    os.makedirs(staged)
-    for name in model_files(folder, os.listdir(folder)):
-        source = os.path.join(folder, name)
-        (shutil.copytree if os.path.isdir(source) else shutil.copyfile)(source, os.path.join(staged, name))
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(staged, target)
 
 
 def _join_logs(recipe: Recipe, tuned: Sequence[Ended]) -> None:
@@ -543,22 +534,37 @@ def _came_to(one: Ended) -> str:
     return f"WER {one.before:.1%} to {one.after:.1%}{worse}"
 
 
-def _compare(recipe: Recipe, first: Ended, best: Ended | None) -> None:
-    """evaluation.json of the model at the start and the best one; where no stage was kept, of the first stage."""
-    from audiorl.datasets import speech_rows
-    from audiorl.evaluation import read_document
-    from audiorl.files import EVALUATION_FILE
-    from audiorl.flags import test_rows
-    from audiorl.report.run_folder import Systems, leave_evaluation
+def _compare(recipe: Recipe, first: Ended, last: Ended) -> None:
+    """evaluation.json of the model at the start and of the last one kept, from what their stages counted."""
+    import numpy as np
 
-    last = best or first
-    known = read_document(Path(first.folder) / EVALUATION_FILE)["measurements"][0]
-    stage = next(stage for stage in recipe.stages if stage.folder == first.folder)
-    script, args, _ = _parse(recipe, stage, first.model)
-    systems = Systems(known["model"], last.folder, known["dataset"], known["decoding"])
-    before, after = _decoded(first.folder, 0), _decoded(last.folder, 1)
-    rows = list(speech_rows(test_rows(script, args)))
-    leave_evaluation(recipe.output_dir, rows, before, after, systems, normalise=args.wer_normaliser)
+    from audiorl.evaluation import Comparison, Errors, paired_bootstrap, read_document
+    from audiorl.evaluation.document import write_document
+    from audiorl.files import EVALUATION_FILE
+
+    begun, ended = (read_document(Path(one.folder) / EVALUATION_FILE) for one in (first, last))
+    measured, settings = [begun["measurements"][0], ended["measurements"][1]], begun["settings"]
+    kinds = ("substitutions", "deletions", "insertions", "hits")
+    before, after = (
+        Errors(
+            **{kind: np.array([clip[kind] for clip in one["clips"]]) for kind in kinds},
+            unit=one["summary"]["unit"],
+            normaliser=settings["normaliser"],
+            transcripts_digest="",
+        )
+        for one in measured
+    )
+    tested = paired_bootstrap(before, after, resamples=settings["resamples"], seed=settings["seed"])
+    compared = {
+        "dataset": measured[0]["dataset"],
+        "before_model": measured[0]["model"],
+        "after_model": measured[1]["model"],
+        "before": 0,
+        "after": 1,
+        **Comparison(before, after, tested, [clip["id"] for clip in measured[0]["clips"]]).to_dict(),
+    }
+    found = {**begun, "measurements": measured, "comparisons": [compared]}
+    write_document(found, os.path.join(recipe.output_dir, EVALUATION_FILE))
 
 
 def table(ended: Sequence[Ended]) -> str:

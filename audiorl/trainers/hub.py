@@ -291,6 +291,24 @@ def model_files(folder: str, names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if _is_of_model(folder, name)))
 
 
+@contextlib.contextmanager
+def appearing(target: str) -> Iterator[str]:
+    """A folder to write into, which is renamed to `target` when all of it is there."""
+    staged = f"{target.rstrip(os.sep)}.incomplete"
+    shutil.rmtree(staged, ignore_errors=True)
+    os.makedirs(staged)
+    yield staged
+    os.replace(staged, target)
+
+
+def copy_files(folder: str, names: Iterable[str], target: str) -> None:
+    """Copy files and folders of a folder into a new one, which appears when it is complete."""
+    with appearing(target) as staged:
+        for name in names:
+            source = os.path.join(folder, name)
+            (shutil.copytree if os.path.isdir(source) else shutil.copyfile)(source, os.path.join(staged, name))
+
+
 def _is_of_model(folder: str, name: str) -> bool:
     path = os.path.join(folder, name)
     if os.path.isdir(path):  # an adapter that is not called "default" has a folder of its name

@@ -12,12 +12,13 @@ import pytest
 import soundfile
 import torch
 import yaml
-from transformers import WhisperForConditionalGeneration
+from transformers import AutoModelForAudioClassification, WhisperForConditionalGeneration
 
 from audiorl.commands import train, tune
 from audiorl.commands.tune import RecipeError, main, read_recipe, run_recipe, shipped_recipes
 from audiorl.report import read_run
 from audiorl.trainers.base import SpeechTrainer
+from tests.tiny_classifiers import tiny_classifier
 from tests.tiny_models import SAMPLING_RATE, saved, tiny_clips, tiny_whisper
 from tests.trainers.pair_rows import CHOSEN
 
@@ -98,6 +99,8 @@ def test_stages_hand_their_model_on_and_leave_one_report(world, tmp_path, capsys
     assert wers == [ended[0]["before"], ended[0]["after"], ended[2]["after"], ended[3]["after"]]
     assert run.pairs and run.groups and set(names) - {"2-pairs"} <= set(run.facts)
     assert [one["summary"]["wer"] for one in run.evaluation["measurements"]] == [wers[0], wers[-1]]
+    (compared,) = run.evaluation["comparisons"]
+    assert compared["difference"] == wers[-1] - wers[0] and compared["after_model"] == str(out / "4-grpo")
     assert (out / "report.html").stat().st_size > 10_000
 
     before = {path: path.stat().st_mtime_ns for path in out.glob("*-*/model.safetensors")}
@@ -224,3 +227,20 @@ def test_two_processes_tune_as_one(world, tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
         found.append(weights(tmp_path / str(count) / "out" / "best"))
     torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
+
+
+def test_the_answers_of_a_classifier_are_counted_as_labels(tmp_path):
+    saved(tiny_classifier("ast"), tmp_path / "model")
+    model = AutoModelForAudioClassification.from_pretrained(tmp_path / "model")
+    labels = list(model.config.id2label.values())
+    rows = []
+    for i, clip in enumerate(tiny_clips(4)):
+        soundfile.write(tmp_path / f"{i}.wav", clip, SAMPLING_RATE)
+        rows.append(json.dumps({"audio": f"{i}.wav", "text": labels[i % len(labels)]}))
+    for name in ("train", "held_out"):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    path = recipe_file(tmp_path, tmp_path, {"method": "sft"}, {"method": "sft", "name": "again"})
+    run_recipe(read_recipe(path))
+    found = read_run(tmp_path / "out").evaluation
+    assert found["settings"]["task"] == "labels"
+    assert all(one["summary"]["unit"] == "label" and one["labels"] for one in found["measurements"])
