@@ -1,7 +1,9 @@
 """Which method lowers the WER of speakers that it never heard? Eight folds: tune on seven, measure on the eighth.
 
-    AUDIORL_TEST_DATA=/path/to/shared python benchmarks/leave_one_out.py run --out loo --seeds 0 1 --processes 2
-    AUDIORL_TEST_DATA=/path/to/shared python benchmarks/leave_one_out.py tell --out loo
+    export AUDIORL_TEST_DATA=/path/to/shared
+    python benchmarks/leave_one_out.py time --out loo                                # on a quiet machine
+    python benchmarks/leave_one_out.py run --out loo --seeds 0 1 --processes 2
+    python benchmarks/leave_one_out.py tell --out loo --record benchmarks/results/leave_one_out.json
 
 Data: all of librispeech-mini, eight speakers, clips up to 11.9 s. Checkpoint: whisper-tiny-regrown, whose training
 heard none of them; its encoder is frozen. Every clip is measured once, by a model that never heard its speaker.
@@ -10,10 +12,14 @@ Of the seven speakers of a fold, the one after the measured one is looked at: a 
 same number of CPU minutes (rollouts included; mining counts for nobody), in `LOOKS` equal parts, and keeps the part
 after which that speaker's WER was lowest. Nothing else is chosen; settings were fixed before the first run.
 
-`run` writes one JSON for each (minutes, seed, fold, method) under --out and skips those that are there, so it can be
-stopped and started again; several processes share the work. `tell` pools the folds: WER with a bootstrap over speakers
-and clips, paired tests against the checkpoint and against SFT with Holm's correction over the methods, the spread over
-folds, and what changed (substitutions, deletions, insertions). Its last line is JSON.
+`time` measures the CPU seconds of each method's optimizer step once, alone on the machine, and writes them down:
+minutes become a number of steps, the same in every fold, so that a unit can be repeated whatever else runs.
+`run` then keeps the states of the frozen encoder in memory (`kept_states`): the same numbers, in less than half of the
+time that was counted. It writes one JSON for each (minutes, seed, fold, method) under --out and skips those that are
+there or in --record, so it can be stopped and started again; several processes share the work. `tell` pools the folds:
+WER with a bootstrap over speakers and clips, paired tests against the checkpoint and against SFT with Holm's correction
+over the methods, the spread over folds, and what changed (substitutions, deletions, insertions). Its last line is JSON;
+--record keeps it, with all hypotheses.
 """
 
 from __future__ import annotations
@@ -25,36 +31,49 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from hashlib import blake2b
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from measuring import environment, report
 from transformers import TrainerCallback
-from wer_after_tuning import BATCH, CURVE, Phase, build, checkpoint, dpo, grpo, seconds_for_a_step, sft, speech
+from transformers.modeling_outputs import BaseModelOutput
+from wer_after_tuning import BATCH, Phase, build, checkpoint, dpo, grpo, sft, speech
 
-from audiorl import KTOConfig, KTOTrainer, ORPOConfig, ORPOTrainer, RAFTConfig, RAFTTrainer, mine_pairs
+from audiorl import DPOConfig, KTOConfig, KTOTrainer, ORPOConfig, ORPOTrainer, RAFTConfig, RAFTTrainer, mine_pairs
 from audiorl.evaluation import Errors, count_errors
 from audiorl.files import whole_file
+from audiorl.models.sampling import rollout_noise
 from audiorl.pairs import unpaired_rows
+from audiorl.trainers.base import SpeechTrainer
 
 LOOKS = 4
+SAMPLES = 8
 RESAMPLES = 10_000
 CHECKPOINT, SFT = "checkpoint", "SFT"
 RATE = {"learning_rate": 3e-5}
+CURVE = (
+    *("step", "loss", "reward", "wer", "rewards/margins", "loss/sft", "entropy"),
+    *("frac_reward_zero_std", "raft/kept_reward", "raft/kept_clips"),
+)
+CYCLE = 4  # optimizer steps of RAFT from one sampling to the next
 RAFT = partial(
     Phase,
     partial(RAFTTrainer, reward_funcs="one_minus_wer"),
     RAFTConfig,
-    {"num_generations": 8, "max_completion_length": 128, "learning_rate": 2e-5},
+    {
+        **{"samples_per_prompt": 8, "max_completion_length": 128, "learning_rate": 2e-5, "lr_decay_per_cycle": 0.95},
+        **{"clips_per_cycle": CYCLE * BATCH, "steps_per_cycle": CYCLE},
+    },
 )
 METHODS: dict[str, list[Phase]] = {
     SFT: [sft()],
     "ORPO": [Phase(ORPOTrainer, ORPOConfig, {"beta": 0.1, **RATE})],
     "DPO + SFT": [dpo(["sigmoid", "sft"], [1.0, 1.0])],
-    "SFT, then KTO": [sft(share=0.5), Phase(KTOTrainer, KTOConfig, {"beta": 0.1, **RATE}, 0.5)],
+    "KTO + SFT": [Phase(KTOTrainer, KTOConfig, {"beta": 0.1, "sft_weight": 1.0, **RATE})],
     "RAFT": [RAFT(1.0)],
     "SFT, then GRPO + SFT": [sft(share=0.5), grpo(share=0.5, sft_weight=0.3)],
     "SFT, then MWER + SFT": [
@@ -81,23 +100,103 @@ def fold(speakers: Mapping[str, Sequence[Any]], measured: str) -> tuple[list[str
     return [name for name in names if name not in (measured, looked_at)], looked_at
 
 
-def pairs_of(root: Path, out: Path, measured: str, seed: int) -> list[dict[str, Any]]:
-    """Pairs mined from the checkpoint on a fold's six speakers; kept beside the units."""
-    path = out / "pairs" / f"{measured}-{seed}.jsonl"
+def pairs_of(root: Path, out: Path, speaker: str, seed: int) -> list[dict[str, Any]]:
+    """Pairs mined from the checkpoint on one speaker's clips; kept beside the units, for no fold changes them."""
+    path = out / "pairs" / f"{speaker}-{seed}.jsonl"
     if not path.exists():
-        train, _ = fold(speakers := by_speaker(root), measured)
-        rows = [row for name in train for row in speakers[name]]
-        mined = mine_pairs(*checkpoint(root), rows, num_generations=4, seed=seed, progress=False)
+        torch.set_num_threads(1)
+        model, processor = checkpoint(root)
+        kept_states(model.requires_grad_(False))
+        mined = mine_pairs(model, processor, by_speaker(root)[speaker], num_generations=4, seed=seed, progress=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path, encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in mined.rows)
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def rows_for(phase: Phase, texts: list[dict], pairs: Callable[[], list[dict]]) -> list[dict[str, Any]]:
-    if phase.config is KTOConfig:
-        return unpaired_rows(pairs())
-    return pairs() if phase.config.__name__ in ("DPOConfig", "ORPOConfig") else texts
+class Rows(NamedTuple):
+    """What a fold trains on, and with which seed the pairs were mined."""
+
+    root: Path
+    out: Path
+    train: list[str]  # speakers
+    seed: int
+
+    def __call__(self, phase: Phase) -> list[dict[str, Any]]:
+        """The rows that a phase reads."""
+        if phase.config in (DPOConfig, ORPOConfig, KTOConfig):
+            pairs = [row for name in self.train for row in pairs_of(self.root, self.out, name, self.seed)]
+            return list(unpaired_rows(pairs)) if phase.config is KTOConfig else pairs
+        speakers = by_speaker(self.root)
+        return [row for name in self.train for row in speakers[name]]
+
+
+def cycles(phase: Phase, steps: int) -> Phase:
+    """RAFT counts in cycles: as many as hold the steps."""
+    if phase.config is not RAFTConfig:
+        return phase
+    return phase._replace(settings={**phase.settings, "num_cycles": -(-steps // CYCLE)})
+
+
+def key(phase: Phase) -> str:
+    """What a step of the phase costs is written down by; its share of the minutes plays no part."""
+    return json.dumps([phase.config.__name__, phase.settings], sort_keys=True)
+
+
+def seconds_for_a_step(root: Path, phase: Phase, rows: list[dict]) -> float:
+    """CPU seconds from one optimizer step to another, rollouts included, the encoder run each time."""
+    steps = 1 + 2 * CYCLE
+    trainer = build(*checkpoint(root), cycles(phase, steps), rows, 0, steps)
+    times, step = [], trainer.training_step
+
+    def timed(*args: Any, **kwargs: Any) -> torch.Tensor:
+        times.append(time.process_time())
+        return step(*args, **kwargs)
+
+    trainer.training_step = timed
+    trainer.train()
+    return (times[-1] - times[0]) / (steps - 1)
+
+
+def measure_steps(root: Path, out: Path, phases: Sequence[Phase]) -> None:
+    """Add to `seconds.json` what is not in it."""
+    torch.set_num_threads(1)
+    path, known = out / "seconds.json", seconds_known(out)
+    speakers = by_speaker(root)
+    rows = Rows(root, out, fold(speakers, next(iter(speakers)))[0], 0)
+    for phase in phases:
+        if key(phase) not in known:
+            known[key(phase)] = seconds_for_a_step(root, phase, rows(phase))
+            print(f"{known[key(phase)]:.2f} CPU s for a step of {key(phase)}", flush=True)
+            with whole_file(path, encoding="utf-8") as file:
+                json.dump(known, file, indent=1)
+
+
+def seconds_known(out: Path) -> dict[str, float]:
+    path = out / "seconds.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+_states: dict[bytes, torch.Tensor] = {}  # by the features of a clip, of this process
+
+
+def kept_states(model: Any) -> Any:
+    """The model, whose frozen encoder runs once for each clip of this process."""
+    encoder = model.model.encoder
+    forward = encoder.forward
+
+    def looked_up(input_features: torch.Tensor, *args: Any, **kwargs: Any) -> BaseModelOutput:
+        assert not any(parameter.requires_grad for parameter in encoder.parameters())
+        clips = [blake2b(each.numpy().tobytes(), digest_size=16).digest() for each in input_features]
+        new = [place for place, clip in enumerate(clips) if clip not in _states]
+        if new:
+            with torch.no_grad():
+                found = forward(input_features[new], *args, **kwargs).last_hidden_state
+            _states.update(zip((clips[place] for place in new), found, strict=True))
+        return BaseModelOutput(last_hidden_state=torch.stack([_states[clip] for clip in clips]))
+
+    encoder.forward = looked_up
+    return model
 
 
 def tuned(
@@ -106,17 +205,20 @@ def tuned(
     rows: Callable[[Phase], list[dict]],
     looked_at: list[dict],
     seed: int,
-    minutes: float,
+    steps_of: Callable[[Phase], int],
 ) -> dict[str, Any]:
-    """Train in equal parts, and go back to the part after which the speaker looked at had the lowest WER."""
+    """Train in equal parts, and go back to the part after which the speaker looked at had the lowest WER.
+
+    Args:
+        steps_of: how long a phase is.
+    """
     model, processor = checkpoint(root)
+    kept_states(model)
     steps, seconds, curve, looks = [], 0.0, [], []
     best: tuple[float, dict[str, torch.Tensor]] | None = None
     for phase in phases:
-        own = rows(phase)
-        share = minutes * phase.share
-        count = max(1, round(60 * share / seconds_for_a_step(root, phase, own, seed)))
-        trainer = build(model, processor, phase, own, seed, count)
+        count = steps_of(phase)
+        trainer = build(model, processor, cycles(phase, count), rows(phase), seed, count)
         parts = max(1, round(LOOKS * phase.share))
         ends = [round(count * part / parts) for part in range(1, parts + 1)]
         clock = _LookingClock(trainer, looked_at, ends)
@@ -157,6 +259,14 @@ class _LookingClock(TrainerCallback):
         self.seconds += time.process_time()
 
 
+def steps_in(out: Path, minutes: float, phase: Phase) -> int:
+    """How many steps a phase takes in its share of the minutes."""
+    known = seconds_known(out)
+    if key(phase) not in known:
+        raise SystemExit(f"{out}/seconds.json does not say what a step of {key(phase)} costs: run `time` first.")
+    return max(1, round(60 * minutes * phase.share / known[key(phase)]))
+
+
 def run_unit(root: Path, out: Path, minutes: float, seed: int, measured: str, method: str) -> str:
     """One method on one fold; writes its JSON and says what came of it."""
     path = unit_path(out, minutes, seed, measured, method)
@@ -165,23 +275,68 @@ def run_unit(root: Path, out: Path, minutes: float, seed: int, measured: str, me
     torch.set_num_threads(1)
     speakers = by_speaker(root)
     train, looked_at = fold(speakers, measured)
-    texts = [row for name in train for row in speakers[name]]
+    rows = Rows(root, out, train, seed)
     found: dict[str, Any] = {}
     if method == CHECKPOINT:
         model, processor = checkpoint(root)
+        kept_states(model)
     else:
-        pairs = partial(pairs_of, root, out, measured, seed)
-        rows = partial(rows_for, texts=texts, pairs=pairs)
-        found = tuned(root, METHODS[method], rows, speakers[looked_at], seed, minutes)
+        found = tuned(root, METHODS[method], rows, speakers[looked_at], seed, partial(steps_in, out, minutes))
         model, processor = found.pop("model"), found.pop("processor")
-    said = build(model, processor, sft(), texts, seed, 1).decode(speakers[measured])
+    judge = build(model, processor, sft(), speakers[measured], seed, 1)
+    said = judge.decode(speakers[measured])
     found |= {"method": method, "speaker": measured, "looked_at": looked_at, "seed": seed, "minutes": minutes}
     found |= {"ids": [row["id"] for row in speakers[measured]], **said._asdict()}
+    found["signs"] = {"drift": drift(model, root), **signs(judge, model.eval())}
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path, encoding="utf-8") as file:
         json.dump(found, file)
     wer = count_errors(said.transcripts, said.hypotheses, normalise="lower").wer
     return f"{path.stem}: WER {100 * wer:.1f} %, steps {found.get('steps')}"
+
+
+def drift(model: Any, root: Path) -> float:
+    """|w - w0| / |w0| over all weights of the decoder, w0 the checkpoint's."""
+    before = checkpoint(root)[0].state_dict()
+    pairs = [(value, before[name]) for name, value in model.state_dict().items() if "decoder" in name]
+    moved, whole = (sum(float(x.double().square().sum()) for x in each) for each in _apart(pairs))
+    return (moved / whole) ** 0.5
+
+
+def _apart(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    return [after - before for after, before in pairs], [before for _, before in pairs]
+
+
+@torch.no_grad()
+def signs(judge: SpeechTrainer, model: Any) -> dict[str, float]:
+    """What a WER does not show: how sure the model is of true transcripts, and how its samples differ.
+
+    Args:
+        judge: holds the measured clips as its training rows.
+
+    Returns:
+        nll and entropy, nats for a token of the transcripts; of K = 8 samples for each clip: the WER of all, that of
+        each clip's best, and the share of clips whose samples all have as many errors.
+    """
+    family, sums, counted, samples = judge.family, np.zeros(2), 0, []
+    for start in range(0, len(judge.train_dataset), BATCH):
+        rows = [judge.train_dataset[i] for i in range(start, min(start + BATCH, len(judge.train_dataset)))]
+        batch = judge.data_collator(rows)
+        scores = family.score_groups(model, batch)
+        sums += [float(torch.where(scores.keep, each, 0.0).sum()) for each in (-scores.logps, scores.entropy)]
+        counted += int(scores.keep.sum())
+        noise = rollout_noise(batch.row_ids.tolist(), seed=0, step=0, num_generations=SAMPLES, max_tokens=128)
+        sampled = family.sample_groups(model, batch, noise, scores.states)
+        for row, texts in zip(rows, family.text(sampled.tokens, sampled.keep), strict=True):
+            samples.append(count_errors([row["text"]] * SAMPLES, texts, normalise="lower"))
+    errors = np.stack([each.errors for each in samples])
+    words = sum(each.words[0] for each in samples)
+    return {
+        **dict(zip(("nll", "entropy"), (sums / counted).tolist(), strict=True)),
+        "sample_wer": float(errors.mean(1).sum() / words),
+        "best_sample_wer": float(errors.min(1).sum() / words),
+        "flat_groups": float((errors == errors[:, :1]).all(1).mean()),
+    }
 
 
 def unit_path(out: Path, minutes: float, seed: int, measured: str, method: str) -> Path:
@@ -204,11 +359,10 @@ def units(root: Path, minutes: float, seeds: Sequence[int], methods: Sequence[st
 # ---- what the units say together ----
 
 
-def pooled(out: Path, minutes: float) -> dict[str, dict[str, list[tuple[Errors, dict]]]]:
+def pooled(units: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, list[tuple[Errors, dict]]]]:
     """method -> speaker -> (errors, unit) of each seed; methods that lack a fold are left out, and named."""
     found: dict[str, dict[str, list[tuple[Errors, dict]]]] = {}
-    for path in sorted((out / "units").glob(f"{minutes:g}min-*.json")):
-        unit = json.loads(path.read_text(encoding="utf-8"))
+    for _, unit in sorted(units.items()):
         errors = count_errors(unit["transcripts"], unit["hypotheses"], normalise="lower")
         found.setdefault(unit["method"], {}).setdefault(unit["speaker"], []).append((errors, unit))
     folds = set(found.get(CHECKPOINT, {}))
@@ -347,36 +501,66 @@ def picture(told: Mapping[str, Any]) -> str:
     )
 
 
+def known_units(out: Path, record: Path | None) -> dict[str, dict[str, Any]]:
+    """name -> unit, of the folder and of a record."""
+    units = {}
+    if record is not None and record.exists():
+        units = json.loads(record.read_text(encoding="utf-8"))["units"]
+    return units | {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (out / "units").glob("*.json")}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("do", choices=["run", "tell"])
+    parser.add_argument("do", choices=["time", "run", "tell"])
     parser.add_argument("--out", type=Path, required=True, help="folder of the units")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--minutes", type=float, default=4.0, help="CPU minutes of training for each method and fold")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--speakers", nargs="+", default=None, help="only these folds")
     parser.add_argument("--processes", type=int, default=1, help="units run at the same time, one thread each")
-    parser.add_argument("--record", type=Path, help="tell: file for the JSON of the last line; an SVG beside it")
+    parser.add_argument("--record", type=Path, help="JSON with all units; `tell` writes it, and an SVG beside it")
     args = parser.parse_args()
     if "AUDIORL_TEST_DATA" not in os.environ:
         parser.error("AUDIORL_TEST_DATA is not set. Point it at the folder with data/ and models/.")
     root = Path(os.environ["AUDIORL_TEST_DATA"])
+    known = known_units(args.out, args.record)
+    if args.do == "time":
+        args.out.mkdir(parents=True, exist_ok=True)
+        measure_steps(root, args.out, [phase for name in args.methods for phase in METHODS[name]])
+        return
     if args.do == "run":
         jobs = [
             unit
             for unit in units(root, args.minutes, args.seeds, args.methods)
-            if args.speakers is None or unit[2] in args.speakers
+            if unit_path(args.out, *unit).stem not in known and (args.speakers is None or unit[2] in args.speakers)
         ]
-        with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
-            for told in pool.map(partial(_unit, root, args.out), jobs):
-                print(told, flush=True)
+        run_units(root, args.out, jobs, args.seeds, args.processes)
         return
-    told = summary(pooled(args.out, args.minutes))
+    known = {name: unit for name, unit in known.items() if unit["minutes"] == args.minutes}
+    told = summary(pooled(known))
     print(table(told))
     if args.record is not None:
         args.record.with_suffix(".svg").write_text(picture(told), encoding="utf-8")
     result = {"benchmark": "leave_one_out", "minutes": args.minutes, "batch": BATCH, "looks": LOOKS}
-    report({**result, **environment("cpu", 1), "methods": told}, args.record)
+    seconds = seconds_known(args.out)
+    report({**result, **environment("cpu", 1), "seconds_for_a_step": seconds, "methods": told}, None)
+    if args.record is not None:
+        with whole_file(args.record, encoding="utf-8") as file:
+            everything = {**result, **environment("cpu", 1), "seconds_for_a_step": seconds, "methods": told}
+            json.dump({**everything, "units": dict(sorted(known.items()))}, file)
+
+
+def run_units(root: Path, out: Path, jobs: Sequence[Unit], seeds: Sequence[int], processes: int) -> None:
+    """Mine what is to be mined, then unit after unit."""
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        mined = [(name, seed) for seed in seeds for name in by_speaker(root)]
+        list(pool.map(partial(_pairs, root, out), mined))
+        for told in pool.map(partial(_unit, root, out), jobs):
+            print(told, flush=True)
+
+
+def _pairs(root: Path, out: Path, speaker_and_seed: tuple[str, int]) -> int:
+    return len(pairs_of(root, out, *speaker_and_seed))
 
 
 def _unit(root: Path, out: Path, unit: Unit) -> str:

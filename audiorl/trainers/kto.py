@@ -14,6 +14,7 @@ Deviations from the paper:
    such pair, and its reference point is 0.
 2. `loss_type="apo_zero_unpaired"` is offered too, as in TRL.
 3. The mean is over the clips of the whole step. The end token counts in a transcript, its prefix does not.
+4. With `sft_weight` the desirable transcripts are learnt by their likelihood as well.
 
 The policy scores all transcripts of a clip from one encoder pass. With `gradient_accumulation_steps` above 1 the
 reference point is needed before the first micro-batch learns, so the policy encodes twice unless its encoder is frozen.
@@ -43,9 +44,10 @@ from audiorl.losses import (
     balanced_weights,
     loss_name,
     mismatched_kl,
+    supervised_loss,
 )
 from audiorl.losses.reductions import pair_mean
-from audiorl.losses.settings import read_loss_settings
+from audiorl.losses.settings import number_not_below, read_loss_settings
 from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers, SpeechTrainer
 from audiorl.trainers.config import LOSS_SETTINGS_HELP, SpeechConfig, SyncedReferenceFields
 from audiorl.trainers.loading import default_output_dir
@@ -78,6 +80,13 @@ class KTOConfig(SyncedReferenceFields, SpeechConfig):
     undesirable_weight: float = field(
         default=1.0, metadata={"help": "Weight of undesirable transcripts, >= 0; lambda_U in the paper."}
     )
+    sft_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight >= 0 of the negative log-likelihood (mean over tokens) of the desirable transcripts. KTO "
+            "alone is content once a transcript is above the reference point; this term goes on."
+        },
+    )
     precompute_ref_log_probs: bool = field(
         default=False,
         metadata={
@@ -91,6 +100,7 @@ class KTOConfig(SyncedReferenceFields, SpeechConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        number_not_below("sft_weight", self.sft_weight, 0)
         self.check_synced_reference()
         self.loss_settings = read_loss_settings(self.loss_settings) or None
         objective = self.objective()
@@ -170,6 +180,7 @@ class KTOTrainer(SpeechTrainer):
         self.set_reference(ref_model, new_adapter=peft_config is not None)
         self.metrics.add_difference("rewards/margins", "rewards/chosen", "rewards/rejected")
         self._step_kl = torch.zeros((), device=self.accelerator.device)
+        self._step_desirable = torch.ones((), device=self.accelerator.device)  # tokens, over all processes
 
     def _tell_balance(self) -> None:
         """Say so where one kind of row outweighs the other."""
@@ -188,6 +199,9 @@ class KTOTrainer(SpeechTrainer):
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches and self.args.sft_weight > 0:
+            mine = torch.stack([desirable_tokens(batch).sum() for batch in batches]).sum()
+            self._step_desirable = self.accelerator.reduce(mine.to(device), reduction="sum")
         if not batches or not self.objective.uses_kl:
             return batches, num_items
         batches = with_mismatched(batches, self.accelerator, self.family.end_token)
@@ -243,11 +257,22 @@ class KTOTrainer(SpeechTrainer):
         judged = UnpairedScores(scores.logps.sum(-1)[:, 0], ref_logps[:, 0], batch.tensors["label"]).select(batch.valid)
         kl = self._reference_point(model, batch, scores.states, ref_logps)
         loss = pair_mean(self.objective(judged, kl), self.counts_of(batch, training).clips)
+        if self.args.sft_weight > 0:
+            loss = loss + self.args.sft_weight * self._likelihood(batch, scores, training)
         loss = self.scale_for_step(loss, training)
         if training:
             self.check_finite(loss, batch)
         self._log_judged(batch, judged, kl, scores, "train" if training else "eval")
         return (loss, scores) if return_outputs else loss
+
+    def _likelihood(self, batch: GroupBatch, scores: GroupScores, training: bool) -> Tensor:
+        """Nats for a token of the desirable transcripts, over the tokens of the whole step."""
+        kept = scores.keep & batch.tensors["label"][:, None, None]
+        own = desirable_tokens(batch).sum()
+        loss = supervised_loss(scores.logps, kept, self._step_desirable if training else own)
+        mode = "train" if training else "eval"
+        self.metrics.add_ratio(mode, "loss/sft", torch.where(kept, -scores.logps, 0.0).sum(), own)
+        return loss
 
     def _reference_point(self, model: nn.Module, batch: GroupBatch, states: Tensor, ref_logps: Tensor) -> Tensor:
         """The step's estimate: measured before it, or here where the step is this batch."""
@@ -300,6 +325,11 @@ class KTOTrainer(SpeechTrainer):
             self.metrics.add(mode, f"logps/{name}", judged.logps, these)
             self.metrics.add(mode, f"logits/{name}", scores.mean_logits, tokens)
         self.metrics.add(mode, "entropy", scores.entropy, scores.keep)
+
+
+def desirable_tokens(batch: GroupBatch) -> Tensor:
+    """(B, T) bool: the kept tokens of each clip's own transcript where it is desirable."""
+    return batch.keep[:, 0] & batch.tensors["label"].to(batch.keep.device)[:, None]
 
 
 # ---- mismatched pairs ----

@@ -72,6 +72,36 @@ def test_loss_and_gradients_equal_stock_forwards_and_the_papers_loop(tmp_path, l
         assert made.metrics.drain("train")["kl"] == pytest.approx(z0, rel=1e-4, abs=1e-5)
 
 
+def test_sft_weight_adds_the_likelihood_of_the_steps_desirable_tokens(tmp_path):
+    """Against stock forwards; the mean is over the whole step, however it is split, and undesirable ones do not count."""
+    policy, rows = tiny_whisper()[0], judged_rows(4)
+    made = kto(tmp_path, rows, sft_weight=0.3)
+    ids = [made.family.tokenize(row["completion"]) for row in rows]
+    batch = made.data_collator([made.train_dataset[i] for i in range(4)])
+    good = [i for i, row in enumerate(rows) if row["label"]]
+    total = -sum(stock_logps(policy, batch.audio[i], *ids[i]) for i in good)
+    expected = (total / sum(len(ids[i][0]) - ids[i][1] for i in good)).item()
+    losses = {}
+    for weight, parts in ((0.0, [4]), (0.3, [4]), (0.3, [3, 1])):
+        made = kto(tmp_path, rows, sft_weight=weight)
+        ends = [sum(parts[: i + 1]) for i in range(len(parts))]
+        split = [
+            made.data_collator([made.train_dataset[i] for i in range(end - size, end)])
+            for size, end in zip(parts, ends, strict=True)
+        ]
+        batches, _ = made.get_batch_samples(iter(split), len(split), torch.device("cpu"))
+        made.current_gradient_accumulation_steps = len(split)
+        made.model.train()
+        whole = sum(made.compute_loss(made.model, inputs).item() for inputs in batches)
+        losses[weight, len(parts)] = whole / len(parts)  # Trainer divides by their number when it adds the gradients
+        if weight:
+            assert made.metrics.drain("train")["loss/sft"] == pytest.approx(expected, rel=1e-5)
+    assert losses[0.3, 1] - losses[0.0, 1] == pytest.approx(0.3 * expected, rel=1e-4)
+    assert losses[0.3, 2] == pytest.approx(losses[0.3, 1], rel=1e-5)
+    with pytest.raises(ValueError, match="sft_weight"):
+        kto(tmp_path, sft_weight=-1.0)
+
+
 def test_each_model_encodes_a_clip_once(tmp_path):
     made, rows = kto(tmp_path), {"policy": [], "frozen": []}
     for name, model in (("policy", made.model), ("frozen", made.reference.ref_model)):
