@@ -53,6 +53,7 @@ from audiorl.trainers.base import SpeechTrainer
 LOOKS = 4
 SAMPLES = 8
 RESAMPLES = 10_000
+FROM_PAIRS = (DPOConfig, ORPOConfig, KTOConfig)
 CHECKPOINT, SFT = "checkpoint", "SFT"
 RATE = {"learning_rate": 3e-5}
 CURVE = (
@@ -124,7 +125,7 @@ class Rows(NamedTuple):
 
     def __call__(self, phase: Phase) -> list[dict[str, Any]]:
         """The rows that a phase reads."""
-        if phase.config in (DPOConfig, ORPOConfig, KTOConfig):
+        if phase.config in FROM_PAIRS:
             pairs = [row for name in self.train for row in pairs_of(self.root, self.out, name, self.seed)]
             return list(unpaired_rows(pairs)) if phase.config is KTOConfig else pairs
         speakers = by_speaker(self.root)
@@ -534,7 +535,7 @@ def main() -> None:
             for unit in units(root, args.minutes, args.seeds, args.methods)
             if unit_path(args.out, *unit).stem not in known and (args.speakers is None or unit[2] in args.speakers)
         ]
-        run_units(root, args.out, jobs, args.seeds, args.processes)
+        run_units(root, args.out, jobs, args.processes)
         return
     known = {name: unit for name, unit in known.items() if unit["minutes"] == args.minutes}
     told = summary(pooled(known))
@@ -550,11 +551,13 @@ def main() -> None:
             json.dump({**everything, "units": dict(sorted(known.items()))}, file)
 
 
-def run_units(root: Path, out: Path, jobs: Sequence[Unit], seeds: Sequence[int], processes: int) -> None:
+def run_units(root: Path, out: Path, jobs: Sequence[Unit], processes: int) -> None:
     """Mine what is to be mined, then unit after unit."""
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        mined = [(name, seed) for seed in seeds for name in by_speaker(root)]
-        list(pool.map(partial(_pairs, root, out), mined))
+        mined = {unit[1] for unit in jobs if any(phase.config in FROM_PAIRS for phase in METHODS.get(unit[3], []))}
+        list(
+            pool.map(partial(_pairs, root, out), [(name, seed) for seed in sorted(mined) for name in by_speaker(root)])
+        )
         for told in pool.map(partial(_unit, root, out), jobs):
             print(told, flush=True)
 

@@ -55,7 +55,7 @@ def test_pooled_rates_tests_and_kinds_by_hand(loo, tmp_path):
         },
         seeds=(0, 1),
     )
-    found = loo.pooled(tmp_path, 4.0)
+    found = loo.pooled(loo.known_units(tmp_path, None))
     assert set(found) == {"checkpoint", "SFT", "ORPO"}
     told = loo.summary(found)
     assert [told[name]["wer"] for name in ("checkpoint", "SFT", "ORPO")] == [6 / 16, 4 / 16, 0]
@@ -90,12 +90,31 @@ def test_speakers_are_drawn_as_well_as_clips(loo):
 @pytest.mark.slow
 @pytest.mark.skipif("AUDIORL_TEST_DATA" not in os.environ, reason="real speech: AUDIORL_TEST_DATA is not set")
 def test_a_fold_runs_is_kept_and_told(tmp_path):
-    run = [sys.executable, str(BENCHMARK), "run", "--out", str(tmp_path), "--minutes", "0.2", "--seeds", "0"]
-    run += ["--speakers", "1919", "--methods", "SFT", "ORPO"]
+    record = tmp_path / "record.json"
+    common = [
+        sys.executable,
+        str(BENCHMARK),
+        "run",
+        "--out",
+        str(tmp_path),
+        "--minutes",
+        "0.2",
+        "--record",
+        str(record),
+    ]
+    run = [*common, "--seeds", "0", "--speakers", "1919", "--methods", "SFT", "SFT, then RAFT"]
+    untimed = subprocess.run(run, capture_output=True, text=True)
+    assert untimed.returncode != 0 and "run `time` first" in untimed.stderr
+    subprocess.run([*common[:2], "time", *run[3:]], check=True, capture_output=True)
     first = subprocess.run(run, capture_output=True, text=True, check=True)
     assert "WER" in first.stdout
     again = subprocess.run(run, capture_output=True, text=True, check=True)
-    assert again.stdout.count("there already") == 3
-    tell = [sys.executable, str(BENCHMARK), "tell", "--out", str(tmp_path), "--minutes", "0.2"]
+    assert "WER" not in again.stdout
+    tell = [*common[:2], "tell", *common[3:]]
     told = subprocess.run(tell, capture_output=True, text=True, check=True)
-    assert set(json.loads(told.stdout.splitlines()[-1])["methods"]) == {"checkpoint", "SFT", "ORPO"}
+    assert set(json.loads(told.stdout.splitlines()[-1])["methods"]) == {"checkpoint", "SFT", "SFT, then RAFT"}
+    kept = json.loads(record.read_text())
+    assert len(kept["units"]) == 3 and record.with_suffix(".svg").exists()
+    for path in (tmp_path / "units").glob("*.json"):
+        path.unlink()
+    assert "WER" not in subprocess.run(run, capture_output=True, text=True, check=True).stdout, "the record is enough"

@@ -73,7 +73,7 @@ def test_loss_and_gradients_equal_stock_forwards_and_the_papers_loop(tmp_path, l
 
 
 def test_sft_weight_adds_the_likelihood_of_the_steps_desirable_tokens(tmp_path):
-    """Against stock forwards; the mean is over the whole step, however it is split, and undesirable ones do not count."""
+    """Against stock forwards; the mean is over the whole step, however split, without undesirable ones."""
     policy, rows = tiny_whisper()[0], judged_rows(4)
     made = kto(tmp_path, rows, sft_weight=0.3)
     ids = [made.family.tokenize(row["completion"]) for row in rows]
