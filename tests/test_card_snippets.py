@@ -23,18 +23,19 @@ from tests.tiny_audio_llms import tiny_audio_llm
 from tests.tiny_ctc import KINDS as CTC
 from tests.tiny_ctc import tiny_ctc
 from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper
+from tests.tiny_seq2seq import KINDS as SEQ2SEQ
 from tests.tiny_seq2seq import tiny_seq2seq
 from tests.tiny_transducers import KINDS as TRANSDUCERS
 from tests.tiny_transducers import tiny_transducer
 from tests.trainers import ctc_rows
 from tests.trainers.pair_rows import config, pair_rows, settings, trainer
 
-LANGUAGES = {"canary": "de", "qwen3_asr": "english"}
+LANGUAGES = {"canary": "de", "cohere_asr": "fr", "qwen3_asr": "english"}
 # Between them every way to load a model and to ask it; the others run before a release.
 FAST = {("canary", "full"), ("wav2vec2", "full"), ("wav2vec2", "LoRA"), ("voxtral", "LoRA"), ("moonshine", "LoRA")}
 CASES = [
     pytest.param(kind, adapter, marks=[pytest.mark.slow] * ((kind, adapter) not in FAST))
-    for kind in ("moonshine", "canary", *CTC, *TRANSDUCERS, *AUDIO_LLMS)
+    for kind in (*(kind for kind in SEQ2SEQ if kind != "speech2text"), *CTC, *TRANSDUCERS, *AUDIO_LLMS)
     for adapter in ("full", "LoRA")
     if kind != "lasr"  # with letters for symbols it needs longer clips than these
 ]
@@ -57,7 +58,7 @@ def talkative(kind: str) -> tuple[Any, Any]:
             blank = getattr(model.config, "blank_token_id", model.config.pad_token_id)
             marks = [*processor.tokenizer.all_special_ids, blank]  # no trained model writes them
             head.bias[marks] -= 20
-        elif kind == "canary":
+        elif kind in ("canary", "cohere_asr"):
             model.proj_out.bias[model.config.eos_token_id] -= 4
     return model, processor
 

@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CanaryConfig,
@@ -28,6 +29,15 @@ from transformers import (
 from tests.tiny_ctc import TINY_FAST_CONFORMER, statistics_of_training
 from tests.tiny_models import END_LOGIT, SENTENCES, learnt_pieces
 
+# Every kind; the newest are not in every release of transformers.
+CLASSES = {
+    "moonshine": "MoonshineForConditionalGeneration",
+    "moonshine_streaming": "MoonshineStreamingForConditionalGeneration",
+    "speech2text": "Speech2TextForConditionalGeneration",
+    "canary": "CanaryForConditionalGeneration",
+    "cohere_asr": "CohereAsrForConditionalGeneration",
+}
+KINDS = tuple(kind for kind, name in CLASSES.items() if hasattr(transformers, name))
 PAD, START, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 SPECIAL = (PAD, START, END, UNKNOWN)
 # The marks of canary-1b-v2, the first eight at their ids.
@@ -59,8 +69,9 @@ def tiny_seq2seq(kind: str, **config: Any) -> tuple[PreTrainedModel, Any]:
     """A fresh copy of a tiny random model in evaluation mode, and its processor.
 
     Args:
-        kind: "moonshine", with fewer key than query heads and padded heads; "speech2text"; or "canary", whose decoder
-            is shallower than its encoder.
+        kind: "moonshine", with fewer key than query heads and padded heads; "moonshine_streaming", whose decoder is
+            wider than its encoder; "speech2text"; "canary" or "cohere_asr", whose decoders are shallower than their
+            encoders.
         config: fields to exchange; the weights stay what they were if their shapes do.
     """
     model, processor = _build(kind, tuple(sorted(config.items())))
@@ -69,21 +80,23 @@ def tiny_seq2seq(kind: str, **config: Any) -> tuple[PreTrainedModel, Any]:
 
 @functools.cache
 def _build(kind: str, changes: tuple[tuple[str, Any], ...]) -> tuple[PreTrainedModel, Any]:
-    if kind == "canary":
-        return _canary(dict(changes))
+    if kind in ("canary", "cohere_asr"):
+        return {"canary": _canary, "cohere_asr": _cohere_asr}[kind](dict(changes))
     tokenizer = _tokenizer()
     ids = {f"{name}_token_id": SPECIAL.index(token) for name, token in (("pad", PAD), ("bos", START), ("eos", END))}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(sum(map(ord, kind)))
-        model = {"moonshine": _moonshine, "speech2text": _speech2text}[kind](len(tokenizer), {**ids, **dict(changes)})
+        builds = {"moonshine": _moonshine, "moonshine_streaming": _moonshine_streaming, "speech2text": _speech2text}
+        model = builds[kind](len(tokenizer), {**ids, **dict(changes)})
         _wake(model.eval(), ids["eos_token_id"])
     start = model.config.decoder_start_token_id
     # what a checkpoint may bring along, and the policy must not take from it
     own = {"suppress_tokens": [7, 8, 9], "min_new_tokens": 4} if kind == "speech2text" else {}
     model.generation_config = GenerationConfig(**ids, decoder_start_token_id=start, max_length=24, **own)
-    if kind == "moonshine":
+    if kind.startswith("moonshine"):
         extractor = Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True)
-        return model, Wav2Vec2Processor(extractor, tokenizer)
+        made = Wav2Vec2Processor if kind == "moonshine" else transformers.MoonshineStreamingProcessor
+        return model, made(extractor, tokenizer)
     return model, Speech2TextPieces(Speech2TextFeatureExtractor(feature_size=32, num_mel_bins=32), tokenizer)
 
 
@@ -117,6 +130,46 @@ def _canary(changes: dict[str, Any]) -> tuple[PreTrainedModel, CanaryProcessor]:
     model.generation_config = GenerationConfig(**named, max_length=32, suppress_tokens=[20, 21, 22])
     extractor = ParakeetFeatureExtractor(feature_size=TINY_FAST_CONFORMER["num_mel_bins"])
     return model, CanaryProcessor(extractor, tokenizer, chat_template=CANARY_TEMPLATE)
+
+
+def _cohere_asr(changes: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
+    """With the marks of Canary, which the released checkpoint has at the same ids, and a space before them."""
+    tokenizer = _pieces(CANARY_MARKS)
+    ids = {f"{name}_token_id": CANARY_MARKS.index(mark) for name, mark in (("pad", PAD), ("eos", "<|endoftext|>"))}
+    ids |= {"bos_token_id": CANARY_MARKS.index("<|startoftranscript|>")}
+    ids |= {"decoder_start_token_id": tokenizer.convert_tokens_to_ids("\u2581")}
+    decoder = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 48,
+        "initializer_range": 0.3,
+        "vocab_size": len(tokenizer),
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(sum(map(ord, "cohere_asr")))
+        given = {"encoder_config": {**TINY_FAST_CONFORMER, "scale_input": False}, **ids, **decoder, **changes}
+        model = transformers.CohereAsrForConditionalGeneration(transformers.CohereAsrConfig(**given)).eval()
+        statistics_of_training(model)
+        _wake(model, ids["eos_token_id"])
+    # what a checkpoint may bring along, and the policy must not take from it
+    model.generation_config = GenerationConfig(**ids, max_length=32, suppress_tokens=[20, 21, 22])
+    extractor = transformers.CohereAsrFeatureExtractor(feature_size=TINY_FAST_CONFORMER["num_mel_bins"])
+    return model, transformers.CohereAsrProcessor(extractor, tokenizer)
+
+
+def _moonshine_streaming(vocabulary: int, changes: dict[str, Any]) -> PreTrainedModel:
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
+    shape = {"intermediate_size": 48, "num_hidden_layers": 2, **heads}
+    heard = {"hidden_size": 24, "sliding_windows": ((6, 3), (6, 0)), **shape}
+    encoder = transformers.MoonshineStreamingEncoderConfig(**heard, attention_dropout=0.1)
+    fields = {"hidden_size": 32, "pad_head_dim_to_multiple_of": 16, "max_position_embeddings": 80, **shape}
+    config = transformers.MoonshineStreamingConfig(
+        vocab_size=vocabulary, encoder_config=encoder, **{**fields, **changes}
+    )
+    return transformers.MoonshineStreamingForConditionalGeneration(config)
 
 
 def _moonshine(vocabulary: int, changes: dict[str, Any]) -> PreTrainedModel:
@@ -158,13 +211,18 @@ def _speech2text(vocabulary: int, changes: dict[str, Any]) -> PreTrainedModel:
 
 @torch.no_grad()
 def _wake(model: PreTrainedModel, end: int) -> None:
-    """Give every parameter a part in the result, let hypotheses of Speech2Text and Canary end."""
+    """Give every parameter a part in the result, let hypotheses of Speech2Text, Canary and Cohere end."""
     for name, parameter in model.named_parameters():
         if name.endswith("bias") or "norm" in name:
             parameter.add_(0.1 * torch.randn_like(parameter))
+        elif type(model).__name__ == CLASSES["moonshine_streaming"] and parameter.ndim > 1:
+            parameter.mul_(15)  # its config says nothing of how wide weights are
     if isinstance(model, Speech2TextForConditionalGeneration):
         _steer(model.lm_head.weight, model.get_decoder().layer_norm.bias, end)
-    if isinstance(model, CanaryForConditionalGeneration):
+    if type(model).__name__ == CLASSES["moonshine_streaming"]:
+        model.proj_out.weight.mul_(1.3)
+        model.proj_out.weight[end] *= 2.5
+    if type(model).__name__ in (CLASSES["canary"], CLASSES["cohere_asr"]):
         model.proj_out.bias[end] += END_LOGIT - 2  # of fewer pieces
 
 

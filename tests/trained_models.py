@@ -24,8 +24,10 @@ class Trained(NamedTuple):
 NAMES = {
     "whisper": "Whisper",
     "moonshine": "Moonshine",
+    "moonshine_streaming": "Moonshine Streaming",
     "speech2text": "Speech2Text",
     "canary": "Canary",
+    "cohere_asr": "Cohere Transcribe",
     "wav2vec2": "Wav2Vec2, CTC (base: group norm)",
     "wav2vec2-large": "Wav2Vec2, CTC (large: layer norm)",
     "hubert": "HuBERT, CTC",
@@ -53,7 +55,10 @@ ADAPTERS = ("full", "LoRA", "8-bit LoRA", "4-bit LoRA", "8-bit and 4-bit LoRA")
 AUDIO_LLMS = ("qwen3_asr", "qwen2_audio", "glm_asr", "voxtral", "fun_asr", "granite_speech")
 CTC_TEST = "tests/trainers/test_ctc_training.py::test_training_lowers_the_loss_or_raises_the_reward"
 AUDIO_LLM, LABELS = "tests/models/test_audio_llm.py", "tests/trainers/test_labels.py"
-SEQ2SEQ_MODELS = ("moonshine", "speech2text", "canary")
+SEQ2SEQ_MODELS = ("moonshine", "moonshine_streaming", "speech2text", "canary", "cohere_asr")
+# Of models that differ from one of the others in a few lines, one or two cells are fast.
+ALIKE = ("moonshine_streaming", "cohere_asr")
+FAST_ALIKE = {("moonshine_streaming", "SFT", "full"), ("cohere_asr", "ORPO", "full")}
 # Of the others the tests take minutes: they run before a release.
 FAST = {
     *(("wav2vec2", method, "full") for method in METHODS),
@@ -98,7 +103,9 @@ FAMILIES = [
         method,
         adapter,
         f"tests/trainers/test_families.py::{_FAMILY_TESTS[method]}",
-        slow=(model, adapter) not in FAST_SINGLE
+        slow=(model, method, adapter) not in FAST_ALIKE
+        if model in ALIKE
+        else (model, adapter) not in FAST_SINGLE
         if method in ("SFT", "KTO")
         else (adapter == "LoRA" and (model, method) not in FAST_ADAPTERS) or (model in AUDIO_LLMS and method == "DPO"),
     )
@@ -226,8 +233,9 @@ COMBINATIONS = [
             DISTILLATION,
             "full",
             "tests/trainers/test_distillation.py::test_every_family_with_distributions_learns_from_one_of_its_kind",
+            slow=model in ALIKE,
         )
-        for model in ("moonshine", "speech2text", "canary", "qwen2_audio", "ast")
+        for model in (*SEQ2SEQ_MODELS, "qwen2_audio", "ast")
     ),
 ]
 

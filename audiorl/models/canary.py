@@ -6,6 +6,9 @@
 is the request of canary-1b-v2, which the checkpoint's own chat template writes, and what follows it. Source and target
 language are the same for transcription, and differ for translation. The template is asked for punctuation and capitals,
 as the processor asks unless told otherwise.
+
+Cohere Transcribe (`cohere_asr`) has the same encoder, a decoder of its own and nearly the same request: a piece that
+is a space comes first, and source and target language are always the same.
 """
 
 from __future__ import annotations
@@ -22,11 +25,16 @@ from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderModelO
 from audiorl.batch import GroupBatch, audio_alone, kept_texts
 from audiorl.models.encoder_decoder import EncoderDecoderFamily, PlainText
 from audiorl.models.family import TokenizedText
-from audiorl.models.family_data import check_vocabulary
+from audiorl.models.family_data import check_ids, check_vocabulary
 from audiorl.models.fast_conformer import FastConformerAudio
 from audiorl.models.forward import base_model
 from audiorl.models.generate import one_transcript_each
 from audiorl.text.languages import nearest_language, own_code
+
+# The piece that sentencepiece writes for a space.
+SPACE = "\u2581"
+# `CohereAsrProcessor` has the same ones.
+COHERE_LANGUAGES = ("ar", "de", "el", "en", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "vi", "zh")
 
 
 class CanaryText(PlainText):
@@ -42,15 +50,19 @@ class CanaryText(PlainText):
         check_vocabulary(tokenizer, config.vocab_size)
         super().__init__(
             tokenizer,
-            start=config.decoder_start_token_id,
+            start=self._start(processor, config),
             end=config.eos_token_id,
-            max_tokens=config.decoder_config.max_position_embeddings,
+            max_tokens=getattr(config, "decoder_config", config).max_position_embeddings,
         )
         self._special |= {i for mark, i in vocabulary.items() if mark.startswith("<|") and mark.endswith("|>")}
         self.processor = processor
         self.default_language: str | None = None
         self.default_task = "transcribe"
         self._requests: dict[tuple[str, str], list[int]] = {}
+
+    def _start(self, processor: Any, config: Any) -> int:
+        """The id that a request begins with."""
+        return config.decoder_start_token_id
 
     def set_defaults(self, *, language: str | None, task: str | None) -> None:
         """See `SpeechFamily.set_defaults`."""
@@ -79,12 +91,8 @@ class CanaryText(PlainText):
         Raises:
             ValueError: a language or task that this checkpoint does not know, or no language at all.
         """
-        language, task = language or self.default_language, task or self.default_task
-        if not language:
-            raise ValueError(
-                "no language is named, and this model knows several. Add a language column or set language"
-            )
-        source = canary_code(language)
+        task = task or self.default_task
+        source = canary_code(language := self._named(language))
         target = target_language(task) or source
         if task != "transcribe" and source == target:
             raise ValueError(
@@ -96,6 +104,12 @@ class CanaryText(PlainText):
             self._requests[source, target] = self._rendered(source, target)
         return self._requests[source, target]
 
+    def _named(self, language: str | None) -> str:
+        """The row's language or the default; ValueError where there is neither."""
+        if named := language or self.default_language:
+            return named
+        raise ValueError("no language is named, and this model knows several. Add a language column or set language")
+
     def _rendered(self, source: str, target: str) -> list[int]:
         asked = {"type": "text", "source_language": source, "target_language": target, "punctuation": True}
         turns = [{"role": "user", "content": [{"type": "audio", "path": ""}, asked]}]
@@ -105,6 +119,50 @@ class CanaryText(PlainText):
             raise ValueError(
                 f"this checkpoint lacks a mark of its request {written!r}: it reads {self.tokenizer.decode(unknown)!r} "
                 "as text. Use languages that it knows, or the processor of the model's own checkpoint"
+            )
+        return ids
+
+
+class CohereText(CanaryText):
+    """Tokenizes transcripts for one checkpoint of Cohere Transcribe, in the language that is spoken."""
+
+    def __init__(self, processor: Any, config: Any):
+        super().__init__(processor, config)
+        # a piece of texts too: a transcript in Chinese begins with it
+        self._special.discard(self.start)
+
+    def _start(self, processor: Any, config: Any) -> int:
+        return processor.tokenizer.convert_tokens_to_ids(SPACE)
+
+    def set_defaults(self, *, language: str | None, task: str | None) -> None:
+        """See `SpeechFamily.set_defaults`."""
+        self._check_task(task)
+        if language:
+            self.request(language, task)
+            self.default_language = language
+
+    def request(self, language: str | None, task: str | None) -> list[int]:
+        """What stands before a transcript.
+
+        Raises:
+            ValueError: a task, or a language that this checkpoint does not know, or no language at all.
+        """
+        self._check_task(task)
+        code = _code(self._named(language), dict.fromkeys(COHERE_LANGUAGES, ""), "Cohere Transcribe")
+        if (code, code) not in self._requests:
+            self._requests[code, code] = self._rendered(code, code)
+        return self._requests[code, code]
+
+    def _check_task(self, task: str | None) -> None:
+        if task not in (None, "transcribe"):
+            raise ValueError(f"this model's only task is 'transcribe', not {task!r}. Remove the row's task, or the row")
+
+    def _rendered(self, source: str, target: str) -> list[int]:
+        ids = self.processor.get_decoder_prompt_ids(language=source, punctuation=True)
+        if None in ids or self.tokenizer.unk_token_id in ids:
+            raise ValueError(
+                f"this checkpoint lacks a mark of its request for the language {source!r}. Use languages that it "
+                "knows, or the processor of the model's own checkpoint"
             )
         return ids
 
@@ -127,13 +185,17 @@ def target_language(task: str) -> str | None:
 
 def canary_code(language: str) -> str:
     """The code of a language in Canary's requests; ValueError for one that Canary does not know."""
-    code = own_code(language, LANGUAGE_CODE_TO_NAME)
+    return _code(language, LANGUAGE_CODE_TO_NAME, "Canary")
+
+
+def _code(language: str, known: Mapping[str, str], model: str) -> str:
+    code = own_code(language, known)
     if code is None:
-        near = nearest_language(language, LANGUAGE_CODE_TO_NAME)
+        near = nearest_language(language, known)
         hint = f"; did you mean {near!r}?" if near else ""
         raise ValueError(
-            f"unknown language {language!r} for Canary{hint}. Use a name or code that it knows: "
-            f"{', '.join(LANGUAGE_CODE_TO_NAME)}; it does not detect languages"
+            f"unknown language {language!r} for {model}{hint}. Use a name or code that it knows: "
+            f"{', '.join(known)}; it does not detect languages"
         )
     return code
 
@@ -146,11 +208,14 @@ class CanaryFamily(FastConformerAudio, EncoderDecoderFamily):
     and one set of keys and values.
     """
 
+    text_kind: type[CanaryText] = CanaryText
+
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
         config = base_model(model).config
         self.init_audio(processor.feature_extractor, config.encoder_config)
-        self.canary_text = CanaryText(processor, config)
+        self.canary_text = self.text_kind(processor, config)
+        check_ids(base_model(model), {"decoder_start_token_id": self.canary_text.start})
         self.end_token = self.canary_text.end
 
     # ---- data ----
@@ -206,3 +271,21 @@ class CanaryFamily(FastConformerAudio, EncoderDecoderFamily):
                     **others,
                 )
         return [self.canary_text.decode(row) for row in ids.tolist()]
+
+
+class CohereASRFamily(CanaryFamily):
+    """Cohere Transcribe: transcription in 14 languages; a row's `language`, or the trainer's, is needed.
+
+    Longer clips than its feature extractor leaves whole (35 s) are bad rows. Grouped attention is exact here.
+    """
+
+    text_kind = CohereText
+
+    def __init__(self, model: nn.Module, processor: Any):
+        super().__init__(model, processor)
+        assert self.max_seconds is not None
+        self.max_seconds = min(self.max_seconds, self.extractor.max_audio_clip_s)
+
+    def runs_in_pipeline(self, model: nn.Module) -> bool:
+        """A pipeline names no language."""
+        return False

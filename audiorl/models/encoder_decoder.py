@@ -178,7 +178,9 @@ class PlainTranscripts:
     def init_text(self, tokenizer: Any, config: Any, max_tokens: int) -> None:
         """Set `plain_text` and `end_token`; see `PlainText`."""
         check_vocabulary(tokenizer, config.vocab_size)
-        start, end = config.decoder_start_token_id, config.eos_token_id
+        # where a config names no start token, generate() takes this one, too
+        start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
+        end = config.eos_token_id
         self.plain_text = PlainText(tokenizer, start=start, end=end, max_tokens=max_tokens)
         self.end_token = end
 

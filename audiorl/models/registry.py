@@ -28,7 +28,9 @@ ENTRY_POINT_GROUP = "audiorl.families"
 FAMILIES: dict[str, str | type[SpeechFamily]] = {
     "whisper": "audiorl.models.whisper:WhisperFamily",
     "moonshine": "audiorl.models.moonshine:MoonshineFamily",
+    "moonshine_streaming": "audiorl.models.moonshine:MoonshineStreamingFamily",
     "canary": "audiorl.models.canary:CanaryFamily",
+    "cohere_asr": "audiorl.models.canary:CohereASRFamily",
     "speech_to_text": "audiorl.models.speech2text:Speech2TextFamily",
     "Qwen3ASRForConditionalGeneration": "audiorl.models.audio_llms:Qwen3ASRFamily",
     "GlmAsrForConditionalGeneration": "audiorl.models.audio_llms:GlmASRFamily",

@@ -18,6 +18,7 @@ from tests.tiny_audio_llms import KINDS as AUDIO_LLMS
 from tests.tiny_audio_llms import tiny_audio_llm
 from tests.tiny_classifiers import tiny_classifier
 from tests.tiny_models import tiny_clips, tiny_whisper
+from tests.tiny_seq2seq import KINDS as SEQ2SEQ
 from tests.tiny_seq2seq import tiny_seq2seq
 
 TEXTS = [
@@ -54,7 +55,8 @@ def ordinary_moonshine(model, batch: GroupBatch) -> list[Tensor]:
     ids = batch.tokens[:, 0, :5]
     mask = torch.ones_like(ids)
     mask[0, :2] = 0
-    heard = {"input_values": batch.audio, "attention_mask": batch.audio_mask}
+    whole = batch.audio.shape[-1] // 80 * 80  # a streaming model takes no part of a frame
+    heard = {"input_values": batch.audio[:, :whole], "attention_mask": batch.audio_mask[:, :whole]}
     logits = model(**heard, decoder_input_ids=ids, decoder_attention_mask=mask).logits
     return [logits, *(model.generate(**heard, max_new_tokens=6, num_beams=beams) for beams in (1, 2))]
 
@@ -183,6 +185,34 @@ CASES = [
             {"language": "fr", "task": "translate"},
             {"language": "en", "task": "translate:de"},
         ],
+    ),
+    *(
+        FamilyCase(
+            name="moonshine_streaming",
+            build=lambda: tiny_seq2seq("moonshine_streaming", attention_dropout=0.1),
+            clips=tiny_clips(len(TEXTS)),
+            texts=TEXTS,
+            ordinary=ordinary_moonshine,
+            encoder=lambda model: model.get_encoder(),
+            lora_targets=("q_proj", "v_proj", "fc1"),
+        )
+        for kind in SEQ2SEQ
+        if kind == "moonshine_streaming"
+    ),
+    *(
+        FamilyCase(
+            name="cohere_asr",
+            build=lambda: tiny_seq2seq("cohere_asr", attention_dropout=0.1),
+            clips=tiny_clips(len(TEXTS)),
+            texts=TEXTS,
+            ordinary=ordinary_canary,
+            encoder=lambda model: model.get_encoder(),
+            lora_targets=("q_proj", "v_proj", "fc1"),
+            rows=[{"language": "german"}, {"language": "en-US"}, {"language": "French"}],
+            prompted=True,  # the request begins with a piece that transcripts have, too
+        )
+        for kind in SEQ2SEQ
+        if kind == "cohere_asr"
     ),
     *(
         FamilyCase(

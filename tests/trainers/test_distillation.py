@@ -17,7 +17,9 @@ from tests.tiny_audio_llms import tiny_audio_llm
 from tests.tiny_classifiers import tiny_classifier
 from tests.tiny_ctc import tiny_ctc
 from tests.tiny_models import saved, tiny_whisper
+from tests.tiny_seq2seq import KINDS as SEQ2SEQ
 from tests.tiny_seq2seq import tiny_seq2seq
+from tests.trained_models import ALIKE
 from tests.trainers.pair_rows import largest_difference, logged, settings
 from tests.trainers.text_rows import distillation, larger_whisper, text_rows
 
@@ -229,7 +231,13 @@ def test_other_features_of_the_same_tokens_travel_beside_the_student_s(tmp_path)
     assert made.state.global_step == 2
 
 
-@pytest.mark.parametrize("kind", ["moonshine", "speech2text", "canary", "qwen2_audio", "labels"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pytest.param(kind, marks=[pytest.mark.slow] * (kind in ALIKE)) for kind in SEQ2SEQ),
+        *("qwen2_audio", "labels"),
+    ],
+)
 def test_every_family_with_distributions_learns_from_one_of_its_kind(tmp_path, kind):
     build = {
         "qwen2_audio": lambda: tiny_audio_llm("qwen2_audio"),

@@ -21,7 +21,8 @@ from audiorl import (
 from tests.tiny_audio_llms import CONFIGS, tiny_audio_llm
 from tests.tiny_audio_llms import KINDS as AUDIO_LLMS
 from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper
-from tests.tiny_seq2seq import tiny_seq2seq
+from tests.tiny_seq2seq import CLASSES, tiny_seq2seq
+from tests.tiny_seq2seq import KINDS as SEQ2SEQ
 from tests.trained_models import FAMILIES
 from tests.trainers import raft_rows
 from tests.trainers.grpo_rows import check_that_it_learns_two_words, shortness
@@ -31,7 +32,7 @@ TEXTS = ["the fox", "dog", "lazy dogs", "so", "a fox", "dogs", "jumps", "the dog
 
 
 def build(kind: str) -> tuple[Any, Any]:
-    if kind in CONFIGS and kind not in AUDIO_LLMS:
+    if (kind in CONFIGS and kind not in AUDIO_LLMS) or (kind in CLASSES and kind not in SEQ2SEQ):
         pytest.skip(f"{kind} is not in this release of transformers, or its tokenizer's package is not installed")
     if kind in AUDIO_LLMS:
         return tiny_audio_llm(kind)
@@ -61,7 +62,8 @@ def lora(adapter: str) -> LoraConfig | None:
 def losses_on_eight_clips(made: type, config: type, kind: str, adapter: str, folder: Any) -> list[float]:
     model, processor = build(kind)
     steps = {"max_steps": 8, "lr_scheduler_type": "constant", "per_device_train_batch_size": 8}
-    rate = {"learning_rate": 1e-2 if adapter == "LoRA" else 3e-3}
+    adapter_rate = 5e-3 if kind == "cohere_asr" else 1e-2  # it oversteps at the others' rate
+    rate = {"learning_rate": adapter_rate if adapter == "LoRA" else 3e-3}
     trainer = made(
         model,
         args=config(**{**settings(folder), **steps, **rate}),
