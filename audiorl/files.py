@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 METRICS_FILE = "metrics.jsonl"
 STATE_FILE = "trainer_state.json"
 EVALUATION_FILE = "evaluation.json"
+RECIPE_FILE = "recipe.json"
 LEFT_FOLDER = "report"
 AUDIO_FOLDER = "audio"
 RUN_FILE, PAIRS_FILE, GROUPS_FILE = "run.json", "pairs.jsonl", "groups.jsonl"

@@ -42,11 +42,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from audiorl.files import RECIPE_FILE
+
 if TYPE_CHECKING:
     from audiorl.commands.train import Measured
     from audiorl.evaluation import Decoded
 
-STATE_FILE = "recipe.json"
 BEST_FOLDER = "best"
 PAIRS = "pairs"
 STAGE_WER = "eval_stage_wer"  # in metrics.jsonl, once for each stage
@@ -416,7 +417,7 @@ def _parse(recipe: Recipe, stage: Stage, model: str) -> tuple:
 
 
 def _ended_before(recipe: Recipe) -> list[Ended]:
-    path = os.path.join(recipe.output_dir, STATE_FILE)
+    path = os.path.join(recipe.output_dir, RECIPE_FILE)
     if not os.path.isfile(path):
         return []
     with open(path, encoding="utf-8") as file:
@@ -443,7 +444,7 @@ def _write_state(recipe: Recipe, ended: Sequence[Ended]) -> None:
     from audiorl.files import whole_file
 
     os.makedirs(recipe.output_dir, exist_ok=True)
-    with whole_file(os.path.join(recipe.output_dir, STATE_FILE), encoding="utf-8") as file:
+    with whole_file(os.path.join(recipe.output_dir, RECIPE_FILE), encoding="utf-8") as file:
         json.dump({"ended": [asdict(one) for one in ended]}, file, indent=1, ensure_ascii=False)
         file.write("\n")
 

@@ -13,8 +13,8 @@ import json
 import math
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from itertools import zip_longest
@@ -24,121 +24,10 @@ from typing import Any, NamedTuple
 from audiorl._version import __version__
 from audiorl.files import whole_file
 from audiorl.report.audio import MEGABYTE, Embedded, PageAudio
+from audiorl.report.differences import EQUAL, SUBSTITUTION, Piece, align, by_confusion, by_part, by_word
 from audiorl.report.run_folder import RunFolder, read_run
-from audiorl.text.error_rates import align_units, resolve_unit, split_units
+from audiorl.text.error_rates import resolve_unit
 from audiorl.text.normalizers import normalizer
-
-EQUAL, SUBSTITUTION, INSERTION, DELETION = "=", "S", "I", "D"
-
-
-class Piece(NamedTuple):
-    """A stretch of an alignment: a run of right units, or one error."""
-
-    kind: str  # EQUAL, SUBSTITUTION, INSERTION or DELETION
-    true: str  # the transcript's units, "" for an insertion
-    said: str  # the hypothesis's units, "" for a deletion
-
-
-def align(
-    transcripts: Sequence[str], hypotheses: Sequence[str], *, unit: str, normalise: Callable[[str], str]
-) -> list[list[Piece]]:
-    """The pieces of each pair of texts, from left to right; their counts are those of `count_errors`.
-
-    Args:
-        transcripts, hypotheses: N texts each, not normalised.
-        unit: "word", "character" or "mixed"; see `audiorl.evaluation.count_errors`.
-        normalise: from text to text.
-    """
-    true, said = ([normalise(text) for text in texts] for texts in (transcripts, hypotheses))
-    glue = "" if unit == "character" else " "
-    return [
-        _pieces(chunks, split_units(a, unit), split_units(b, unit), glue)
-        for chunks, a, b in zip(align_units(true, said, unit), true, said, strict=True)
-    ]
-
-
-def _pieces(chunks: Sequence, true: list[str], said: list[str], glue: str) -> list[Piece]:
-    pieces: list[Piece] = []
-    for chunk in chunks:
-        left = true[chunk.ref_start_idx : chunk.ref_end_idx]
-        right = said[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        if chunk.type == "equal":
-            pieces.append(Piece(EQUAL, glue.join(left), glue.join(right)))
-        elif chunk.type == "substitute":
-            pieces += [Piece(SUBSTITUTION, a, b) for a, b in zip(left, right, strict=True)]
-        elif chunk.type == "insert":
-            pieces += [Piece(INSERTION, "", unit) for unit in right]
-        else:
-            pieces += [Piece(DELETION, unit, "") for unit in left]
-    return pieces
-
-
-def true_units(piece: Piece, unit: str) -> list[str]:
-    """The units of the transcript that a piece holds."""
-    if piece.kind != EQUAL or unit == "label":
-        return [piece.true] if piece.true else []
-    return list(piece.true) if unit == "character" else piece.true.split()
-
-
-# Words of a page's table; those with most errors.
-MOST_WORDS = 500
-# How many ways of mishearing a word are named.
-MISHEARINGS = 3
-
-
-def by_part(systems: Sequence[Mapping[str, Any]], name: str) -> list[dict[str, Any]]:
-    """The parts of a breakdown with the error rate of each system: `{"value", "clips", "words", "wer"}`.
-
-    Args:
-        systems: measurements of an evaluation document, on the same clips.
-        name: "speaker", "language" or "duration".
-    """
-    parts = zip(*(system["breakdown"][name] for system in systems), strict=True)
-    return [
-        {**{key: part[0][key] for key in ("value", "clips", "words")}, "wer": [one["wer"] for one in part]}
-        for part in parts
-    ]
-
-
-def by_word(alignments: Sequence[Sequence[Sequence[Piece]]], unit: str) -> tuple[list[dict[str, Any]], int]:
-    """Errors on each word of the transcripts, and how many words have any.
-
-    Args:
-        alignments: for each system, for each clip, the pieces.
-        unit: what they are counted in.
-
-    Returns:
-        At most `MOST_WORDS` of `{"word", "count", "errors", "inserted", "heard"}`, most errors first, and the number
-        of all such words. `count` is that of the transcripts; `errors` are the substitutions and deletions of each
-        system, `inserted` its insertions, `heard` what it made of the word most often ("" for nothing).
-    """
-    count: Counter[str] = Counter()
-    errors: list[Counter[str]] = [Counter() for _ in alignments]
-    inserted: list[Counter[str]] = [Counter() for _ in alignments]
-    heard: list[defaultdict[str, Counter[str]]] = [defaultdict(Counter) for _ in alignments]
-    for system, clips in enumerate(alignments):
-        for piece in (piece for pieces in clips for piece in pieces):
-            if piece.kind == INSERTION:
-                inserted[system][piece.said] += 1
-                continue
-            if system == 0:
-                count.update(true_units(piece, unit))
-            if piece.kind != EQUAL:
-                errors[system][piece.true] += 1
-                heard[system][piece.true][piece.said] += 1
-    rows: list[dict[str, Any]] = [
-        {
-            "word": word,
-            "count": count[word],
-            "errors": [found[word] for found in errors],
-            "inserted": [found[word] for found in inserted],
-            "heard": [found[word].most_common(MISHEARINGS) if word in found else [] for found in heard],
-        }
-        for word in set().union(*errors, *inserted)
-    ]
-    rows.sort(key=lambda row: (-max(map(sum, zip(row["errors"], row["inserted"], strict=True))), row["word"]))
-    return rows[:MOST_WORDS], len(rows)
-
 
 # Numbers of the whole run, or of the clock; they are no curves.
 NO_CURVE = re.compile(
@@ -210,24 +99,25 @@ COMPARISON = ("difference", "interval", "p_value", "relative_gain")
 def page_data(run: RunFolder, title: str, audio: PageAudio) -> dict[str, Any]:
     """Everything a page shows but the audio, which `audio` takes in."""
     notes: list[str] = []
-    measured = _measured(run, notes)
+    measured = _evaluations(run, notes)
     parts: dict[str, Any] = {
         "title": title,
         "facts": run.facts,
+        "stages": run.stages,
         "charts": charts(run.history),
         "checkpoints": [found._asdict() for found in run.checkpoints],
-        "evaluation": measured,
+        "evaluations": measured,
         "pairs": _pairs(run),
         "groups": _groups(run, notes),
     }
-    _add_audio([measured["clips"] if measured else [], parts["groups"], parts["pairs"]], audio)
+    _add_audio([*(one["clips"] for one in measured), parts["groups"], parts["pairs"]], audio)
     if measured or parts["groups"] or parts["pairs"]:
         notes.append(audio.describe() + ".")
     return {**parts, "notes": notes}
 
 
 def _add_audio(lists: Sequence[list[dict[str, Any]]], audio: PageAudio) -> None:
-    """Every row's `source` becomes its `audio`; the three lists share the room, their first rows come first."""
+    """Every row's `source` becomes its `audio`; the lists share the room, their first rows come first."""
     for rows in zip_longest(*lists):
         for row in rows:
             if row is not None:
@@ -237,36 +127,84 @@ def _add_audio(lists: Sequence[list[dict[str, Any]]], audio: PageAudio) -> None:
 # ---- evaluation ----
 
 
-def _measured(run: RunFolder, notes: list[str]) -> dict[str, Any] | None:
-    """The clips with what each system, before and after, made of them; the largest change first."""
+def _evaluations(run: RunFolder, notes: list[str]) -> list[dict[str, Any]]:
+    """One for each data set of the run's evaluation: all systems that were measured on it, side by side."""
+    if run.evaluation is None:
+        return []
+    places: dict[str, list[int]] = {}
+    for place, measured in enumerate(run.evaluation["measurements"]):
+        places.setdefault(measured["dataset"], []).append(place)
+    return [_evaluation(run, found, notes) for found in places.values()]
+
+
+def _evaluation(run: RunFolder, places: Sequence[int], notes: list[str]) -> dict[str, Any]:
+    """The clips with what each system made of them; the largest change from the first to the last comes first.
+
+    Args:
+        places: of the systems among the document's measurements.
+    """
     document = run.evaluation
-    if document is None:
-        return None
-    comparison = document["comparisons"][0] if document["comparisons"] else None
-    if len(document["comparisons"]) > 1 or (comparison is None and len(document["measurements"]) > 1):
-        shown = f"{len(document['comparisons'])} comparisons of {len(document['measurements'])} measurements"
-        notes.append(f"The evaluation holds {shown}; this page shows the first.")
-    places = [0] if comparison is None else [comparison["before"], comparison["after"]]
+    assert document is not None
     systems = [document["measurements"][place] for place in places]
+    compared = {(one["before"], one["after"]): one for one in document["comparisons"]}
+    comparisons = [compared.get((places[0], place)) for place in places]
     unit, name = systems[0]["summary"]["unit"], document["settings"]["normaliser"]
-    alignments = [_alignments(system["clips"], unit, name, notes) for system in systems]
-    clips = [_clip(run, place, systems, alignments) for place in range(len(systems[0]["clips"]))]
+    rows = _common_clips(systems, notes)
+    alignments = [_alignments([row[at] for row in rows], unit, name, notes) for at in range(len(systems))]
     words, all_words = by_word(alignments, unit)
-    found = {
-        "names": ["before", "after"] if comparison else [systems[0]["model"]],
-        "models": [system["model"] for system in systems],
+    confusions, all_confusions = by_confusion(alignments)
+    clips = [_clip(run, place, row, [found[place] for found in alignments]) for place, row in enumerate(rows)]
+    models = [system["model"] for system in systems]
+    return {
+        "names": ["before", "after"] if run.trained and len(systems) == 2 else short_names(models),
+        "models": models,
         "dataset": systems[0]["dataset"],
         "normaliser": name,
         "unit": unit,
-        "decoding": systems[-1]["decoding"],
+        "decodings": [system["decoding"] for system in systems],
         "summaries": [system["summary"] for system in systems],
-        "comparison": comparison and {key: comparison[key] for key in COMPARISON},
+        "comparisons": [found and {key: found[key] for key in COMPARISON} for found in comparisons],
         "parts": {name: by_part(systems, name) for name in ("speaker", "language", "duration")},
         "words": words,
         "all_words": all_words,
-        "clips": clips,
+        "confusions": confusions,
+        "all_confusions": all_confusions,
+        "clips": sorted(clips, key=_by_change),
     }
-    clips.sort(key=_by_change)
+
+
+def _common_clips(systems: Sequence[dict], notes: list[str]) -> list[tuple[dict, ...]]:
+    """For each row that no system failed at, the clip of every system."""
+    lists = [system["clips"] for system in systems]
+    where = [[clip["where"] for clip in clips] for clips in lists]
+    if all(one == where[0] for one in where):
+        return list(zip(*lists, strict=True))
+    known = [{clip["where"]: clip for clip in clips} for clips in lists]
+    found = [
+        (clip, *(one[clip["where"]] for one in known[1:]))
+        for clip in lists[0]
+        if all(clip["where"] in one for one in known[1:])
+    ]
+    rows = len(set().union(*known))
+    notes.append(
+        f"{systems[0]['dataset']}: {rows - len(found)} of {rows} rows were not answered by every model. They are not "
+        "among the clips; each model's rates are those of the rows that it answered."
+    )
+    return found
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """The last parts of paths and Hub names, as many as it takes to tell them apart; equal ones are numbered."""
+    parts = [re.split(r"[/\\]", name.rstrip("/\\")) for name in names]
+    for length in range(1, max(map(len, parts)) + 1):
+        found = ["/".join(one[-length:]) for one in parts]
+        if len(set(found)) == len(set(names)):
+            break
+    seen: Counter[str] = Counter()
+    for place, name in enumerate(found):
+        seen[name] += 1
+        if seen[name] > 1:
+            found[place] = f"{name} ({seen[name]})"
     return found
 
 
@@ -275,9 +213,16 @@ def _by_change(clip: dict[str, Any]) -> tuple[int, int, int]:
     return -abs(errors[-1] - errors[0]), -errors[-1], clip["place"]
 
 
-def _clip(run: RunFolder, place: int, systems: Sequence[dict], alignments: Sequence[list]) -> dict[str, Any]:
-    clip = systems[0]["clips"][place]
+def _clip(run: RunFolder, place: int, row: Sequence[dict], pieces: Sequence[list[Piece]]) -> dict[str, Any]:
+    """One clip of the page.
+
+    Args:
+        place: among the rows, from 0.
+        row: the clip of each system; `pieces`: its alignment.
+    """
+    clip = row[0]
     source = clip["audio"]
+    own = {name: clip.get(name) for name in ("channel", "segment") if clip.get(name) is not None}
     return {
         "place": place,
         "id": clip["id"],
@@ -288,9 +233,12 @@ def _clip(run: RunFolder, place: int, systems: Sequence[dict], alignments: Seque
         "true": clip["transcript"],
         "words": clip["substitutions"] + clip["deletions"] + clip["hits"],
         "systems": [
-            {"errors": _errors(one), "said": one["hypothesis"], "pieces": _plain(pieces[place])}
-            for one, pieces in zip((system["clips"][place] for system in systems), alignments, strict=True)
+            {"errors": _errors(one), "said": one["hypothesis"], "pieces": _plain(found)}
+            for one, found in zip(row, pieces, strict=True)
         ],
+        # what a row of the next round names; null where the audio lies in no file of its own
+        "file": source,
+        **own,
         "source": run.kept_audio(f"clip-{place}") if source is None else source,
         "part": _part(clip),
     }
@@ -412,7 +360,10 @@ def _number(reward: float | None) -> float:
 
 REPORT_FILE = "report.html"
 AUDIO_MEGABYTES = 20.0
-SCRIPTS = ("elements.js", "player.js", "texts.js", "chart.js", "list.js", "sections.js", "training.js", "main.js")
+SCRIPTS = (
+    *("elements.js", "wave.js", "player.js", "texts.js", "chart.js", "list.js"),
+    *("sections.js", "clips.js", "errors.js", "training.js", "main.js"),
+)
 # Markup; line ends of older JavaScript; halves of surrogate pairs, which UTF-8 cannot hold and file names may.
 ESCAPES = {code: f"\\u{code:04x}" for code in (*map(ord, "<>&\u2028\u2029"), *range(0xD800, 0xE000))}
 

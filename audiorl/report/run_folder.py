@@ -9,6 +9,7 @@ RUN/report/run.json            what was trained on what (`audiorl.report.run_fol
 RUN/report/pairs.jsonl         chosen and rejected transcripts
 RUN/report/groups.jsonl        sampled hypotheses of a clip with their rewards; of RAFT, which were kept
 RUN/report/audio/*.mp3         clips that lie in no file of their own
+RUN/recipe.json                of a recipe: how each of its stages ended (`audiorl.commands.tune`)
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from audiorl.files import (
     LEFT_FOLDER,
     METRICS_FILE,
     PAIRS_FILE,
+    RECIPE_FILE,
     RUN_FILE,
     STATE_FILE,
     json_lines,
@@ -66,7 +68,12 @@ class Checkpoint(NamedTuple):
 
 @dataclass
 class RunFolder:
-    """Everything a report shows; fields are empty for files that the run did not write."""
+    """Everything a report shows; fields are empty for files that the run did not write.
+
+    Attributes:
+        stages: of a recipe, see `recipe_stages`.
+        trained: whether it is a run that trained; False of a file that `audiorl evaluate` wrote.
+    """
 
     path: Path
     history: list[Record] = field(default_factory=list)
@@ -75,6 +82,8 @@ class RunFolder:
     facts: Record = field(default_factory=dict)
     pairs: list[Record] = field(default_factory=list)
     groups: list[Record] = field(default_factory=list)
+    stages: list[Record] = field(default_factory=list)
+    trained: bool = True
 
     def kept_audio(self, name: str) -> str | None:
         """The file of a clip that the run kept for the report; None where it did not."""
@@ -94,7 +103,7 @@ def read_run(run: Path) -> RunFolder:
         ValueError: there is nothing that a report could show, or a file is damaged.
     """
     if run.is_file():
-        return RunFolder(run.parent, evaluation=read_document(run))
+        return RunFolder(run.parent, evaluation=read_document(run), trained=False)
     left = run / LEFT_FOLDER
     evaluation = run / EVALUATION_FILE
     found = RunFolder(
@@ -106,10 +115,45 @@ def read_run(run: Path) -> RunFolder:
         groups=json_lines(left / GROUPS_FILE),
     )
     found.checkpoints = run_checkpoints(run, found.history)
+    found.stages = recipe_stages(run, found.history)
     if not (found.history or found.evaluation or found.checkpoints or found.pairs or found.groups):
         raise ValueError(
             f"{run} holds nothing to report: no {METRICS_FILE}, {STATE_FILE}, {EVALUATION_FILE} or checkpoint. Name "
             "the output_dir of a run, or a file that `audiorl evaluate --output` wrote."
+        )
+    return found
+
+
+def recipe_stages(run: Path, history: Iterable[Record] = ()) -> list[Record]:
+    """How the stages of a recipe ended, in their order; [] of any other run.
+
+    Args:
+        run: the recipe's folder.
+        history: its log, whose records name their stage.
+
+    Returns:
+        `{"name", "before", "after", "interval", "kept", "minutes", "step"}` each. Error rates are fractions, None where
+        none was measured; `interval` is that of `after`, `step` the first one in the log, None of pairs.
+    """
+    if not (run / RECIPE_FILE).is_file():
+        return []
+    steps: dict[str, int] = {}
+    for record in history:
+        if "stage" in record:
+            steps.setdefault(record["stage"], record["step"])
+    found = []
+    for ended in _object(run / RECIPE_FILE)["ended"]:
+        name = os.path.basename(ended["folder"])
+        measured = run / name / EVALUATION_FILE
+        known = read_document(measured)["measurements"] if measured.is_file() and ended["after"] is not None else []
+        found.append(
+            {
+                **{key: ended[key] for key in ("before", "after", "kept")},
+                "name": name,
+                "minutes": ended["seconds"] / 60,
+                "interval": known[-1]["summary"]["interval"] if known else None,
+                "step": steps.get(name),
+            }
         )
     return found
 

@@ -44,6 +44,7 @@ def write_clip(path: Path, hertz: float = 440.0, seconds: float = 1.0) -> str:
 
 def write_evaluation(folder: Path, count: int, audio: list[str]) -> None:
     """What the end of a run writes of `count` clips; the first ones have a file, the others an address."""
+    folder.mkdir(parents=True, exist_ok=True)
     true, *heard = texts(count)
     rng = random.Random(1)
     rows = [
@@ -108,6 +109,44 @@ def write_run(folder: Path, count: int = 30, clips: int = 6) -> Path:
         state = {"global_step": step, "best_global_step": 40, "log_history": []}
         (checkpoint / "trainer_state.json").write_text(json.dumps(state), encoding="utf-8")
     (folder / "checkpoint-30").mkdir(exist_ok=True)
+    return folder
+
+
+def write_three(file: Path, count: int = 12) -> Path:
+    """What `audiorl evaluate` writes of three models, the last decoded with more beams; clips are addresses."""
+    write_evaluation(file.parent / "of-a-run", count, [])
+    document = json.loads((file.parent / "of-a-run" / "evaluation.json").read_text(encoding="utf-8"))
+    first, second = document["measurements"]
+    names = ("openai/whisper-small", "runs/tuned", "served")
+    document["measurements"] = [
+        {**measured, "model": name, "decoding": {"num_beams": 4 if name == "served" else 1, "batch_size": 16}}
+        for name, measured in zip(names, (first, second, first), strict=True)
+    ]
+    compared = document["comparisons"][0]
+    document["comparisons"] = [{**compared, "before": 0, "after": place} for place in (1, 2)]
+    file.write_text(json.dumps(document), encoding="utf-8")
+    return file
+
+
+def write_recipe(folder: Path) -> Path:
+    """A recipe's folder: a stage that helps, one that mines pairs, one that makes it worse and is not kept."""
+    write_evaluation(folder, 12, [])
+    write_evaluation(folder / "1-sft", 12, [])
+    stages = (("1-sft", 0.4, 0.25, True), ("2-pairs", None, None, True), ("3-orpo", 0.25, 0.3, False))
+    ended = [
+        {
+            "method": name[2:],
+            "folder": f"elsewhere/{name}",
+            "before": before,
+            "after": after,
+            "kept": kept,
+            "seconds": 90,
+        }
+        for name, before, after, kept in stages
+    ]
+    (folder / "recipe.json").write_text(json.dumps({"ended": ended}), encoding="utf-8")
+    logs = [{"step": step, "loss": 1 / step, "stage": "1-sft" if step < 50 else "3-orpo"} for step in range(10, 90, 10)]
+    write_lines(folder / "metrics.jsonl", logs)
     return folder
 
 

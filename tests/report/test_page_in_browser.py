@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import time
 
+import numpy as np
 import pytest
+import soundfile
 
 from audiorl.evaluation import Decoded
 from audiorl.report import write_report
 from audiorl.report.run_folder import Systems, leave_evaluation
 from audiorl.text.tasks import Labels
 from tests.report.browser import chromium
-from tests.report.example_run import SCRIPT, write_lines, write_run
+from tests.report.example_run import SCRIPT, write_lines, write_recipe, write_run, write_three
 
 ROWS = "#clip-list tbody tr"
 
@@ -106,7 +108,7 @@ def test_clips_play(browser, page):
     opened(browser, page)
     choose(browser, "Order", "Place in the data")
     data = json.loads(js(browser, "document.getElementById('data').textContent"))
-    audio = [clip["audio"] for clip in sorted(data["evaluation"]["clips"], key=lambda clip: clip["place"])]
+    audio = [clip["audio"] for clip in sorted(data["evaluations"][0]["clips"], key=lambda clip: clip["place"])]
     embedded = next(place for place, one in enumerate(audio) if "embedded" in one)
     linked = next(place for place, one in enumerate(audio) if not one.get("link", "http").startswith("http"))
     for row, kind in ((embedded, "blob:"), (linked, "file:")):
@@ -234,6 +236,8 @@ def test_ten_thousand_clips_stay_quick(browser, tmp_path):
     for name, action in (
         ("sorting", "document.querySelectorAll('#clip-list thead button')[0].click()"),
         ("searching", "box.value = 'pepper'; box.dispatchEvent(new Event('input'))"),
+        ("confusions", "document.querySelector('#confusion-list tbody .link').click()"),
+        ("all again", "document.querySelector('#clip-list .chip').click()"),
         ("turning", "document.querySelector('#clip-list [aria-label=\"Last page\"]').click()"),
     ):
         box = "const box = document.querySelector('#clip-list input[type=\"search\"]');"
@@ -287,7 +291,7 @@ def labels_page(tmp_path_factory):
 def test_labels_are_right_or_wrong_as_a_whole(browser, labels_page):
     opened(browser, labels_page)
     tiles = shown(browser, "#summary .tile")
-    assert tiles[0].startswith("Wrong labels before33.3\u00a0%") and tiles[0].endswith("10 of 30 labels")
+    assert tiles[0].startswith("Wrong labels beforebase33.3\u00a0%") and tiles[0].endswith("10 of 30 labels")
     assert tiles[1].endswith("0 of 30 labels")
     assert "batch_size 2" in shown(browser, "#summary dd")
     assert shown(browser, f"{ROWS}:first-child .differences") == ["~twoseven", "seven"]
@@ -313,13 +317,186 @@ def test_keys_move_along_a_curve_and_no_two_lines_look_alike(browser, labels_pag
     assert len(set(js(browser, looks))) == 9
 
 
-@pytest.mark.parametrize("width", [360, 500, 1400])
-def test_nothing_stands_out_of_the_window_or_over_its_neighbour(browser, page, labels_page, width):
+@pytest.fixture(scope="module")
+def three_page(tmp_path_factory):
+    return write_report(write_three(tmp_path_factory.mktemp("three") / "three.json"))
+
+
+def test_three_models_stand_side_by_side_with_how_each_was_decoded(browser, three_page):
+    opened(browser, three_page)
+    tiles = shown(browser, "#summary .tile")
+    assert tiles[0].startswith("WER whisper-smallopenai/whisper-small") and "points against whisper-small" in tiles[1]
+    assert len(tiles) == 4  # the last one has the intervals
+    assert shown(browser, "#decoding thead th") == ["Decoding", "whisper-small", "tuned", "served"]
+    assert shown(browser, "#decoding .differs") == ["num_beams114"]
+    assert "decoded differently: num_beams" in shown(browser, "#decoding .note")[0]
+    assert shown(browser, "#clip-list thead th")[3:] == ["whisper-small", "tuned", "served", "Change"]
+    assert set(changes(browser)) == {0}  # the third answers as the first does
+    choose(browser, "Change to", "tuned")
+    assert min(changes(browser)) < 0
+    choose(browser, "Order", "Most errors of tuned")
+    errors = [int(text.split(" / ")[0]) for text in shown(browser, f"{ROWS} [data-head=tuned]")]
+    assert errors == sorted(errors, reverse=True) and errors[0] > 0
+
+
+def test_stages_of_a_recipe_are_a_curve(browser, tmp_path):
+    opened(browser, write_report(write_recipe(tmp_path / "recipe")))
+    assert shown(browser, "#stages .keys li") == [
+        *("start40.0\u00a0%", "1: 1-sft, 1.5 min25.0\u00a0%", "2: 3-orpo, 1.5 min, worse and not kept30.0\u00a0%")
+    ]
+    assert js(browser, "document.querySelectorAll('#stages .hollow').length") == 1
+    assert js(browser, "document.querySelector('#stages path').getAttribute('d').match(/[ML]/g).length") == 2
+    assert shown(browser, "#curves figure:nth-child(2) .tick").count("3-orpo") == 1
+
+
+def test_a_confusion_filters_the_clips_and_a_click_lets_it_go(browser, page):
+    opened(browser, page)
+    row = "document.querySelector('#confusion-list tbody tr')"
+    said, heard, *counts = js(browser, f"[...{row}.children].map((cell) => cell.textContent)")
+    assert [int(count) for count in counts][1] > 0
+    browser.execute_script(f"{row}.querySelector('.link').click()")
+    data = json.loads(js(browser, "document.getElementById('data').textContent"))["evaluations"][0]
+    piece = ["" if text == "nothing" else text for text in (said, heard)]
+    clips = [
+        clip
+        for clip in data["clips"]
+        if any(p[1:] == piece for one in clip["systems"] for p in one["pieces"] if p[0] != "=")
+    ]
+    assert shown(browser, "#clip-list .count")[0].endswith(f"{len(clips)} clips (60 in all)") and 0 < len(clips) < 60
+    chip = "document.querySelector('#clip-list .chip')"
+    assert js(browser, f"{chip}.textContent") == f"{said} \u2192 {heard} \u00d7"
+    browser.execute_script(f"{chip}.click()")
+    assert shown(browser, "#clip-list .count") == ["1\u201350 of 60 clips"] and js(browser, f"{chip}.hidden")
+
+
+def test_filtered_clips_are_saved_as_rows_that_can_be_trained_on(browser, page, tmp_path):
+    opened(browser, page)
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    data = json.loads(js(browser, "document.getElementById('data').textContent"))["evaluations"][0]
+    choose(browser, "Speaker", "2035")
+    wanted = {clip["id"]: clip for clip in data["clips"] if clip["speaker"] == "2035"}
+
+    def saved(form: str, kind: str) -> list[dict]:
+        choose(browser, "What is saved", form)
+        browser.execute_script("document.querySelector('.export button').click()")
+        deadline = time.monotonic() + 20
+        while not (found := list(tmp_path.glob(f"*-{kind}.jsonl"))):
+            assert time.monotonic() < deadline, shown(browser, ".export [role=status]")
+            time.sleep(0.05)
+        return [json.loads(line) for line in found[0].read_text(encoding="utf-8").split("\n") if line]
+
+    rows = saved("rows with transcripts", "rows")
+    assert shown(browser, ".export [role=status]") == ["20 rows saved"]
+    assert {row["id"]: row["text"] for row in rows} == {name: clip["true"] for name, clip in wanted.items()}
+    assert {row["speaker"] for row in rows} == {"2035"} and all(row["audio"] for row in rows)
+    pairs = saved("pairs against after", "pairs")
+    wrong = {name: clip["systems"][1]["said"] for name, clip in wanted.items() if clip["systems"][1]["errors"]}
+    assert {row["id"]: row["rejected"] for row in pairs} == wrong
+    assert all(row["chosen"] == wanted[row["id"]]["true"] for row in pairs)
+    right = 20 - len(wrong)
+    assert shown(browser, ".export [role=status]") == [f"{len(wrong)} pairs saved; left out: {right} without an error"]
+
+
+def test_rows_of_a_segment_name_it_and_clips_without_a_file_are_counted(browser, page):
+    opened(browser, page)
+    clip = {"id": "x", "file": "/a.wav", "true": "a b", "speaker": None, "language": "en", "systems": []}
+    clip |= {"channel": 1, "segment": [2.5, None]}
+    row = js(browser, f"rowOf({json.dumps(clip)}, {{ text: 'a b' }})")
+    assert row == {"id": "x", "audio": "/a.wav", "channel": 1, "start": 2.5, "text": "a b", "language": "en"}
+    told = browser.execute_script(
+        """const evaluation = { unit: "word", names: ["a"] };
+        const made = exporter(evaluation, "t", () => [{ file: null, true: "", systems: [{ errors: 0 }] }]);
+        made.querySelector("button").click();
+        return made.querySelector("[role=status]").textContent;"""
+    )
+    assert told == "0 rows saved; left out: 1 whose audio lies in no file of its own"
+
+
+@pytest.fixture(scope="module")
+def waved_page(tmp_path_factory):
+    """One clip of 4 s, silent but for two tones, from 1 to 1.5 s and from 2.5 to 3 s; the second word is misheard."""
+    run = tmp_path_factory.mktemp("wave")
+    time_axis = np.arange(64_000) / 16_000
+    tone = ((time_axis >= 1) & (time_axis < 1.5)) | ((time_axis >= 2.5) & (time_axis < 3))
+    soundfile.write(run / "clip.wav", np.where(tone, 0.3 * np.sin(2 * np.pi * 2000 * time_axis), 0.0), 16_000)
+    row = {
+        "text": "seven forty",
+        "where": "row",
+        "duration": 4.0,
+        "audio": {"path": str(run / "clip.wav"), "bytes": None},
+    }
+    said = Decoded(["seven forty"], ["seven thirty"]), Decoded(["seven forty"], ["eleven forty"])
+    leave_evaluation(run, [row], *said, Systems("base", "tuned", "rows", {}), normalise="basic")
+    return write_report(run)
+
+
+def test_a_clip_is_drawn_and_plays_from_an_error(browser, waved_page):
+    opened(browser, waved_page)
+    browser.execute_script(f"document.querySelector('{ROWS} .error.jump').click()")  # "thirty", of the system before
+    deadline = time.monotonic() + 20
+    while not js(browser, "document.querySelector('.wave-picture')?.dataset.drawn === 'true'"):
+        assert time.monotonic() < deadline, browser.get_log("browser")
+        time.sleep(0.05)
+    marks = "[...document.querySelectorAll('.lane .at')]"
+    labels = js(browser, f"{marks}.map((one) => one.getAttribute('aria-label'))")
+    # the second word begins with the second tone: the pause between them is no speech. MP3 may shift it a little
+    assert labels[0].startswith("before: \u201cthirty\u201d for \u201cforty\u201d, about")
+    starts = [float(label.split("about ")[1].split(" s")[0]) for label in labels]
+    assert starts == [pytest.approx(2.5, abs=0.15), pytest.approx(1.0, abs=0.15)]
+    ends = js(browser, f"{marks}.map((one) => (parseFloat(one.style.left) + parseFloat(one.style.width)) * 0.04)")
+    assert ends[0] == pytest.approx(3.0, abs=0.2)
+    # the keyboard gets there, too, and plays from a little before
+    browser.execute_script(f"document.querySelector('audio').pause(); {marks}[0].focus()")
+    js(browser, "document.activeElement").send_keys("\ue007")  # enter
+    deadline = time.monotonic() + 10
+    while js(browser, "document.querySelector('audio').paused"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert js(browser, "document.querySelector('audio').currentTime") == pytest.approx(starts[0] - 0.4, abs=0.8)
+    pixels = browser.execute_script(
+        """const found = document.querySelector(".wave canvas").getContext("2d").getImageData(0, 0, 900, 128).data;
+        const strength = (x, y) => found[4 * (y * 900 + x) + 3];
+        // 2 kHz is a quarter of the way up: row 128 - 84 / 4; in the first tone, and in the silence before
+        const row = 128 - Math.round(84 / 4);
+        const near = (x) => Math.max(...[-2, -1, 0, 1, 2].map((d) => strength(x, row + d)));
+        return [near(281), near(100), strength(281, 50)];"""
+    )
+    assert pixels[0] > 200 and pixels[1] < 20 and pixels[2] < 60, pixels
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_bars_stay_inside_their_cards(browser, page, three_page, width):
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     )
     try:
-        for one in (page, labels_page):
+        for one in (page, three_page):
+            opened(browser, one)
+            outside = browser.execute_script(
+                """const boxes = [...document.querySelectorAll(".bar")].map((bar) => [bar, bar.closest("td")]);
+                return boxes.filter(([bar, cell]) => {
+                  const inner = bar.getBoundingClientRect(), outer = cell.getBoundingClientRect();
+                  return inner.left < outer.left || inner.right > outer.right + 0.5;
+                }).length / boxes.length;"""
+            )
+            assert outside == 0
+        opened(browser, page)
+        beyond = (
+            "[...document.querySelectorAll('.parts .scroll')].filter((one) => one.scrollWidth > one.clientWidth + 1)"
+        )
+        assert js(browser, f"{beyond}.length") == 0, "two models fit without scrolling"
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("width", [360, 400, 500, 1400])
+def test_nothing_stands_out_of_the_window_or_over_its_neighbour(browser, page, labels_page, three_page, width):
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    try:
+        for one in (three_page, page, labels_page):
             opened(browser, one)
             assert js(browser, "document.documentElement.scrollWidth <= document.documentElement.clientWidth")
             cell = f"document.querySelector('{ROWS} .figure:last-child').getBoundingClientRect()"

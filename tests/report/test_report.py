@@ -18,23 +18,33 @@ from audiorl.evaluation import Decoded
 from audiorl.evaluation.document import read_document
 from audiorl.report import checkpoint_table, read_run, write_report
 from audiorl.report.audio import PageAudio, safe_link
-from audiorl.report.page import (
+from audiorl.report.differences import (
     DELETION,
     EQUAL,
     INSERTION,
     SUBSTITUTION,
     Piece,
     align,
+    by_confusion,
+    by_part,
     by_word,
-    charts,
-    script_safe_json,
     true_units,
 )
+from audiorl.report.page import charts, script_safe_json, short_names
 from audiorl.report.run_folder import KeptAudio, Systems, leave_evaluation, leave_groups, start_run
 from audiorl.text.error_rates import count_errors
 from audiorl.text.normalizers import normalizer
 from audiorl.text.tasks import Labels
-from tests.report.example_run import SCRIPT, history, texts, write_clip, write_lines, write_run
+from tests.report.example_run import (
+    SCRIPT,
+    history,
+    texts,
+    write_clip,
+    write_lines,
+    write_recipe,
+    write_run,
+    write_three,
+)
 
 
 def data_of(page: Path) -> dict:
@@ -83,6 +93,83 @@ def test_errors_by_word_worked_by_hand():
     assert rows[2] == {"word": "the", "count": 0, "errors": [0, 0], "inserted": [1, 0], "heard": [[], []]}
 
 
+def test_confusions_worked_by_hand():
+    true = ["a cat sat", "a cat"]
+    first = align(true, ["a hat sat", "the a hat"], unit="word", normalise=str)
+    second = align(true, ["a cat", "a hat"], unit="word", normalise=str)
+    rows, every = by_confusion([first, second])
+    assert every == 3 and rows == [
+        {"true": "cat", "said": "hat", "counts": [2, 1]},
+        {"true": "", "said": "the", "counts": [1, 0]},
+        {"true": "sat", "said": "", "counts": [0, 1]},
+    ]
+
+
+def test_parts_that_a_system_did_not_answer_have_no_rate():
+    def system(**rates):
+        return {"breakdown": {"speaker": [{"value": k, "clips": 2, "words": 9, "wer": v} for k, v in rates.items()]}}
+
+    found = by_part([system(ana=0.5, ben=0.25), system(ana=0.1)], "speaker")
+    assert [(part["value"], part["wer"]) for part in found] == [("ana", [0.5, 0.1]), ("ben", [0.25, None])]
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["openai/whisper-small", "out/tuned/"], ["whisper-small", "tuned"]),
+        (["a/1-sft", "b/1-sft", "b/2-dpo"], ["a/1-sft", "b/1-sft", "b/2-dpo"]),
+        (["runs/x", "runs/x"], ["x", "x (2)"]),
+        (["only"], ["only"]),
+    ],
+)
+def test_short_names_tell_models_apart(names, short):
+    assert short_names(names) == short
+
+
+def test_all_models_of_an_evaluation_are_on_the_page_by_their_names(tmp_path):
+    page = write_report(write_three(tmp_path / "three.json"))
+    (found,) = data_of(page)["evaluations"]
+    assert found["names"] == ["whisper-small", "tuned", "served"]
+    assert [one["num_beams"] for one in found["decodings"]] == [1, 1, 4]
+    assert found["comparisons"][0] is None and [bool(one) for one in found["comparisons"][1:]] == [True, True]
+    assert all(len(clip["systems"]) == 3 for clip in found["clips"]) and len(found["summaries"]) == 3
+    assert all(len(one["counts"]) == 3 for one in found["confusions"])
+
+
+def test_rows_that_a_model_did_not_answer_are_told_and_the_others_stay_in_step(tmp_path):
+    file = write_three(tmp_path / "three.json")
+    document = json.loads(file.read_text())
+    gone = document["measurements"][1]["clips"].pop(3)
+    file.write_text(json.dumps(document))
+    data = data_of(write_report(file))
+    (found,) = data["evaluations"]
+    assert len(found["clips"]) == 11 and gone["id"] not in [clip["id"] for clip in found["clips"]]
+    said = {clip["id"]: clip["hypothesis"] for clip in document["measurements"][1]["clips"]}
+    assert all(clip["systems"][1]["said"] == said[clip["id"]] for clip in found["clips"])
+    assert any("1 of 12 rows were not answered by every model" in note for note in data["notes"])
+
+
+def test_each_data_set_has_an_evaluation_of_its_own(tmp_path):
+    file = write_three(tmp_path / "three.json")
+    document = json.loads(file.read_text())
+    document["measurements"][2]["dataset"] = "calls.jsonl"
+    file.write_text(json.dumps(document))
+    found = data_of(write_report(file))["evaluations"]
+    assert [(one["dataset"], len(one["names"])) for one in found] == [("validation.jsonl", 2), ("calls.jsonl", 1)]
+
+
+def test_a_recipe_has_its_stages(tmp_path):
+    data = data_of(write_report(write_recipe(tmp_path / "recipe")))
+    told = [(one["name"], one["before"], one["after"], one["kept"], one["step"]) for one in data["stages"]]
+    assert told == [
+        ("1-sft", 0.4, 0.25, True, 10),
+        ("2-pairs", None, None, True, None),
+        ("3-orpo", 0.25, 0.3, False, 50),
+    ]
+    assert data["stages"][0]["interval"] is not None and data["stages"][2]["interval"] is None
+    assert data["stages"][0]["minutes"] == 1.5
+
+
 def test_pairs_and_groups_of_several_languages_are_each_aligned_in_their_own_unit(tmp_path):
     row = {"row_id": 0, "where": "row", "seconds": 1.0, "audio": None}
     texts = [("long pepper", "long paper")] * 3 + [("我买手机", "我卖手机")]
@@ -108,7 +195,7 @@ def test_a_label_is_one_thing(tmp_path):
     )
     document = read_document(tmp_path / "evaluation.json")
     assert [one["labels"]["accuracy"] for one in document["measurements"]] == [one.accuracy for one in said] == [0.5, 1]
-    found = data_of(write_report(tmp_path))["evaluation"]
+    found = data_of(write_report(tmp_path))["evaluations"][0]
     assert found["unit"] == "label" and found["summaries"][0]["wer"] == 0.5
     assert [(row["word"], row["count"], row["errors"]) for row in found["words"]] == [
         ("nine hundred", 2, [1, 0]),
@@ -233,7 +320,7 @@ def test_evaluation_of_a_run_is_a_document_of_audiorl_evaluate(tmp_path):
     errors = [count_errors(true, said, normalise="basic") for said in (before, after)]
     assert [one["summary"]["wer"] for one in found["measurements"]] == [one.wer for one in errors]
     assert found["comparisons"][0]["difference"] == pytest.approx(errors[1].wer - errors[0].wer)
-    data = data_of(write_report(tmp_path))["evaluation"]
+    data = data_of(write_report(tmp_path))["evaluations"][0]
     changes = [clip["systems"][1]["errors"] - clip["systems"][0]["errors"] for clip in data["clips"]]
     assert [abs(change) for change in changes] == sorted(map(abs, changes), reverse=True)
     assert all("embedded" in clip["audio"] for clip in data["clips"])
@@ -253,7 +340,7 @@ def test_a_single_evaluation_and_an_unknown_normaliser_are_shown_and_told(tmp_pa
     page = write_report(single)
     assert page == tmp_path / "result.html"
     data = data_of(page)
-    assert data["evaluation"]["names"] == ["base"] and data["evaluation"]["comparison"] is None
+    assert data["evaluations"][0]["names"] == ["base"] and data["evaluations"][0]["comparisons"] == [None]
     assert any("'english+spelling'" in note and "'english'" in note for note in data["notes"])
 
 

@@ -42,7 +42,8 @@ function nearest(points, step) {
   return Math.abs(points[low][0] - step) <= Math.abs(points[high][0] - step) ? points[low] : points[high];
 }
 
-function chart({ title, percent: inPercent, series }) {
+function chart({ title, percent: inPercent, series }, stages = []) {
+  // stages: [{name, step}] of a recipe, marked where they begin
   const text = (value) => (inPercent ? percent(value) : number(value));
   const known = series.flatMap((one) => one.points.filter((point) => point[1] !== null));
   if (!known.length) {
@@ -66,6 +67,10 @@ function chart({ title, percent: inPercent, series }) {
     picture.append(drawn("text", { class: "tick", x: x(tick), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, grouped(tick)));
   }
   picture.append(drawn("text", { class: "tick", x: WIDTH - RIGHT, y: HEIGHT - 4, "text-anchor": "end" }, "step"));
+  for (const { name, step } of stages.filter((one) => one.step >= left && one.step <= right)) {
+    picture.append(drawn("line", { class: "stage", x1: x(step), x2: x(step), y1: TOP, y2: HEIGHT - BOTTOM }),
+      drawn("text", { class: "tick", x: Math.min(x(step) + 3, WIDTH - RIGHT - 6 * name.length), y: TOP + 8 }, name));
+  }
   series.forEach((one, place) => picture.append(...curve(one, place, x, y)));
   const cursor = drawn("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });
   picture.append(cursor);

@@ -82,7 +82,7 @@ function pagedList({ id, what, rows, columns = null, orders, filters = [], words
     ? make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, heads.map((one) => one.cell))), body))
     : body;
   refresh();
-  return { element: make("div", { id, class: "list" }, controls, content), refresh };
+  return { element: make("div", { id, class: "list" }, controls, content), refresh, shown: () => shown };
 }
 
 function choiceFilter(label, options, test) {

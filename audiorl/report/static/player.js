@@ -3,12 +3,15 @@
 const soundAddresses = new Map();
 let playing = null;
 
+function soundBytes(embedded) {
+  return Uint8Array.from(atob(document.getElementById(`audio-${embedded}`).textContent), (letter) => letter.charCodeAt(0));
+}
+
 function soundAddress(audio) {
   if (audio.link) return audio.link;
   if (!soundAddresses.has(audio.embedded)) {
-    const block = document.getElementById(`audio-${audio.embedded}`);
-    const bytes = Uint8Array.from(atob(block.textContent), (letter) => letter.charCodeAt(0));
-    soundAddresses.set(audio.embedded, URL.createObjectURL(new Blob([bytes], { type: block.dataset.kind })));
+    const kind = document.getElementById(`audio-${audio.embedded}`).dataset.kind;
+    soundAddresses.set(audio.embedded, URL.createObjectURL(new Blob([soundBytes(audio.embedded)], { type: kind })));
   }
   return soundAddresses.get(audio.embedded);
 }
@@ -20,24 +23,29 @@ function sign(name) {
   return drawn("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, drawn("path", { d: SIGNS[name] }));
 }
 
-function player(audio, name, place) {
-  // place: where the controls appear
+function player(audio, about, place, lanes = []) {
+  // about: {id, seconds}; place: where the controls appear; lanes: see waveView
+  return clipPlayer(audio, about, place, lanes).button;
+}
+
+function clipPlayer(audio, about, place, lanes) {
+  // the button, and `jump(lane, place)`, which plays the clip from an error; null where nothing can be played
   if (audio && audio.place !== undefined) {
     // a storage address, or one that is no address of the web: shown, never followed
-    return make("span", { class: "no-sound", title: audio.place }, "not linked");
+    return { button: make("span", { class: "no-sound", title: audio.place }, "not linked"), jump: null };
   }
   if (!audio || (audio.link === undefined && audio.embedded === undefined)) {
-    return make("span", { class: "no-sound", title: "The run did not keep this clip's audio" }, "no audio");
+    return { button: make("span", { class: "no-sound", title: "The run did not keep this clip's audio" }, "no audio"), jump: null };
   }
   if (audio.link && /^https?:/i.test(audio.link)) {
     // nothing is fetched by the page itself
-    return make("a", { class: "sound", href: audio.link, rel: "noreferrer", title: audio.link }, "open");
+    return { button: make("a", { class: "sound", href: audio.link, rel: "noreferrer", title: audio.link }, "open"), jump: null };
   }
-  let element = null;
-  const button = make("button", { class: "sound", type: "button", "aria-label": `Play ${name}` }, sign("play"));
+  let element = null, wave = null;
+  const button = make("button", { class: "sound", type: "button", "aria-label": `Play ${about.id}` }, sign("play"));
   const show = (on) => {
     button.replaceChildren(sign(on ? "pause" : "play"));
-    button.setAttribute("aria-label", `${on ? "Pause" : "Play"} ${name}`);
+    button.setAttribute("aria-label", `${on ? "Pause" : "Play"} ${about.id}`);
   };
   const start = () => {
     element = make("audio", { controls: true, preload: "auto", src: soundAddress(audio) });
@@ -52,7 +60,8 @@ function player(audio, name, place) {
       element = null;
       show(false);
     });
-    place.replaceChildren(element);
+    wave = waveView(element, lanes, audio, about);
+    place.replaceChildren(wave.element, element);
   };
   button.addEventListener("click", () => {
     if (!element) start();
@@ -60,5 +69,9 @@ function player(audio, name, place) {
     if (element.paused) element.play().catch(() => show(false));
     else element.pause();
   });
-  return button;
+  const jump = (lane, at) => {
+    if (!element) start();
+    wave.jump(lane, at);
+  };
+  return { button, jump };
 }

@@ -3,21 +3,32 @@
 const MARKS = { S: "~", I: "+", D: MINUS };
 const KINDS = { S: "substitution", I: "insertion", D: "deletion" };
 
+function explain([kind, truth, said]) {
+  return { S: `“${said}” for “${truth}”`, I: `“${said}” was not said`, D: `“${truth}” is missing` }[kind];
+}
+
 function piece([kind, truth, said]) {
   if (kind === "=") return truth;
-  const explained = { S: `“${said}” for “${truth}”`, I: `“${said}” was not said`, D: `“${truth}” is missing` }[kind];
   const mark = make("span", { class: "mark" }, MARKS[kind]);
-  const shown = make("span", { class: `error ${KINDS[kind]}`, title: `${KINDS[kind]}: ${explained}` }, mark);
+  const shown = make("span", { class: `error ${KINDS[kind]}`, title: `${KINDS[kind]}: ${explain([kind, truth, said])}` }, mark);
   if (kind === "S") shown.append(said, make("s", {}, truth));
   else if (kind === "I") shown.append(said);
   else shown.append(make("s", {}, truth));
   return shown;
 }
 
-function differences(pieces, unit) {
+function differences(pieces, unit, jump = null) {
+  // jump: called with the place of an error that was clicked
   const line = make("span", { class: "differences", dir: "auto" });
   const glue = unit === "character" ? "" : " ";
-  pieces.forEach((one, place) => line.append(place ? glue : "", piece(one)));
+  pieces.forEach((one, place) => {
+    const shown = piece(one);
+    if (jump && one[0] !== "=") {
+      shown.classList.add("jump");
+      shown.addEventListener("click", () => jump(place));
+    }
+    line.append(place ? glue : "", shown);
+  });
   if (!pieces.length) line.append(make("em", { class: "nothing" }, "nothing"));
   return line;
 }

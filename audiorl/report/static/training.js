@@ -2,7 +2,7 @@
 
 function card(row, title, about, lines) {
   const place = make("div", { class: "sound-place" });
-  return make("article", { class: "card" }, player(row.audio, row.where, place),
+  return make("article", { class: "card" }, player(row.audio, { id: row.where, seconds: row.seconds }, place),
     make("div", { class: "texts" }, make("p", { class: "about" }, make("b", {}, title), about.filter(Boolean).map((text) => make("small", {}, text))), lines, place));
 }
 
