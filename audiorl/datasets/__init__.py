@@ -20,7 +20,7 @@ _HOMES = {
     "RowJudge": "checks",
     "SecondsBudget": "batching",
     "SkippedRows": "faults",
-    "check_rows": "checks",
+    "check_rows": "verdicts",
     "drop_bad_rows": "checks",
     "export_rows": "export",
     "find_corpus": "corpus",
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from audiorl.datasets.batching import EpochPlan as EpochPlan
     from audiorl.datasets.batching import SecondsBudget as SecondsBudget
     from audiorl.datasets.checks import RowJudge as RowJudge
-    from audiorl.datasets.checks import check_rows as check_rows
     from audiorl.datasets.checks import drop_bad_rows as drop_bad_rows
     from audiorl.datasets.checks import judge_row as judge_row
     from audiorl.datasets.checks import missing_columns as missing_columns
@@ -54,5 +53,6 @@ if TYPE_CHECKING:
     from audiorl.datasets.faults import RowFault as RowFault
     from audiorl.datasets.faults import SkippedRows as SkippedRows
     from audiorl.datasets.rows import iterate_batches as iterate_batches
+    from audiorl.datasets.verdicts import check_rows as check_rows
 else:
     __getattr__, __dir__, __all__ = lazy_names(__name__, _HOMES)

@@ -2,8 +2,8 @@
 
 1. `RowJudge` judges one row: each text is tokenized once, the audio file opened once. What a family of models can take
    comes from its `limits`; a run adds the lengths it wants, its augmentation and the reach of its rollouts.
-2. `judge_rows` judges a data set in one pass: all faults of all rows together, and the clips that are left out. A row
-   of a stream is judged as it comes.
+2. `audiorl.datasets.verdicts.judge_rows` judges a data set: all faults of all rows together, and the clips that are
+   left out. A row of a stream is judged as it comes.
 3. A clip that is too short or too long to be wanted is left out and counted; that is not a fault of the row. A
    `duration` alone never leaves a clip out: the header has to agree. A `duration` that is no length, or that
    contradicts the header, is a fault; so is a clip whose length nobody knows.
@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -327,58 +326,6 @@ class OutsideSeconds(NamedTuple):
     def add(self, place: int, seconds: float, min_seconds: float | None) -> None:
         """Note a row that lies outside."""
         (self.shorter if min_seconds is not None and seconds < min_seconds else self.longer).append(place)
-
-
-class JudgedRows(NamedTuple):
-    """The result of `judge_rows`."""
-
-    faults: list[RowFault]  # of the rows that are wanted
-    outside: OutsideSeconds  # the rows that are not
-    seconds: array[float]  # of each row's clip, by its header; NaN where the header cannot be read
-
-
-def judge_rows(rows: Dataset, judge: RowJudge, *, num_threads: int = 8) -> JudgedRows:
-    """Judge every row without decoding audio, in one pass: each file is opened once, each text tokenized once.
-
-    Args:
-        rows: from `speech_rows`.
-        judge: what the rows have to be.
-        num_threads: > 0, audio files opened at once.
-
-    Returns:
-        First one fault for each missing column, then the faults of the rows in their order; the clips that are not of
-        the length that `judge` wants, whose faults do not matter; and the seconds of all clips.
-    """
-    missing = missing_columns(rows.column_names, judge.needed_columns)
-    found = JudgedRows(missing, OutsideSeconds([], []), array("d"))
-    place = 0
-    with ThreadPoolExecutor(num_threads) as pool:
-        for some in iterate_batches(rows, _ROWS_AT_ONCE):
-            listening = pool.map(judge.listen, some)
-            texts = [judge.read(row).problems for row in some]
-            for row, read, heard in zip(some, texts, listening, strict=True):
-                found.seconds.append(math.nan if heard.seconds is None else heard.seconds)
-                if heard.left_out and heard.seconds is not None:
-                    found.outside.add(place, heard.seconds, judge.wanted[0])
-                else:
-                    found.faults.extend(faults_of(row, read + heard.problems))
-                place += 1
-    return found
-
-
-def check_rows(rows: Dataset, *, num_threads: int = 8, **settings: Any) -> list[RowFault]:
-    """All faults of all rows, found without decoding audio.
-
-    Args:
-        rows: from `speech_rows`.
-        num_threads: > 0, audio files opened at once.
-        settings: what rows have to be, see `RowJudge`: `text_columns`, `tokenize`, `max_seconds` and `distinct` have no
-            default.
-
-    Returns:
-        First one fault for each missing column, then the faults of the rows in their order.
-    """
-    return judge_rows(rows, RowJudge(**settings), num_threads=num_threads).faults
 
 
 def judge_row(row: Mapping[str, Any], **settings: Any) -> list[RowFault]:

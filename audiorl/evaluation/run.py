@@ -110,7 +110,7 @@ def evaluate(
     data = [rows._replace(rows=speech_rows(rows.rows)) for rows in data]
     longest = min((system.max_seconds for system in systems if system.max_seconds is not None), default=None)
     for rows in data:
-        check_data(rows, settings, max(system.min_seconds for system in systems), longest)
+        check_data(rows, settings, max(system.min_seconds for system in systems), longest, progress=progress)
     evaluated, probes = [], []
     for system in systems:
         if probe_seconds is not None:  # first: a server that takes no silence says so before hours of decoding
@@ -185,12 +185,18 @@ def _decoded_clips(
 
 
 def check_data(
-    data: NamedRows, settings: EvaluationSettings, min_seconds: float = 0.0, max_seconds: float | None = None
+    data: NamedRows,
+    settings: EvaluationSettings,
+    min_seconds: float = 0.0,
+    max_seconds: float | None = None,
+    *,
+    progress: bool = False,
 ) -> None:
     """Check a data set's rows without decoding audio; for a stream only the columns.
 
     Args:
         min_seconds, max_seconds: the shortest and the longest clip that every model takes.
+        progress: show a bar if the check takes longer than a second.
 
     Raises:
         BadRowsError: with all of them.
@@ -216,6 +222,7 @@ def check_data(
         max_seconds=max_seconds,
         distinct=False,
         setting_columns=() if settings.task == LABELS else ("language", "task"),
+        progress=progress,
     )
     if faults:
         raise BadRowsError(sorted(faults, key=lambda fault: fault.row_id))

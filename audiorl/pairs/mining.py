@@ -183,7 +183,7 @@ def _batches(
     source = rows if isinstance(rows, NumberedBatches) else NumberedBatches(rows, config)
     share = (0, 1, frozenset[int]()) if folder is None else (folder.rank, folder.world, folder.done)
     if skipped is None and isinstance(source.rows, Dataset):
-        _refuse_bad_rows(source.own_rows(*share), miner.family, config)
+        _refuse_bad_rows(source.own_rows(*share), miner.family, config, progress)
     with _bar(source, share, progress) as bar, _evaluated(miner.model):
         for number, some in source.take(*share):
             if folder is not None:
@@ -200,11 +200,13 @@ def _batches(
         )
 
 
-def _refuse_bad_rows(rows: Dataset, family: SpeechFamily | None, config: MiningConfig) -> None:
+def _refuse_bad_rows(rows: Dataset, family: SpeechFamily | None, config: MiningConfig, progress: bool) -> None:
     """All faults at once, before anything is sampled."""
     limits = UNLIMITED if family is None else family.limits._asdict()
     texts = () if config.pseudo_labels else ("text",)
-    faults = check_rows(rows, **limits, text_columns=texts, distinct=False, silence=config.allow_silence)
+    faults = check_rows(
+        rows, **limits, text_columns=texts, distinct=False, silence=config.allow_silence, progress=progress
+    )
     if faults:
         raise BadRowsError(faults)
 

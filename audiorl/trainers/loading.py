@@ -41,13 +41,8 @@ from audiorl.augment import load_augmentation
 from audiorl.collator import HotwordChanges, SpeechCollator
 from audiorl.datasets import BadRowsError, RowJudge, SkippedRows, drop_bad_rows
 from audiorl.datasets.batching import EpochPlan, largest_number
-from audiorl.datasets.checks import (
-    OutsideSeconds,
-    drop_outside,
-    judge_rows,
-    outside_seconds,
-    stream_within_seconds,
-)
+from audiorl.datasets.checks import OutsideSeconds, drop_outside, outside_seconds, stream_within_seconds
+from audiorl.datasets.verdicts import judge_rows
 from audiorl.models import (
     SpeechFamily,
     base_model,
@@ -416,7 +411,7 @@ def usable_rows(
     if not isinstance(rows, Dataset):
         return rows_within_bounds(rows, args, name)
     judge = replace(judge, wanted=(args.min_audio_seconds, args.max_audio_seconds))
-    judged = found_by_one(args, lambda: judge_rows(rows, judge))
+    judged = found_by_one(args, lambda: judge_rows(rows, judge, progress=not args.disable_tqdm))
     inside = _inside(rows, judged.outside, args, name)
     if judged.faults and args.on_bad_rows == "error":
         raise BadRowsError(judged.faults)
