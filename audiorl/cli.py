@@ -12,6 +12,17 @@ from difflib import get_close_matches
 
 from audiorl import elsewhere
 from audiorl._version import __version__
+from audiorl.command_line import (
+    CLASSES,
+    HELP,
+    HELP_ALL,
+    UnreadableSource,
+    WrongFlag,
+    check_words,
+    flags_in_source,
+    help_page,
+    renamed,
+)
 from audiorl.exits import MISTYPED, run, stop
 
 TRAINING = ("sft", "dpo", "orpo", "kto", "grpo", "raft")
@@ -35,7 +46,8 @@ USAGE = """usage: audiorl COMMAND [flags]
 
 {commands}
 
-audiorl COMMAND --help lists the flags of a command; --config FILE.yaml reads them from a file.
+audiorl COMMAND --help shows the flags that most runs need, --help-all every one;
+--config FILE.yaml reads them from a file.
 Several processes: torchrun --nproc_per_node=8 -m audiorl COMMAND ...
 """
 
@@ -53,11 +65,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         near = get_close_matches(name, COMMANDS, n=1)
         guess = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         stop(f"unknown command {name}; {elsewhere.COMMANDS.get(name, guess)}", MISTYPED)
-    sys.argv[0] = f"audiorl {name}"  # how --help names the program
-    if {"--help", "-h"} & set(rest):
-        # peft imports it where it is there, which takes two seconds, and help needs nothing of it
-        sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]
-    run(lambda: command(name)(rest))
+    sys.argv[0] = f"audiorl {name}"  # how messages name the program
+    if not answered(name, rest):
+        run(lambda: command(name)(rest))
+
+
+def answered(name: str, argv: Sequence[str]) -> bool:
+    """Whether help was all that was asked for. Help and wrong flags are answered before torch is imported."""
+    if name not in CLASSES:
+        return False
+    try:
+        flags, former = flags_in_source(CLASSES[name])
+    except (UnreadableSource, OSError, SyntaxError):  # other versions of trl or transformers: the parser answers
+        return False
+    if asked := {*HELP, HELP_ALL} & set(argv):
+        print(help_page(f"audiorl {name}", flags, COMMANDS[name], everything=HELP_ALL in asked), end="")
+        return True
+    try:
+        check_words(renamed(argv, former), flags, elsewhere.ORPO_REFUSED if name == "orpo" else None)
+    except WrongFlag as error:
+        stop(str(error), MISTYPED)
+    return False
 
 
 def command(name: str) -> Callable[[Sequence[str]], None]:

@@ -176,6 +176,7 @@ class AnswersWrongArguments(ABCMeta):
 
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             taken = inspect.signature(cls.__init__).parameters
+            kwargs = _with_names_of_today(cls, kwargs)
             if not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
                 for name in kwargs:
                     if name not in taken:
@@ -187,6 +188,15 @@ class AnswersWrongArguments(ABCMeta):
             """What `help` and notebooks show: that of __init__."""
             own = inspect.signature(cls.__init__)
             return own.replace(parameters=list(own.parameters.values())[1:])
+
+
+def _with_names_of_today(cls: type, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Keywords of a config, former names (`former_names` of the class) replaced by those of today."""
+    former = getattr(cls, "former_names", {})
+    for old in former.keys() & kwargs.keys():
+        if former[old] in kwargs:
+            raise TypeError(f"{cls.__name__}: {old} is the former name of {former[old]}. Leave out one of the two.")
+    return {former.get(name, name): value for name, value in kwargs.items()}
 
 
 def _meant(cls: type, name: str, taken: Sequence[str]) -> str:

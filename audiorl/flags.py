@@ -11,14 +11,26 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from trl import ScriptArguments
 
-from audiorl.elsewhere import answer_to_flag
+from audiorl.command_line import (
+    HELP,
+    HELP_ALL,
+    Flag,
+    check_names,
+    check_values,
+    check_words,
+    flags_of,
+    former_flags,
+    help_page,
+    nearest_choice,
+    renamed,
+    with_spaces,
+)
 from audiorl.exits import MISTYPED, stop
 from audiorl.rewards.registry import RewardFlags
 
@@ -27,15 +39,13 @@ if TYPE_CHECKING:
     from trl import ModelConfig
 
     from audiorl.adapters import SpeechModelConfig
+    from audiorl.datasets.corpora import HeldOut
     from audiorl.datasets.formats import ColumnNames
     from audiorl.model_card import DataSource
     from audiorl.trainers.config import SpeechConfig
 
-WITHOUT_VALUE = {"--help", "-h"}
 # Flags that name a run of your own; without any of them the demo's flags are used
-OF_ONES_OWN = ("--model_name_or_path", "--dataset_name", "--config", *WITHOUT_VALUE)
-
-EPILOG = "--config FILE.yaml reads flags from a file, lines like `beta: 0.1`; flags on the command line override it."
+OF_ONES_OWN = ("--model_name_or_path", "--dataset_name", "--config", HELP_ALL, *HELP)
 
 
 def parse(
@@ -62,22 +72,26 @@ def parse(
     """
     from trl.scripts.utils import TrlParser
 
-    argv = _with_spaces(sys.argv[1:] if argv is None else argv)
+    former, flags = former_flags(configs), flags_of(configs)
+    argv = renamed(with_spaces(sys.argv[1:] if argv is None else argv), former)
     if not any(arg in OF_ONES_OWN for arg in argv):
         argv = [*demo_arguments, *argv]
-    names = {f.name for config in configs for f in fields(config)}
-    _check_names((arg for arg in argv if arg.startswith("--")), names, refused or {})
-    parser = TrlParser(list(configs), allow_abbrev=False, epilog=EPILOG)
+    if asked := {*HELP, HELP_ALL} & set(argv):
+        print(help_page(os.path.basename(sys.argv[0]), flags, everything=HELP_ALL in asked), end="")
+        raise SystemExit(0)
+    parser = TrlParser(list(configs), allow_abbrev=False)
+    parser.error = lambda message: stop(nearest_choice(message), MISTYPED)
     try:
+        check_words(argv, flags, refused)
         if "--config" in argv:
             settings = _settings_of(argv)
-            _check_names((f"--{name}" for name in settings), names | {"env"}, refused or {}, " in --config")
-            _check_truth_values(settings, configs)
+            _check_settings(settings, flags, former, refused or {})
+            parser = _with_former_names(parser, former)
         parsed = cast(tuple, parser.parse_args_and_config(argv))
         _find_checkpoints(parsed)
         return parsed
     except (ValueError, OSError) as error:
-        stop(str(error), MISTYPED)
+        stop(nearest_choice(str(error)), MISTYPED)
 
 
 def _find_checkpoints(parsed: tuple) -> None:
@@ -87,23 +101,6 @@ def _find_checkpoints(parsed: tuple) -> None:
             from audiorl.trainers.checkpoints import check_resume
 
             args.resume_from_checkpoint = check_resume(args)
-
-
-def _with_spaces(argv: Sequence[str]) -> list[str]:
-    """`--flag=value` as `--flag value`, the one form that `--config` is read in."""
-    return [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
-
-
-def _check_names(flags: Iterable[str], names: set[str], refused: Mapping[str, str], where: str = "") -> None:
-    known = {f"--{name}" for name in names} | {"--config", *WITHOUT_VALUE}
-    for flag in flags:
-        if flag in refused:
-            stop(f"{flag}{where}: {refused[flag]}", MISTYPED)
-        with_underscores = "--" + flag[2:].replace("-", "_")
-        if not {flag, with_underscores, with_underscores.replace("--no_", "--", 1)} & known:
-            near = get_close_matches(with_underscores, known, n=1)
-            guess = f"did you mean {near[0]}?" if near else "--help lists all"
-            stop(f"unknown flag {flag}{where}; {answer_to_flag(flag, names) or guess}", MISTYPED)
 
 
 def _settings_of(argv: Sequence[str]) -> dict[str, Any]:
@@ -124,14 +121,32 @@ def _settings_of(argv: Sequence[str]) -> dict[str, Any]:
     return {str(name): value for name, value in found.items()}
 
 
-def _check_truth_values(settings: Mapping[str, Any], configs: Sequence[type]) -> None:
-    types = {f.name: str(f.type) for config in configs for f in fields(config)}
+def _check_settings(
+    settings: Mapping[str, Any], flags: Mapping[str, Flag], former: Mapping[str, str], refused: Mapping[str, str]
+) -> None:
+    """Refuse names and values of the file as those of the command line are."""
+    where = " in --config"
+    names = {name: former.get(name, name) for name in settings}
+    check_names((f"--{name}" for name in names.values()), {*flags, "env"}, refused, where)
     for name, value in settings.items():
-        if isinstance(value, bool) and "bool" not in types.get(name, "bool"):
+        flag = flags.get(names[name])
+        if flag is None or value is None or isinstance(value, dict):
+            continue
+        if isinstance(value, bool) and "bool" not in flag.kind:
             raise ValueError(
-                f"{name} in --config is {value}: unquoted no, off, yes and on are truth values in YAML. "
+                f"{name}{where} is {value}: unquoted no, off, yes and on are truth values in YAML. "
                 f"Write it in quotes, like {name}: 'no'."
             )
+        check_values(flag, [str(part) for part in (value if isinstance(value, list) else [value])], where)
+
+
+def _with_former_names(parser: Any, former: Mapping[str, str]) -> Any:
+    """The parser, reading former names in the file as those of today."""
+    set_defaults = parser.set_defaults_with_config
+    parser.set_defaults_with_config = lambda **settings: set_defaults(
+        **{former.get(name, name): value for name, value in settings.items()}
+    )
+    return parser
 
 
 # ---- what flags name ----
@@ -148,10 +163,30 @@ class RowScriptArguments(ScriptArguments):
         default=None,
         metadata={"help": "Rows to measure WER on before and after; default the dataset's own test split."},
     )
+    eval_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Hold out this share of the rows to measure WER on, above 0 and below 1: whole speakers where rows "
+            "have a `speaker`. For rows in one file. Unset: nothing is held out."
+        },
+    )
     limit: int | None = field(
         default=None,
         metadata={"help": "Train on at most this many rows, and measure on at most this many. 1 or more; unset: all."},
     )
+
+    def __post_init__(self) -> None:
+        if self.eval_share is None:
+            return
+        if not 0 < self.eval_share < 1:
+            raise ValueError(
+                f"--eval_share is the share of rows to hold out, above 0 and below 1; got {self.eval_share:g}. Write "
+                "a tenth as 0.1."
+            )
+        if self.eval_dataset_name is not None:
+            raise ValueError(
+                "--eval_share holds rows of --dataset_name out, and --eval_dataset_name names others. Choose one."
+            )
 
 
 @dataclass
@@ -192,7 +227,15 @@ def train_rows(
     Args:
         columns: see `speech_rows`; default those of `args`.
     """
-    rows = _rows(script, script.dataset_name, script.dataset_train_split, args, columns)
+    from audiorl.datasets.corpora import first_rows
+
+    if getattr(script, "eval_share", None) is None:  # `audiorl pairs` has other arguments
+        rows = _rows(script, script.dataset_name, script.dataset_train_split, args, columns)
+    else:
+        parts = _parts(script, args, columns)
+        rows = first_rows(parts.train, _limit(script))
+        if args is None or args.process_index == 0:
+            print(parts, flush=True)
     if args is None:
         return rows
     from audiorl.trainers.loading import rows_within_bounds
@@ -208,19 +251,27 @@ def test_rows(
     Raises:
         ValueError: with `args`, whose run measures before and after: fewer than two clips.
     """
-    from datasets import Dataset
-
+    from audiorl.datasets.corpora import first_rows
     from audiorl.datasets.corpus import named_corpus
-    from audiorl.trainers.loading import rows_within_bounds
 
     own = script.dataset_name
+    if script.eval_share is not None:
+        rows = first_rows(_parts(script, args, columns).held_out, _limit(script))
+        return rows if args is None else _measurable(rows, args)
     if script.eval_dataset_name is None and own is not None and named_corpus(own) is None and os.path.exists(own):
         return None
     if own is not None and named_corpus(own) is not None:
         own = own.partition(":")[0]  # a split that its name gives is the one trained on
     rows = _rows(script, script.eval_dataset_name or own, script.dataset_test_split, args, columns)
-    if args is None:
-        return rows
+    return rows if args is None else _measurable(rows, args)
+
+
+def _measurable(rows: Any, args: SpeechConfig) -> Any:
+    """The rows of the length that the run wants; at least two."""
+    from datasets import Dataset
+
+    from audiorl.trainers.loading import rows_within_bounds
+
     rows = rows_within_bounds(rows, args, "test rows")
     if isinstance(rows, Dataset) and len(rows) < 2:
         raise ValueError(
@@ -241,6 +292,9 @@ def data_source(script: RowScriptArguments, *, test: bool = False, mined: bool =
 
     if mined:
         return mined_source(data_source(script, test=test), cast(SpeechScriptArguments, script))
+    if test and script.eval_share is not None:
+        whole = data_source(replace(script, eval_share=None))
+        return DataSource(f"{script.eval_share:.0%} of {whole}, held out")
     name, split = script.dataset_name, script.dataset_train_split
     if test:
         name, split = script.eval_dataset_name or name, script.dataset_test_split
@@ -272,6 +326,22 @@ def _corpus_source(corpus: Any, split: str, language: str | None) -> DataSource:
     return DataSource(part.hub_id or corpus.hub_id, on_hub=True, config=config, split=part.split)
 
 
+def _parts(script: RowScriptArguments, args: SpeechConfig | None, columns: ColumnNames | None) -> HeldOut:
+    """The rows of `dataset_name` in two parts, the same at every call."""
+    from audiorl.datasets.corpora import hold_out
+
+    whole = replace(script, limit=None)
+    rows = _rows(whole, script.dataset_name, script.dataset_train_split, args, columns)
+    return hold_out(rows, cast(float, script.eval_share), 0 if args is None else args.seed)
+
+
+def _limit(script: RowScriptArguments) -> int | None:
+    limit = script.limit
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit is how many rows to take, 1 or more; got {limit}. Leave it out to take all.")
+    return limit
+
+
 def _rows(
     script: RowScriptArguments,
     name: str | None,
@@ -289,9 +359,7 @@ def _rows(
     columns = column_names(args.columns if columns is None and args is not None else columns)
     if name is None:
         raise ValueError("No rows to train on. Pass --dataset_name with a JSON lines file, a folder, or a Hub name.")
-    limit, streaming = script.limit, script.dataset_streaming
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit is how many rows to take, 1 or more; got {limit}. Leave it out to take all.")
+    limit, streaming = _limit(script), script.dataset_streaming
     if (named := named_corpus(name)) is not None:
         language = script.dataset_config or (args and args.language)
         return load_named(named, split, language, limit=limit, streaming=streaming, columns=columns)

@@ -7,7 +7,7 @@ Without arguments, on the synthetic speech and small checkpoint of audiorl itsel
 On your own data: rows with `audio` and `text`, and the columns that your rewards read.
 
     torchrun --nproc_per_node=8 examples/raft_whisper.py --model_name_or_path openai/whisper-small \\
-        --dataset_name my-org/transcribed --reward_funcs one_minus_wer --num_cycles 6 --samples_per_prompt 8 \\
+        --dataset_name my-org/transcribed --reward_funcs one_minus_wer --num_cycles 6 --num_generations 8 \\
         --reward_threshold 0.7 --clips_per_cycle 10000 --learning_rate 1e-5 --output_dir out --push_to_hub
 
 `audiorl raft` does the same without this file.

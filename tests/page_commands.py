@@ -74,6 +74,3 @@ def run(command: str, monkeypatch) -> None:
         assert not ended.code, f"{command} ended with {ended.code}"
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
-        # which `--help` keeps from being loaded
-        if sys.modules.get("bitsandbytes", ...) is None:
-            del sys.modules["bitsandbytes"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -49,14 +50,52 @@ def test_unknown_commands_end_with_2(argv, told):
     assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
 
 
+def told_by(*argv: str) -> tuple[str, str, str]:
+    """What the command line prints on both streams, and which of the slow packages it has loaded."""
+    code = (
+        "import sys\nfrom audiorl.cli import main\ntry: main()\n"
+        "finally: open('loaded', 'w').write(str(sorted({'torch', 'transformers', 'trl'} & set(sys.modules))))"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *argv],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"},
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout, done.stderr, Path(folder, "loaded").read_text()
+
+
 def test_version_and_the_help_of_a_command():
     import audiorl as package
 
     assert audiorl("--version").stdout.strip() == package.__version__
-    done = audiorl("grpo", "--help")
-    assert done.returncode == 0 and done.stdout.startswith("usage: audiorl grpo")
-    for flag in ("--reward_funcs", "--num_generations", "--freeze_encoder", "--config"):
-        assert flag in done.stdout
+    shown, _, loaded = told_by("grpo", "--help")
+    assert loaded == "[]"
+    lines = shown.splitlines()
+    assert lines[0] == "usage: audiorl grpo [flags]" and 30 <= len(lines) <= 45 and max(map(len, lines)) <= 80
+    for flag in ("--reward_funcs", "--num_generations", "--freeze_encoder", "--config", "--eval_share", "--help-all"):
+        assert flag in shown
+    everything, _, loaded = told_by("grpo", "--help-all")
+    assert loaded == "[]"
+    assert "--vllm" not in everything and len(everything.splitlines()) > 400
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["dpo", "--learning_rat", "1"], "error: unknown flag --learning_rat; did you mean --learning_rate?\n"),
+        (["dpo", "--learning_rate", "fast"], "error: --learning_rate takes a number; got 'fast'.\n"),
+        (["dpo", "--on_bad_rows", "skp"], "error: --on_bad_rows is not 'skp'. Did you mean skip? There are error, sk"),
+        (["sft", "--dataset_name", "gone.jsonl"], "error: --dataset_name: there is no gone.jsonl. Check the path;"),
+        (["orpo", "--timestamps"], "error: --timestamps: no flag says so here"),
+        (["raft", "--sample_per_prompt", "4"], "error: unknown flag --sample_per_prompt; did you mean "),
+    ],
+)
+def test_wrong_flags_are_told_in_one_line_before_anything_is_loaded(argv, told):
+    _, error, loaded = told_by(*argv)
+    assert error.startswith(told) and error.count("\n") == 1 and loaded == "[]"
 
 
 def test_a_command_tunes_from_a_file_of_flags(base, data, tmp_path):  # noqa: F811

@@ -81,8 +81,7 @@ def example(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
 def rewarded(method: str, reward: str) -> list[str]:
     if method not in ("grpo", "raft"):
         return []
-    samples = "--samples_per_prompt" if method == "raft" else "--num_generations"
-    return ["--reward_funcs", reward, "--max_completion_length", "36", samples, "16"]
+    return ["--reward_funcs", reward, "--max_completion_length", "36", "--num_generations", "16"]
 
 
 @pytest.mark.parametrize(("method", "kind"), CELLS)

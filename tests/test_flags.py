@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pytest
 
@@ -15,6 +16,9 @@ class Cooking:
     dish_name: str | None = None
     spices: list[str] = field(default_factory=list)
     salted: bool = True
+    heat: str = field(default="low", metadata={"choices": ["low", "high"], "help": "Of the oven."})
+
+    former_names: ClassVar[dict[str, str]] = {"time": "minutes"}
 
 
 def parsed(*argv: str, **settings) -> Cooking:
@@ -35,6 +39,23 @@ def test_flags_override_the_file_which_overrides_defaults(recipe):
     assert parsed("--dish-name=rice", "--no_salted") == Cooking(dish_name="rice", salted=False)
 
 
+def test_former_names_are_those_of_today(recipe):
+    assert parsed("--time", "5").minutes == parsed("--time=5").minutes == 5
+    recipe.write_text("time: 7")
+    assert parsed("--config", str(recipe)).minutes == 7
+    with pytest.raises(SystemExit):
+        parsed("--tme", "5")
+
+
+def test_a_script_shows_the_flags_of_its_own_classes(capsys):
+    with pytest.raises(SystemExit) as end:
+        parsed("--help")
+    assert not end.value.code
+    shown = capsys.readouterr().out
+    for words in ("--minutes X", "--heat TEXT\n      Of the oven. One of low, high. Default low.", "--salted\n"):
+        assert words in shown
+
+
 def test_a_demo_s_flags_come_first_where_nothing_of_ones_own_is_named(recipe):
     demo = ["--minutes", "3"]
     assert parsed(demo_arguments=demo).minutes == 3
@@ -47,10 +68,16 @@ def test_a_demo_s_flags_come_first_where_nothing_of_ones_own_is_named(recipe):
     [
         (["--minute", "3"], "unknown flag --minute; did you mean --minutes?"),
         (["--minu", "3"], "unknown flag --minu; did you mean --minutes?"),
-        (["--xyzzy"], "unknown flag --xyzzy; --help lists all"),
+        (["--xyzzy"], "unknown flag --xyzzy; --help-all lists all"),
         (["--oven"], "--oven: there is none here"),
         (["--config"], "--config has no value"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--minutes", "ten"], "--minutes takes a number; got 'ten'."),
+        (["--salted", "maybe"], "--salted takes true or false; got 'maybe'."),
+        (["--dish_name"], "--dish_name has no value"),
+        (["--heat", "hgih"], "--heat is not 'hgih'. Did you mean high? There are low, high."),
+        (["--dish_name", "a", "b"], "--dish_name takes one value; got 'a b'. Put a value with spaces in quotes."),
+        (["a", "--minutes", "3"], "'a' is no flag, and no flag before it takes it."),
     ],
 )
 def test_wrong_flags_end_with_a_message_and_2(argv, told, capsys):
@@ -67,6 +94,9 @@ def test_wrong_flags_end_with_a_message_and_2(argv, told, capsys):
         ("- minutes", "holds no flags"),
         ("minutes: [", "is not YAML"),
         ("dish_name: no", "dish_name in --config is False"),
+        ("minutes: ten", "--minutes in --config takes a number; got 'ten'."),
+        ("minutes: [1, 2]", "--minutes in --config takes a number; got '1 2'."),
+        ("heat: hgih", "--heat in --config is not 'hgih'. Did you mean high?"),
     ],
 )
 def test_a_wrong_file_ends_with_a_message_and_2(recipe, text, told, capsys):

@@ -19,6 +19,7 @@ from tests.script_runs import arguments, base, data  # noqa: F401 (fixtures)
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = str(ROOT / "examples" / "dpo_whisper.py")
+SFT_EXAMPLE = str(ROOT / "examples" / "sft_whisper.py")
 GRPO_EXAMPLE = str(ROOT / "examples" / "grpo_whisper.py")
 RAFT_EXAMPLE = str(ROOT / "examples" / "raft_whisper.py")
 
@@ -42,6 +43,17 @@ def test_pairs_of_ones_own_are_tuned_on_and_measured(base, data, tmp_path):
     assert done.stdout.strip().endswith(f"lies in {tmp_path / 'out'}")
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert "Chosen is" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_share_is_held_out_of_one_file(base, data, tmp_path):
+    flags = [*arguments(base, data, tmp_path / "out"), "--eval_share", "0.5"]
+    done = run_example(*flags, cwd=tmp_path, example=SFT_EXAMPLE)
+    assert done.returncode == 0, done.stderr
+    assert "Held out to measure on: 2 of 4 rows, rows name no speakers to keep apart." in done.stdout
+    assert "on 2 held-out clips" in done.stdout
+    assert "50% of pairs.jsonl, held out" in (tmp_path / "out" / "README.md").read_text()
+    refused = run_example(*flags, "--eval_dataset_name", str(data), cwd=tmp_path, example=SFT_EXAMPLE)
+    assert refused.returncode == 2 and "Choose one." in refused.stderr
 
 
 def test_all_bad_rows_are_told_at_once_and_nothing_is_written(base, data, tmp_path):
@@ -156,6 +168,7 @@ def test_grpo_takes_rewards_by_name_and_by_path_and_measures(base, data, tmp_pat
 def test_wrong_rewards_end_with_a_message_before_a_model_is_loaded(data, tmp_path, monkeypatch, capsys, flags, words):
     """In this process, for starting another is what takes the time; `run` turns a ValueError into its message."""
     out = tmp_path / "out"
+    (tmp_path / "no-model").mkdir()
     monkeypatch.setattr(sys, "argv", [GRPO_EXAMPLE, *grpo_arguments(tmp_path / "no-model", data, out), *flags])
     main = runpy.run_path(GRPO_EXAMPLE)["main"]
     with pytest.raises((ValueError, SystemExit)) as stopped:

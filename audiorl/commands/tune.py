@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from audiorl.command_line import former_flags
 from audiorl.files import RECIPE_FILE
 
 if TYPE_CHECKING:
@@ -226,7 +227,9 @@ def _stage(source: str, number: int, entry: Mapping[str, Any], shared: Mapping[s
         guess = f"Did you mean {near[0]!r}? " if near else ""
         said = f"has the method {method!r}, which is not known" if method else "has no method"
         raise RecipeError(f"{source}: stage {number} {said}. {guess}There are {', '.join(methods)}.")
-    known = methods[method]
+    known, former = methods[method], former_flags(_kinds()[method])
+    own = {former.get(name, name): value for name, value in own.items()}
+    shared = {former.get(name, name): value for name, value in shared.items()}
     for name in own:
         if name in ("output_dir", "model_name_or_path"):
             raise RecipeError(f"{source}: stage {number} ({method}) has {name}, which the recipe decides. Take it out.")
@@ -258,7 +261,13 @@ def _check_shared(source: str, shared: Mapping[str, Any], stages: Sequence[Stage
     """Every flag at the top is one of some stage."""
     methods = _methods()
     known = {name for stage in stages for name in methods[stage.method]}
+    known |= {old for stage in stages for old in former_flags(_kinds()[stage.method])}
     for name in shared:
+        if name == "eval_share":
+            raise RecipeError(
+                f"{source}: eval_share would hold out other rows in each stage, as some stages mine pairs. Name rows "
+                "to measure on with eval_dataset_name."
+            )
         if name not in known:
             near = get_close_matches(name, [*known, *OF_THE_RECIPE], n=1)
             guess = f" Did you mean {near[0]!r}?" if near else ""

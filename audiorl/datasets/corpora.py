@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from datasets import Audio, ClassLabel, Dataset, Features, IterableDataset, List, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 from datasets.fingerprint import Hasher
@@ -308,6 +309,73 @@ def first_rows(rows: Dataset | IterableDataset, limit: int | None) -> Dataset | 
     if limit is None:
         return rows
     return rows.select(range(min(limit, len(rows)))) if isinstance(rows, Dataset) else rows.take(limit)
+
+
+class HeldOut(NamedTuple):
+    """Rows in two parts, of which `str()` tells in a line."""
+
+    train: Dataset
+    held_out: Dataset
+    by: str  # what the parts have none in common of: speakers, clips
+
+    def __str__(self) -> str:
+        both = len(self.train) + len(self.held_out)
+        apart = f"no {self.by} in both" if self.by != "clip" else "rows name no speakers to keep apart"
+        return f"Held out to measure on: {len(self.held_out)} of {both} rows, {apart}."
+
+
+def hold_out(rows: Dataset | IterableDataset, share: float, seed: int = 0) -> HeldOut:
+    """Split rows in two, by `speaker` where rows have one, and else so that no clip is in both parts.
+
+    Args:
+        share: of the rows that are held out, above 0 and below 1. Speakers stay whole, so it is met as nearly as they
+            allow.
+        seed: the same seed and rows give the same parts.
+
+    Raises:
+        ValueError: a stream, a share out of its range, or too few rows.
+    """
+    if not 0 < share < 1:
+        raise ValueError(
+            f"eval_share is the share of rows to hold out, above 0 and below 1; got {share}. 0.1 is usual."
+        )
+    if not isinstance(rows, Dataset):
+        raise ValueError("eval_share splits rows, which a stream cannot offer. Name other rows (--eval_dataset_name).")
+    speakers = [str(name or "") for name in rows["speaker"]] if "speaker" in rows.column_names else []
+    by = "speaker" if len(set(speakers)) > 1 else "clip"
+    clips = [_clip_of(row, place) for place, row in enumerate(rows.select_columns("audio"))] if by == "clip" else []
+    groups: dict[str, list[int]] = {}
+    for place in range(len(rows)):
+        # rows without a speaker among others that have one stand alone
+        name = clips[place] if by == "clip" else speakers[place] or f"row {place}"
+        groups.setdefault(name, []).append(place)
+    if len(groups) < 2:
+        raise ValueError(
+            f"eval_share holds out some of several clips, and these are {len(groups)}. Name other rows to measure on "
+            "(--eval_dataset_name)."
+        )
+    chosen = _share_of(groups, share * len(rows), seed)
+    inside = [place for place in range(len(rows)) if place not in chosen]
+    return HeldOut(rows.select(inside), rows.select(sorted(chosen)), by)
+
+
+def _share_of(groups: Mapping[str, Sequence[int]], target: float, seed: int) -> set[int]:
+    """Places of whole groups, drawn until one more would not come nearer to the target; some, and not all."""
+    order = np.random.default_rng(seed).permutation(len(groups))
+    drawn = [list(groups.values())[number] for number in order]
+    chosen: set[int] = set()
+    for places in drawn[:-1]:
+        if abs(len(chosen) + len(places) - target) < abs(len(chosen) - target):
+            chosen |= set(places)
+    smallest: list[int] = min(drawn, key=len)
+    return chosen or set(smallest)
+
+
+def _clip_of(row: Mapping[str, Any], place: int) -> str:
+    """What the rows of one recording have in common: its path. Rows of samples or bytes are recordings of their own."""
+    audio = row["audio"]
+    path = audio.get("path") if isinstance(audio, Mapping) else audio
+    return path if isinstance(path, str) else f"row {place}"
 
 
 # ---- what is asked for ----

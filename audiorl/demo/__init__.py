@@ -85,7 +85,7 @@ DEMO_ARGUMENTS: dict[str, list[str]] = {
     ],
     "raft": [
         *_SHARED,
-        *("--output_dir", "demo-raft", "--reward_funcs", "one_minus_wer", "--samples_per_prompt", "8"),
+        *("--output_dir", "demo-raft", "--reward_funcs", "one_minus_wer", "--num_generations", "8"),
         *("--max_completion_length", "40", "--reward_threshold", "0.5", "--learning_rate", "8e-4"),
         *("--num_cycles", "4", "--epochs_per_cycle", "1.2", "--warmup_steps", "5"),
     ],

@@ -33,6 +33,23 @@ BITSANDBYTES_OPTIMIZERS = ("8bit", "bnb", "paged", "ademamix", "lion")
 UNPAGED = {"paged_adamw_32bit": "adamw_torch", "paged_ademamix_32bit": "ademamix"}
 
 
+def check_bf16(asked: bool | None, use_cpu: bool) -> None:
+    """Refuse bf16 where it was asked for and the device lacks it.
+
+    Raises:
+        ValueError: with the flag.
+    """
+    if not asked or use_cpu:
+        return
+    if not torch.accelerator.is_available():
+        raise ValueError(
+            "bf16 (--bf16): there is no GPU here. Leave it out to train in float32, or add use_cpu (--use_cpu) to "
+            "train in bfloat16 on the CPU."
+        )
+    if torch.cuda.is_available() and not _gpu_has_bf16():
+        raise ValueError("bf16 (--bf16): this GPU has no bfloat16. Leave it out, or use fp16 (--fp16).")
+
+
 def check_device(args: TrainingArguments) -> None:
     """Refuse what needs a GPU on a machine without one.
 
@@ -43,8 +60,8 @@ def check_device(args: TrainingArguments) -> None:
     on_cpu = args.device.type == "cpu"
     if args.fp16 and on_cpu:
         raise ValueError(
-            "fp16 needs a GPU: a CPU has no fast half-precision arithmetic, and gradients would underflow. Use bf16 "
-            "(with use_cpu=True), or neither."
+            "fp16 (--fp16) needs a GPU: a CPU has no fast half-precision arithmetic, and gradients would underflow. "
+            "Use bf16 (with use_cpu=True), or neither."
         )
     name = str(getattr(args.optim, "value", args.optim))
     if "paged" in name and on_cpu:
@@ -108,7 +125,11 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
     )
     bf16: bool | None = field(
         default=None,
-        metadata={"help": "Mixed bfloat16 precision. Unset: on if the GPU has it and fp16 is off; off on a CPU."},
+        metadata={
+            "help": "Mixed bfloat16 precision. Unset: on if the GPU has it and fp16 is off; off on a CPU.",
+            "nargs": "?",
+            "const": True,
+        },
     )
     remove_unused_columns: bool = field(
         default=False,
@@ -312,6 +333,7 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
         self.use_cpu = falls_back_to_cpus(self.use_cpu) or self.use_cpu
         if self.disable_tqdm is None:  # transformers' default also turns bars off where only its warnings are off
             self.disable_tqdm = not (sys.stderr.isatty() or is_in_notebook())
+        check_bf16(self.bf16, self.use_cpu)
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
         if self.dataloader_pin_memory is None:

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset, IterableDataset
@@ -78,7 +78,12 @@ LR_SCHEDULE = "constant_with_warmup"
 
 @dataclass
 class RAFTConfig(SamplingConfig):
-    """Arguments of `RAFTTrainer`; a batch is counted in clips, an epoch of the loader is a cycle."""
+    """Arguments of `RAFTTrainer`; a batch is counted in clips, an epoch of the loader is a cycle.
+
+    `samples_per_prompt`, the former name of `num_generations`, works everywhere.
+    """
+
+    former_names: ClassVar[dict[str, str]] = {"samples_per_prompt": "num_generations"}
 
     # Defaults that differ
     num_train_epochs: float | None = field(
@@ -123,7 +128,7 @@ class RAFTConfig(SamplingConfig):
     )
 
     # Rollouts and selection
-    samples_per_prompt: int = field(default=4, metadata={"help": "K > 0: hypotheses sampled for each clip."})
+    num_generations: int = field(default=4, metadata={"help": "K > 0: hypotheses sampled for each clip."})
     rollout_batch_size: int | None = field(
         default=None,
         metadata={
@@ -132,7 +137,7 @@ class RAFTConfig(SamplingConfig):
         },
     )
     max_kept_per_clip: int = field(
-        default=1, metadata={"help": "Keep at most this many of each clip's best hypotheses; 1 to samples_per_prompt."}
+        default=1, metadata={"help": "Keep at most this many of each clip's best hypotheses; 1 to num_generations."}
     )
     keep_top_percent: float = field(
         default=1.0,
@@ -160,6 +165,15 @@ class RAFTConfig(SamplingConfig):
                 "knows which clips it learns from only when it has sampled a cycle. Leave it out, bound the clips of "
                 "a batch with per_device_train_batch_size and rollout_batch_size."
             )
+
+    @property
+    def samples_per_prompt(self) -> int:
+        """The former name of `num_generations`."""
+        return self.num_generations
+
+    @samples_per_prompt.setter
+    def samples_per_prompt(self, value: int) -> None:
+        self.num_generations = value
 
     def _check_cycles(self) -> None:
         number_not_below("num_cycles", self.num_cycles, 1)
@@ -192,10 +206,10 @@ class RAFTConfig(SamplingConfig):
             )
 
     def _check_selection(self) -> None:
-        number_not_below("samples_per_prompt", self.samples_per_prompt, 1)
-        if not 1 <= self.max_kept_per_clip <= self.samples_per_prompt:
+        number_not_below("num_generations", self.num_generations, 1)
+        if not 1 <= self.max_kept_per_clip <= self.num_generations:
             raise ValueError(
-                f"max_kept_per_clip is 1 to samples_per_prompt={self.samples_per_prompt}; got "
+                f"max_kept_per_clip is 1 to num_generations={self.num_generations}; got "
                 f"{self.max_kept_per_clip}. Lower it, or sample more."
             )
         if not 0 < self.keep_top_percent <= 1:
@@ -258,7 +272,7 @@ def nothing_kept(args: RAFTConfig, cycle: int, step: StepRollouts, global_step: 
         f"Cycle {cycle + 1} of {args.num_cycles} kept none of {step.rewards.numel()} hypotheses: {best}, "
         f"reward_threshold is {args.reward_threshold}, and {int(step.truncated.sum())} were cut at "
         f"max_completion_length={args.max_completion_length}. The weights are those of step {global_step}, and "
-        f"checkpoints in {args.output_dir} are intact. Lower reward_threshold, raise samples_per_prompt or "
+        f"checkpoints in {args.output_dir} are intact. Lower reward_threshold, raise num_generations or "
         "max_completion_length, or use a reward that scores these rows."
     )
 
@@ -304,7 +318,7 @@ class RAFTTrainer(RewardedTrainer):
             model,
             reward_funcs,
             args,
-            num_hypotheses=args.samples_per_prompt,
+            num_hypotheses=args.num_generations,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,

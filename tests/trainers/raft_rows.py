@@ -13,7 +13,7 @@ from tests.trainers.pair_rows import settings as pair_settings
 def settings(output_dir: Any) -> dict[str, Any]:
     """Two cycles on a CPU, nothing saved, nothing shown; four short hypotheses."""
     ours = {name: value for name, value in pair_settings(output_dir).items() if name != "num_train_epochs"}
-    return {**ours, "num_cycles": 2, "samples_per_prompt": 4, "max_completion_length": 36}
+    return {**ours, "num_cycles": 2, "num_generations": 4, "max_completion_length": 36}
 
 
 def config(output_dir: Any, **changes: Any) -> RAFTConfig:

@@ -66,7 +66,7 @@ def make(combination: Trained, folder):
     if combination.method == "RAFT":
         # of the large Wav2Vec2's samples one in hundreds is right, of a transducer's too
         samples = 1024 if combination.model in ("wav2vec2-large", *TRANSDUCERS) else 256
-        cycles = {"num_cycles": 6, "steps_per_cycle": 4, "samples_per_prompt": samples, "reward_threshold": 1.0}
+        cycles = {"num_cycles": 6, "steps_per_cycle": 4, "num_generations": samples, "reward_threshold": 1.0}
         args = raft_rows.config(folder, **cycles, **rate)
         return RAFTTrainer(model, ["one_minus_wer"], args=args, **options), "reward"
     steps = {"num_generations": 32, "lr_scheduler_type": "constant", "max_steps": 60, "loss_type": "grpo"}

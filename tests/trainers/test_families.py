@@ -110,7 +110,7 @@ def test_grpo_raises_the_reward_on_four_clips(kind, adapter, tmp_path):
 @of("RAFT")
 def test_raft_raises_the_reward_on_four_clips(kind, adapter, tmp_path):
     model, processor = build(kind)
-    cycles = {"num_cycles": 5, "steps_per_cycle": 4, "samples_per_prompt": 8, "max_completion_length": 16}
+    cycles = {"num_cycles": 5, "steps_per_cycle": 4, "num_generations": 8, "max_completion_length": 16}
     rate = {"learning_rate": 2e-2 if adapter == "LoRA" else 5e-3}
     trainer = RAFTTrainer(
         model,

@@ -106,7 +106,7 @@ def test_raft_learns_the_labels_that_were_rewarded(tmp_path):
         model,
         LabelMatch(column="text"),
         args=raft_rows.config(
-            tmp_path, num_cycles=6, steps_per_cycle=3, samples_per_prompt=24, reward_threshold=1.0, learning_rate=3e-3
+            tmp_path, num_cycles=6, steps_per_cycle=3, num_generations=24, reward_threshold=1.0, learning_rate=3e-3
         ),
         train_dataset=tones(4),
         processing_class=extractor,
@@ -143,7 +143,7 @@ def make(combination: Trained, folder: Path) -> tuple[Any, str]:
     if combination.method == "GRPO":
         args = grpo_rows.config(folder, max_steps=24, per_device_train_batch_size=4, num_generations=32, **rate)
         return GRPOTrainer(model, LabelMatch(column="text"), args, **options), "reward"
-    cycles = {"num_cycles": 6, "steps_per_cycle": 3, "samples_per_prompt": 24, "reward_threshold": 1.0}
+    cycles = {"num_cycles": 6, "steps_per_cycle": 3, "num_generations": 24, "reward_threshold": 1.0}
     args = raft_rows.config(folder, **cycles, **rate)
     return RAFTTrainer(model, LabelMatch(column="text"), args=args, **options), "reward"
 

@@ -262,7 +262,7 @@ def test_a_paged_optimizer_without_a_gpu_is_refused_with_one_that_runs(tmp_path,
 
 
 def test_fp16_without_a_gpu_is_refused_when_the_config_is_built(tmp_path):
-    with pytest.raises(ValueError, match=r"fp16 needs a GPU.*Use bf16"):
+    with pytest.raises(ValueError, match=r"fp16 \(--fp16\) needs a GPU.*Use bf16"):
         config(tmp_path, fp16=True)
 
 

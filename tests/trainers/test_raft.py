@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -138,7 +139,7 @@ def test_what_is_kept_is_what_the_steps_learn(tmp_path):
 def test_the_same_text_twice_and_what_was_cut_are_kept_once_and_never(tmp_path):
     """Four tokens at most: most hypotheses are cut; a low temperature repeats the others."""
     short = [{**row, "text": "a"} for row in rows(4)]
-    settings = {"max_completion_length": 4, "samples_per_prompt": 16, "max_kept_per_clip": 16, "temperature": 0.5}
+    settings = {"max_completion_length": 4, "num_generations": 16, "max_kept_per_clip": 16, "temperature": 0.5}
     raft = trainer(tmp_path, short, **settings)
     kept = raft._sample_cycle(0)
     end = raft.family.end_token
@@ -219,7 +220,7 @@ def test_a_classifier_learns_the_labels_it_guessed_right_and_logs_its_accuracy(t
         trainer_model=model,
         trainer_processing_class=processor,
         trainer_reward_funcs=[LabelMatch(column="text")],
-        samples_per_prompt=16,
+        num_generations=16,
         reward_threshold=1.0,
         num_cycles=4,
         epochs_per_cycle=2.0,
@@ -440,8 +441,8 @@ def test_a_clip_that_breaks_on_decoding_is_left_out_of_the_cycle(tmp_path):
     ("changes", "message"),
     [
         ({"num_cycles": 0}, "num_cycles has to be 1 or more"),
-        ({"samples_per_prompt": 0}, "samples_per_prompt has to be 1 or more"),
-        ({"max_kept_per_clip": 5}, r"1 to samples_per_prompt=4; got 5"),
+        ({"num_generations": 0}, "num_generations has to be 1 or more"),
+        ({"max_kept_per_clip": 5}, r"1 to num_generations=4; got 5"),
         ({"max_kept_per_clip": 0}, "max_kept_per_clip"),
         ({"keep_top_percent": 50}, r"share above 0 and at most 1; got 50.*as 0.5"),
         ({"keep_top_percent": 0.0}, "keep_top_percent"),
@@ -479,7 +480,21 @@ def test_rows_and_steps_that_do_not_fit_the_cycles_are_refused_when_the_trainer_
         trainer(tmp_path, max_completion_length=8)
 
 
-def test_the_command_line_of_the_page_of_examples_says_what_its_table_says(tmp_path):
+def test_samples_per_prompt_is_the_former_name_of_num_generations(tmp_path):
+    args = RAFTConfig(str(tmp_path), samples_per_prompt=3)
+    assert args.num_generations == args.samples_per_prompt == 3
+    assert dataclasses.replace(args, num_generations=5).samples_per_prompt == 5
+    args.samples_per_prompt = 6
+    assert args.num_generations == 6 and "samples_per_prompt" not in args.to_dict()
+    with pytest.raises(TypeError, match="samples_per_prompt is the former name of num_generations"):
+        RAFTConfig(str(tmp_path), samples_per_prompt=3, num_generations=3)
+    _, parsed, _ = parse((RewardScriptArguments, RAFTConfig, SpeechModelConfig), [], ["--samples_per_prompt", "7"])
+    assert parsed.num_generations == 7
+
+
+def test_the_command_line_of_the_page_of_examples_says_what_its_table_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("train.jsonl").touch()
     page = (Path(__file__).parents[2] / "examples" / "README.md").read_text()
     (block,) = re.findall(r"```bash\n(torchrun examples/raft_whisper.py .*?)```", page, re.S)
     flags = block.replace("\\\n", " ").split(".py ", 1)[1].split()
@@ -499,4 +514,4 @@ def test_default_config_writes_beside_the_model_name_and_keeps_the_best_of_four(
     processor.save_pretrained("base")
     raft = RAFTTrainer("base", letters, train_dataset=rows(2))
     assert isinstance(raft.args, RAFTConfig) and raft.args.output_dir == "base-RAFT"
-    assert (raft.args.samples_per_prompt, raft.args.max_kept_per_clip, raft.args.num_cycles) == (4, 1, 6)
+    assert (raft.args.num_generations, raft.args.max_kept_per_clip, raft.args.num_cycles) == (4, 1, 6)

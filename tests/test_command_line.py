@@ -1,0 +1,168 @@
+"""Flags as the source of their dataclasses shows them: the same as the loaded classes, and what is told of mistakes."""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import MISSING, fields
+
+import pytest
+from trl import TrlParser
+
+from audiorl import command_line
+from audiorl.command_line import (
+    CLASSES,
+    CORRECTED,
+    ESSENTIAL,
+    Flag,
+    UnreadableSource,
+    WrongFlag,
+    check_words,
+    flags_in_source,
+    flags_of,
+    former_flags,
+    help_page,
+)
+from audiorl.commands.train import METHODS
+
+CONFIGS = {name: [pkgutil.resolve_name(path) for path in paths] for name, paths in CLASSES.items()}
+
+
+def test_the_table_of_classes_is_what_the_commands_parse():
+    for name, method in METHODS.items():
+        assert CONFIGS[name][:2] == [method.flags, method.config]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_flags_read_from_the_source_are_the_fields_of_the_classes(name):
+    found, former = flags_in_source(CLASSES[name])
+    loaded = flags_of(CONFIGS[name])
+    assert found.keys() == loaded.keys() == {one.name for kind in CONFIGS[name] for one in fields(kind) if one.init}
+    assert former == former_flags(CONFIGS[name])
+    for flag, same in ((found[name], loaded[name]) for name in found):
+        assert flag.help == same.help, flag.name
+        # defaults that a library works out when it is imported are shown as its source has them
+        assert flag.default in (same.default, "default_optim", "logdir"), flag.name
+        assert set(flag.choices) <= set(same.choices), flag.name
+
+
+def test_the_help_of_every_flag_is_shown_once():
+    for name in CLASSES:
+        flags, _ = flags_in_source(CLASSES[name])
+        lines = help_page("audiorl x", flags, everything=True, width=80).splitlines()
+        heads = [line.split()[0] for line in lines if line.startswith("  --")]
+        assert sorted(heads) == sorted(f"--{flag}" for flag in flags)
+        assert max(map(len, lines)) <= 80
+
+
+def test_short_help_is_a_screen_of_flags_that_exist():
+    tuning = {name: flags_in_source(CLASSES[name])[0] for name in METHODS}
+    known = {flag for flags in tuning.values() for flag in flags}
+    assert {flag for group in ESSENTIAL.values() for flag in group} <= known
+    assert CORRECTED.keys() <= known
+    for name, flags in tuning.items():
+        lines = help_page(f"audiorl {name}", flags, "what it does", width=80).splitlines()
+        assert 35 <= len(lines) <= 45 and max(map(len, lines)) <= 80
+        assert not any(line.endswith("...") for line in lines)
+
+
+def test_defaults_are_those_of_the_method():
+    pages = {name: help_page("x", flags_in_source(CLASSES[name])[0], width=80) for name in ("sft", "kto")}
+    for name, page in pages.items():
+        (line,) = (line for line in page.splitlines() if "--learning_rate" in line)
+        config = CONFIGS[name][1]
+        (rate,) = (one.default for one in fields(config) if one.name == "learning_rate")
+        assert line.endswith(f"({rate:g})")
+    assert "num_train_epochs" in pages["sft"]
+
+
+def test_inherited_sentences_that_are_wrong_here_are_replaced():
+    flags, _ = flags_in_source(CLASSES["dpo"])
+    page = " ".join(help_page("x", flags, everything=True, width=80).split())
+    assert "If `datasets` is provided" not in page and "intended for training/evaluation scripts" not in page
+    assert CORRECTED["per_device_train_batch_size"] in page
+
+
+def test_what_the_parser_takes_is_not_refused():
+    """Every flag with its own default, written out, passes the check and the parser."""
+    flags, _ = flags_in_source(CLASSES["raft"])
+    given = {
+        one.name: str(one.default)
+        for kind in CONFIGS["raft"]
+        for one in fields(kind)
+        if one.default is not MISSING and isinstance(one.default, int | float | str) and one.default != ""
+    }
+    argv = [word for name, value in given.items() if not name.startswith("hub_") for word in (f"--{name}", value)]
+    check_words(argv, flags)
+    TrlParser(CONFIGS["raft"]).parse_known_args(argv)
+
+
+def flag(kind: str, *choices: str, name: str = "x") -> dict[str, Flag]:
+    return {name: Flag(name, kind, "None", "", choices)}
+
+
+@pytest.mark.parametrize(
+    ("flags", "argv"),
+    [
+        (flag("int"), ["--x", "3"]),
+        (flag("float | None"), ["--x=1e-5"]),
+        (flag("bool"), ["--x"]),
+        (flag("bool"), ["--no_x"]),
+        (flag("bool | None"), ["--x", "False"]),
+        (flag("list[str]"), ["--x", "a", "b"]),
+        (flag("str | None | float"), ["--x", "auto"]),
+        (flag("str", name="dataset_name"), ["--dataset_name", "my-org/speech"]),
+        (flag("str", name="dataset_name"), ["--dataset_name", "librispeech:test.other"]),
+        (flag("str", name="dataset_name"), ["--dataset_name", "hf://datasets/a/b/c.jsonl"]),
+    ],
+)
+def test_good_words_pass(flags, argv):
+    check_words(argv, flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "argv", "told"),
+    [
+        (flag("int"), ["--x", "3.5"], "--x takes a whole number; got '3.5'."),
+        (flag("float | None"), ["--x", "1e-5", "2"], "--x takes a number; got '1e-5 2'."),
+        (flag("bool"), ["--x", "ture"], "--x takes true or false; got 'ture'."),
+        (flag("str", "adam", "sgd"), ["--x", "adm"], "--x is not 'adm'. Did you mean adam? There are adam, sgd."),
+        (flag("str"), ["--x"], "--x has no value. Write one behind it."),
+    ],
+)
+def test_bad_words_are_told(flags, argv, told):
+    with pytest.raises(WrongFlag) as refused:
+        check_words(argv, flags)
+    assert str(refused.value) == told
+
+
+def test_rows_that_are_not_there_are_told_with_the_nearest_file(tmp_path):
+    (tmp_path / "train.jsonl").write_text("{}")
+    flags = flag("str", name="dataset_name")
+    check_words(["--dataset_name", str(tmp_path / "train.jsonl")], flags)
+    with pytest.raises(WrongFlag, match=r"there is no .*/trian.jsonl. Did you mean .*/train.jsonl\?"):
+        check_words(["--dataset_name", str(tmp_path / "trian.jsonl")], flags)
+    with pytest.raises(WrongFlag, match=r"and no folder .*/data. Check the path."):
+        check_words(["--dataset_name", str(tmp_path / "data" / "train.jsonl")], flags)
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (
+            "argument --optim: invalid choice: 'adamw_torhc' (choose from 'adamw_torch', 'sgd')",
+            "--optim is not 'adamw_torhc'. Did you mean adamw_torch? There are adamw_torch, sgd.",
+        ),
+        ("argument --prices/--pr: invalid float value: 'a'", "--prices takes a number; got 'a'."),
+        ("argument --run: expected one argument", "--run: expected one argument"),
+        ("the following arguments are required: --run", "the following arguments are required: --run"),
+    ],
+)
+def test_messages_of_argparse_become_one_line(message, told):
+    assert command_line.nearest_choice(message) == told
+
+
+def test_a_class_that_has_moved_is_unreadable_and_not_a_wrong_answer():
+    with pytest.raises(UnreadableSource, match=r"does not say what Gone is"):
+        flags_in_source(["audiorl.trainers.sft.Gone"])
+    with pytest.raises(UnreadableSource, match=r"no file of the module audiorl.gone"):
+        flags_in_source(["audiorl.gone.Config"])
