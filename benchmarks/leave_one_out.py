@@ -178,6 +178,7 @@ def seconds_known(out: Path) -> dict[str, float]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
+MOST_STATES = 2000  # 0.9 MB each
 _states: dict[bytes, torch.Tensor] = {}  # by the features of a clip, of this process
 
 
@@ -189,12 +190,14 @@ def kept_states(model: Any) -> Any:
     def looked_up(input_features: torch.Tensor, *args: Any, **kwargs: Any) -> BaseModelOutput:
         assert not any(parameter.requires_grad for parameter in encoder.parameters())
         clips = [blake2b(each.numpy().tobytes(), digest_size=16).digest() for each in input_features]
-        new = [place for place, clip in enumerate(clips) if clip not in _states]
+        new, fresh = [place for place, clip in enumerate(clips) if clip not in _states], {}
         if new:
             with torch.no_grad():
                 found = forward(input_features[new], *args, **kwargs).last_hidden_state
-            _states.update(zip((clips[place] for place in new), found, strict=True))
-        return BaseModelOutput(last_hidden_state=torch.stack([_states[clip] for clip in clips]))
+            fresh = dict(zip((clips[place] for place in new), found, strict=True))
+            if len(_states) < MOST_STATES:  # augmented clips never come back
+                _states.update(fresh)
+        return BaseModelOutput(last_hidden_state=torch.stack([_states[c] if c in _states else fresh[c] for c in clips]))
 
     encoder.forward = looked_up
     return model
@@ -211,6 +214,7 @@ def tuned(
     """Train in equal parts, and go back to the part after which the speaker looked at had the lowest WER.
 
     Args:
+        looked_at: rows of that speaker; none of them, and the last weights are kept.
         steps_of: how long a phase is.
     """
     model, processor = checkpoint(root)
@@ -220,7 +224,7 @@ def tuned(
     for phase in phases:
         count = steps_of(phase)
         trainer = build(model, processor, cycles(phase, count), rows(phase), seed, count)
-        parts = max(1, round(LOOKS * phase.share))
+        parts = max(1, round(LOOKS * phase.share)) if looked_at else 0
         ends = [round(count * part / parts) for part in range(1, parts + 1)]
         clock = _LookingClock(trainer, looked_at, ends)
         trainer.add_callback(clock)
@@ -232,8 +236,8 @@ def tuned(
             looks.append(wer)
             if best is None or wer < best[0]:
                 best = wer, weights
-    assert best is not None
-    model.load_state_dict(best[1])
+    if best is not None:
+        model.load_state_dict(best[1])
     return {"model": model, "processor": processor, "steps": steps, "seconds": seconds, "curve": curve, "looks": looks}
 
 
