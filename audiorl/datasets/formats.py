@@ -203,7 +203,7 @@ def read_json_rows(path: str | os.PathLike[str], *, keep_unread: bool = False) -
     if content.lstrip()[:1] == b"[":
         rows, places = _array_rows(name, content)
     else:
-        rows, places = _line_rows(name, content)
+        rows, places = line_rows(name, content)
     unread = {number: fault for number, fault in enumerate(rows) if isinstance(fault, RowFault)}
     if unread and not (keep_unread and len(unread) < len(rows)):
         _refuse_one_object(name, content)
@@ -232,12 +232,23 @@ def _refuse_one_object(name: str, content: bytes) -> None:
         )
 
 
-def _line_rows(name: str, content: bytes) -> tuple[list[Any], list[str]]:
-    """An object, or the fault, of each line that is not blank, and its place."""
+def is_plain_lines(name: str) -> bool:
+    """Whether a file is UTF-8 without a mark, neither packed nor one array, so that each of its lines is read alone."""
+    with open(name, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return _encoding(head) is None and head.lstrip()[:1] == b"{"
+
+
+def line_rows(name: str, content: bytes, first_line: int = 1) -> tuple[list[Any], list[str]]:
+    """An object, or the fault, of each line that is not blank, and its place.
+
+    Args:
+        first_line: number of the first line of `content` in the file.
+    """
     rows: list[Any] = []
     places: list[str] = []
     # Not splitlines(): U+2028 and its like may stand inside a JSON string.
-    for number, line in enumerate(content.split(b"\n"), start=1):
+    for number, line in enumerate(content.split(b"\n"), start=first_line):
         if not line or line.isspace():
             continue
         place = f"{name}:{number}"

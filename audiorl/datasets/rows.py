@@ -47,6 +47,7 @@ from audiorl.datasets.formats import (
     still_to_rename,
     text_start,
 )
+from audiorl.datasets.kept_rows import OURS, large_json_rows
 from audiorl.datasets.manifests import (
     TarRows,
     common_voice_table,
@@ -79,7 +80,6 @@ from audiorl.datasets.storage import (
 
 logger = logging.getLogger(__name__)
 
-OURS = ("where", "row_id", FAULTS_COLUMN)
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 # Files of `save_to_disk`, by which its folders differ from folders that `load_dataset` reads.
 SAVED_FILES = ("state.json", "dataset_dict.json")
@@ -194,6 +194,8 @@ def _file_kind(name: str) -> str:
 def _from_file(name: str, split: str | None, columns: Mapping[str, str] | None, keep_unread: bool) -> Dataset:
     kind = _file_kind(name)
     _require_split("train", split, name)
+    if kind == "JSON" and (large := large_json_rows(name, columns, partial(_part_table, columns=columns, name=name))):
+        return large
     if kind == "tar":
         return _from_tars(read_tars([name]), columns, name)
     found = read_table(name) if kind == "table" else read_json_rows(name, keep_unread=keep_unread)
@@ -281,6 +283,15 @@ def _read_table(
     for number, fault in found.unread.items():
         rows[number] = {FAULTS_COLUMN: [Unkept(UNREAD, fault.problem, fault.remedy)._asdict()]}
     return _table([rows[number] for number in range(len(rows))], found.places, range(len(rows)), folder=folder)
+
+
+def _part_table(
+    rows: Sequence[Any], places: Sequence[str], row_ids: range, *, columns: Mapping[str, str] | None, name: str
+) -> pa.Table:
+    """A part of a file of JSON lines, none of which is a fault; see `large_json_rows`."""
+    renamed = renamed_rows(rows, columns, name)
+    _require_free_names({column for row in renamed for column in row}, name)
+    return _table(renamed, places, row_ids, folder=os.path.dirname(name)).data.table
 
 
 def _from_list(rows: Sequence[Any], columns: Mapping[str, str] | None) -> Dataset:

@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import math
@@ -34,18 +33,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import soundfile
 import torch
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-import audiorl
 from audiorl.datasets.checks import (
     OutsideSeconds,
     RowJudge,
@@ -56,23 +52,20 @@ from audiorl.datasets.checks import (
     no_time,
 )
 from audiorl.datasets.faults import RowFault
+from audiorl.datasets.kept_rows import FOLDER_VARIABLE, code_state, file_stamp, kept_folder, settled_before
 from audiorl.files import whole_file
 
 logger = logging.getLogger(__name__)
 
-FOLDER_VARIABLE = "AUDIORL_VERDICTS"
 # Rows of a block. They may carry their audio as bytes, so at most this many are in memory at once.
 BLOCK = 256
 # Data sets with fewer rows are judged in less time than it takes to say that they were.
 KEPT_FROM = 1_000
 # Rows to judge from which several processes are worth their start, and the most processes.
 _WORKERS_FROM, _MOST_WORKERS = 4_000, 16
-# Seconds within which a file system may give two states of a file the same time.
-_SETTLED = 2.0
 # A long check keeps what it has found every so many seconds.
 _WRITTEN_EVERY = 60.0
 _MAGIC = b"audiorl verdicts 1\n"
-_PACKAGES = ("audiorl", "transformers", "tokenizers", "datasets", "numpy", "sentencepiece", "mistral-common", "av")
 
 USABLE, LEFT_OUT, AGAIN = range(3)  # what is known of a row; AGAIN: it has to be judged
 
@@ -284,7 +277,7 @@ class KeptVerdicts:
     @classmethod
     def of(cls, rows: Dataset, judge: RowJudge) -> KeptVerdicts | None:
         """Those of these rows; None where none are kept: few rows, or a judge that cannot be told from others."""
-        folder = verdict_folder()
+        folder = kept_folder()
         if folder is None or len(rows) < KEPT_FROM or (name := judge_digest(judge)) is None:
             return None
         given, settled = hashlib.sha256(f"{name}\n{rows.features!r}".encode()), bytearray()
@@ -323,14 +316,6 @@ class KeptVerdicts:
                 f"The verdicts of the rows cannot be kept in {self.path} ({error.strerror or error}), so the next "
                 f"start checks them again. Make room, or name a folder that can be written in {FOLDER_VARIABLE}."
             )
-
-
-def verdict_folder() -> Path | None:
-    """Where verdicts are kept; None where they are not."""
-    named = os.environ.get(FOLDER_VARIABLE)
-    if named is not None:
-        return Path(named) if named else None
-    return Path(datasets.config.HF_DATASETS_CACHE) / "audiorl_verdicts"
 
 
 def _read_verdicts(path: Path) -> dict[bytes, _Block]:
@@ -409,18 +394,10 @@ def _stamps(table: pa.Table) -> tuple[np.ndarray, bytes]:
     held = pc.is_valid(pc.struct_field(audio, "bytes")).to_pylist()
     for i, path in enumerate(pc.struct_field(audio, "path").to_pylist()):
         if not held[i]:
-            stamps[i] = _stamp(path)
+            stamps[i] = file_stamp(path)
     latest = stamps[:, 1:].max(axis=1)
-    settled = (latest >= 0) & (latest < time.time_ns() - round(_SETTLED * 1e9))
+    settled = (latest >= 0) & (latest < settled_before())
     return stamps, settled.astype(np.uint8).tobytes()
-
-
-def _stamp(path: str | None) -> tuple[int, int, int]:
-    try:
-        found = os.stat((path or "").removeprefix("file://"))
-    except (OSError, ValueError):  # an address, or no file
-        return -1, -1, -1
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def judge_digest(judge: RowJudge) -> str | None:
@@ -441,7 +418,7 @@ def judge_digest(judge: RowJudge) -> str | None:
     said = {
         "settings": {name: getattr(judge, name) for name in names},
         "functions": own,
-        "packages": _packages(),
+        "packages": code_state(),
         "user": os.geteuid() if hasattr(os, "geteuid") else None,
     }
     return hashlib.sha256(json.dumps(said, default=repr, sort_keys=True).encode()).hexdigest()
@@ -472,20 +449,4 @@ def _file_stamp(module: str) -> str | None:
     if path is None or not os.path.isfile(path):
         # modules that the interpreter or an extension brings along change with their versions alone
         return module if module in sys.stdlib_module_names or module in sys.builtin_module_names else None
-    return f"{module} {_stamp(path)}"
-
-
-@cache
-def _packages() -> list[str]:
-    """Versions of what reads audio and text, and the state of the library's source files."""
-    versions = [f"{name} {_version(name)}" for name in _PACKAGES]
-    versions += [f"python {sys.version}", f"soundfile {soundfile.__version__} {soundfile.__libsndfile_version__}"]
-    root = Path(audiorl.__file__).parent
-    return versions + [f"{path.relative_to(root)} {_stamp(str(path))}" for path in sorted(root.rglob("*.py"))]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return f"{module} {file_stamp(path)}"

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 
-from audiorl.datasets import RowJudge, speech_rows, verdicts
+from audiorl.datasets import BadRowsError, RowJudge, kept_rows, speech_rows, verdicts
 from audiorl.datasets.verdicts import judge_rows
 
 SECONDS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -59,7 +59,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("READ_ROWS", str(tmp_path / "read"))
     monkeypatch.setattr(verdicts, "BLOCK", 4)
     monkeypatch.setattr(verdicts, "KEPT_FROM", 1)
-    monkeypatch.setattr(verdicts, "_SETTLED", 0.0)
+    monkeypatch.setattr(kept_rows, "SETTLED", 0.0)
     return tmp_path
 
 
@@ -204,7 +204,7 @@ def test_a_mended_row_is_good_at_once(folder):
 
 def test_files_that_may_still_change_unseen_are_judged_again(folder, monkeypatch):
     rows = speech_rows(write_rows(folder, {}))
-    monkeypatch.setattr(verdicts, "_SETTLED", 3600.0)
+    monkeypatch.setattr(kept_rows, "SETTLED", 3600.0)
     for _ in range(2):
         judge_rows(rows, judge_of())
         assert read_rows_of(folder) == list(range(18))
@@ -214,7 +214,7 @@ def test_another_version_of_a_package_or_of_the_code_judges_again(folder, monkey
     rows = speech_rows(write_rows(folder, {}))
     judge_rows(rows, judge_of())
     read_rows_of(folder)
-    monkeypatch.setattr(verdicts, "_packages", lambda: ["audiorl 99"])
+    monkeypatch.setattr(verdicts, "code_state", lambda: ["audiorl 99"])
     judge_rows(rows, judge_of())
     assert read_rows_of(folder) == list(range(18))
 
@@ -301,6 +301,64 @@ def test_judges_that_cannot_be_told_apart_keep_nothing(folder):
     rows = speech_rows(write_rows(folder, {}))
     judge_rows(rows, judge_of(tokenize=lambda text, row: None))
     assert not (folder / "verdicts").exists()
+
+
+MIXTURES = {
+    "plain": {},
+    "nulls in a part": {n: {"duration": 0.5, "note": None} for n in range(200, 300)},
+    "a column that comes late": {n: {"late": "word", "more": n} for n in range(150, 300)},
+    "a number in a later part": {250: {"who": 7}},
+    "whole numbers, then others": {n: {"gain": n if n < 200 else n + 0.5} for n in range(300)},
+    "values that cannot be kept": {280: {"text": "\ud800"}, 10: {"big": 2**70}, 290: {"audio": 7}},
+    "lists and objects": {n: {"tags": ["a"] if n % 2 else [], "meta": {"x": n}} for n in range(300)},
+    "texts of two kinds in each part": {n: {"mixed": n if n % 2 else "x"} for n in range(300)},
+    "exported": {
+        n: {"audio": None, "audio_path": f"{n}.wav", "duration": 1.0, "task": "asr", "metadata": {}} for n in range(300)
+    },
+    "of another tool": {
+        n: {"audio": None, "audio_filepath": f"{n}.wav", "duration": 1.0, "offset": 0.0} for n in range(300)
+    },
+}
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
+@pytest.mark.parametrize("columns", [None, {"speaker": "who"}], ids=["as it is", "renamed"])
+def test_a_large_file_has_the_rows_of_a_small_one(folder, monkeypatch, mixture, columns):
+    """Read in parts, or as a whole where parts would not do."""
+    lines = []
+    for n in range(300):
+        row = {"audio": f"{n}.wav", "text": f"words {n}", "who": f"s{n % 7}", **MIXTURES[mixture].get(n, {})}
+        lines.append("\n" * (n % 50 == 49) + json.dumps({k: v for k, v in row.items() if (k, v) != ("audio", None)}))
+    (folder / "rows.jsonl").write_text("\n".join(lines))
+    expected = speech_rows(folder / "rows.jsonl", columns=columns)
+    monkeypatch.setattr(kept_rows, "LARGE_BYTES", 1)
+    monkeypatch.setattr(kept_rows, "PART_BYTES", 4000)
+    for _ in range(2):
+        found = speech_rows(folder / "rows.jsonl", columns=columns)
+        assert found.features == expected.features
+        assert found.column_names == expected.column_names
+        assert list(found) == list(expected)
+    whole = ("a number in a later part", "whole numbers, then others", "exported", "of another tool")
+    assert bool(found.cache_files) == (mixture not in whole)
+
+
+def test_kept_rows_are_those_of_the_file_as_it_is(folder, monkeypatch, caplog):
+    monkeypatch.setattr(kept_rows, "LARGE_BYTES", 1)
+    path = write_rows(folder, {})
+    assert speech_rows(path)["text"][3] == "words 3"
+    write_rows(folder, {3: {"text": "other 3"}})
+    assert speech_rows(path)["text"][3] == "other 3"
+    kept = list((folder / "verdicts" / "rows").iterdir())
+    assert len(kept) == 2
+    for one in kept:
+        one.write_bytes(one.read_bytes()[:200])
+    with caplog.at_level(logging.WARNING):
+        assert speech_rows(path)["text"][3] == "other 3"
+    assert "is damaged" in caplog.text
+    with open(path, "a") as file:
+        file.write("{broken\n")
+    with pytest.raises(BadRowsError, match=r"rows\.jsonl:19"):
+        speech_rows(path)
 
 
 def test_a_family_is_told_by_its_tokenizer_and_its_settings(tiny_multilingual):
