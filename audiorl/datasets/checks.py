@@ -25,8 +25,8 @@ from audiorl.audio import AudioFault, row_audio_seconds
 from audiorl.audio.sources import SEGMENT_COLUMNS, is_number, short_repr
 from audiorl.datasets.faults import WHOLE_DATASET, BadRowsError, RowFault, SkippedRows
 from audiorl.datasets.formats import told_columns
-from audiorl.datasets.rows import OURS, iterate_batches
-from audiorl.datasets.storage import text_problem, unkept_values, unread_problem
+from audiorl.datasets.rows import iterate_batches
+from audiorl.datasets.storage import OURS, text_problem, unkept_values, unread_problem
 from audiorl.elsewhere import column_of
 
 Tokenize = Callable[[str, Mapping[str, Any]], object]

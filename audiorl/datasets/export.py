@@ -36,8 +36,7 @@ from audiorl.datasets.faults import BadRowsError, RowFault
 from audiorl.datasets.formats import EXPORTED_COLUMNS as EXPORTED_COLUMNS
 from audiorl.datasets.formats import ColumnNames
 from audiorl.datasets.manifests import CLIPS
-from audiorl.datasets.rows import OURS
-from audiorl.datasets.storage import unkept_values
+from audiorl.datasets.storage import OURS, unkept_values
 from audiorl.files import whole_file
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from datasets import Dataset
 import audiorl
 from audiorl.datasets.formats import is_exported, is_plain_lines, line_rows
 from audiorl.datasets.manifests import json_form
-from audiorl.datasets.storage import FAULTS_COLUMN
+from audiorl.datasets.storage import OURS
 from audiorl.files import whole_file
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,6 @@ _BATCH = 1_000
 SETTLED = 2.0
 _PACKAGES = ("audiorl", "transformers", "tokenizers", "datasets", "numpy", "sentencepiece", "mistral-common", "av")
 
-OURS = ("where", "row_id", FAULTS_COLUMN)
 # The rows of a part of a file, and their places -> their table
 TableOf = Callable[[Sequence[Any], Sequence[str], range], pa.Table]
 

@@ -47,7 +47,7 @@ from audiorl.datasets.formats import (
     still_to_rename,
     text_start,
 )
-from audiorl.datasets.kept_rows import OURS, large_json_rows
+from audiorl.datasets.kept_rows import large_json_rows
 from audiorl.datasets.manifests import (
     TarRows,
     common_voice_table,
@@ -66,6 +66,7 @@ from audiorl.datasets.storage import (
     FAULTS,
     FAULTS_COLUMN,
     NO_AUDIO,
+    OURS,
     UNREAD,
     Unkept,
     audio_column,

@@ -21,6 +21,8 @@ from datasets import Features, Json, List, Value
 from audiorl.audio.sources import AudioFault, array_clip, entry_file, holds_array, not_unicode, short_repr
 
 FAULTS_COLUMN = "row_faults"
+# The columns that every row gets
+OURS = ("where", "row_id", FAULTS_COLUMN)
 # The column of a fault that is the whole row's: it could not be read. No column may have this name.
 UNREAD = "\0"
 FAULTS = List({"column": Value("string"), "problem": Value("string"), "remedy": Value("string")})

@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Audio, Dataset
 
 from audiorl.datasets import speech_rows
-from audiorl.datasets.rows import OURS
+from audiorl.datasets.storage import OURS
 from audiorl.pairs.settings import TRANSCRIPT, Pair
 
 # Columns that mining writes; rows must not bring them.

@@ -11,7 +11,8 @@ from datasets import Dataset, concatenate_datasets
 
 from audiorl.audio import row_segment
 from audiorl.datasets import speech_rows
-from audiorl.datasets.rows import OURS, iterate_batches
+from audiorl.datasets.rows import iterate_batches
+from audiorl.datasets.storage import OURS
 
 SIDES = {"chosen": True, "rejected": False}
 

@@ -29,7 +29,7 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from audiorl.datasets.rows import OURS
+from audiorl.datasets.storage import OURS
 from audiorl.losses.settings import named_losses
 from audiorl.models import base_model
 from audiorl.trainers.config import without_tokens

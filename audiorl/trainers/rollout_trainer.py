@@ -42,7 +42,7 @@ from audiorl.batch import GroupBatch, GroupScores
 from audiorl.collator import SpeechCollator
 from audiorl.datasets import speech_rows
 from audiorl.datasets.batching import EpochPlan
-from audiorl.datasets.rows import OURS
+from audiorl.datasets.storage import OURS
 from audiorl.evaluation import Decoded
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss

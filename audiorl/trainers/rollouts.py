@@ -24,7 +24,7 @@ from transformers import TrainerState
 
 from audiorl.batch import AUDIO_COMPANIONS, BatchRows, GroupBatch, GroupSamples, pad_to
 from audiorl.collator import SpeechCollator, UsableRow
-from audiorl.datasets.rows import OURS
+from audiorl.datasets.storage import OURS
 from audiorl.losses import zero_variance
 from audiorl.models import SpeechFamily
 from audiorl.models.sampling import rollout_noise
