@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-# How the audio of a clip reaches a model; a batch has exactly one of the two.
-AUDIO_KEYS = ("input_features", "input_values")
+# Encoder states of clips, kept from an earlier pass: the encoder hears nothing.
+KEPT_STATES = "kept_states"
+# How the audio of a clip reaches a model; a batch has exactly one of them.
+AUDIO_KEYS = ("input_features", "input_values", KEPT_STATES)
 # What may stand beside it, one row for each clip too.
 AUDIO_COMPANIONS = ("audio_mask", "audio_tokens")
 # A row id below zero marks a placeholder: its clip was dropped as a bad row, its `keep` is all False.
@@ -48,7 +50,8 @@ class GroupBatch(Mapping[str, Tensor | BatchRows]):
 
     Keys:
         input_features: (B, M, L) float mel features, or
-        input_values: (B, N) float waveform at the model's rate.
+        input_values: (B, N) float waveform at the model's rate, or
+        kept_states: (B, S, D) what the encoder said of the clips before, zeros behind each clip's own (`EncoderCache`).
         audio_mask: optional (B, L) or (B, N), 1 where there is audio; for models that take an encoder mask.
         audio_tokens: optional (B,) long, how many embeddings a clip becomes; for audio language models.
         tokens: (B, K, T + 1) long; prefix, transcript, end token, then padding. The decoder reads
@@ -122,7 +125,7 @@ class GroupBatch(Mapping[str, Tensor | BatchRows]):
 
     @property
     def audio(self) -> Tensor:
-        """(B, M, L) features or (B, N) waveform."""
+        """(B, M, L) features, (B, N) waveform or (B, S, D) kept states."""
         return self._tensors[self.audio_key]
 
     @property

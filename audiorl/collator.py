@@ -16,6 +16,7 @@ from audiorl.datasets import BadRowsError, RowFault, RowJudge, SkippedRows
 from audiorl.datasets.checks import Problem, faults_of, lost_audio, too_short
 from audiorl.datasets.storage import unread_problem
 from audiorl.models import SpeechFamily, TokenizedText
+from audiorl.models.encoder_cache import KeptStates
 from audiorl.text.keywords import HOTWORDS_COLUMN, changed_hotwords, read_hotwords
 
 
@@ -23,7 +24,7 @@ class UsableRow(NamedTuple):
     """A row with all that a batch needs of it."""
 
     row: Mapping[str, Any]
-    clip: np.ndarray  # (samples,) float32 at the family's rate, augmented
+    clip: np.ndarray | KeptStates  # (samples,) float32 at the family's rate, augmented; or what an encoder said of it
     texts: list[TokenizedText]  # of each text column
 
 
@@ -80,6 +81,8 @@ class SpeechCollator:
     A row that turns out unusable only now (it came from a stream, or its audio breaks on decoding) is judged by the
     same policy as in the check before training: it stops the run, or it is left out and written to
     `skipped_rows.jsonl`. A batch of which nothing is left holds one placeholder that no loss counts.
+
+    Where the family has an `encoder_cache`, clips are not decoded: their states are read from it.
 
     Args:
         family: the model's family; holds no weights, so it travels to worker processes.
@@ -144,10 +147,10 @@ class SpeechCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> GroupBatch:
         usable: list[UsableRow] = []
         faults: list[RowFault] = []
-        judge = self.judge
+        judge, cached = self.judge, self.family.encoder_cache is not None
         for row in rows:
             try:
-                usable.append(self._usable(self._with_hotwords(row, judge), judge))
+                usable.append(self._usable(self._with_hotwords(row, judge), judge, cached=cached))
             except _UnusableError as error:
                 faults += faults_of(row, error.problems)
         if faults:
@@ -155,6 +158,15 @@ class SpeechCollator:
                 raise BadRowsError(faults)
             self.skipped.add(*faults)
         return self._batch(usable) if usable else self._placeholder()
+
+    def decode(self, row: Mapping[str, Any]) -> np.ndarray | None:
+        """A row's clip as the encoder is to hear it, if the row can be used; if not, the row's batch says why."""
+        try:
+            clip = self._usable(row, self.judge, cached=False).clip
+        except _UnusableError:
+            return None
+        assert isinstance(clip, np.ndarray)
+        return clip
 
     def _with_hotwords(self, row: Mapping[str, Any], judge: RowJudge) -> Mapping[str, Any]:
         """The row with its hot words changed, with as many distractors as its prompt has room for."""
@@ -166,11 +178,15 @@ class SpeechCollator:
                 return changed
         return self.hotwords(row, 0)
 
-    def _usable(self, row: Mapping[str, Any], judge: RowJudge) -> UsableRow:
+    def _usable(self, row: Mapping[str, Any], judge: RowJudge, *, cached: bool) -> UsableRow:
         """Judge a row, tokenize its texts and decode its clip; its file is opened once.
+
+        Args:
+            cached: whether the clip's states are read instead.
 
         Raises:
             _UnusableError: with all that is wrong.
+            ValueError: the states of a usable row are not there.
         """
         read = judge.read(row)
         problems = judge.missing(row) + read.problems
@@ -183,14 +199,28 @@ class SpeechCollator:
             if found := problems + judge.heard(row, seconds):
                 raise _UnusableError(found)
 
+        clip: np.ndarray | KeptStates | None = self._kept(row) if cached else None
         try:
-            clip = load_row_audio(row, self.family.sampling_rate, check=refuse)
+            if clip is None:
+                clip = load_row_audio(row, self.family.sampling_rate, check=refuse)
         except AudioFault as fault:
             raise _UnusableError(problems + judge.unheard(row, fault)) from fault
         try:
-            return UsableRow(row, self._augmented(row, clip), [read.tokens[name] for name in self.text_columns])
+            if isinstance(clip, KeptStates):
+                refuse(clip.samples / self.family.sampling_rate)
+                self._check_samples(row, clip.samples)
+            else:
+                clip = self._augmented(row, clip)
         except AudioFault as fault:
             raise _UnusableError([(fault.problem, fault.remedy)]) from fault
+        if cached and not isinstance(clip, KeptStates):
+            assert self.family.encoder_cache is not None
+            raise self.family.encoder_cache.missing(row)
+        return UsableRow(row, clip, [read.tokens[name] for name in self.text_columns])
+
+    def _kept(self, row: Mapping[str, Any]) -> KeptStates | None:
+        assert self.family.encoder_cache is not None
+        return self.family.encoder_cache.find(row)
 
     def _augmented(self, row: Mapping[str, Any], clip: np.ndarray) -> np.ndarray:
         """The row's decoded clip, augmented; raises AudioFault if the model cannot take it."""
@@ -201,16 +231,25 @@ class SpeechCollator:
         if self.augmentation is not None:
             mask = self.family.mel_bins is None
             clip = self.augmentation.clip(clip, rate, row["row_id"], max_seconds=limit, mask=mask)
-        if len(clip) < round(self.family.min_seconds * rate):
-            least = f"{1000 * self.family.min_seconds:g} ms"
-            raise AudioFault(f"the model gets {1000 * len(clip) / rate:.1f} ms and needs {least}", "Remove the row.")
-        for name in self.text_columns:  # a header may promise more than there is, and augmentation may speed a clip up
-            if len(clip) < round((needed := self.family.least_seconds(row.get(name) or "")) * rate):
-                raise AudioFault(*too_short(name, len(clip) / rate, needed))
+        self._check_samples(row, len(clip))
         return clip
 
-    def _features(self, clips: list[np.ndarray], row_ids: list[int]) -> dict[str, Tensor]:
-        """The family's features; a mel spectrogram is masked as the augmentation says."""
+    def _check_samples(self, row: Mapping[str, Any], samples: int) -> None:
+        """Raise AudioFault if a clip of so many samples is too short for the model or for what it is to say."""
+        rate = self.family.sampling_rate
+        if samples < round(self.family.min_seconds * rate):
+            least = f"{1000 * self.family.min_seconds:g} ms"
+            raise AudioFault(f"the model gets {1000 * samples / rate:.1f} ms and needs {least}", "Remove the row.")
+        for name in self.text_columns:  # a header may promise more than there is, and augmentation may speed a clip up
+            if samples < round((needed := self.family.least_seconds(row.get(name) or "")) * rate):
+                raise AudioFault(*too_short(name, samples / rate, needed))
+
+    def _features(self, usable: list[UsableRow], row_ids: list[int]) -> dict[str, Tensor]:
+        """The family's features, or the kept states; a mel spectrogram is masked as the augmentation says."""
+        if kept := [found.clip for found in usable if isinstance(found.clip, KeptStates)]:
+            assert self.family.encoder_cache is not None
+            return self.family.encoder_cache.join(kept)
+        clips = [found.clip for found in usable if isinstance(found.clip, np.ndarray)]
         features = self.family.features(clips)
         if self.augmentation is not None and self.family.mel_bins is not None:
             own = self.family.spectrograms(features, [len(clip) for clip in clips])
@@ -228,7 +267,7 @@ class SpeechCollator:
         extra |= {name: torch.tensor([bool(found.row[name]) for found in usable]) for name in self.flag_columns}
         row_ids = [found.row["row_id"] for found in usable]
         return GroupBatch(
-            **self._features([found.clip for found in usable], row_ids),
+            **self._features(usable, row_ids),
             tokens=tokens,
             keep=keep,
             row_ids=torch.tensor(row_ids),

@@ -70,7 +70,7 @@ def sweep_parts(name: str) -> None:
     folder, base = os.path.split(os.path.abspath(name))
     for path in Path(folder).glob(f"{_escaped(base)}.*.part"):
         found = _PART.search(path.name)
-        if found and path.name == f"{base}{found[0]}" and not _lives(int(found[1])):
+        if found and path.name == f"{base}{found[0]}" and not process_lives(int(found[1])):
             path.unlink(missing_ok=True)
 
 
@@ -178,7 +178,8 @@ def _escaped(name: str) -> str:
     return re.sub(r"([*?[])", r"[\1]", name)
 
 
-def _lives(pid: int) -> bool:
+def process_lives(pid: int) -> bool:
+    """Whether a process of this machine runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

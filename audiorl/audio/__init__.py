@@ -35,6 +35,7 @@ _HOMES = {
     "mfcc": "features",
     "normalise_peak": "features",
     "row_audio_bytes": "load",
+    "row_audio_digest": "load",
     "row_audio_seconds": "load",
     "row_segment": "load",
 }
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from audiorl.audio.load import load_audio as load_audio
     from audiorl.audio.load import load_row_audio as load_row_audio
     from audiorl.audio.load import row_audio_bytes as row_audio_bytes
+    from audiorl.audio.load import row_audio_digest as row_audio_digest
     from audiorl.audio.load import row_audio_seconds as row_audio_seconds
     from audiorl.audio.load import row_segment as row_segment
     from audiorl.audio.sources import AudioFault as AudioFault

@@ -21,6 +21,7 @@ others (OGG, Opus, MP3, M4A, ...) are decoded once and kept while they are among
 from __future__ import annotations
 
 import atexit
+import hashlib
 import io
 import os
 import threading
@@ -210,6 +211,42 @@ def audio_bytes(
 def row_audio_bytes(row: Mapping[str, Any]) -> bytes:
     """`audio_bytes` of a row's `audio`, its channel and its segment."""
     return audio_bytes(row.get("audio"), channel=row.get("channel"), segment=row_segment(row))
+
+
+def row_audio_digest(row: Mapping[str, Any]) -> str:
+    """What tells a row's clip from every other: the content of its file or array, its channel and its segment.
+
+    Returns:
+        64 hexadecimal digits. The same sound in another file format has others.
+
+    Raises:
+        AudioFault: there is no such file, or the entry is no clip.
+    """
+    source: Any = row.get("audio")
+    if holds_array(source):
+        clip = array_clip(source)
+        content = hashlib.sha256(np.ascontiguousarray(clip.samples).data).hexdigest()
+        content += f" {clip.samples.shape} {clip.sampling_rate}"
+    else:
+        content = _content_digest(source)
+    part = (content, channel_of(row.get("channel")), row_segment(row))
+    return hashlib.sha256(repr(part).encode()).hexdigest()
+
+
+def _content_digest(source: Any) -> str:
+    with _opened(source) as file:
+        path = getattr(file, "name", None)
+        if not isinstance(path, str) or not os.path.isfile(path):
+            return hashlib.sha256(file.read()).hexdigest()
+        found = os.fstat(file.fileno())
+        return _file_digest(path, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 16)
+def _file_digest(path: str, size: int, changed: int) -> str:
+    """Segments of one recording ask for the same file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---- segments ----

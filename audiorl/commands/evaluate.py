@@ -153,6 +153,8 @@ def local_models(models: ModelArguments) -> list[LocalModel]:
                 device=device,
                 language=models.language,
                 task=models.task,
+                encoder_cache=models.encoder_cache,
+                encoder_cache_dtype=models.encoder_cache_dtype,
             )
         )
     return found

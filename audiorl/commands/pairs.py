@@ -23,6 +23,7 @@ from audiorl.pairs.settings import MiningConfig
 if TYPE_CHECKING:
     from torch import nn
 
+    from audiorl.models import SpeechFamily
     from audiorl.pairs.folder import MiningFolder
 
 
@@ -58,6 +59,20 @@ class PairsArguments:
     )
     model_revision: str = field(default="main", metadata={"help": "Revision of a model on the Hub."})
     dtype: str = field(default="float32", metadata={"help": "Type of the weights: float32, bfloat16, float16, auto."})
+    encoder_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for the encoder's states of all clips, which are computed first. Trainers and evaluations "
+            "with the same encoder read it too."
+        },
+    )
+    encoder_cache_dtype: str = field(
+        default="bfloat16",
+        metadata={
+            "help": "How states are kept: bfloat16, half the room and rounded; or model, exactly.",
+            "choices": ["bfloat16", "model"],
+        },
+    )
     on_bad_rows: str = field(
         default="error",
         metadata={
@@ -114,12 +129,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     skipped = SkippedRows(os.path.join(arguments.output_dir, "skipped_rows.jsonl"))
     with MiningFolder(arguments.output_dir, _settings(arguments, config)) as folder:
         told_before = folder.summary is not None
-        model, processor = None, None
+        model, processor, family = None, None, None
         rows: Any = None
         if folder.summary is None:
             rows = train_rows(cast(Any, arguments), columns=arguments.columns)
             if config.source != "synthetic":
                 model, processor = _load(arguments)
+                family = _family(model, processor, arguments)
         with interruptible("the same command goes on from here"):
             summary = mine_into(
                 folder,
@@ -128,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 rows,
                 config=config,
                 progress=folder.rank == 0,
+                family=family,
                 skipped=skipped if arguments.on_bad_rows == "skip" else None,
             )
         if summary is None or (told_before and folder.rank != 0):
@@ -152,13 +169,19 @@ def _check(arguments: PairsArguments, config: MiningConfig) -> None:
         )
     if arguments.push_to_hub and not arguments.hub_dataset_id:
         raise ValueError("--push_to_hub needs the name of the data set. Pass --hub_dataset_id my-org/my-pairs.")
+    if arguments.encoder_cache is not None and config.source == "synthetic":
+        raise ValueError(
+            "--encoder_cache keeps what an encoder says of clips, and synthetic negatives ask no model. Leave it out."
+        )
 
 
 def _settings(arguments: PairsArguments, config: MiningConfig) -> dict[str, Any]:
     """What the rows depend on."""
     names = ("dataset_name", "dataset_config", "dataset_train_split", "limit", "model_name_or_path", "model_revision")
-    columns = {} if arguments.columns is None else {"columns": arguments.columns}
-    return {**{name: getattr(arguments, name) for name in names}, "dtype": arguments.dtype, **columns, **asdict(config)}
+    more: dict[str, Any] = {} if arguments.columns is None else {"columns": arguments.columns}
+    if arguments.encoder_cache is not None:  # rounded states give other hypotheses
+        more["encoder_cache_dtype"] = arguments.encoder_cache_dtype
+    return {**{name: getattr(arguments, name) for name in names}, "dtype": arguments.dtype, **more, **asdict(config)}
 
 
 def _load(arguments: PairsArguments) -> tuple[nn.Module, Any]:
@@ -177,6 +200,16 @@ def _load(arguments: PairsArguments) -> tuple[nn.Module, Any]:
     model = load_model(cast(str, arguments.model_name_or_path), cast(Any, SimpleNamespace(model_init_kwargs=options)))
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     return model.to(device), load_processor(None, model)
+
+
+def _family(model: nn.Module, processor: Any, arguments: PairsArguments) -> SpeechFamily:
+    """The model's family, with the encoder cache that the flags name."""
+    from audiorl.models import EncoderCache, speech_family
+
+    family = speech_family(model, processor)
+    if arguments.encoder_cache is not None:
+        family.encoder_cache = EncoderCache(arguments.encoder_cache, family, model, dtype=arguments.encoder_cache_dtype)
+    return family
 
 
 def _publish(arguments: PairsArguments, folder: MiningFolder, pairs: int) -> str:

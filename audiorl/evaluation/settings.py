@@ -118,6 +118,20 @@ class ModelArguments:
         default="float32",
         metadata={"help": "Type of the weights: float32, float16, bfloat16, or auto for the checkpoint's own."},
     )
+    encoder_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for the encoders' states of all clips, read by later runs and by models with the same "
+            "encoder. Seconds of decoding are then without the encoder."
+        },
+    )
+    encoder_cache_dtype: str = field(
+        default="bfloat16",
+        metadata={
+            "help": "How states are kept: bfloat16, half the room and rounded; or model, exactly.",
+            "choices": ["bfloat16", "model"],
+        },
+    )
     device: str | None = field(
         default=None, metadata={"help": "Where models run, for example cuda:1. Unset: the first GPU, or else the CPU."}
     )

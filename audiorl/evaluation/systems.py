@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
@@ -89,6 +90,7 @@ class LocalModel:
         batch_size: clips decoded at once, > 0.
         device: where it transcribes.
         language, task: of rows that name none; None leaves them to the processor.
+        encoder_cache, encoder_cache_dtype: folder and type of an `EncoderCache`; None encodes every clip.
 
     Raises:
         ValueError: no family knows this model, it has no such language or task, a number is below 1, or a setting of
@@ -112,6 +114,8 @@ class LocalModel:
         device: str | torch.device = "cpu",
         language: str | None = None,
         task: str | None = None,
+        encoder_cache: str | os.PathLike[str] | None = None,
+        encoder_cache_dtype: str = "bfloat16",
     ):
         numbers = {"batch_size": batch_size, **(generation or {})}
         if low := [option for option, value in numbers.items() if isinstance(value, int) and value < 1]:
@@ -136,6 +140,11 @@ class LocalModel:
         self.device = torch.device(device)
         self.decoding_seconds = 0.0
         self._defaults = {"language": language, "task": task}
+        if encoder_cache is not None:
+            from audiorl.models import EncoderCache
+
+            self.family.encoder_cache = EncoderCache(encoder_cache, self.family, model, dtype=encoder_cache_dtype)
+            self._defaults["encoder_cache_dtype"] = encoder_cache_dtype
 
     def transcribe(
         self, rows: Any, transcript_column: str, *, check: Check | None = None, progress: bool = True

@@ -162,6 +162,8 @@ def transcribed_rows(
     check_weights(model)
     known = read_rows(rows)
     total = len(known) if isinstance(known, Sized) else None
+    if family.encoder_cache is not None:
+        _fill_cache(model, family, known, check, transcript_column, progress)
     with (
         evaluation_mode(model),
         tqdm(total=total, unit="clip", desc="transcribing", disable=not progress) as bar,
@@ -231,6 +233,26 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def _fill_cache(
+    model: nn.Module,
+    family: Any,
+    rows: Any,
+    check: Check | None,
+    transcript_column: str | None,
+    progress: bool,
+) -> None:
+    """Encode the clips that the family's cache lacks; a row is refused as it is where it is transcribed."""
+
+    def load(row: Row) -> np.ndarray:
+        place = where(row.get("row_id", 0), row)
+        _check_settings(row, place, family)
+        if check is not None:
+            check(row, place)
+        return load_clip(row, place, family, allow_silence=nothing_was_said(row, transcript_column))
+
+    family.encoder_cache.fill(model, family, rows, load, progress=progress)
+
+
 def _windows(rows: Iterable[Row], size: int) -> Iterator[list[tuple[int, Row]]]:
     numbered = enumerate(rows)
     while window := list(itertools.islice(numbered, size)):
@@ -259,18 +281,28 @@ def _transcribe_batch(
     generation: Mapping[str, Any],
     transcript_column: str | None,
 ) -> Iterator[tuple[int, TranscribedRow]]:
-    clips = [
-        load_clip(row, where(place, row), family, allow_silence=nothing_was_said(row, transcript_column))
-        for place, row in batch
-    ]
+    silent = [nothing_was_said(row, transcript_column) for _, row in batch]
+    if family.encoder_cache is None:
+        clips = [
+            load_clip(row, where(place, row), family, allow_silence=allowed)
+            for (place, row), allowed in zip(batch, silent, strict=True)
+        ]
+        samples = [len(clip) for clip in clips]
+    else:
+        kept = [
+            kept_clip(row, where(place, row), family, allow_silence=allowed)
+            for (place, row), allowed in zip(batch, silent, strict=True)
+        ]
+        samples = [clip.samples for clip in kept]
     start = time.perf_counter()
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    audio = {name: tensor.to(device) for name, tensor in family.features(clips).items()}
+    features = family.features(clips) if family.encoder_cache is None else family.encoder_cache.join(kept)
+    audio = {name: tensor.to(device) for name, tensor in features.items()}
     with torch.no_grad():
         hypotheses = family.transcribe(model, audio, **row_settings([row for _, row in batch], family), **generation)
     share = (time.perf_counter() - start) / len(batch)
-    for (place, row), clip, hypothesis in zip(batch, clips, hypotheses, strict=True):
-        yield place, TranscribedRow(row, hypothesis, len(clip) / family.sampling_rate, share)
+    for (place, row), heard, hypothesis in zip(batch, samples, hypotheses, strict=True):
+        yield place, TranscribedRow(row, hypothesis, heard / family.sampling_rate, share)
 
 
 def _check_settings(row: Row, place: str, family: Any) -> None:
@@ -326,28 +358,42 @@ def load_clip(row: Row, place: str, family: Any, *, allow_silence: bool = False)
         AudioFault: naming the row; the clip cannot be read, is longer than the family's window, too short for it, or
             not of the row's `duration`.
     """
-    from audiorl.datasets.checks import duration_problem
-
     try:
         raise_unkept(row, "audio")
         clip = load_row_audio(row, family.sampling_rate, allow_silence=allow_silence)
     except AudioFault as fault:
         raise AudioFault(f"{place}: {fault.problem}", fault.remedy) from fault
-    limit = family.max_seconds
-    if limit is not None and len(clip) > round(limit * family.sampling_rate):
+    _check_samples(len(clip), row, place, family)
+    return clip
+
+
+def kept_clip(row: Row, place: str, family: Any, *, allow_silence: bool = False) -> Any:
+    """What the family's encoder cache keeps of a row's clip, which is refused as by `load_clip`."""
+    kept = family.encoder_cache.find(row, silent=allow_silence)
+    if kept is None:
+        load_clip(row, place, family, allow_silence=allow_silence)  # says what is wrong with the clip, if it is wrong
+        raise family.encoder_cache.missing(row)
+    _check_samples(kept.samples, row, place, family)
+    return kept
+
+
+def _check_samples(samples: int, row: Row, place: str, family: Any) -> None:
+    """Refuse a clip of a length that the family does not hear, or that is not the row's `duration`."""
+    from audiorl.datasets.checks import duration_problem
+
+    limit, seconds = family.max_seconds, samples / family.sampling_rate
+    if limit is not None and samples > round(limit * family.sampling_rate):
         raise AudioFault(
-            f"{place}: the clip lasts {len(clip) / family.sampling_rate:.2f} s, the model hears {limit:g} s",
+            f"{place}: the clip lasts {seconds:.2f} s, the model hears {limit:g} s",
             "Cut the clip and its transcript, or leave the row out; words not heard would count as errors.",
         )
-    if len(clip) < round(family.min_seconds * family.sampling_rate):
+    if samples < round(family.min_seconds * family.sampling_rate):
         raise AudioFault(
-            f"{place}: the clip lasts {1000 * len(clip) / family.sampling_rate:.1f} ms, the model needs "
-            f"{1000 * family.min_seconds:g} ms",
+            f"{place}: the clip lasts {1000 * seconds:.1f} ms, the model needs {1000 * family.min_seconds:g} ms",
             "Pad the clip with silence, or leave the row out.",
         )
-    if problem := duration_problem(row.get("duration"), len(clip) / family.sampling_rate):
+    if problem := duration_problem(row.get("duration"), seconds):
         raise AudioFault(f"{place}: {problem[0]}", problem[1])
-    return clip
 
 
 # ---- what is kept of a transcribed row ----

@@ -15,6 +15,7 @@ _HOMES = {
     "AutoregressiveFamily": "family",
     "CTCFamily": "ctc",
     "ClassifierFamily": "classifier",
+    "EncoderCache": "encoder_cache",
     "EncoderDecoderFamily": "encoder_decoder",
     "FAMILIES": "registry",
     "GenerateFamily": "generate",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from audiorl.models.audio_llm import AudioLLMFamily as AudioLLMFamily
     from audiorl.models.classifier import ClassifierFamily as ClassifierFamily
     from audiorl.models.ctc import CTCFamily as CTCFamily
+    from audiorl.models.encoder_cache import EncoderCache as EncoderCache
     from audiorl.models.encoder_decoder import EncoderDecoderFamily as EncoderDecoderFamily
     from audiorl.models.encoder_decoder import with_fewer_layers as with_fewer_layers
     from audiorl.models.family import AutoregressiveFamily as AutoregressiveFamily

@@ -184,6 +184,7 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
     and 8 bits by 3 %.
     """
 
+    decodes_states = True
     adapter_targets = "decoder-linear"
     unquantised = (".*audio_tower", ".*projector", "lm_head")
 
@@ -348,7 +349,7 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
     ) -> list[str]:
         """Greedy or beam search by transformers' `generate`, each clip behind its own prompt."""
         base = base_model(model)
-        rows = len(audio["input_features"])
+        rows = len(next(iter(audio.values())))
         asked = [
             self.tokenize("", language=language, task=task, prompt=prompt)
             for language, task, prompt in zip(
@@ -365,7 +366,7 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
             **audio, tokens=tokens.to(base.device), keep=keep.to(base.device), row_ids=torch.arange(rows)
         )
         with torch.no_grad():
-            prefix, lengths = self._prefixes(base, batch, self._encode(base, batch))
+            prefix, lengths = self._prefixes(base, batch, self._states(base, batch))
             # generate wants the padding in front
             left = torch.stack([row.roll(len(row) - int(n), 0) for row, n in zip(prefix, lengths, strict=True)])
             places = torch.arange(prefix.shape[1], device=prefix.device)

@@ -208,6 +208,7 @@ class CanaryFamily(FastConformerAudio, EncoderDecoderFamily):
     and one set of keys and values.
     """
 
+    decodes_states = True
     text_kind: type[CanaryText] = CanaryText
 
     def __init__(self, model: nn.Module, processor: Any):
@@ -259,7 +260,7 @@ class CanaryFamily(FastConformerAudio, EncoderDecoderFamily):
             for language, task in zip(languages or none, tasks or none, strict=True)
         ]
         with torch.no_grad():
-            states = self._encode(base, batch)
+            states = self._states(base, batch)
             seen = self._audio_seen(base, batch, states)
             settings = self.canary_text.search_ids(len(requests[0]))
             # requests differ in languages alone and are equally long

@@ -46,6 +46,7 @@ class ClassifierFamily(SpeechFamily):
         end_token: C, the token before a label, and the one that means no label.
     """
 
+    decodes_states = True
     labels: tuple[str, ...]
     setting_columns = ()
 
@@ -203,7 +204,7 @@ class ClassifierFamily(SpeechFamily):
             row_ids=torch.arange(clips),
         )
         with torch.no_grad():
-            best = run_inside(model, lambda inner: self._logits(inner, self._encode(inner, batch)).argmax(-1))
+            best = run_inside(model, lambda inner: self._logits(inner, self._states(inner, batch)).argmax(-1))
         return [self.labels[i] for i in best.tolist()]
 
 

@@ -130,6 +130,7 @@ class CTCFamily(SpeechFamily):
     """Base of the CTC families; a subclass says how its models read audio."""
 
     token_level = False
+    decodes_states = True
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
@@ -183,7 +184,8 @@ class CTCFamily(SpeechFamily):
 
     def noise_length(self, batch: GroupBatch, max_tokens: int) -> int:
         """A symbol for each frame; the audio is the limit, whatever `max_tokens` says."""
-        return int(self._frames_of_audio(torch.tensor(batch.audio.shape[-1])))
+        assert batch.audio_mask is not None
+        return int(self._frames_of_audio(torch.tensor(batch.audio_mask.shape[-1])))
 
     # ---- weights ----
 
@@ -314,7 +316,7 @@ class CTCFamily(SpeechFamily):
             return [texts[0] for texts in self.text(found.tokens, found.keep)]
 
         def greedy(base: PreTrainedModel) -> tuple[Tensor, Tensor]:
-            logits = self._head(base, self._encode(base, batch))
+            logits = self._head(base, self._states(base, batch))
             return collapse(logits.argmax(-1)[:, None], self._frames(batch), self.end_token)
 
         with torch.no_grad():

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from audiorl.batch import GroupBatch, GroupSamples, GroupScores
+from audiorl.batch import KEPT_STATES, GroupBatch, GroupSamples, GroupScores
 from audiorl.models.beam_search import BeamDecoder, BeamSettings, GroupBeams, beam_search
 from audiorl.models.family_data import FamilyData, TokenizedText
 from audiorl.models.forward import Backbone, base_model, calls_in_step, evaluating, install_speech_call, run_inside
 from audiorl.models.head import compare_rows
 from audiorl.models.sampling import Sampler, check_finite, prefix_lengths, sample_from
 from audiorl.text.tasks import TRANSCRIPTION, Labels, Task
+
+if TYPE_CHECKING:
+    from audiorl.models.encoder_cache import EncoderCache
 
 __all__ = ["AutoregressiveFamily", "SpeechFamily", "TokenizedText"]
 
@@ -46,11 +49,14 @@ class SpeechFamily(FamilyData):
         unquantised: modules that keep full precision on an 8-bit or 4-bit base, the head included, as in
             `llm_int8_skip_modules` of `BitsAndBytesConfig`; used if that is not set. Empty means the head alone.
         decodes_with_prompts: whether `transcribe` takes `prompts`, a question or context for each clip.
+        decodes_states: whether `transcribe` asks `_states` for what it reads of the clips, so that it also takes kept
+            states; else no `EncoderCache` can be used.
         compiles_backbone: whether `_encode` and `_score` go through `backbone`.
         labels: all answers of a model that gives one of a few labels; None for a model that writes transcripts.
         serves: names of model classes or model types that a family of your own answers for, where it is named by
             `--family`; see `audiorl.models.use_family`.
         task: how answers are measured: error rates of transcripts, or the accuracy of labels.
+        encoder_cache: keeps the encoder's states of clips on disk, an `EncoderCache`; None encodes them anew.
     """
 
     token_level: bool = True
@@ -60,8 +66,10 @@ class SpeechFamily(FamilyData):
     compiles_backbone = False
     adapter_targets = "all-linear"
     decodes_with_prompts = False
+    decodes_states = False
     labels: Sequence[str] | None = None
     serves: Sequence[str] = ()
+    encoder_cache: EncoderCache | None = None
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
@@ -216,9 +224,13 @@ class SpeechFamily(FamilyData):
             )
         self.backbone.compile(**options)
 
+    def _states(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
+        """Kept states where the batch brings them, or else what the encoder says, inside the forward."""
+        return batch.audio.to(base.dtype) if batch.audio_key == KEPT_STATES else self._encode(base, batch)
+
     def encode(self, model: nn.Module, batch: GroupBatch) -> Tensor:
         """Encoder states, one row for each clip."""
-        return run_inside(model, lambda base: self._encode(base, batch))
+        return run_inside(model, lambda base: self._states(base, batch))
 
     def score_groups(
         self, model: nn.Module, batch: GroupBatch, states: Tensor | None = None, *, temperature: float = 1.0
@@ -231,7 +243,7 @@ class SpeechFamily(FamilyData):
         """
 
         def score(base: PreTrainedModel) -> GroupScores:
-            return self._score(base, batch, self._encode(base, batch) if states is None else states, temperature)
+            return self._score(base, batch, self._states(base, batch) if states is None else states, temperature)
 
         return run_inside(model, score)
 
@@ -243,7 +255,7 @@ class SpeechFamily(FamilyData):
             ValueError: the family has no distributions over tokens.
         """
         return run_inside(
-            model, lambda base: self._rows(base, batch, self._encode(base, batch) if states is None else states)
+            model, lambda base: self._rows(base, batch, self._states(base, batch) if states is None else states)
         )
 
     @torch.no_grad()
@@ -277,7 +289,7 @@ class SpeechFamily(FamilyData):
         """
 
         def compared(base: PreTrainedModel) -> Tensor:
-            rows = self._rows(base, batch, self._encode(base, batch) if states is None else states)
+            rows = self._rows(base, batch, self._states(base, batch) if states is None else states)
             return compare_rows(rows, lambda some: self._project(base, some), compare, chunk)
 
         return run_inside(model, compared)
@@ -314,7 +326,7 @@ class SpeechFamily(FamilyData):
         """
 
         def sample(base: PreTrainedModel) -> GroupSamples:
-            known = self._encode(base, batch) if states is None else states
+            known = self._states(base, batch) if states is None else states
             return self._sample(base, batch, known, noise, temperature, sampler)
 
         samples = run_inside(model, sample)
@@ -356,7 +368,7 @@ class SpeechFamily(FamilyData):
         )
 
         def search(base: PreTrainedModel) -> GroupBeams:
-            return self._beam(base, batch, self._encode(base, batch) if states is None else states, settings)
+            return self._beam(base, batch, self._states(base, batch) if states is None else states, settings)
 
         beams = run_inside(model, search)
         check_finite(beams.logps, batch)

@@ -39,6 +39,8 @@ class MoonshineFamily(PlainTranscripts, EncoderDecoderFamily):
     Grouped attention is exact here: the K hypotheses of a clip share one encoder pass and one set of keys and values.
     """
 
+    decodes_states = True
+
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
         config = base_model(model).config
@@ -98,7 +100,7 @@ class MoonshineFamily(PlainTranscripts, EncoderDecoderFamily):
         base = base_model(model)
         batch = audio_alone(audio)
         with torch.no_grad():
-            states = self._encode(base, batch)
+            states = self._states(base, batch)
             heard = MoonshineEncoderModelOutput(
                 last_hidden_state=states, attention_mask=self._audio_seen(base, batch, states).int()
             )

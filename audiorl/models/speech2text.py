@@ -32,6 +32,8 @@ class Speech2TextFamily(PlainTranscripts, GenerateFamily):
     hypothesis scores the rest from another position; trained checkpoints give it no probability.
     """
 
+    decodes_states = True
+
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
         config = base_model(model).config
@@ -130,7 +132,7 @@ class Speech2TextFamily(PlainTranscripts, GenerateFamily):
         base = base_model(model)
         batch = audio_alone(audio)
         with torch.no_grad():
-            states = self._encode(base, batch)
+            states = self._states(base, batch)
             heard = BaseModelOutput(last_hidden_state=states)
             with one_transcript_each(base, generation, **self.plain_text.search_ids()) as others:
                 ids = GenerationMixin.generate(base, encoder_outputs=heard, attention_mask=batch.audio_mask, **others)

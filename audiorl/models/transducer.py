@@ -53,6 +53,7 @@ class TransducerFamily(FastConformerAudio):
 
     causal = False
     token_level = False
+    decodes_states = True
     unquantised = ("encoder_projector", "decoder_projector", "head")
 
     def __init__(self, model: nn.Module, processor: Any):
@@ -94,7 +95,8 @@ class TransducerFamily(FastConformerAudio):
 
     def noise_length(self, batch: GroupBatch, max_tokens: int) -> int:
         """A number for each step, two with durations; the audio is the limit, whatever `max_tokens` says."""
-        frames = int(self._frames_of_audio(torch.tensor(batch.audio.shape[-1])))
+        assert batch.audio_mask is not None, "features makes one"
+        frames = int(self._frames_of_audio(torch.tensor(batch.audio_mask.shape[-1])))
         return frames * self.most * self._draws
 
     @property
@@ -257,7 +259,7 @@ class TransducerFamily(FastConformerAudio):
             return [texts[0] for texts in self.text(found.tokens, found.keep)]
 
         def greedy(base: PreTrainedModel) -> tuple[Tensor, Tensor]:
-            heard, frames = self._heard(base, batch, self._encode(base, batch)), self._frames(batch)
+            heard, frames = self._heard(base, batch, self._states(base, batch)), self._frames(batch)
             # what generate() counts: the last mel frame, which is padding, and the start
             steps = self.most * self._frames_of_audio(batch.tensors["audio_mask"].sum(-1) + 1) - 1
             in_frame = self.most if self.durations is None else int(steps.max()) + 1

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from audiorl.batch import GroupBatch, kept_texts
+from audiorl.batch import KEPT_STATES, GroupBatch, audio_alone, kept_texts
 from audiorl.models.encoder_decoder import EncoderDecoderFamily
 from audiorl.models.family import SpeechFamily, TokenizedText
 from audiorl.models.family_data import check_ids
@@ -87,6 +87,7 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
 
     compiles_backbone = True
     decodes_with_prompts = True
+    decodes_states = True
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
@@ -162,22 +163,21 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
             ValueError: an unknown language or task, or `max_new_tokens` for which the decoder has no room.
         """
         base = base_model(model)
-        features = audio["input_features"].to(base.device, base.get_encoder().conv1.weight.dtype)
-        nothing = [None] * len(features)
+        batch = audio_alone({name: tensor.to(base.device) for name, tensor in audio.items()})
+        nothing = [None] * len(batch.audio)
         asked = [
             self._as_forced(base, language, task, prompt)
             for language, task, prompt in zip(languages or nothing, tasks or nothing, prompts or nothing, strict=True)
         ]
         with torch.no_grad(), self._search_settings(base, generation) as more:
             if more is None:
-                found = self._search(base, features, asked)
+                found = self._search(base, self._states(base, batch), asked)
             else:
-                found = self._whispers_search(base, features, asked, more)
+                found = self._whispers_search(base, batch, asked, more)
         return [self.whisper_text.decode(row) for row in found]
 
-    def _search(self, base: PreTrainedModel, features: Tensor, asked: Sequence[Asked]) -> list[list[int]]:
-        """One encoder pass, and one search for each length of prefix; tokens behind the prefixes."""
-        states = base.get_encoder()(features).last_hidden_state
+    def _search(self, base: PreTrainedModel, states: Tensor, asked: Sequence[Asked]) -> list[list[int]]:
+        """One search for each length of prefix; tokens behind the prefixes."""
         prefixes = self._prefixes(base, states, asked)
         found: list[list[int]] = [[]] * len(prefixes)
         settings = base.generation_config
@@ -216,11 +216,17 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
     def _whispers_search(
         self,
         base: PreTrainedModel,
-        features: Tensor,
+        batch: GroupBatch,
         asked: Sequence[Asked],
         settings: Mapping[str, Any],
     ) -> list[list[int]]:
         """By Whisper's own `generate`: a language for each clip, or for none, but one task and one prompt for all."""
+        if batch.audio_key == KEPT_STATES:
+            raise ValueError(
+                f"Decoding with {sorted(settings) or 'the generation config'} goes over the audio itself, and there "
+                "are only the encoder's kept states. Decode without encoder_cache, or without these settings."
+            )
+        features = batch.audio.to(base.get_encoder().conv1.weight.dtype)
         text = self.whisper_text
         named = [
             (bool(language or text.default_language), task or text.default_task, prompt)

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -311,8 +312,16 @@ class Miner:
             self.skipped.add(*bad)
         return usable
 
+    def decode(self, row: AnyRow) -> np.ndarray | None:
+        """A row's clip for the family's encoder cache; see `SpeechCollator.decode`."""
+        assert self.family is not None
+        return self._collator(self.family).decode({**row, "text": ""} if self.config.pseudo_labels else row)
+
+    def _collator(self, family: SpeechFamily) -> SpeechCollator:
+        return SpeechCollator(family, skipped=self.skipped, **self._texts)
+
     def _collated(self, rows: Sequence[Row], family: SpeechFamily) -> tuple[list[Row], GroupBatch]:
-        batch = SpeechCollator(family, skipped=self.skipped, **self._texts)(rows)
+        batch = self._collator(family)(rows)
         by_id = {row["row_id"]: row for row in rows}
         return [by_id[row_id] for row_id in batch.row_ids.tolist() if row_id >= 0], batch
 

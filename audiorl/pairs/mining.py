@@ -184,6 +184,11 @@ def _batches(
     share = (0, 1, frozenset[int]()) if folder is None else (folder.rank, folder.world, folder.done)
     if skipped is None and isinstance(source.rows, Dataset):
         _refuse_bad_rows(source.own_rows(*share), miner.family, config, progress)
+    if miner.model is not None and miner.family is not None and miner.family.encoder_cache is not None:
+        own = source.own_rows(*share) if isinstance(source.rows, Dataset) else source.rows
+        miner.family.encoder_cache.fill(
+            miner.model, miner.family, own, miner.decode, processes=share[1], progress=progress
+        )
     with _bar(source, share, progress) as bar, _evaluated(miner.model):
         for number, some in source.take(*share):
             if folder is not None:

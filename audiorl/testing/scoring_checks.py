@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import tempfile
 from functools import partial
 from typing import Any
 
 import torch
 
+from audiorl.audio import load_row_audio
 from audiorl.batch import GroupBatch
+from audiorl.datasets import speech_rows
+from audiorl.models import EncoderCache
 from audiorl.testing.case import (
     FamilyCase,
     assert_encoded_once,
@@ -111,6 +115,40 @@ def given_states_nothing_is_encoded(case: FamilyCase) -> None:
     assert torch.equal(sampled_again.tokens, sampled.tokens)
 
 
+def kept_states_replace_the_audio(case: FamilyCase) -> None:
+    """What a cache keeps of each clip, heard alone, gives the scores, samples and transcripts of the audio itself."""
+    family, model, batch = get_ready(case)
+    model.eval()
+    if not family.decodes_states:
+        assert "decodes_states" in refusal(lambda: EncoderCache("states", family, model))
+        return
+    noise = torch.rand(len(case.clips), 3, family.noise_length(batch, 4))
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        rows = speech_rows([{"audio": {"array": clip, "sampling_rate": family.sampling_rate}} for clip in case.clips])
+        cache = EncoderCache(folder, family, model, dtype="model")
+        load = partial(load_row_audio, sampling_rate=family.sampling_rate)
+        assert cache.fill(model, family, rows, load, progress=False) == len(case.clips)
+        found = [cache.find(row) for row in rows]
+        audio = cache.join([kept for kept in found if kept is not None])
+        texts = {name: batch.tensors[name] for name in ("tokens", "keep", "row_ids")}
+        with encoded_rows(case, family, model) as seen:
+            kept = GroupBatch({**audio, **texts})
+            scores = family.score_groups(model, kept)
+            samples = family.sample_groups(model, kept, noise)
+            said = family.transcribe(model, audio, max_new_tokens=8, **_asked(case))
+        assert seen == {"family": [], "module": []}
+        assert torch.allclose(scores.logps, family.score_groups(model, batch).logps, atol=1e-4)
+        assert torch.equal(samples.tokens, family.sample_groups(model, batch, noise).tokens)
+        assert said == family.transcribe(model, audio_tensors(batch), max_new_tokens=8, **_asked(case))
+
+
+def _asked(case: FamilyCase) -> dict[str, list[Any]]:
+    """Languages and tasks of the clips, where the case names some."""
+    rows = [case.row(i) for i in range(len(case.clips))]
+    named = {"languages": [row.get("language") for row in rows], "tasks": [row.get("task") for row in rows]}
+    return named if any("language" in row for row in rows) else {}
+
+
 def only_kept_positions_have_values(case: FamilyCase) -> None:
     family, model, batch = get_ready(case)
     scores = family.score_groups(model, batch)
@@ -208,6 +246,7 @@ SCORING_CHECKS = (
     permuted_hypotheses_have_permuted_scores,
     each_clip_is_encoded_once,
     given_states_nothing_is_encoded,
+    kept_states_replace_the_audio,
     only_kept_positions_have_values,
     the_end_counts_and_the_start_stands_once,
     an_empty_hypothesis_is_scored_by_its_end,

@@ -40,6 +40,7 @@ from audiorl.elsewhere import AnswersWrongArguments
 from audiorl.evaluation import Comparison, Decoded
 from audiorl.model_card import MODEL_CARD, DataSource
 from audiorl.models import base_model
+from audiorl.models.forward import is_sharded
 from audiorl.text.normalizers import normalizer
 from audiorl.trainers.adapters import RankSchedule, adapter_files, follow_adapter
 from audiorl.trainers.callbacks import OwnConfigs, StopOnBadNumbers, StopOnSigterm
@@ -55,8 +56,10 @@ from audiorl.trainers.loading import (
     batch_seconds,
     check_trained,
     configured_family,
+    fill_encoder_cache,
     load_model,
     load_processor,
+    make_encoder_cache,
     plan_adapter,
     planned_loader,
     save_spelling,
@@ -176,6 +179,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         model = tunable(model, planned, self.family, args)
         if train_dataset is not None:
             check_trained(model, args)
+        self.family.encoder_cache = make_encoder_cache(model, self.family, args)
         super().__init__(
             model=model,
             args=args,
@@ -455,6 +459,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         console = console_of(self)
         with console.paused():
+            fill_encoder_cache(self, dataloader.dataset)
             output = super().evaluation_loop(dataloader, description, *args, **kwargs)
             console.end_prediction()
             found = self.metrics.drain("eval")
@@ -508,6 +513,10 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         checkpoint = self.saver.begin(resume_from_checkpoint)
         if checkpoint is not None and self.budget is not None:
             self.budget.load(checkpoint)  # the loader is made before the rest of a checkpoint is read
+        fill_encoder_cache(self, self.train_dataset)
+        if self.args.eval_strategy != "no":
+            for rows in self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]:
+                fill_encoder_cache(self, rows)
         self.hub.sweep()
         if self.is_world_process_zero():
             self.card.facts(self.args.output_dir)  # what would keep a card from being written shows before the run
@@ -545,6 +554,12 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         if self.ranks is None:  # else they load the weights, too
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             self.saver.load_renamed(resume_from_checkpoint, self.model if model is None else model)
+        cache = self.family.encoder_cache
+        if cache is not None and not is_sharded(self.model) and not cache.serves(self.family, self.model):
+            raise ValueError(
+                f"The encoder in {resume_from_checkpoint} is another one than the model's, whose states are in "
+                f"{cache.path}. Pass the model that the run began with, or leave encoder_cache out."
+            )
 
     def _load_best_model(self) -> None:
         if self.ranks is None:

@@ -24,6 +24,7 @@ from audiorl.elsewhere import AnswersWrongArguments
 from audiorl.losses import CombinedObjective, PreferenceObjective
 from audiorl.losses.settings import named_losses, number_not_below, read_loss_settings
 from audiorl.models import SpeechFamily
+from audiorl.models.encoder_cache import DTYPES
 from audiorl.text.normalizers import normalizer
 from audiorl.trainers.distributed import check_joined, falls_back_to_cpus
 
@@ -162,6 +163,22 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
         default=False,
         metadata={
             "help": "Train only the decoder. The encoder's output is then computed once for policy and reference."
+        },
+    )
+    encoder_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for the frozen encoder's states of all clips. They are computed once, before the first "
+            "step, and read by every epoch, the frozen policy, rollouts and evaluation. Needs a frozen encoder; not "
+            "with augmentation. Runs with the same encoder share the folder."
+        },
+    )
+    encoder_cache_dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "How states are kept: bfloat16, half the room and rounded; or model, exactly as the encoder "
+            "returns them. Unset: bfloat16, if there is an encoder_cache.",
+            "choices": list(DTYPES),
         },
     )
     disable_dropout: bool = field(
@@ -368,8 +385,29 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
         normalizer(self.wer_normaliser)
         if self.augmentation is not None:
             load_augmentation(self.augmentation)
+        self._check_encoder_cache()
         # Rows of one clip differ in length from process to process, so each process reads its own share of a stream.
         self.accelerator_config.dispatch_batches = False
+
+    def _check_encoder_cache(self) -> None:
+        if self.encoder_cache is None:
+            if self.encoder_cache_dtype is not None:
+                raise ValueError(
+                    f"encoder_cache_dtype={self.encoder_cache_dtype!r} says how an encoder_cache is kept, and there is "
+                    "none. Name its folder (--encoder_cache), or leave encoder_cache_dtype out."
+                )
+            return
+        self.encoder_cache_dtype = self.encoder_cache_dtype or "bfloat16"
+        if self.augmentation is not None:
+            raise ValueError(
+                "encoder_cache keeps what the encoder says of each clip, and augmentation changes the clips in each "
+                "epoch. Leave one of the two out."
+            )
+        if not self.disable_dropout:
+            raise ValueError(
+                "encoder_cache keeps one answer of the encoder for each clip, and with disable_dropout off it gives "
+                "another one at each step. Leave one of the two out."
+            )
 
     def _check_sampled_rows(self) -> None:
         if not 0 <= self.hotword_dropout <= 1:

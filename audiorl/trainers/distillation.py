@@ -128,7 +128,8 @@ class DistillationCollator(SpeechCollator):
         self.teacher, self.text_optional = teacher, text_optional
 
     def _batch(self, usable: list[UsableRow]) -> GroupBatch:
-        return self._with_teacher(super()._batch(usable), [found.clip for found in usable])
+        clips = [found.clip for found in usable if isinstance(found.clip, np.ndarray)]
+        return self._with_teacher(super()._batch(usable), clips)
 
     def _placeholder(self) -> GroupBatch:
         silence = np.zeros(self.family.sampling_rate // 10, dtype=np.float32)
@@ -192,6 +193,13 @@ class DistillationTrainer(SpeechTrainer):
         )
         if not args.transcripts_only:
             check_same_tokens(self.family, self.teacher_family, self.model, self.teacher)
+            cache = self.family.encoder_cache
+            if cache is not None and not cache.serves(self.teacher_family, self.teacher):
+                raise ValueError(
+                    "encoder_cache keeps what the student's encoder says of a clip, and the teacher has another "
+                    "encoder, which needs the audio. Leave it out, or choose a student that keeps the teacher's "
+                    "encoder, or learn its transcripts alone (--transcripts_only true)."
+                )
         self.teacher = prepare_frozen(self.teacher, self.accelerator)
         if args.seq_kd:
             self.train_dataset = self._checked_rows(self._taught(self.train_dataset), args, "train_dataset")

@@ -55,6 +55,7 @@ FREE = (
     "disable_tqdm",
     "do_",
     "enable_jit_checkpoint",
+    "encoder_cache",
     "eval_",
     "fp16_full_eval",
     "fsdp",
@@ -98,6 +99,7 @@ FREE = (
     "use_cpu",
     "wer_normali",
 )
+NOT_FREE = ("encoder_cache_dtype",)  # rounded states are others
 # Of a PEFT configuration: what the shapes of its weights do not tell.
 _OF_AN_ADAPTER = (
     "peft_type",
@@ -179,7 +181,7 @@ def settings_of(args: Any) -> Run:
     found = {
         spec.name: _plain(named_losses(getattr(args, spec.name)))
         for spec in fields(args)
-        if spec.init and not spec.name.startswith(FREE)
+        if spec.init and (spec.name in NOT_FREE or not spec.name.startswith(FREE))
     }
     return json.loads(json.dumps({"processes": args.world_size, "settings": found}, default=str))
 

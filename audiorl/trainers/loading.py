@@ -52,6 +52,7 @@ from audiorl.models import (
     registered_family,
     speech_family,
 )
+from audiorl.models.encoder_cache import EncoderCache
 from audiorl.text.keywords import HOTWORDS_COLUMN, distinct_hotwords
 from audiorl.trainers.config import AUTO, SpeechConfig
 
@@ -313,6 +314,52 @@ def tunable(model: nn.Module, planned: PeftConfig | None, family: SpeechFamily, 
     if args.disable_dropout:
         disable_dropout(model)
     return model
+
+
+def make_encoder_cache(model: nn.Module, family: SpeechFamily, args: SpeechConfig) -> EncoderCache | None:
+    """The encoder cache that a config names.
+
+    Raises:
+        ValueError: the encoder is trained, or adapted, quantised or sharded.
+    """
+    if args.encoder_cache is None:
+        return None
+    if not family.encoder_is_frozen(model):
+        raise ValueError(
+            "encoder_cache keeps what the encoder says of each clip, and this encoder is trained, so that it changes. "
+            "Freeze it (--freeze_encoder true; with an adapter --lora_decoder_only), or leave encoder_cache out."
+        )
+    return EncoderCache(args.encoder_cache, family, model, dtype=args.encoder_cache_dtype or "bfloat16")
+
+
+def fill_encoder_cache(trainer: Any, rows: Any) -> None:
+    """Encode the clips of rows that the trainer's encoder cache lacks, each process its share; a collective call.
+
+    Raises:
+        ValueError: a stream, a collator of the user's own, or too little room on the disk.
+    """
+    family, args, collator = trainer.family, trainer.args, trainer.data_collator
+    if family.encoder_cache is None or rows is None:
+        return
+    if not isinstance(collator, SpeechCollator):
+        raise ValueError(
+            f"encoder_cache is read by SpeechCollator; data_collator is a {type(collator).__name__}. Leave one of the "
+            "two out, or derive the collator from SpeechCollator."
+        )
+    base = base_model(trainer.model)
+    if not getattr(base, "is_quantized", False):
+        trainer.model.to(args.device)  # FSDP and DeepSpeed leave it where it was loaded until training starts
+    share = rows.select(range(args.process_index, len(rows), args.world_size)) if isinstance(rows, Dataset) else rows
+    family.encoder_cache.fill(
+        trainer.model,
+        family,
+        share,
+        collator.decode,
+        processes=args.world_size,
+        workers=args.dataloader_num_workers,
+        progress=args.process_index == 0 and not args.disable_tqdm,
+    )
+    trainer.accelerator.wait_for_everyone()
 
 
 def check_untouched_encoder(model: nn.Module, planned: PeftConfig | None, family: SpeechFamily) -> None:

@@ -31,7 +31,7 @@ from audiorl.losses import sequence_sum
 from audiorl.models import SpeechFamily, base_model, disable_dropout
 from audiorl.models.forward import is_sharded
 from audiorl.trainers.distributed import is_fsdp, prepare_frozen
-from audiorl.trainers.loading import load_model
+from audiorl.trainers.loading import fill_encoder_cache, load_model
 
 REF_LOGPS = "ref_logps"
 SYNCED_REFERENCE = "ref_model.pt"
@@ -63,6 +63,11 @@ class FrozenPolicy:
     ):
         self.trainer, self.sum_tokens, self.precomputed = trainer, sum_tokens, False
         self.scorer: FrozenCopy | AdapterOff | None = self._build(ref_model, new_adapter)
+        if trainer.family.encoder_cache is not None and not self.scorer.same_encoder:
+            raise ValueError(
+                "encoder_cache keeps what the policy's encoder says of a clip, and the frozen policy has another "
+                "encoder, which needs the audio. Leave encoder_cache or ref_model out."
+            )
         if trainer.args.precompute_ref_log_probs:
             self._precompute_all()
 
@@ -155,6 +160,7 @@ class FrozenPolicy:
                 "Load the rows as a Dataset, or leave it off."
             )
         trainer, reference = self.trainer, self._required()
+        fill_encoder_cache(trainer, rows)
         batch_size = trainer.args.precompute_ref_batch_size or trainer.args.per_device_train_batch_size
         collate = copy.copy(trainer.data_collator)
         collate.tensor_columns = tuple(column for column in collate.tensor_columns if column != REF_LOGPS)
