@@ -22,7 +22,7 @@ KEPT_STATES = "kept_states"
 # How the audio of a clip reaches a model; a batch has exactly one of them.
 AUDIO_KEYS = ("input_features", "input_values", KEPT_STATES)
 # What may stand beside it, one row for each clip too.
-AUDIO_COMPANIONS = ("audio_mask", "audio_tokens")
+AUDIO_COMPANIONS = ("audio_mask", "audio_tokens", "audio_samples")
 # A row id below zero marks a placeholder: its clip was dropped as a bad row, its `keep` is all False.
 PLACEHOLDER_ROW_ID = -1
 
@@ -54,6 +54,7 @@ class GroupBatch(Mapping[str, Tensor | BatchRows]):
         kept_states: (B, S, D) what the encoder said of the clips before, zeros behind each clip's own (`EncoderCache`).
         audio_mask: optional (B, L) or (B, N), 1 where there is audio; for models that take an encoder mask.
         audio_tokens: optional (B,) long, how many embeddings a clip becomes; for audio language models.
+        audio_samples: optional (B,) long, samples of a clip; for models that are told how long it is.
         tokens: (B, K, T + 1) long; prefix, transcript, end token, then padding. The decoder reads
             `tokens[..., :-1]` and predicts `tokens[..., 1:]`.
         keep: (B, K, T) bool, True where the predicted token counts: transcript and end token, never the prefix,

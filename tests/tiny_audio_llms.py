@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from tokenizers import Regex, pre_tokenizers
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import is_mistral_common_available
 
 from audiorl.models.granite_speech import do_without_torchaudio
+from audiorl.models.vibevoice import ANSWER_START
 from tests.kaldi_stand_in import hear_without_torchaudio
 from tests.tiny_ctc import statistics_of_training
-from tests.tiny_models import END_LOGIT, SAMPLING_RATE, learnt_pieces
+from tests.tiny_models import END_LOGIT, learnt_pieces
 from tests.tiny_tekken import CHUNK_SECONDS, tekken_tokenizer, voxtral_inputs
+from tests.video_stand_in import video_processor
 
 AUDIO, AUDIO_START, AUDIO_END = "<|audio_pad|>", "<|audio_start|>", "<|audio_end|>"
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
@@ -81,6 +85,10 @@ SEEDS = {
     "fun_asr": 0,
     "granite_speech": 0,
     "granite_speech_plus": 0,
+    "audio_flamingo3": 0,
+    "qwen2_5_omni": 2,
+    "qwen3_omni": 0,
+    "vibevoice": 0,
 }
 CONFIGS = {
     "qwen3_asr": "Qwen3ASRConfig",
@@ -89,6 +97,10 @@ CONFIGS = {
     "voxtral": "VoxtralConfig",
     "fun_asr": "FunAsrNanoConfig",
     "granite_speech": "GraniteSpeechConfig",
+    "audio_flamingo3": "AudioFlamingo3Config",
+    "qwen2_5_omni": "Qwen2_5OmniThinkerConfig",
+    "qwen3_omni": "Qwen3OmniMoeThinkerConfig",
+    "vibevoice": "VibeVoiceAsrConfig",
 }
 # not all of them are in every release, and one has its tokenizer from a package of its own
 HERE = {"voxtral": is_mistral_common_available()}
@@ -102,8 +114,8 @@ def tiny_audio_llm(kind: str) -> tuple[PreTrainedModel, Any]:
 
 @functools.cache
 def _build(kind: str) -> tuple[PreTrainedModel, Any]:
-    tokenizer = tekken_tokenizer() if kind == "voxtral" else _tokenizer()
-    audio = tokenizer.convert_tokens_to_ids("[AUDIO]" if kind == "voxtral" else AUDIO)
+    tokenizer = TOKENIZERS.get(kind, _tokenizer)()
+    audio = tokenizer.convert_tokens_to_ids(PLACES.get(kind, AUDIO))
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEEDS[kind])
@@ -275,7 +287,125 @@ def _granite(
     return model, transformers.GraniteSpeechProcessor(extractor, tokenizer)
 
 
+# What the templates of released checkpoints write: audio in front of the request, a system turn where they bring one.
+SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+TURNS = (
+    "{%% if messages[0]['role'] != 'system' %%}%s{%% endif %%}"
+    "{%% for message in messages %%}<|im_start|>{{ message['role'] }}\n"
+    "{%% for part in message['content'] if part['type'] == 'audio' %%}%s{%% endfor %%}"
+    "{%% for part in message['content'] if part['type'] == 'text' %%}{{ part['text'] }}{%% endfor %%}<|im_end|>\n"
+    "{%% endfor %%}{%% if add_generation_prompt %%}<|im_start|>assistant\n{%% endif %%}"
+)
+
+
+def _audio_flamingo3(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, Any]:
+    config = transformers.AudioFlamingo3Config(
+        audio_config={"model_type": "audioflamingo3_encoder", **WHISPER_TOWER, "max_source_positions": 50},
+        text_config={"model_type": "qwen2", **text},
+        audio_token_id=audio,
+        initializer_range=0.2,
+    )
+    extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=1, return_attention_mask=True)
+    processor = transformers.AudioFlamingo3Processor(
+        extractor, tokenizer, chat_template=TURNS % (SYSTEM, SOUND), audio_token=SOUND
+    )
+    return transformers.AudioFlamingo3ForConditionalGeneration(config), processor
+
+
+# part of an image tower that is never read
+VISION = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+
+
+def _ends(tokenizer: Any) -> dict[str, int]:
+    """Ids of the marks before and behind audio and images, by their names in configs."""
+    marks = {
+        f"{kind}_{place}": getattr(tokenizer, f"{kind}_{end}_token")
+        for kind in ("audio", "vision")
+        for place, end in (("start", "bos"), ("end", "eos"))
+    }
+    return {f"{name}_token_id": tokenizer.convert_tokens_to_ids(mark) for name, mark in marks.items()}
+
+
+def _qwen2_5_omni(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, Any]:
+    places = {f"{kind}_token_index": tokenizer.convert_tokens_to_ids(f"<|{kind.upper()}|>") for kind in VISIBLE}
+    places |= _ends(tokenizer)
+    config = transformers.Qwen2_5OmniThinkerConfig(
+        audio_config={**WHISPER_TOWER, "output_dim": 32, "max_source_positions": 100},
+        vision_config={**VISION, "fullatt_block_indexes": [0]},
+        text_config={**_without(text, "head_dim"), "rope_parameters": ROPE, "tie_word_embeddings": False},
+        audio_token_index=audio,
+        **places,
+    )
+    extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=3)
+    heard = f"<|audio_bos|>{OMNI_AUDIO}<|audio_eos|>"
+    processor = transformers.Qwen2_5OmniProcessor(
+        transformers.Qwen2VLImageProcessor(),
+        video_processor(),
+        extractor,
+        tokenizer,
+        chat_template=TURNS % (SYSTEM, heard),
+    )
+    return transformers.Qwen2_5OmniThinkerForConditionalGeneration(config), processor
+
+
+def _qwen3_omni(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, Any]:
+    places = {f"{kind}_token_id": tokenizer.convert_tokens_to_ids(f"<|{kind}_pad|>") for kind in VISIBLE}
+    places |= _ends(tokenizer)
+    tower = {**WHISPER_TOWER, "output_dim": 32, "downsample_hidden_size": 8, "n_window_infer": 200}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    config = transformers.Qwen3OmniMoeThinkerConfig(
+        audio_config=tower,
+        vision_config={**VISION, "deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+        text_config={**text, **experts, "rope_parameters": {**ROPE, "mrope_interleaved": True}},
+        audio_token_id=audio,
+        initializer_range=0.2,
+        **places,
+    )
+    extractor = transformers.WhisperFeatureExtractor(feature_size=16)
+    heard = f"{AUDIO_START}{AUDIO}{AUDIO_END}"
+    processor = transformers.Qwen3OmniMoeProcessor(
+        transformers.Qwen2VLImageProcessor(), video_processor(), extractor, tokenizer, chat_template=TURNS % ("", heard)
+    )
+    return transformers.Qwen3OmniMoeThinkerForConditionalGeneration(config), processor
+
+
+# No header of the answer, and the place of the clip's length, as in the template of the released checkpoint.
+VIBEVOICE_CHAT = (
+    "<|im_start|>system\nYou transcribe audio.<|im_end|>\n"
+    "{% for message in messages %}<|im_start|>user\n<|object_ref_start|><|box_start|><|object_ref_end|>\n"
+    "{% set context = message['content'] | selectattr('type', 'equalto', 'text') | list %}"
+    "This is a <|AUDIO_DURATION|> seconds audio, "
+    "{% if context %}with extra info: {{ context[0]['text'] }}\n\nPlease{% else %}please{% endif %}"
+    " transcribe it with these keys: Content<|im_end|>\n{% endfor %}"
+)
+
+
+def _vibevoice(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, Any]:
+    tokens = {"num_filters": 4, "downsampling_ratios": [8, 20, 20], "depths": [1] * 4, "layer_scale_init_value": 0.5}
+    config = transformers.VibeVoiceAsrConfig(
+        acoustic_tokenizer_encoder_config={**VIBEVOICE_TOKENIZER, **tokens, "hidden_size": 8},
+        semantic_tokenizer_encoder_config={**VIBEVOICE_TOKENIZER, **tokens, "hidden_size": 12},
+        text_config={"model_type": "qwen2", **text},
+        audio_token_id=audio,
+        audio_bos_token_id=tokenizer.convert_tokens_to_ids("<|object_ref_start|>"),
+        audio_eos_token_id=tokenizer.convert_tokens_to_ids("<|object_ref_end|>"),
+        acoustic_tokenizer_chunk_size=2 * 3200,  # shorter than most clips
+    )
+    extractor = transformers.VibeVoiceAcousticTokenizerFeatureExtractor()
+    processor = transformers.VibeVoiceAsrProcessor(extractor, tokenizer, chat_template=VIBEVOICE_CHAT)
+    return transformers.VibeVoiceAsrForConditionalGeneration(config), processor
+
+
+def _without(values: dict, name: str) -> dict:
+    return {key: value for key, value in values.items() if key != name}
+
+
 BUILDERS = {
+    "audio_flamingo3": _audio_flamingo3,
+    "qwen2_5_omni": _qwen2_5_omni,
+    "qwen3_omni": _qwen3_omni,
+    "vibevoice": _vibevoice,
     "qwen3_asr": _qwen3_asr,
     "qwen2_audio": _qwen2_audio,
     "glm_asr": _glm_asr,
@@ -290,26 +420,86 @@ def stock_inputs(kind: str, family: Any, clip: np.ndarray, row: Mapping[str, Any
     """What transformers' own processor makes of a clip and its row: the prompt, audio expanded, and features."""
     if kind == "voxtral":
         return dict(voxtral_inputs(family.processor, clip, row))
-    prompt = family.prompt_text(row.get("language"), row.get("prompt"))
-    made = family.processor(text=[prompt], audio=[clip], sampling_rate=SAMPLING_RATE, return_tensors="pt")
+    prompt, opening = family.prompt_text(row.get("language"), row.get("prompt")), ""
+    if kind == "vibevoice":  # its processor counts clips by their lengths, and the opening names the length again
+        prompt, _, opening = prompt.rpartition(ANSWER_START)
+        opening = ANSWER_START + opening.replace("<|AUDIO_DURATION|>", f"{len(clip) / 24_000:.2f}")
+    rate = family.sampling_rate
+    made = family.processor(text=[prompt], audio=[clip], sampling_rate=rate, return_tensors="pt")
     made.pop("num_audio_tokens", None)
-    return dict(made)
+    opened = torch.tensor([family.tokenizer(opening, add_special_tokens=False).input_ids], dtype=torch.long)
+    return {**made, "input_ids": torch.cat([made["input_ids"], opened], 1)}
 
 
 @torch.no_grad()
-def stock_answer_logps(model: PreTrainedModel, processor: Any, made: Mapping[str, Any], text: str) -> Tensor:
+def stock_answer_logps(
+    model: PreTrainedModel, processor: Any, made: Mapping[str, Any], text: str, ending: str = ""
+) -> Tensor:
     """Log-probabilities of an answer and its end by the stock forward, behind what `stock_inputs` made."""
     tokenizer = processor.tokenizer
-    answer = torch.tensor([[*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]])
+    written = tokenizer(text + ending, add_special_tokens=False).input_ids
+    answer = torch.tensor([[*written, tokenizer.eos_token_id]])
     ids = torch.cat([made["input_ids"], answer], 1)
-    logits = model(**{**made, "input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits
+    noise = {"sample": False} if "sample" in inspect.signature(model.forward).parameters else {}
+    logits = model(**{**made, "input_ids": ids, "attention_mask": torch.ones_like(ids)}, **noise).logits
     return logits[0, -answer.shape[1] - 1 : -1].log_softmax(-1).gather(-1, answer[0, :, None])[:, 0]
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def _tokenizer(**marks: str) -> PreTrainedTokenizerFast:
+    named = marks or {"audio_token": AUDIO, "audio_bos_token": AUDIO_START, "audio_eos_token": AUDIO_END}
     return PreTrainedTokenizerFast(
-        tokenizer_object=learnt_pieces(SPECIAL),
+        tokenizer_object=learnt_pieces([*SPECIAL, *(mark for mark in named.values() if mark not in SPECIAL)]),
         eos_token=END,
         pad_token=PAD,
-        extra_special_tokens={"audio_token": AUDIO, "audio_bos_token": AUDIO_START, "audio_eos_token": AUDIO_END},
+        extra_special_tokens=named,
     )
+
+
+def _omni_tokenizer(audio: tuple[str, str, str], pad: str, vision: str) -> PreTrainedTokenizerFast:
+    place, start, end = audio
+    return _tokenizer(
+        audio_token=place,
+        audio_bos_token=start,
+        audio_eos_token=end,
+        image_token=pad % ("IMAGE" if pad == "<|%s|>" else "image"),
+        video_token=pad % ("VIDEO" if pad == "<|%s|>" else "video"),
+        vision_bos_token=f"<|vision_{vision}|>",
+        vision_eos_token="<|vision_end|>",
+    )
+
+
+def _base_tokenizer() -> PreTrainedTokenizerFast:
+    """Of a base model, as VibeVoice-ASR has it: turns do not end with the end token. Digits are single pieces."""
+    pieces = learnt_pieces([PAD, START, END, *VIBEVOICE_MARKS])
+    pieces.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=pieces,
+        eos_token=PAD,
+        pad_token=PAD,
+        extra_special_tokens={f"mark_{i}": mark for i, mark in enumerate([START, END, *VIBEVOICE_MARKS])},
+    )
+
+
+OMNI_AUDIO, SOUND = "<|AUDIO|>", "<sound>"
+VISIBLE = ("image", "video")
+VIBEVOICE_MARKS = ("<|object_ref_start|>", "<|box_start|>", "<|object_ref_end|>")
+VIBEVOICE_TOKENIZER = {"model_type": "vibevoice_acoustic_tokenizer_encoder", "initializer_range": 0.2}
+# How Qwen2's tokenizer parts a text before it looks for pieces.
+QWEN_PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+# kind -> its tokenizer and its placeholder, where they are not Qwen's
+TOKENIZERS = {
+    "voxtral": tekken_tokenizer,
+    "audio_flamingo3": lambda: _tokenizer(audio_token=SOUND),
+    "qwen2_5_omni": lambda: _omni_tokenizer((OMNI_AUDIO, "<|audio_bos|>", "<|audio_eos|>"), "<|%s|>", "bos"),
+    "qwen3_omni": lambda: _omni_tokenizer((AUDIO, AUDIO_START, AUDIO_END), "<|%s_pad|>", "start"),
+    "vibevoice": _base_tokenizer,
+}
+PLACES = {"voxtral": "[AUDIO]", "audio_flamingo3": SOUND, "qwen2_5_omni": OMNI_AUDIO, "vibevoice": "<|box_start|>"}

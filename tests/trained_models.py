@@ -43,6 +43,10 @@ NAMES = {
     "voxtral": "Voxtral",
     "fun_asr": "Fun-ASR-Nano",
     "granite_speech": "Granite Speech",
+    "audio_flamingo3": "Audio Flamingo 3",
+    "qwen2_5_omni": "Qwen2.5-Omni, thinker",
+    "qwen3_omni": "Qwen3-Omni, thinker",
+    "vibevoice": "VibeVoice-ASR",
     "wav2vec2-group": "Wav2Vec2, labels",
     "hubert-layer": "HuBERT, labels",
     "whisper-labels": "Whisper, labels",
@@ -52,7 +56,9 @@ METHODS = ("SFT", "DPO", "ORPO", "KTO", "GRPO", "RAFT")
 # In a column of its own: only families with distributions over tokens have a teacher.
 DISTILLATION = "distillation"
 ADAPTERS = ("full", "LoRA", "8-bit LoRA", "4-bit LoRA", "8-bit and 4-bit LoRA")
-AUDIO_LLMS = ("qwen3_asr", "qwen2_audio", "glm_asr", "voxtral", "fun_asr", "granite_speech")
+# Of the second line only one cell each is trained by a fast test.
+AUDIO_LLMS_LATER = ("audio_flamingo3", "qwen2_5_omni", "qwen3_omni", "vibevoice")
+AUDIO_LLMS = ("qwen3_asr", "qwen2_audio", "glm_asr", "voxtral", "fun_asr", "granite_speech", *AUDIO_LLMS_LATER)
 CTC_TEST = "tests/trainers/test_ctc_training.py::test_training_lowers_the_loss_or_raises_the_reward"
 AUDIO_LLM, LABELS = "tests/models/test_audio_llm.py", "tests/trainers/test_labels.py"
 SEQ2SEQ_MODELS = ("moonshine", "moonshine_streaming", "speech2text", "canary", "cohere_asr")
@@ -97,17 +103,25 @@ _FAMILY_CELLS = [
 FAST_ADAPTERS = {*(("whisper", method) for method in ("SFT", "DPO", "ORPO", "KTO", "GRPO")), ("qwen2_audio", "ORPO")}
 # What DPO and ORPO train besides: parts of their losses.
 FAST_SINGLE = {("whisper", "LoRA"), ("moonshine", "full"), ("qwen2_audio", "full")}
+
+
+def is_slow(model: str, method: str, adapter: str) -> bool:
+    if model in AUDIO_LLMS_LATER:
+        return True
+    if model in ALIKE:
+        return (model, method, adapter) not in FAST_ALIKE
+    if method in ("SFT", "KTO"):
+        return (model, adapter) not in FAST_SINGLE
+    return (adapter == "LoRA" and (model, method) not in FAST_ADAPTERS) or (model in AUDIO_LLMS and method == "DPO")
+
+
 FAMILIES = [
     Trained(
         model,
         method,
         adapter,
         f"tests/trainers/test_families.py::{_FAMILY_TESTS[method]}",
-        slow=(model, method, adapter) not in FAST_ALIKE
-        if model in ALIKE
-        else (model, adapter) not in FAST_SINGLE
-        if method in ("SFT", "KTO")
-        else (adapter == "LoRA" and (model, method) not in FAST_ADAPTERS) or (model in AUDIO_LLMS and method == "DPO"),
+        slow=is_slow(model, method, adapter),
     )
     for model, method, adapter in _FAMILY_CELLS
 ]
@@ -178,7 +192,13 @@ COMBINATIONS = [
         for model in AUDIO_LLMS
     ),
     *(
-        Trained(model, "GRPO", "full", f"{AUDIO_LLM}::test_grpo_raises_the_reward_on_four_clips")
+        Trained(
+            model,
+            "GRPO",
+            "full",
+            f"{AUDIO_LLM}::test_grpo_raises_the_reward_on_four_clips",
+            slow=model in AUDIO_LLMS_LATER,
+        )
         for model in AUDIO_LLMS
     ),
     *(

@@ -59,8 +59,11 @@ ALL_LINEAR = "all-linear"
 DECODER_LINEAR = "decoder-linear"
 
 
-def decoder_only_targets(model: nn.Module) -> str:
+def decoder_only_targets(model: nn.Module) -> str | set[str]:
     """A regular expression for `target_modules` that matches every linear layer of the decoder and no other.
+
+    For a decoder with experts it is the layers' full names: PEFT would take the last parts of the names alone from an
+    expression, which layers of the encoder have too.
 
     Raises:
         ValueError: the model has no decoder apart from its encoder.
@@ -75,6 +78,8 @@ def decoder_only_targets(model: nn.Module) -> str:
             f"{type(base).__name__} has no decoder apart from its encoder, so there is no adapter for the decoder "
             "alone. Name the layers in target_modules, or leave it out for all linear layers."
         )
+    if any(name.rpartition(".")[2] == "experts" for name, _ in decoder.named_modules()):
+        return {f"{place}.{name}" for name in layers}
     leaves = "|".join(sorted({re.escape(name.rpartition(".")[2]) for name in layers}))
     return rf"{re.escape(place)}\.(.*\.)?({leaves})"
 

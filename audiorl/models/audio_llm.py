@@ -117,15 +117,18 @@ class PromptedAnswers(SpeechFamily):
         prefix = self._prefix(language or self.default_language, prompt)
         if prefix.count(self.audio_token_id) != 1:
             raise self._wrong_places(prefix.count(self.audio_token_id))
-        answer = self._ids(text)
-        self._check_marks("text", answer, self._special)
-        ids = [*prefix, *answer, self.end_token]
+        self._check_marks("text", self._ids(text), self._special)
+        ids = [*prefix, *self.answer_ids(text), self.end_token]
         if len(ids) > self.max_tokens:
             raise ValueError(
                 f"prompt, text and end make {len(ids)} tokens, the model has {self.max_tokens} positions, some of them "
                 "for the audio. Cut the clip and its text into shorter pieces"
             )
         return TokenizedText(ids, len(prefix))
+
+    def answer_ids(self, text: str) -> list[int]:
+        """A transcript as the model writes it, without the end token."""
+        return self._ids(text)
 
     def _check_marks(self, what: str, ids: list[int], marks: set[int]) -> None:
         if found := marks.intersection(ids):
@@ -250,19 +253,26 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
         The K hypotheses of a clip have one prefix.
         """
         rows = []
-        for ids, length, audio, count in zip(
-            batch.tokens[:, 0],
-            prefix_lengths(batch).tolist(),
-            states,
-            batch.tensors["audio_tokens"].tolist(),
-            strict=True,
+        for b, (ids, length, audio, count) in enumerate(
+            zip(
+                batch.tokens[:, 0],
+                prefix_lengths(batch).tolist(),
+                states,
+                batch.tensors["audio_tokens"].tolist(),
+                strict=True,
+            )
         ):
-            written = self._embed(base, ids[:length])
-            found = (ids[:length] == self.audio_token_id).nonzero().flatten().tolist()
-            place = found[0] if found else length  # a placeholder of a dropped row has no prompt
+            prefix = self._filled(ids[:length], batch, b)
+            written = self._embed(base, prefix)
+            found = (prefix == self.audio_token_id).nonzero().flatten().tolist()
+            place = found[0] if found else len(prefix)  # a placeholder of a dropped row has no prompt
             rows.append(torch.cat([written[:place], audio[:count].to(written.dtype), written[place + 1 :]]))
         lengths = torch.tensor([len(row) for row in rows], device=states.device)
         return pad_sequence(rows, batch_first=True), lengths
+
+    def _filled(self, prefix: Tensor, batch: GroupBatch, b: int) -> Tensor:
+        """(L,) ids of a prefix, with what only the clip tells of it written in; as they are by default."""
+        return prefix
 
     def _read(
         self, base: PreTrainedModel, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache | None
@@ -373,8 +383,12 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
             mask = (places >= prefix.shape[1] - lengths[:, None]).long()
             room = min(MOST_WRITTEN, self.max_tokens - left.shape[1])
             with one_transcript_each(base, generation, room=room, eos_token_id=self.end_token) as others:
-                ids = base.generate(inputs_embeds=left, attention_mask=mask, **others)
+                ids = self._generate(base, inputs_embeds=left, attention_mask=mask, **others)
         return [self._decode(row) for row in ids.tolist()]
+
+    def _generate(self, base: PreTrainedModel, **given: Any) -> Tensor:
+        """Token ids that transformers writes behind embeddings."""
+        return base.generate(**given)
 
 
 def _in_place(scores: GroupScores, keep: Tensor, starts: Tensor) -> GroupScores:

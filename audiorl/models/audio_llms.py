@@ -1,11 +1,13 @@
-"""Qwen3-ASR, Qwen2-Audio, GLM-ASR and Fun-ASR-Nano: how each is asked, and how long a clip it takes.
+"""Qwen3-ASR, Qwen2-Audio, GLM-ASR, Audio Flamingo 3 and Fun-ASR-Nano: how each is asked, how long a clip it takes.
 
-Voxtral, whose prompts are tokens (`voxtral.py`), and Granite Speech (`granite_speech.py`) have modules of their own.
-Step-Audio is not in transformers.
+Modules of their own have Voxtral, whose prompts are tokens (`voxtral.py`), Granite Speech (`granite_speech.py`), the
+thinkers of Qwen-Omni (`qwen_omni.py`) and VibeVoice-ASR, whose answers are JSON (`vibevoice.py`). Step-Audio is not in
+transformers.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +24,14 @@ from audiorl.text.languages import own_code
 
 # Ours: the processor of Qwen2-Audio has no request of its own.
 TRANSCRIBE = "Transcribe the speech."
+# How Audio Flamingo 3 puts a transcript; the words are those that its processor strips.
+SENTENCE = re.compile(
+    r"\s*(?:The (?:spoken content|transcription) of the audio|The content of the input audio) is\s*"
+    r"(['\"])(.*)\1\s*\.?\s*",
+    re.DOTALL,
+)
+# The shortest clip of which Audio Flamingo 3 makes an embedding, in mel frames.
+LEAST_FRAMES = 3
 
 
 class Qwen3ASRFamily(AudioLLMFamily):
@@ -88,6 +98,53 @@ class Qwen2AudioFamily(AudioLLMFamily):
         states = tower(batch.audio.to(base.dtype), attention_mask=heard).last_hidden_state
         own = torch.arange(states.shape[1], device=frames.device) < batch.tensors["audio_tokens"][:, None]
         return base.model.multi_modal_projector(states)[own]
+
+
+class AudioFlamingo3Family(AudioLLMFamily):
+    """Audio Flamingo 3. The row's `prompt` replaces the request to transcribe; the request names no language.
+
+    The tower reads windows of 30 s one by one, each padded with silence, and the language model the embeddings of all.
+    Released checkpoints answer the request with a sentence, 'The spoken content of the audio is "..."'. Error rates and
+    rewards read the transcript in it; a checkpoint that was tuned on transcripts writes the transcript alone.
+
+    transformers cuts clips behind `max_audio_len` of the processor, 600 s; here they are refused.
+    """
+
+    def __init__(self, model: nn.Module, processor: Any):
+        super().__init__(model, processor)
+        self.window_frames = self.extractor.nb_max_frames
+        window = self.extractor.chunk_length
+        self.max_seconds = float(processor.max_audio_len // window * window)
+        self.min_seconds = LEAST_FRAMES * self.extractor.hop_length / self.sampling_rate
+
+    def prompt_text(self, language: str | None, prompt: str | None) -> str:
+        return self._request(prompt=prompt)
+
+    def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
+        return request_with_hotwords(prompt or self.processor.default_transcription_prompt, hotwords)
+
+    def _decode(self, ids: list[int]) -> str:
+        """The transcript, without the sentence around it."""
+        written = super()._decode(ids)
+        sentence = SENTENCE.fullmatch(written)
+        return sentence[2].strip() if sentence else written
+
+    def _hear(self, clip: np.ndarray) -> Mapping[str, Tensor]:
+        made = super()._hear(clip)
+        # (windows, M, frames) -> (1, M, windows * frames), as in every batch
+        return {
+            "input_ids": made["input_ids"],
+            "input_features": made["input_features"].mT.flatten(0, 1).mT[None],
+            "input_features_mask": made["input_features_mask"].flatten()[None],
+        }
+
+    def _audio_embeddings(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
+        assert batch.audio_mask is not None, "features makes one"
+        windows = batch.audio.unflatten(-1, (-1, self.window_frames)).transpose(1, 2)  # (B, windows, M, frames)
+        masks = batch.audio_mask.unflatten(-1, (-1, self.window_frames))
+        own = masks.any(-1)
+        heard = windows[own].to(base.dtype)
+        return base.get_audio_features(heard, masks[own], return_dict=True).pooler_output
 
 
 def _as_named(language: str) -> str:

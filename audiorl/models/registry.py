@@ -36,6 +36,10 @@ FAMILIES: dict[str, str | type[SpeechFamily]] = {
     "GlmAsrForConditionalGeneration": "audiorl.models.audio_llms:GlmASRFamily",
     "Qwen2AudioForConditionalGeneration": "audiorl.models.audio_llms:Qwen2AudioFamily",
     "VoxtralForConditionalGeneration": "audiorl.models.voxtral:VoxtralFamily",
+    "AudioFlamingo3ForConditionalGeneration": "audiorl.models.audio_llms:AudioFlamingo3Family",
+    "Qwen2_5OmniThinkerForConditionalGeneration": "audiorl.models.qwen_omni:Qwen25OmniFamily",
+    "Qwen3OmniMoeThinkerForConditionalGeneration": "audiorl.models.qwen_omni:Qwen3OmniFamily",
+    "VibeVoiceAsrForConditionalGeneration": "audiorl.models.vibevoice:VibeVoiceFamily",
     "FunAsrNanoForConditionalGeneration": "audiorl.models.audio_llms:FunASRFamily",
     "GraniteSpeechForConditionalGeneration": "audiorl.models.granite_speech:GraniteSpeechFamily",
     "GraniteSpeechPlusForConditionalGeneration": "audiorl.models.granite_speech:GraniteSpeechFamily",
@@ -60,6 +64,11 @@ FAMILIES: dict[str, str | type[SpeechFamily]] = {
     "HubertForSequenceClassification": "audiorl.models.classifier:WaveformClassifier",
     "WavLMForSequenceClassification": "audiorl.models.classifier:WavLMClassifier",
     "ASTForAudioClassification": "audiorl.models.classifier:SpectrogramClassifier",
+}
+# Checkpoints of several models, of which one writes text: that part is loaded, tuned and saved.
+TEXT_PARTS = {
+    "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
+    "qwen3_omni_moe": "Qwen3OmniMoeThinkerForConditionalGeneration",
 }
 # What a checkpoint without `architectures` is loaded as: the first that has a class for its config.
 HEADS = (MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING, MODEL_FOR_CTC_MAPPING, MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING)
@@ -159,13 +168,13 @@ def speech_family(model: nn.Module, processor: Any) -> SpeechFamily:
 
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The class to load a checkpoint with: the one that its config names, else transformers' for transcripts, else for
-    labels.
+    labels. Of a checkpoint of several models (Qwen-Omni) it is the part that writes text.
 
     Raises:
         ValueError: the config names no class that transformers has, and transformers has no speech model of its type.
         ImportError: its family needs a package that is not installed; better known before weights are loaded.
     """
-    named = (config.architectures or [""])[0]
+    named = TEXT_PARTS.get(config.model_type) or (config.architectures or [""])[0]
     found = getattr(transformers, named, None) or next(
         (head[type(config)] for head in HEADS if type(config) in head), None
     )

@@ -174,7 +174,8 @@ def the_end_counts_and_the_start_stands_once(case: FamilyCase) -> None:
         for k, text in enumerate(group):
             ids, first_kept = family.tokenize_row(text, case.row(b))
             assert ids[-1] == family.end_token and 1 <= first_kept < len(ids)
-            start = family.tokenize_row("", case.row(b) if case.prompted else without_prompt(case, b)).ids[:-1]
+            empty = family.tokenize_row("", case.row(b) if case.prompted else without_prompt(case, b))
+            start = empty.ids[: empty.first_kept]
             assert family.end_token not in ids[first_kept:-1]
             assert case.prompted or not set(start) & set(ids[first_kept:-1])
             assert ids[first_kept - len(start) : first_kept] == start

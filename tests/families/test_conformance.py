@@ -89,6 +89,16 @@ def ordinary_audio_llm(model, batch: GroupBatch) -> list[Tensor]:
     return [model(input_ids=ids, attention_mask=mask).logits, *written]
 
 
+def audio_llm_encoder(model) -> torch.nn.Module:
+    """What reads a row for each clip. The towers of Qwen-Omni read the frames of all clips as one, their first layer a
+    row for each second or two; VibeVoice's tokenizers are never trained."""
+    names = ("audio_tower", "encoder", "multi_modal_projector")
+    found = next(found for name in names if (found := getattr(model.model, name, None)) is not None)
+    if "Omni" in type(model).__name__:
+        return getattr(found, "conv1", None) or found.conv2d1
+    return found
+
+
 def whisper_case(name: str, kind: str, texts: list[list[str]], rows: list[dict]) -> FamilyCase:
     return FamilyCase(
         name=name,
@@ -221,7 +231,7 @@ CASES = [
             clips=tiny_clips(len(TEXTS)),
             texts=TEXTS,
             ordinary=ordinary_audio_llm,
-            encoder=lambda model: getattr(model.model, "audio_tower", None) or model.model.encoder,
+            encoder=audio_llm_encoder,
             lora_targets=("q_proj", "v_proj", "down_proj"),
             float64=False,
             prompted=True,
@@ -241,7 +251,9 @@ CASES = [
 
 # Whisper's training has tests of its own; CTC models, and transducers, differ in little among themselves.
 FAST_WHOLE = ("wav2vec2", "parakeet", "toy-ctc", "sew", "lasr", "parakeet_tdt", "nemotron3_5")
-SLOW_WHOLE = [str(case) for case in (*CTC_CASES, *TRANSDUCER_CASES) if str(case) not in FAST_WHOLE]
+# Qwen-Omni and Audio Flamingo 3 differ from other audio language models in their towers alone.
+SLOW_WHOLE = ["audio_flamingo3", "qwen2_5_omni", "qwen3_omni"]
+SLOW_WHOLE += [str(case) for case in (*CTC_CASES, *TRANSDUCER_CASES) if str(case) not in FAST_WHOLE]
 
 
 def is_slow(case: FamilyCase, check) -> bool:

@@ -60,6 +60,10 @@ PROMPTS = [
     ("qwen2_audio", {"prompt": "Which animal?"}, "Which animal?\nThese words may occur: Fox, Dachs."),
     ("glm_asr", {}, "Please transcribe this audio into text\nThese words may occur: Fox, Dachs."),
     ("glm_asr", {"prompt": "Which animal?"}, "Which animal?\nThese words may occur: Fox, Dachs."),
+    ("audio_flamingo3", {}, "Transcribe the input speech.\nThese words may occur: Fox, Dachs."),
+    ("audio_flamingo3", {"prompt": "Which animal?"}, "Which animal?\nThese words may occur: Fox, Dachs."),
+    ("qwen3_omni", {}, "Transcribe the audio into text.\nThese words may occur: Fox, Dachs."),
+    ("vibevoice", {"prompt": "A talk on animals."}, "A talk on animals.\nFox, Dachs"),
     ("granite_speech", {}, "can you transcribe the speech into a written format? Keywords: Fox, Dachs"),
     ("granite_speech", {"prompt": "Which animal?"}, "Which animal? Keywords: Fox, Dachs"),
     ("fun_asr", {}, "热词列表：[Fox, Dachs]"),  # noqa: RUF001

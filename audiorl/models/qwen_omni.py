@@ -1,0 +1,136 @@
+"""The thinkers of Qwen2.5-Omni and Qwen3-Omni: the part of these models that hears, sees and writes text.
+
+A checkpoint of the whole model is loaded without the talker, which speaks, and what is tuned is saved as a thinker. Put
+it back under a talker with transformers: load the whole model and give its `thinker` the tuned weights.
+
+Clips stand among text at positions that count up by one, as text does, so K answers share their prompt like those of
+any other audio language model. Experts of Qwen3-Omni are chosen for each token by itself, so an answer is routed as it
+would be alone; the loss that spreads tokens over experts in pre-training is left out.
+
+The tower for images is never read, and frozen. The processor holds a video processor, which transformers makes with
+torchvision only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import is_torchvision_available
+
+from audiorl.batch import GroupBatch
+from audiorl.models.audio_llm import AudioLLMFamily, request_with_hotwords
+from audiorl.models.forward import base_model, is_sharded
+from audiorl.models.padding import encode_by_length
+from audiorl.text.languages import language_code, language_names, nearest_language
+
+
+class QwenOmniFamily(AudioLLMFamily):
+    """A thinker. The row's `prompt` replaces the request to transcribe, which names the row's language.
+
+    Without adapters named, LoRA goes into the linear layers of the language model; the experts of Qwen3-Omni are not
+    such layers, so it tunes their attention alone, and 8 or 4 bits leave the experts in full precision.
+    """
+
+    unquantised = (".*audio_tower", ".*visual", "lm_head")
+
+    @classmethod
+    def load_processor(cls, name: str) -> Any:
+        """See `SpeechFamily.load_processor`.
+
+        Raises:
+            ImportError: torchvision is not installed.
+        """
+        try:
+            return super().load_processor(name)
+        except (ImportError, ValueError) as error:
+            if is_torchvision_available():
+                raise
+            raise ImportError(
+                f"The processor of {name!r} holds a video processor, and transformers makes none without torchvision, "
+                f"which is not installed here. Install the torchvision that belongs to torch {torch.__version__} "
+                "(pytorch.org lists the pairs); no video is ever read."
+            ) from error
+
+    def install(self, model: nn.Module) -> None:
+        super().install(model)
+        inner = base_model(model).model
+        inner.visual.requires_grad_(False)
+        if hasattr(inner.audio_tower, "audio_bos_eos_token"):  # nothing reads it
+            inner.audio_tower.audio_bos_eos_token.requires_grad_(False)
+
+    def encoder_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        return list(base_model(model).model.audio_tower.parameters())
+
+    def prompt_text(self, language: str | None, prompt: str | None) -> str:
+        content = [{"type": "audio", "audio": ""}, {"type": "text", "text": prompt or request(language)}]
+        turns = [{"role": "user", "content": content}]
+        text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return text if isinstance(text, str) else text[0]
+
+    def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
+        return request_with_hotwords(prompt or request(None), hotwords)
+
+
+class Qwen25OmniFamily(QwenOmniFamily):
+    """The thinker of Qwen2.5-Omni, whose processor cuts clips behind five minutes; here they are refused."""
+
+    def __init__(self, model: nn.Module, processor: Any):
+        super().__init__(model, processor)
+        self.max_seconds = float(self.extractor.chunk_length)
+
+    def _hear(self, clip: np.ndarray) -> Mapping[str, Tensor]:
+        made = super()._hear(clip)
+        frames = int(made["feature_attention_mask"].sum())
+        # the extractor fills its window with silence, which the tower never reads
+        return {
+            "input_ids": made["input_ids"],
+            "input_features": made["input_features"][..., :frames],
+            "feature_attention_mask": made["feature_attention_mask"][..., :frames],
+        }
+
+    def _audio_embeddings(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
+        audio = batch.audio.to(base.dtype)
+        return base.get_audio_features(audio, feature_attention_mask=batch.audio_mask).last_hidden_state
+
+
+class Qwen3OmniFamily(QwenOmniFamily):
+    """The thinker of Qwen3-Omni. Equally long clips are read together, others one after the other.
+
+    The tower pads a clip's last second to the longest of its call, and its last embedding would show it.
+    """
+
+    def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
+        assert batch.audio_mask is not None, "features makes one"
+
+        def encode(audio: Tensor) -> Tensor:
+            mask = torch.ones(audio.shape[:2], dtype=torch.long, device=audio.device)
+            states = base.get_audio_features(audio.mT, feature_attention_mask=mask).last_hidden_state
+            return states.unflatten(0, (len(audio), -1))
+
+        frames = batch.audio_mask.sum(-1).tolist()
+        return encode_by_length(encode, batch.audio.mT.to(base.dtype), frames, together=not is_sharded(base))
+
+
+def request(language: str | None) -> str:
+    """The request to transcribe, as "Transcribe the English audio into text.", the words of Qwen3-Omni's examples.
+
+    Raises:
+        ValueError: an unknown language.
+    """
+    if language is None:
+        return "Transcribe the audio into text."
+    code = language_code(language)
+    name = next((name for name, known in language_names().items() if known == code), None)
+    if name is None:
+        near = nearest_language(language, set(language_names().values()))
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise ValueError(
+            f"unknown language {language!r}: the request to transcribe names it in English{hint}. Use a code or a name "
+            "of Whisper's languages, or leave it out and the model finds it by itself"
+        )
+    return f"Transcribe the {name.title()} audio into text."
