@@ -44,6 +44,7 @@ MODELS: dict[str, Callable[[], tuple[Any, Any]]] = {
     r"nvidia/parakeet-tdt-": functools.partial(tiny_transducer, "parakeet_tdt"),
     r"Qwen/Qwen3-ASR-": functools.partial(tiny_audio_llm, "qwen3_asr"),
     r"Qwen/Qwen2-Audio-": functools.partial(tiny_audio_llm, "qwen2_audio"),
+    r"Qwen/Qwen2\.5-Omni-": functools.partial(tiny_audio_llm, "qwen2_5_omni"),
     r"zai-org/GLM-ASR-": functools.partial(tiny_audio_llm, "glm_asr"),
     r"superb/wav2vec2-": functools.partial(tiny_classifier, "wav2vec2-group"),
     r"superb/hubert-": functools.partial(tiny_classifier, "hubert-layer"),

@@ -428,7 +428,17 @@ def stock_inputs(kind: str, family: Any, clip: np.ndarray, row: Mapping[str, Any
     made = family.processor(text=[prompt], audio=[clip], sampling_rate=rate, return_tensors="pt")
     made.pop("num_audio_tokens", None)
     opened = torch.tensor([family.tokenizer(opening, add_special_tokens=False).input_ids], dtype=torch.long)
-    return {**made, "input_ids": torch.cat([made["input_ids"], opened], 1)}
+    ids = torch.cat([made["input_ids"], opened], 1)
+    return {**made, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def without_noise(model: PreTrainedModel) -> dict[str, bool]:
+    """Options of the stock forward under which VibeVoice-ASR adds no noise; older releases read its config instead."""
+    if "sample" in inspect.signature(type(model).forward).parameters:
+        return {"sample": False}
+    if hasattr(model.config, "acoustic_tokenizer_encoder_config"):
+        model.config.acoustic_tokenizer_encoder_config.vae_std = 0.0
+    return {}
 
 
 @torch.no_grad()
@@ -440,8 +450,8 @@ def stock_answer_logps(
     written = tokenizer(text + ending, add_special_tokens=False).input_ids
     answer = torch.tensor([[*written, tokenizer.eos_token_id]])
     ids = torch.cat([made["input_ids"], answer], 1)
-    noise = {"sample": False} if "sample" in inspect.signature(model.forward).parameters else {}
-    logits = model(**{**made, "input_ids": ids, "attention_mask": torch.ones_like(ids)}, **noise).logits
+    given = {**made, "input_ids": ids, "attention_mask": torch.ones_like(ids), **without_noise(model)}
+    logits = model(**given).logits
     return logits[0, -answer.shape[1] - 1 : -1].log_softmax(-1).gather(-1, answer[0, :, None])[:, 0]
 
 

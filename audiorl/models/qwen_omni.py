@@ -58,13 +58,14 @@ class QwenOmniFamily(AudioLLMFamily):
 
     def install(self, model: nn.Module) -> None:
         super().install(model)
-        inner = base_model(model).model
-        inner.visual.requires_grad_(False)
-        if hasattr(inner.audio_tower, "audio_bos_eos_token"):  # nothing reads it
-            inner.audio_tower.audio_bos_eos_token.requires_grad_(False)
+        base = base_model(model)
+        _part(base, "visual").requires_grad_(False)
+        tower = _part(base, "audio_tower")
+        if hasattr(tower, "audio_bos_eos_token"):  # nothing reads it
+            tower.audio_bos_eos_token.requires_grad_(False)
 
     def encoder_parameters(self, model: nn.Module) -> list[nn.Parameter]:
-        return list(base_model(model).model.audio_tower.parameters())
+        return list(_part(base_model(model), "audio_tower").parameters())
 
     def prompt_text(self, language: str | None, prompt: str | None) -> str:
         content = [{"type": "audio", "audio": ""}, {"type": "text", "text": prompt or request(language)}]
@@ -114,6 +115,11 @@ class Qwen3OmniFamily(QwenOmniFamily):
 
         frames = batch.audio_mask.sum(-1).tolist()
         return encode_by_length(encode, batch.audio.mT.to(base.dtype), frames, together=not is_sharded(base))
+
+
+def _part(base: PreTrainedModel, name: str) -> nn.Module:
+    """The tower of that name; older releases of transformers have it beside `model`."""
+    return getattr(base, name, None) or getattr(base.model, name)
 
 
 def request(language: str | None) -> str:

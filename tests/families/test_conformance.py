@@ -93,7 +93,8 @@ def audio_llm_encoder(model) -> torch.nn.Module:
     """What reads a row for each clip. The towers of Qwen-Omni read the frames of all clips as one, their first layer a
     row for each second or two; VibeVoice's tokenizers are never trained."""
     names = ("audio_tower", "encoder", "multi_modal_projector")
-    found = next(found for name in names if (found := getattr(model.model, name, None)) is not None)
+    places = (model, model.model)  # older releases of transformers have towers beside `model`
+    found = next(part for name in names for place in places if (part := getattr(place, name, None)) is not None)
     if "Omni" in type(model).__name__:
         return getattr(found, "conv1", None) or found.conv2d1
     return found
