@@ -154,7 +154,10 @@ class EncoderCache:
         if heard:
             made["audio_mask"] = (torch.arange(max(heard)) < torch.tensor(heard)[:, None]).long()
         tokens = [one.audio_tokens for one in kept if one.audio_tokens is not None]
-        return made | ({"audio_tokens": torch.tensor(tokens)} if tokens else {})
+        if tokens:
+            samples = torch.tensor([one.samples for one in kept])
+            made |= {"audio_tokens": torch.tensor(tokens), "audio_samples": samples}
+        return made
 
     def missing(self, row: Row) -> ValueError:
         """The error about a clip that was to be kept and is not."""
