@@ -40,6 +40,7 @@ COMMANDS = {
     "checkpoints": "list a run's checkpoints with loss and WER; copy one out, or push it",
     "datasets": "list the corpora known by name, show one, or export its rows",
     "export": "write rows in another form: NeMo, Kaldi, lhotse, WebDataset, Parquet, ms-swift, ...",
+    "segment": "cut long recordings with transcripts into rows, by forced alignment",
     "report": "make a page of a run or an evaluation: curves, clips to listen to, coloured differences",
 }
 USAGE = """usage: audiorl COMMAND [flags]

@@ -35,3 +35,12 @@ def occupations(frame_logps: Sequence[Sequence[float]], transcript: Sequence[int
             for t, symbol in enumerate(path):
                 mass[t][symbol] += p
     return [[value / total for value in row] for row in mass]
+
+
+def best_alignment(frame_logps: Sequence[Sequence[float]], transcript: Sequence[int], blank: int) -> float:
+    """The log-probability of the most probable of all V^S paths that say the transcript; -inf if there is none."""
+    best = -math.inf
+    for path in itertools.product(range(len(frame_logps[0])), repeat=len(frame_logps)):
+        if collapsed(path, blank) == tuple(transcript):
+            best = max(best, sum(frame_logps[t][symbol] for t, symbol in enumerate(path)))
+    return best

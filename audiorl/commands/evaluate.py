@@ -69,6 +69,13 @@ def _check(models: ModelArguments, data: DataArguments, counting: CountingArgume
             "A served model has an address and a name: --endpoint and --endpoint_model go together. Pass both, or "
             "neither."
         )
+    if models.long_form is None and models.chunk_seconds is not None:
+        raise ValueError("--chunk_seconds says how --long_form cuts clips, which is not given. Pass --long_form auto.")
+    if models.long_form is not None and not models.model_name_or_path:
+        raise ValueError(
+            "--long_form is for models of --model_name_or_path: a server gets clips whole. Leave it out, or name a "
+            "model."
+        )
     if models.endpoint is None and models.api_key_variable is not None:
         raise ValueError(
             "--api_key_variable is for --endpoint, which is not given. Pass it, or leave the variable out."
@@ -134,12 +141,15 @@ def local_models(models: ModelArguments) -> list[LocalModel]:
 
     from audiorl.evaluation.systems import LocalModel
     from audiorl.evaluation.transcription import generation_settings
-    from audiorl.models import use_family
+    from audiorl.models import LongForm, use_family
     from audiorl.trainers.loading import load_checkpoint, load_processor
 
     if models.family is not None:
         use_family(models.family)
     device = models.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    long_form = None
+    if models.long_form is not None:
+        long_form = LongForm(models.long_form, models.chunk_seconds, models.overlap_seconds)
     found = []
     for name in models.model_name_or_path:
         model = load_checkpoint(name, {"dtype": models.dtype})
@@ -155,6 +165,7 @@ def local_models(models: ModelArguments) -> list[LocalModel]:
                 task=models.task,
                 encoder_cache=models.encoder_cache,
                 encoder_cache_dtype=models.encoder_cache_dtype,
+                long_form=long_form,
             )
         )
     return found

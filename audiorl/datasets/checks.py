@@ -304,7 +304,8 @@ def lost_audio(row: Mapping[str, Any]) -> list[Problem]:
 
 TOO_LONG_REMEDY = (
     "Leave such clips out and count them with max_audio_seconds (--max_audio_seconds {0:g}), skip all bad rows with "
-    'on_bad_rows="skip" (--on_bad_rows skip, where the command trains or mines), or cut the clip and its texts.'
+    'on_bad_rows="skip" (--on_bad_rows skip, where the command trains or mines), cut the clip and its texts (audiorl '
+    "segment), or evaluate it in parts (--long_form auto)."
 )
 
 

@@ -38,6 +38,7 @@ from audiorl.text.normalizers import normalizer
 
 if TYPE_CHECKING:
     from audiorl.datasets.formats import ColumnNames
+    from audiorl.models.long_clips import LongForm
 
 
 class NamedRows(NamedTuple):
@@ -136,11 +137,13 @@ def evaluate_model(
     progress: bool = True,
     family: Any = None,
     columns: ColumnNames | None = None,
+    long_form: LongForm | None = None,
 ) -> Measurement:
     """Transcribe all rows as `transcribe` does and measure the hypotheses against the transcripts.
 
     Args:
-        model, processor, rows, batch_size, max_new_tokens, num_beams, progress, family, columns: see `transcribe`.
+        model, processor, rows, batch_size, max_new_tokens, num_beams, progress, family, columns, long_form: see
+            `transcribe`.
         text_column: column of the true transcript; "" is a transcript: nothing was said.
         normalise: a name or function that `normaliser` takes; "english" uses the processor's spelling table.
         unit: "word", "character" or "auto", see `count_errors`.
@@ -169,7 +172,8 @@ def evaluate_model(
     generation = generation_settings(max_new_tokens, num_beams)
     start = time.perf_counter()
     rows = read_rows(rows, columns)
-    clips = _decoded_clips(model, family, rows, settings, generation, batch_size=batch_size, progress=progress)
+    shown = {"batch_size": batch_size, "progress": progress, "long_form": long_form}
+    clips = _decoded_clips(model, family, rows, settings, generation, **shown)
     timing = Timing(time.perf_counter() - start, "everything from the first clip opened to the last one decoded")
     return replace(measure(clips, settings, timing), decoding=decoding_in_force(model, generation, batch_size))
 

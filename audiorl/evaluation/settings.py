@@ -152,6 +152,23 @@ class ModelArguments:
             "also translate and, for example, translate:de. Only for local models."
         },
     )
+    long_form: str | None = field(
+        default=None,
+        metadata={
+            "help": "Transcribe clips beyond a model's window in parts: auto, by timestamps for Whisper and by chunks "
+            "that overlap for others, or chunks for all. Unset: such clips are refused. Only for local models."
+        },
+    )
+    chunk_seconds: float | None = field(
+        default=None,
+        metadata={
+            "help": "With long_form: seconds of a chunk, at least two overlaps. Unset: the model's window; a model "
+            "without one hears clips whole."
+        },
+    )
+    overlap_seconds: float = field(
+        default=4.0, metadata={"help": "With long_form: seconds, > 0, that neighboring chunks share."}
+    )
     endpoint: str | None = field(
         default=None,
         metadata={"help": "Address of a server with POST /v1/audio/transcriptions, for example http://127.0.0.1:8000."},

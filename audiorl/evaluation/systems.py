@@ -26,7 +26,7 @@ from audiorl.evaluation.transcription import (
     sorted_out,
     transcribed_rows,
 )
-from audiorl.models import base_model
+from audiorl.models import LongForm, base_model
 from audiorl.text.tasks import Task
 
 SAMPLING_RATE = 16_000
@@ -91,6 +91,7 @@ class LocalModel:
         device: where it transcribes.
         language, task: of rows that name none; None leaves them to the processor.
         encoder_cache, encoder_cache_dtype: folder and type of an `EncoderCache`; None encodes every clip.
+        long_form: how clips beyond the model's window are transcribed; None refuses them.
 
     Raises:
         ValueError: no family knows this model, it has no such language or task, a number is below 1, or a setting of
@@ -116,6 +117,7 @@ class LocalModel:
         task: str | None = None,
         encoder_cache: str | os.PathLike[str] | None = None,
         encoder_cache_dtype: str = "bfloat16",
+        long_form: LongForm | None = None,
     ):
         numbers = {"batch_size": batch_size, **(generation or {})}
         if low := [option for option, value in numbers.items() if isinstance(value, int) and value < 1]:
@@ -128,7 +130,8 @@ class LocalModel:
         self.model = model
         self.family = family_of(model, processor)
         self.family.set_defaults(language=language, task=task)
-        self.max_seconds: float | None = self.family.max_seconds
+        self.long_form = long_form
+        self.max_seconds: float | None = self.family.max_seconds if long_form is None else None
         self.min_seconds: float = self.family.min_seconds
         self.task: Task = self.family.task
         self.generation = dict(generation or {})
@@ -136,6 +139,15 @@ class LocalModel:
             raise ValueError(
                 f"{name} answers with a label and searches nothing; got {', '.join(self.generation)}. Leave it out."
             )
+        if long_form is not None:
+            if not self.task.writes_text:
+                raise ValueError(f"{name} answers with one label for a clip, so clips have no parts. Leave it out.")
+            long_form.seconds_of(self.family)
+            if encoder_cache is not None:
+                raise ValueError(
+                    "encoder_cache keeps the states of whole clips, and long_form hears clips in parts. Leave one of "
+                    "them out."
+                )
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.decoding_seconds = 0.0
@@ -166,6 +178,7 @@ class LocalModel:
                 progress=progress,
                 check=check,
                 transcript_column=transcript_column,
+                long_form=self.long_form,
             ):
                 self.decoding_seconds += found.decoding_seconds
                 yield found
@@ -184,9 +197,15 @@ class LocalModel:
             **search,
             **decoding_in_force(self.model, self.generation, self.batch_size),
             **given,
+            **({} if self.long_form is None else self._long_form()),
             "dtype": dtype.removeprefix("torch."),
             "device": str(self.device),
         }
+
+    def _long_form(self) -> dict[str, Any]:
+        assert self.long_form is not None
+        found = asdict(self.long_form)
+        return {"long_form": found.pop("way"), **found, "chunk_seconds": self.long_form.seconds_of(self.family)}
 
 
 # ---- silence and noise ----

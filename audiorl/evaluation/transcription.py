@@ -24,6 +24,7 @@ from audiorl.text.error_rates import tagged_transcript
 
 if TYPE_CHECKING:
     from audiorl.datasets.formats import ColumnNames
+    from audiorl.models.long_clips import LongForm
 
 Row = Mapping[str, Any]
 # called with a row and its place; raises to refuse it
@@ -79,6 +80,7 @@ def transcribe(
     progress: bool = True,
     family: Any = None,
     columns: ColumnNames | None = None,
+    long_form: LongForm | None = None,
 ) -> list[str]:
     """The model's hypothesis for each clip, decoded with its generation config.
 
@@ -96,6 +98,7 @@ def transcribe(
         progress: show a progress bar.
         family: the model's family; None asks `audiorl.models.speech_family`.
         columns: see `speech_rows`.
+        long_form: how clips beyond the model's window are transcribed; None refuses them.
 
     Returns:
         One hypothesis for each row, in the order of the rows.
@@ -108,7 +111,9 @@ def transcribe(
     family = family or family_of(model, processor)
     generation = generation_settings(max_new_tokens, num_beams)
     rows = read_rows(rows, columns)
-    done = transcribed_rows(model, family, rows, generation, batch_size=batch_size, progress=progress)
+    done = transcribed_rows(
+        model, family, rows, generation, batch_size=batch_size, progress=progress, long_form=long_form
+    )
     return [found.hypothesis for found in done]
 
 
@@ -147,6 +152,7 @@ def transcribed_rows(
     progress: bool,
     check: Check | None = None,
     transcript_column: str | None = None,
+    long_form: LongForm | None = None,
 ) -> Iterator[TranscribedRow]:
     """Rows with their hypotheses, in order; at most `BATCHES_SORTED_TOGETHER` batches of rows are held at
     once.
@@ -156,6 +162,7 @@ def transcribed_rows(
         check: called with each row and its place before anything of its window is decoded; raises to refuse
             it.
         transcript_column: rows whose transcript is blank may be silent; None refuses silent clips.
+        long_form: how clips beyond the model's window are transcribed, each by itself; None refuses them.
     """
     if batch_size < 1:
         raise ValueError(f"Clips are decoded in batches of at least one; got batch_size={batch_size}. Try 16.")
@@ -175,7 +182,7 @@ def transcribed_rows(
                     check(row, where(place, row))
             found: dict[int, TranscribedRow] = {}
             for batch in _batches(_longest_first(window), batch_size):
-                found.update(_transcribe_batch(model, family, batch, generation, transcript_column))
+                found.update(_transcribe_batch(model, family, batch, generation, transcript_column, long_form))
                 bar.update(len(batch))
             yield from (found[place] for place, _ in window)
 
@@ -280,29 +287,38 @@ def _transcribe_batch(
     batch: list[tuple[int, Row]],
     generation: Mapping[str, Any],
     transcript_column: str | None,
+    long_form: LongForm | None,
 ) -> Iterator[tuple[int, TranscribedRow]]:
-    silent = [nothing_was_said(row, transcript_column) for _, row in batch]
-    if family.encoder_cache is None:
-        clips = [
-            load_clip(row, where(place, row), family, allow_silence=allowed)
-            for (place, row), allowed in zip(batch, silent, strict=True)
-        ]
-        samples = [len(clip) for clip in clips]
-    else:
-        kept = [
-            kept_clip(row, where(place, row), family, allow_silence=allowed)
-            for (place, row), allowed in zip(batch, silent, strict=True)
-        ]
-        samples = [clip.samples for clip in kept]
+    longest = None if long_form is None else long_form.seconds_of(family)
+    rows: dict[int, Row] = {}
+    heard: dict[int, Any] = {}  # what is decoded together: samples, or what the encoder cache kept of them
+    for place, row in batch:
+        name, silent = where(place, row), nothing_was_said(row, transcript_column)
+        if family.encoder_cache is not None:
+            rows[place], heard[place] = row, kept_clip(row, name, family, allow_silence=silent)
+            continue
+        clip = load_clip(row, name, family, allow_silence=silent, any_length=long_form is not None)
+        if long_form is None or longest is None or len(clip) <= round(longest * family.sampling_rate):
+            rows[place], heard[place] = row, clip
+            continue
+        start = time.perf_counter()
+        with torch.no_grad():
+            hypothesis = long_form.transcribe(family, model, clip, **row_settings([row], family), **generation)
+        spent = time.perf_counter() - start
+        yield place, TranscribedRow(row, hypothesis, len(clip) / family.sampling_rate, spent)
+    if not rows:
+        return
+    clips = list(heard.values())
+    samples = [len(clip) if family.encoder_cache is None else clip.samples for clip in clips]
     start = time.perf_counter()
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    features = family.features(clips) if family.encoder_cache is None else family.encoder_cache.join(kept)
+    features = family.features(clips) if family.encoder_cache is None else family.encoder_cache.join(clips)
     audio = {name: tensor.to(device) for name, tensor in features.items()}
     with torch.no_grad():
-        hypotheses = family.transcribe(model, audio, **row_settings([row for _, row in batch], family), **generation)
-    share = (time.perf_counter() - start) / len(batch)
-    for (place, row), heard, hypothesis in zip(batch, samples, hypotheses, strict=True):
-        yield place, TranscribedRow(row, hypothesis, heard / family.sampling_rate, share)
+        hypotheses = family.transcribe(model, audio, **row_settings(list(rows.values()), family), **generation)
+    share = (time.perf_counter() - start) / len(rows)
+    for (place, row), count, hypothesis in zip(rows.items(), samples, hypotheses, strict=True):
+        yield place, TranscribedRow(row, hypothesis, count / family.sampling_rate, share)
 
 
 def _check_settings(row: Row, place: str, family: Any) -> None:
@@ -351,8 +367,13 @@ def row_settings(rows: Sequence[Row], family: Any) -> dict[str, Sequence[str | N
     return {keyword: values for keyword, values in settings.items() if any(value is not None for value in values)}
 
 
-def load_clip(row: Row, place: str, family: Any, *, allow_silence: bool = False) -> np.ndarray:
+def load_clip(
+    row: Row, place: str, family: Any, *, allow_silence: bool = False, any_length: bool = False
+) -> np.ndarray:
     """The samples of a row's clip at the family's rate.
+
+    Args:
+        any_length: take clips beyond the family's window, too.
 
     Raises:
         AudioFault: naming the row; the clip cannot be read, is longer than the family's window, too short for it, or
@@ -363,7 +384,7 @@ def load_clip(row: Row, place: str, family: Any, *, allow_silence: bool = False)
         clip = load_row_audio(row, family.sampling_rate, allow_silence=allow_silence)
     except AudioFault as fault:
         raise AudioFault(f"{place}: {fault.problem}", fault.remedy) from fault
-    _check_samples(len(clip), row, place, family)
+    _check_samples(len(clip), row, place, family, None if any_length else family.max_seconds)
     return clip
 
 
@@ -373,19 +394,20 @@ def kept_clip(row: Row, place: str, family: Any, *, allow_silence: bool = False)
     if kept is None:
         load_clip(row, place, family, allow_silence=allow_silence)  # says what is wrong with the clip, if it is wrong
         raise family.encoder_cache.missing(row)
-    _check_samples(kept.samples, row, place, family)
+    _check_samples(kept.samples, row, place, family, family.max_seconds)
     return kept
 
 
-def _check_samples(samples: int, row: Row, place: str, family: Any) -> None:
-    """Refuse a clip of a length that the family does not hear, or that is not the row's `duration`."""
+def _check_samples(samples: int, row: Row, place: str, family: Any, limit: float | None) -> None:
+    """Refuse a clip of more than `limit` seconds, too short for the family, or not of the row's `duration`."""
     from audiorl.datasets.checks import duration_problem
 
-    limit, seconds = family.max_seconds, samples / family.sampling_rate
+    seconds = samples / family.sampling_rate
     if limit is not None and samples > round(limit * family.sampling_rate):
         raise AudioFault(
             f"{place}: the clip lasts {seconds:.2f} s, the model hears {limit:g} s",
-            "Cut the clip and its transcript, or leave the row out; words not heard would count as errors.",
+            "Transcribe it in parts (--long_form auto; in Python long_form=LongForm()), cut it and its transcript, "
+            "or leave the row out; words not heard would count as errors.",
         )
     if samples < round(family.min_seconds * family.sampling_rate):
         raise AudioFault(

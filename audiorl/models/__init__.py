@@ -19,9 +19,11 @@ _HOMES = {
     "EncoderDecoderFamily": "encoder_decoder",
     "FAMILIES": "registry",
     "GenerateFamily": "generate",
+    "LongForm": "long_clips",
     "Sampler": "sampling",
     "SpeechFamily": "family",
     "TokenizedText": "family",
+    "align": "ctc_alignment",
     "base_model": "forward",
     "disable_dropout": "forward",
     "encode_by_length": "padding",
@@ -30,6 +32,7 @@ _HOMES = {
     "register_family": "registry",
     "registered_family": "registry",
     "run_inside": "forward",
+    "segments_of": "ctc_alignment",
     "shorten_window": "whisper",
     "speech_family": "registry",
     "use_family": "registry",
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from audiorl.models.audio_llm import AudioLLMFamily as AudioLLMFamily
     from audiorl.models.classifier import ClassifierFamily as ClassifierFamily
     from audiorl.models.ctc import CTCFamily as CTCFamily
+    from audiorl.models.ctc_alignment import align as align
+    from audiorl.models.ctc_alignment import segments_of as segments_of
     from audiorl.models.encoder_cache import EncoderCache as EncoderCache
     from audiorl.models.encoder_decoder import EncoderDecoderFamily as EncoderDecoderFamily
     from audiorl.models.encoder_decoder import with_fewer_layers as with_fewer_layers
@@ -51,6 +56,7 @@ if TYPE_CHECKING:
     from audiorl.models.forward import disable_dropout as disable_dropout
     from audiorl.models.forward import run_inside as run_inside
     from audiorl.models.generate import GenerateFamily as GenerateFamily
+    from audiorl.models.long_clips import LongForm as LongForm
     from audiorl.models.padding import encode_by_length as encode_by_length
     from audiorl.models.padding import waveform_features as waveform_features
     from audiorl.models.registry import FAMILIES as FAMILIES

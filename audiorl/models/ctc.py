@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ from audiorl.models.family import SpeechFamily, TokenizedText
 from audiorl.models.fast_conformer import FastConformerAudio
 from audiorl.models.forward import base_model, is_sharded, run_inside
 from audiorl.models.head import scaled_logits
+from audiorl.models.long_clips import chunk_starts
 from audiorl.models.padding import (
     WAVLM_UNADAPTABLE,
     encode_by_length,
@@ -113,6 +115,10 @@ class CTCText:
                 "the text (audiorl.text.normalizers)."
             )
         return TokenizedText([self.blank, *ids, self.blank], 1)
+
+    def knows(self, character: str) -> bool:
+        """Whether the model can write a character."""
+        return not character.isspace() and not self._is_lost(character)
 
     def _is_lost(self, character: str) -> bool:
         unknown = any(i in self.special or i >= self.vocab_size for i in self.ids(character))
@@ -323,6 +329,71 @@ class CTCFamily(SpeechFamily):
             best, counts = run_inside(model, greedy)
         tokens, keep = as_hypotheses(best, counts.clamp(max=symbols), self.end_token)
         return [texts[0] for texts in self.text(tokens, keep)]
+
+    # ---- clips of any length ----
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples from one frame to the next."""
+        return samples_for(self.frames_in, 201) - samples_for(self.frames_in, 200)
+
+    def frame_logps(
+        self, model: nn.Module, clip: np.ndarray, *, chunk_seconds: float | None = None, overlap_seconds: float = 4.0
+    ) -> Tensor:
+        """Log-probabilities of the symbols in every frame of a clip of any length.
+
+        Args:
+            clip: (samples,) at `sampling_rate`.
+            chunk_seconds: the clip is heard in chunks of this length; None for the model's window, or as a whole.
+            overlap_seconds: that two chunks share; their frames are joined in its middle.
+
+        Returns:
+            (S, V) float32 nats, on the CPU; frame s begins at s * `frame_samples` samples.
+        """
+        chunk_seconds = chunk_seconds or self.max_seconds or len(clip) / self.sampling_rate
+        chunk, overlap = round(chunk_seconds * self.sampling_rate), round(overlap_seconds * self.sampling_rate)
+        starts = chunk_starts(len(clip), chunk, overlap, self.frame_samples)
+        cuts = [(after + before + chunk) // 2 // self.frame_samples for before, after in pairwise(starts)]
+        parts = []
+        for start, first, last in zip(starts, [0, *cuts], [*cuts, None], strict=True):
+            frames = self._frame_logps_of(model, clip[start : start + chunk])
+            begins = start // self.frame_samples
+            parts.append(frames[first - begins : None if last is None else last - begins])
+        return torch.cat(parts)
+
+    def _frame_logps_of(self, model: nn.Module, clip: np.ndarray) -> Tensor:
+        device = base_model(model).device
+        nothing = torch.full((1, 1, 2), self.end_token, device=device)
+        batch = GroupBatch(
+            {name: tensor.to(device) for name, tensor in self.features([clip]).items()},
+            tokens=nothing,
+            keep=torch.zeros_like(nothing[..., 1:], dtype=torch.bool),
+            row_ids=torch.arange(1, device=device),
+        )
+
+        def heard(base: PreTrainedModel) -> Tensor:
+            frames = self._frame_logps(self._head(base, self._encode(base, batch)), 1.0)
+            return frames[0, : int(self._frames(batch))]
+
+        with torch.no_grad():
+            return run_inside(model, heard).float().cpu()
+
+    def transcribe_chunks(
+        self, model: nn.Module, clip: np.ndarray, *, chunk_seconds: float, overlap_seconds: float, **asked: Any
+    ) -> str:
+        """The best path, or the best of a prefix beam search, over the joined frames of all chunks."""
+        for task in asked.pop("tasks", None) or ():
+            self._check_task(task)
+        asked.pop("languages", None)
+        beams, most = asked.pop("num_beams", 1), asked.pop("max_new_tokens", None)
+        if asked:
+            raise ValueError(f"A CTC model has no {', '.join(asked)}. Leave them out, or use num_beams.")
+        logps = self.frame_logps(model, clip, chunk_seconds=chunk_seconds, overlap_seconds=overlap_seconds)
+        if beams > 1:
+            best, *_ = best_prefixes(logps.numpy(), beams, self.end_token, len(logps) if most is None else most)
+            return self.ctc_text.decode(best)
+        symbols, count = collapse(logps.argmax(-1)[None, None], torch.tensor([len(logps)]), self.end_token)
+        return self.ctc_text.decode(symbols[0, 0, : min(int(count), most or int(count))].tolist())
 
 
 def _frame_mean(values: Tensor, frames: Tensor) -> Tensor:

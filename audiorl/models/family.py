@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -20,6 +21,7 @@ from audiorl.models.beam_search import BeamDecoder, BeamSettings, GroupBeams, be
 from audiorl.models.family_data import FamilyData, TokenizedText
 from audiorl.models.forward import Backbone, base_model, calls_in_step, evaluating, install_speech_call, run_inside
 from audiorl.models.head import compare_rows
+from audiorl.models.long_clips import transcript_of_chunks
 from audiorl.models.sampling import Sampler, check_finite, prefix_lengths, sample_from
 from audiorl.text.tasks import TRANSCRIPTION, Labels, Task
 
@@ -192,6 +194,32 @@ class SpeechFamily(FamilyData):
         **generation: Any,
     ) -> list[str]:
         """Decode clips as the checkpoint's generation config says; the policy's sampling is `sample_groups`."""
+
+    def transcribe_chunks(
+        self, model: nn.Module, clip: np.ndarray, *, chunk_seconds: float, overlap_seconds: float, **asked: Any
+    ) -> str:
+        """The transcript of a clip of any length, heard in chunks that overlap; see `audiorl.models.long_clips`.
+
+        Args:
+            clip: (samples,) at `sampling_rate`.
+            chunk_seconds, overlap_seconds: see `LongForm`.
+            asked: keywords of `transcribe` for one clip.
+        """
+        device = base_model(model).device
+
+        def transcribe(part: np.ndarray) -> str:
+            audio = {name: tensor.to(device) for name, tensor in self.features([part]).items()}
+            return self.transcribe(model, audio, **asked)[0]
+
+        return transcript_of_chunks(transcribe, clip, self.sampling_rate, chunk_seconds, overlap_seconds)
+
+    def transcribe_long(
+        self, model: nn.Module, clip: np.ndarray, *, chunk_seconds: float, overlap_seconds: float, **asked: Any
+    ) -> str:
+        """The same in the way that is the model's own; by default `transcribe_chunks`."""
+        return self.transcribe_chunks(
+            model, clip, chunk_seconds=chunk_seconds, overlap_seconds=overlap_seconds, **asked
+        )
 
     @abstractmethod
     def encoder_parameters(self, model: nn.Module) -> list[nn.Parameter]:

@@ -176,6 +176,21 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
                 found = self._whispers_search(base, batch, asked, more)
         return [self.whisper_text.decode(row) for row in found]
 
+    def transcribe_long(
+        self, model: nn.Module, clip: np.ndarray, *, chunk_seconds: float, overlap_seconds: float, **asked: Any
+    ) -> str:
+        """Window after window, each from the last timestamp that the one before it wrote, by Whisper's own `generate`.
+
+        The windows are as long as the model's, so that both lengths are not read.
+
+        Source: Radford et al. 2022, arXiv:2212.04356, section 3.8.
+        """
+        made = self.extractor(
+            [clip], sampling_rate=self.sampling_rate, return_tensors="pt", truncation=False, padding="longest"
+        )
+        search = {"return_timestamps": True, **asked}
+        return self.transcribe(model, {"input_features": made.input_features}, **search)[0]
+
     def _search(self, base: PreTrainedModel, states: Tensor, asked: Sequence[Asked]) -> list[list[int]]:
         """One search for each length of prefix; tokens behind the prefixes."""
         prefixes = self._prefixes(base, states, asked)
