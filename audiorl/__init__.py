@@ -40,6 +40,7 @@ _HOMES = {
     "load_reward": "audiorl.rewards",
     "mine_pairs": "audiorl.pairs",
     "paired_bootstrap": "audiorl.evaluation",
+    "show_alignment": "audiorl.text",
     "speech_family": "audiorl.models",
     "speech_rows": "audiorl.datasets",
     "transcribe": "audiorl.evaluation",
@@ -138,6 +139,7 @@ if TYPE_CHECKING:
     from audiorl.rewards import SpeechQuality as SpeechQuality
     from audiorl.rewards import SpeechScore as SpeechScore
     from audiorl.rewards import load_reward as load_reward
+    from audiorl.text import show_alignment as show_alignment
     from audiorl.trainers.base import SpeechTrainer as SpeechTrainer
     from audiorl.trainers.config import SpeechConfig as SpeechConfig
     from audiorl.trainers.distillation import DistillationConfig as DistillationConfig

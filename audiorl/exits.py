@@ -25,6 +25,8 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, NoReturn
 
+from audiorl.terminal import BAD, painted, put_bars_away, wrapped
+
 FAILED = 1
 MISTYPED = 2
 INTERRUPTED = 130
@@ -63,7 +65,10 @@ def stop(message: str, code: int = FAILED) -> NoReturn:
     if rank and code != INTERRUPTED:
         time.sleep(OTHERS_WAIT)
     if not rank or code != INTERRUPTED:
-        print(f"error: {message}" if rank == 0 else f"error in process {rank}: {message}", file=sys.stderr, flush=True)
+        put_bars_away()
+        where = "error:" if rank == 0 else f"error in process {rank}:"
+        told = wrapped(f"{where} {message}", sys.stderr).removeprefix(where)
+        print(painted(where, BAD, sys.stderr) + told, file=sys.stderr, flush=True)
     tell_launcher(message)
     raise SystemExit(code)
 

@@ -61,9 +61,8 @@ def main() -> None:
     # 9. WER after, on the same clips, with the paired test; it also goes onto the card and into evaluation.json
     if before is not None:
         after = trainer.decode(held_out)
-        result = trainer.record_evaluation(before, after, data_source(data, test=True), rows=held_out)
-        trainer.accelerator.print(result)
-    trainer.accelerator.print(f"The tuned checkpoint lies in {args.output_dir}")
+        trainer.record_evaluation(before, after, data_source(data, test=True), rows=held_out)
+    trainer.tell()
 
     # 10. Push to the Hub where --push_to_hub asks for it; everything lies on the disk by now
     if args.push_to_hub:

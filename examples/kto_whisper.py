@@ -77,8 +77,8 @@ def main() -> None:
     if before is not None:
         after = trainer.decode(held_out)
         source = data_source(data, test=True)
-        trainer.accelerator.print(trainer.record_evaluation(before, after, source, rows=held_out))
-    trainer.accelerator.print(f"The tuned checkpoint lies in {args.output_dir}")
+        trainer.record_evaluation(before, after, source, rows=held_out)
+    trainer.tell()
 
     # 10. Push to the Hub where --push_to_hub asks for it; everything lies on the disk by now
     if args.push_to_hub:

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import json
 import os
+import pty
 import runpy
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
+import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +43,7 @@ def run_forked(
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
     timeout: float = 300,
+    terminal: str | None = None,
 ) -> subprocess.CompletedProcess:
     """Run a Python file as `python program argv` would, in one process or in several that are told of each other.
 
@@ -45,6 +51,7 @@ def run_forked(
 
     Args:
         env: variables beside those of this process.
+        terminal: path of a terminal to write to.
 
     Returns:
         What they wrote to both streams, and the exit code of the first that failed, -9 for SIGKILL.
@@ -57,15 +64,41 @@ def run_forked(
         "timeout": timeout,
     }
     with tempfile.TemporaryDirectory() as folder:
-        given["out"], given["err"] = (os.path.join(folder, name) for name in ("out", "err"))
+        given["out"], given["err"] = (terminal or os.path.join(folder, name) for name in ("out", "err"))
         server = _server()
         assert server.stdin is not None and server.stdout is not None
         print(json.dumps(given), file=server.stdin, flush=True)
         code = json.loads(server.stdout.readline())
-        written = [Path(given[name]).read_text(errors="replace") for name in ("out", "err")]
+        streams = ("out", "err") if terminal is None else ()
+        written = [Path(given[name]).read_text(errors="replace") for name in streams] or ["", ""]
     if code is None:
         raise subprocess.TimeoutExpired(given["argv"], timeout, *written)
     return subprocess.CompletedProcess(given["argv"], code, *written)
+
+
+def on_a_screen(
+    program: str | os.PathLike[str], argv: Sequence[str], columns: int, cwd: Path, **environment: str
+) -> tuple[int, str]:
+    """The exit code of a program, and everything it wrote to a terminal of some columns."""
+    ours, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    written: list[bytes] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # how Linux tells the end
+            while part := os.read(ours, 65536):
+                written.append(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        variables = {"TERM": "xterm-256color", "COLUMNS": str(columns), "NO_COLOR": "", **environment}
+        done = run_forked(program, *argv, cwd=cwd, env=variables, terminal=os.ttyname(terminal))
+    finally:
+        os.close(terminal)
+        reader.join(60)
+        os.close(ours)
+    return done.returncode, b"".join(written).decode(errors="replace")
 
 
 @functools.cache

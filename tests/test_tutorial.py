@@ -21,7 +21,7 @@ FORM = (
     r"1,493,120 parameters, clips up to 3 s\n(said  .+\nheard.*\n){5}",
     r"\d+ pairs from 480 clips .*WER\n(\nchosen   .+\nrejected.*\n         WER \d+%\n){3}",
     rf"WER before  {WER} \({INTERVAL}\)  on 240 held-out clips\nWER after   {WER} \({INTERVAL}\)  on the same clips\n"
-    rf"Difference  {DIFFERENCE}\), .*paired bootstrap p = .*\n",
+    rf"Difference  {DIFFERENCE}\), .* relative\nVerdict     better \(paired bootstrap p = .*\)\n",
     "".join(rf"{name} +-?\d+\.\d+  -> +-?\d+\.\d+\n" for name in LOGGED),
     r"model on data set(.*\n)+base on held_out\.jsonl .*\ntuned on held_out\.jsonl .*\n(.*\n)+base -> tuned(.*\n)+"
     r"Every number and clip is in tuned/evaluation\.json\n",

@@ -37,6 +37,7 @@ from audiorl.model_card import DataSource
 from audiorl.models import speech_family
 from audiorl.pairs import MinedPairs, mine_pairs, unpaired_rows
 from audiorl.rewards import RewardSet
+from audiorl.terminal import wrapped
 from audiorl.trainers.base import SpeechTrainer
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
@@ -250,21 +251,19 @@ def tune_and_measure(
     with interruptible("go on with --resume_from_checkpoint True if a checkpoint was written"):
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
-    found, measured = [], None
+    found: list[str] = []
+    measured = None
     if before is not None:
         after = trainer.decode(held_out)
         measured = Measured(before, after, trainer.record_evaluation(before, after, source, rows=held_out))
-        found.append(str(measured.comparison))
     found += trainer.rewards.told() if isinstance(trainer, RewardedTrainer) else []
-    found.append(f"The tuned checkpoint lies in {args.output_dir}")
     try:
         if merge_adapter and (merged := trainer.save_merged()) is not None:
             found.append(f"Base and adapter merged lie in {merged}")
         if args.push_to_hub:
             trainer.push_to_hub()
     finally:
-        if args.process_index == 0:
-            print("\n".join(found))
+        trainer.tell(*found)
     return measured
 
 
@@ -305,7 +304,7 @@ def with_pairs(model: nn.Module, processor: Any, rows: Any, script: SpeechScript
         sum(p.mean_wer * p.clips for p in found) / max(clips, 1),
     )
     if args.process_index == 0:
-        print(together)
+        print(wrapped(str(together)))
     if not together.rows:
         raise ValueError(
             "The model made no mistake on these clips, so there are no pairs to learn from. Use harder clips, or raise "

@@ -124,6 +124,9 @@ class Endpoint:
         )
         self._api_key = api_key
 
+    def __repr__(self) -> str:
+        return f"Endpoint({self.url!r}, {self.name!r})"
+
     def transcribe(
         self, rows: Any, transcript_column: str, *, check: Check | None = None, progress: bool = True
     ) -> Iterator[TranscribedRow | FailedRow]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from audiorl.notebook import html_table, percent
+from audiorl.notebook import SHOWN_ROWS, html_table, percent
 from audiorl.text.error_rates import Errors, count_errors
 
+Verdict = Literal["better", "worse", "cannot tell"]
+# What the error rate in a unit is called, where it is not WER
+_NAMES = {"character": "CER"}
 # Resampled places held at once; bounds memory at some tens of MB whatever the number of utterances.
 _PLACES_AT_ONCE = 2_000_000
 
@@ -23,6 +26,12 @@ class PairedResult(NamedTuple):
     low: float  # lower end of the 95 % interval of the difference
     high: float  # upper end
     p_value: float  # two-sided, in (0, 1]
+
+    def __str__(self) -> str:
+        return (
+            f"{100 * self.difference:+.1f} points (95 % interval {100 * self.low:+.1f} to {100 * self.high:+.1f}), "
+            f"p = {self.p_value:.2g}"
+        )
 
 
 def bootstrap_interval(
@@ -187,6 +196,15 @@ class Decoded(NamedTuple):
         right = [said == true for said, true in zip(self.hypotheses, self.transcripts, strict=True)]
         return sum(right) / len(right)
 
+    def __repr__(self) -> str:
+        return f"Decoded({len(self.hypotheses)} clips)"
+
+    def __str__(self) -> str:
+        first = zip(*(part[:SHOWN_ROWS] for part in self), strict=True)
+        shown = [f"transcript  {true}\nhypothesis  {said}" for true, said in first]
+        rest = len(self.hypotheses) - len(shown)
+        return "\n\n".join([*shown, *([f"and {rest} more clips"] if rest > 0 else [])]) or "no clips"
+
 
 class Change(NamedTuple):
     """One clip on which two systems make different numbers of errors."""
@@ -202,7 +220,7 @@ class Change(NamedTuple):
 class Comparison:
     """Error counts of two systems on the same clips.
 
-    `str()` gives three lines: before, after, difference. For labels it gives the accuracy.
+    `str()` gives four lines: before, after, difference, verdict. For labels it gives the accuracy.
 
     Attributes:
         before, after: counts of the same N clips.
@@ -305,26 +323,38 @@ class Comparison:
         )
 
     def __str__(self) -> str:
-        low, high = (100 * end for end in (self.paired.low, self.paired.high))
-        clips = f"{len(self.before)} held-out clips"
-        if self.before.unit == "label":
-            before, after = (f"{100 * (1 - errors.wer):.1f} %" for errors in (self.before, self.after))
-            return "\n".join(
-                [
-                    f"Accuracy before  {before}  on {clips}",
-                    f"Accuracy after   {after}  on the same clips",
-                    f"Difference       {-100 * self.paired.difference:+.1f} points (95 % interval {-high:+.1f} to "
-                    f"{-low:+.1f}), paired bootstrap p = {self.paired.p_value:.2g}",
-                ]
-            )
-        return "\n".join(
-            [
-                f"WER before  {_rate(self.before)}  on {clips}",
-                f"WER after   {_rate(self.after)}  on the same clips",
-                f"Difference  {100 * self.paired.difference:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}), "
-                f"{-100 * self.relative_gain:+.0f} % relative, paired bootstrap p = {self.paired.p_value:.2g}",
-            ]
+        labels = self.before.unit == "label"
+        what, width = ("Accuracy", 16) if labels else (_NAMES.get(self.before.unit, "WER"), 11)
+        before, after = (
+            f"{100 * (1 - errors.wer):.1f} %" if labels else _rate(errors) for errors in (self.before, self.after)
         )
+        sign, share = (-1, "") if labels else (1, f", {-100 * self.relative_gain:+.0f} % relative")
+        interval = ""
+        if self.tested is not None:
+            low, high = sorted(100 * sign * end for end in (self.tested.low, self.tested.high))
+            interval = f" (95 % interval {low:+.1f} to {high:+.1f})"
+        lines = {
+            f"{what} before": f"{before}  on {len(self.before)} held-out clips",
+            f"{what} after": f"{after}  on the same clips",
+            "Difference": f"{100 * sign * self.difference:+.1f} points{interval}{share}",
+            "Verdict": self._verdict_in_words(),
+        }
+        return "\n".join(f"{name:<{width}} {line}" for name, line in lines.items())
+
+    @property
+    def verdict(self) -> Verdict:
+        """ "better" or "worse" where the 95 % interval of the difference leaves out 0, else "cannot tell"."""
+        if self.tested is None or self.tested.low <= 0 <= self.tested.high:
+            return "cannot tell"
+        return "better" if self.tested.high < 0 else "worse"
+
+    def _verdict_in_words(self) -> str:
+        if self.tested is None:
+            return "cannot tell: one clip, or one speaker, has no interval"
+        told = f"paired bootstrap p = {self.tested.p_value:.2g}"
+        if self.verdict == "cannot tell":
+            return f"cannot tell: the interval includes 0 ({told})"
+        return f"{self.verdict} ({told})"
 
 
 def compare(
@@ -349,5 +379,7 @@ def compared(before: Errors, after: Errors) -> Comparison:
 
 
 def _rate(errors: Errors) -> str:
+    if len(errors) < 2:
+        return f"{100 * errors.wer:.1f} %"
     low, high = bootstrap_interval(errors)
     return f"{100 * errors.wer:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f})"

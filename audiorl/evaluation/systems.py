@@ -158,6 +158,9 @@ class LocalModel:
             self.family.encoder_cache = EncoderCache(encoder_cache, self.family, model, dtype=encoder_cache_dtype)
             self._defaults["encoder_cache_dtype"] = encoder_cache_dtype
 
+    def __repr__(self) -> str:
+        return f"LocalModel({self.name!r}, {type(base_model(self.model)).__name__})"
+
     def transcribe(
         self, rows: Any, transcript_column: str, *, check: Check | None = None, progress: bool = True
     ) -> Iterator[TranscribedRow]:

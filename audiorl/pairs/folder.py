@@ -205,6 +205,9 @@ class MiningFolder:
         self._begun = False  # whether a batch of this process has been written under its settings
         self._open = ExitStack()
 
+    def __repr__(self) -> str:
+        return f"MiningFolder({self.path!r})"
+
     def __enter__(self) -> MiningFolder:
         os.makedirs(self._parts, exist_ok=True)
         with ExitStack() as stack:

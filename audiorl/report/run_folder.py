@@ -65,6 +65,13 @@ class Checkpoint(NamedTuple):
     best: bool  # the best one by the run's own criterion
     accuracy: dict[str, float]  # as wer, of a model that answers with labels
 
+    def __str__(self) -> str:
+        figures = {"loss": self.loss, "evaluation loss": self.eval_loss}
+        told = [f"{name} {value:.4g}" for name, value in figures.items() if value is not None]
+        rates = {"WER": self.wer, "accuracy": self.accuracy}
+        told += [f"{name} {rate:.1%} ({of})" for name, found in rates.items() for of, rate in found.items()]
+        return f"{self.name}: {', '.join(told) or 'nothing was logged'}{', the best one' * self.best}"
+
 
 @dataclass
 class RunFolder:

@@ -11,24 +11,30 @@ from audiorl.lazy import lazy_names
 
 # public name -> module
 _HOMES = {
+    "Alignment": "alignment",
     "ErrorCounts": "error_rates",
     "Errors": "error_rates",
     "KeywordCounts": "keywords",
     "NORMALIZERS": "normalizers",
     "Normalizer": "normalizers",
     "TextPair": "error_rates",
+    "align_texts": "alignment",
     "completion_text": "error_rates",
     "count_errors": "error_rates",
     "count_keywords": "keywords",
     "normalizer": "normalizers",
     "read_hotwords": "keywords",
     "read_keywords": "keywords",
+    "show_alignment": "alignment",
     "split_units": "error_rates",
     "tagged_transcript": "error_rates",
     "text_pairs": "error_rates",
 }
 
 if TYPE_CHECKING:
+    from audiorl.text.alignment import Alignment as Alignment
+    from audiorl.text.alignment import align_texts as align_texts
+    from audiorl.text.alignment import show_alignment as show_alignment
     from audiorl.text.error_rates import ErrorCounts as ErrorCounts
     from audiorl.text.error_rates import Errors as Errors
     from audiorl.text.error_rates import TextPair as TextPair

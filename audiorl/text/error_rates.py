@@ -53,6 +53,15 @@ class ErrorCounts(NamedTuple):
         """errors / max(words, 1), see `Errors.wer`."""
         return self.errors / max(self.words, 1)
 
+    def in_words(self, unit: str = "word") -> str:
+        """The rate, and what it is made of; `unit` says of what."""
+        kinds = f"{self.substitutions} substituted, {self.deletions} deleted, {self.insertions} inserted"
+        what = {"word": "words", "character": "characters", "label": "labels"}.get(unit, "words or characters")
+        return f"{100 * self.rate:.1f} % errors: {kinds} of {self.words} {what}"
+
+    def __str__(self) -> str:
+        return self.in_words()
+
 
 @dataclass(frozen=True, eq=False)
 class Errors:
@@ -118,6 +127,12 @@ class Errors:
         finite, and no rate in the usual sense: `words` is 0 there.
         """
         return self.total.rate
+
+    def __repr__(self) -> str:
+        return f"Errors(wer={self.wer:.4f}, unit={self.unit!r}, clips={len(self)})"
+
+    def __str__(self) -> str:
+        return f"{self.total.in_words(self.unit)}, in {len(self)} clips; normalizer {self.normaliser}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and strings for JSON; `Errors(**errors.to_dict())` gives the same errors back."""

@@ -54,6 +54,12 @@ class KeywordCounts(NamedTuple):
     def recall(self) -> float:
         return self.hits / self.true if self.true else 1.0
 
+    def __str__(self) -> str:
+        return (
+            f"{self.hits} of {self.true} keywords heard ({self.recall:.1%}); {self.said} said, {self.precision:.1%} of "
+            "them true"
+        )
+
 
 def read_keywords(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Keywords from a UTF-8 text file, one a line; blank lines are left out.

@@ -36,6 +36,9 @@ class Normalizer:
     def __call__(self, text: str) -> str:
         return self.function(text)
 
+    def __repr__(self) -> str:
+        return f"Normalizer({self.name!r})"
+
 
 def normalizer(name_or_callable: str | Callable[[str], str], *, processor: Any = None) -> Normalizer:
     """The normalizer of a name, or a named wrapper around a function of the caller's own.

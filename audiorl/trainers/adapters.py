@@ -28,12 +28,14 @@ import torch
 from peft import AdaLoraConfig, PeftModel
 from peft.utils.warning import PeftWarning
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from audiorl.adapters import TOLD_BY_TRAINER, embedding_layers, vocabulary_changed
 from audiorl.losses.added_terms import orthogonality
 from audiorl.models import base_model
 from audiorl.models.forward import footprint
+from audiorl.terminal import wrapped
 from audiorl.trainers.reference import REFERENCE_ADAPTER
 
 
@@ -44,7 +46,7 @@ class Footprint(TrainerCallback):
         self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero and model is not None:
-            print(footprint(model), flush=True)
+            tqdm.write(wrapped(footprint(model)))  # above the bar
 
 
 def follow_adapter(trainer: Any) -> RankSchedule | None:

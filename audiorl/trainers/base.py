@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -68,7 +69,15 @@ from audiorl.trainers.loading import (
     tunable,
     usable_rows,
 )
-from audiorl.trainers.logs import AudioSamples, RunReport, console_of, leave_comparison, without_other_bars, write_logs
+from audiorl.trainers.logs import (
+    AudioSamples,
+    RunReport,
+    closing,
+    console_of,
+    leave_comparison,
+    without_other_bars,
+    write_logs,
+)
 from audiorl.trainers.metrics import Decoder, Metrics, StepCounts, counted_step, without_repeats
 from audiorl.trainers.reference import AdapterOff, FrozenCopy, FrozenPolicy
 
@@ -129,6 +138,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         hub: pushes the model and its checkpoints.
         decoder: transcribes rows with the current model.
         frozen: the frozen policy, if `set_reference` made one.
+        built: when, by `time.monotonic`.
         ranks: AdaLoRA's schedule, if the adapter is an AdaLoRA one.
         extra_state: parts of the run that a checkpoint holds besides the model and `Trainer`'s own state.
         budget: the seconds of a batch, under `max_batch_seconds`.
@@ -161,6 +171,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         quantization_config: Any = None,
     ):
         check_compute_loss(type(self))
+        self.built = time.monotonic()
         model = load_model(model, args, quantization_config)
         processor = load_processor(processing_class, model)
         self.family = configured_family(model, processor, args)
@@ -621,6 +632,16 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         if rows is not None and self.args.process_index == 0:
             leave_comparison(self, rows, before, after, None if source is None else source.name)
         return comparison
+
+    def tell(self, *further: str) -> None:
+        """Print in the first process what came of the run: error rates before and after with their verdict, what it
+        took, where the model is, what to do next.
+
+        Args:
+            further: lines to add where the model is.
+        """
+        if self.is_world_process_zero():
+            closing(self, further).show()
 
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None

@@ -35,6 +35,7 @@ from transformers import TrainerCallback
 from audiorl.batch import GroupBatch
 from audiorl.exits import TERMINATED, tell_launcher
 from audiorl.models.sampling import DivergedModelError
+from audiorl.terminal import put_bars_away, wrapped
 
 
 class StopOnBadNumbers(TrainerCallback):
@@ -235,9 +236,7 @@ class StopOnSigterm(TrainerCallback):
         now = time.monotonic()
         if self._told is None:
             self._told = now
-            os.write(
-                2, b"SIGTERM: a checkpoint is written at the end of this step; a second one ends the run at once\n"
-            )
+            os.write(2, b"\n" * os.isatty(2) + HEARD)  # not on the line of a progress bar
         elif "TORCHELASTIC_RUN_ID" not in os.environ or now - self._told > PASSED_ON:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -266,6 +265,7 @@ class StopOnSigterm(TrainerCallback):
             else:  # too late for a step: training was over
                 told = trainer.checkpoints.last()
             told = f"stopped by SIGTERM after step {step} of {steps}. {told}"
-            print(told, file=sys.stderr, flush=True)
+            put_bars_away()
+            print(wrapped(told, sys.stderr), file=sys.stderr, flush=True)
             tell_launcher(told)
         raise SystemExit(TERMINATED)

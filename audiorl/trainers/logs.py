@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
+import shlex
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -23,6 +24,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
@@ -36,6 +38,7 @@ from audiorl.datasets import speech_rows
 from audiorl.evaluation import Decoded
 from audiorl.evaluation.transcription import decoding_in_force, load_clip, where
 from audiorl.files import METRICS_FILE, STATE_FILE, strict_json
+from audiorl.model_card import MODEL_CARD
 from audiorl.models import base_model
 from audiorl.notebook import Output, html_table, percent
 from audiorl.report import write_report
@@ -51,6 +54,7 @@ from audiorl.report.run_folder import (
     place_of,
     start_run,
 )
+from audiorl.terminal import BAD, FAINT, GOOD, UNSURE, fitted, in_words, painted, wrapped
 from audiorl.trainers.rollouts import Rollout
 
 TABLE_FILE = "metrics.csv"
@@ -137,6 +141,7 @@ class Console(ProgressCallback):
     def __init__(self) -> None:
         super().__init__()
         self.wer: float | None = None
+        self._loss: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.current_step = self.first_step = state.global_step
@@ -148,7 +153,15 @@ class Console(ProgressCallback):
     @staticmethod
     def _bar(total: float | None, done: float, *, disable: bool = False) -> tqdm:
         # miniters: else a thread of tqdm may draw it while it is paused
-        return tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, miniters=1, disable=disable)
+        return tqdm(
+            desc="training",
+            total=total,
+            initial=done,
+            unit="step",
+            dynamic_ncols=True,
+            miniters=1,
+            disable=disable,
+        )
 
     @contextmanager
     def paused(self) -> Iterator[bool]:
@@ -162,7 +175,7 @@ class Console(ProgressCallback):
         yield True
         self.training_bar = self._bar(int(bar.total or 0), int(bar.n))
         self.training_bar.start_t = bar.start_t
-        self._show_wer()
+        self._show_figures()
 
     def end_prediction(self) -> None:
         """Close the bar of an evaluation. transformers closes it only after everything else in the evaluation."""
@@ -179,16 +192,22 @@ class Console(ProgressCallback):
             return
         self.wer = next((logs[name] for name in CURRENT_WER if name in logs), self.wer)
         if line := log_line(logs):
-            tqdm.write(f"{self._progress(state)}{line}")
-        self._show_wer()
+            tqdm.write(fitted(f"{self._progress(state)}{line}"))
+        self._loss = logs.get("loss", self._loss)
+        self._show_figures()
 
-    def _show_wer(self) -> None:
+    def _show_figures(self) -> None:
+        figures = [] if self._loss is None else [f"loss {self._loss:.4g}"]
+        figures += [] if self.wer is None else [f"WER {100 * self.wer:.1f} %"]
         if self.training_bar is not None:
-            self.training_bar.set_postfix_str("" if self.wer is None else f"WER {100 * self.wer:.1f} %")
+            self.training_bar.set_postfix_str(", ".join(figures))
 
     def _progress(self, state: Any) -> str:
-        """Steps done and the time that the others will take; "" outside of training."""
-        return "" if self.training_bar is None or not state.max_steps else f"{self._steps_in_words(state)}: "
+        """Steps done and, where no bar shows it, the time that the others will take; "" outside of training."""
+        bar = self.training_bar
+        if bar is None or not state.max_steps:
+            return ""
+        return f"{self._steps_in_words(state) if bar.disable else f'step {state.global_step}/{state.max_steps}'}: "
 
     def _steps_in_words(self, state: Any) -> str:
         """Steps done, and the time that the others will take at the pace so far."""
@@ -279,6 +298,80 @@ def write_logs(trainer: Any) -> None:
     trainer.add_callback(MetricsFiles())
     if not trainer.args.quiet:
         trainer.add_callback(NotebookConsole() if is_in_notebook() and not trainer.args.disable_tqdm else Console())
+
+
+# What to try next, by the verdict
+ADVICE = {
+    "better": "",
+    "worse": "Keep the model you began with. Try a lower learning_rate, fewer steps, or more clips.",
+    "cannot tell": "Measure more held-out clips, or train on more.",
+}
+_STYLES = {"better": GOOD, "worse": BAD, "cannot tell": UNSURE}
+
+
+class Closing(NamedTuple):
+    """What came of a run, in lines; each with its style on a terminal."""
+
+    lines: list[tuple[str, str]]
+
+    def __str__(self) -> str:
+        return "\n".join(line for line, _ in self.lines)
+
+    def show(self) -> None:
+        """Print it, fitted to the terminal; what can be copied as a command stays in one piece."""
+        for line, style in self.lines:
+            whole = line if line.startswith("  ") else wrapped(line)
+            print(painted(whole, style) if style else whole)
+
+
+def closing(trainer: Any, further: Sequence[str] = ()) -> Closing:
+    """Error rates before and after with their verdict, what the run took, where the model is, what to do next.
+
+    Args:
+        trainer: that has trained and saved; what `record_evaluation` was told last is its measurement.
+        further: lines to add where the model is.
+    """
+    args, measured = trainer.args, trainer.card.measurement
+    lines: list[tuple[str, str]] = []
+    if measured is not None:
+        comparison = measured.main[1]
+        *rates, verdict = str(comparison).split("\n")
+        lines += [(line, "") for line in rates]
+        lines.append((verdict, f"bold {_STYLES[comparison.verdict]}"))
+        lines += [(advice, "")] if (advice := ADVICE[comparison.verdict]) else []
+    trained, whole = trainer.card.stopwatch.seconds, time.monotonic() - trainer.built
+    lines.append((f"Training took {in_words(trained)} of {in_words(whole)}{_peak_in_words(args.device)}.", FAINT))
+    lines += [(line, "") for line in further]
+    lines.append((f"The tuned checkpoint lies in {args.output_dir}", ""))
+    lines += [(line, FAINT) for line in _next_steps(trainer)]
+    return Closing(lines)
+
+
+def _next_steps(trainer: Any) -> list[str]:
+    args = trainer.args
+    folder, repo = shlex.quote(args.output_dir), args.hub_model_id or "my-org/my-model"
+    steps = {
+        "look": f"audiorl report {folder}",
+        "check": f"{os.path.join(args.output_dir, MODEL_CARD)}, the model card",
+    }
+    if trainer.card.measurement is None:
+        model = shlex.quote(model_name(trainer))
+        steps["measure"] = f"audiorl evaluate --model_name_or_path {model} {folder} --dataset_name ROWS"
+    if not args.push_to_hub:
+        steps["push"] = f"hf upload {repo} {folder} . --exclude 'checkpoint-*'"
+    return ["Next:", *(f"  {what:<8}{how}" for what, how in steps.items())]
+
+
+def _peak_in_words(device: torch.device) -> str:
+    """The most memory that was in use: the GPU's, for tensors, else the program's; "" where nothing says it."""
+    if device.type == "cuda":
+        return f", with up to {torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB of the GPU's memory"
+    try:
+        import resource
+    except ImportError:  # Windows
+        return ""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f", with up to {peak / 2**30:.2f} GiB of memory"
 
 
 def console_of(trainer: Any) -> Console:

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from audiorl.files import strict_json
 from audiorl.losses import zero_variance
@@ -226,7 +227,7 @@ def show_completions(records: Sequence[dict[str, Any]], step: int, args: Samplin
     if not shown or args.process_index:
         return ()
     if not args.quiet:
-        print(completion_table(shown, step), flush=True)
+        tqdm.write(completion_table(shown, step))  # above the bar
     write_completions(shown, step, args.output_dir)
     return shown
 

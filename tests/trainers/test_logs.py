@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import math
-import os
-import pty
-import struct
-import subprocess
-import sys
-import termios
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +14,14 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging as hf_logging
 
-from audiorl.commands import train as tuning
+import audiorl
 from audiorl.commands.train import tune_and_measure
 from audiorl.files import METRICS_FILE
 from audiorl.report import read_run, write_report
+from audiorl.trainers import logs
 from audiorl.trainers.logs import log_line, markdown_table
 from tests.closed_pipe import ClosedPipe
+from tests.forks import on_a_screen
 from tests.tiny_models import SAMPLING_RATE, saved, tiny_clips, tiny_whisper
 from tests.trainers import grpo_rows, pair_rows, raft_rows
 
@@ -249,7 +244,7 @@ def test_a_measured_run_is_whole_though_nobody_reads_what_is_printed(tmp_path, m
     pushed = []
     tuned.args.push_to_hub = True
     monkeypatch.setattr(tuned, "push_to_hub", lambda: pushed.append(True))
-    monkeypatch.setattr(tuning, "print", lambda text: ClosedPipe().write(text), raising=False)
+    monkeypatch.setattr(logs, "print", lambda text: ClosedPipe().write(text), raising=False)
     with pytest.raises(BrokenPipeError):
         tune_and_measure(tuned, text_rows(3))
     assert len(read_run(tmp_path).evaluation["measurements"]) == 2 and pushed == [True]
@@ -297,27 +292,6 @@ def test_a_failing_report_loses_nothing(tmp_path, monkeypatch):
 # ---- bars ----
 
 
-def in_a_terminal(command: list[str], folder) -> str:
-    """What a program writes to a terminal of 80 columns."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "xterm"}
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=theirs, stderr=theirs, stdin=theirs)
-    os.close(theirs)
-    said = b""
-    while True:
-        try:
-            part = os.read(ours, 65_536)
-        except OSError:  # the program has ended
-            break
-        if not part:
-            break
-        said += part
-    os.close(ours)
-    assert process.wait(timeout=60) == 0, said[-3000:].decode()
-    return said.decode()
-
-
 def test_a_command_shows_one_bar_at_a_time_on_a_terminal(tmp_path):
     """A second bar would be drawn in the line below, which tqdm reaches by "\\n" and leaves by the code for up."""
     saved(tiny_whisper(), tmp_path / "base")
@@ -329,7 +303,8 @@ def test_a_command_shows_one_bar_at_a_time_on_a_terminal(tmp_path):
     flags = ["--model_name_or_path", "base", "--dataset_name", "rows.jsonl", "--eval_dataset_name", "rows.jsonl"]
     flags += ["--output_dir", "out", "--num_cycles", "1", "--max_completion_length", "30", "--save_steps", "1"]
     flags += ["--eval_strategy", "steps", "--eval_steps", "1", "--eval_wer", "--report_to", "none", "--use_cpu"]
-    said = in_a_terminal([sys.executable, "-m", "audiorl", "raft", *flags], tmp_path)
+    code, said = on_a_screen(Path(audiorl.__file__).parent / "__main__.py", ["raft", *flags], 80, tmp_path)
+    assert code == 0, said[-3000:]
     assert "step/s]" in said and "sampling" in said and "transcribing" in said
     assert "\x1b[A" not in said
     assert max(len(line) for part in said.split("\n") for line in part.rstrip("\r").split("\r") if "it/s" in line) <= 80

@@ -1,0 +1,137 @@
+"""What a person sees in a terminal: lines that fit, colours, and messages that no bar runs into."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from audiorl.terminal import fitted, in_words, painted, wrapped
+from tests.forks import on_a_screen
+from tests.script_runs import arguments, base, data  # noqa: F401 (fixtures)
+
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
+
+
+class Screen(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "60")
+    return Screen()
+
+
+def test_lines_are_broken_before_a_part_and_text_between_words(screen):
+    line = "step 120/1500: loss 0.3466, reward 0.8123, KL 0.0123, learning rate 8.75e-05"
+    assert fitted(line, screen) == ("step 120/1500: loss 0.3466, reward 0.8123, KL 0.0123,\n    learning rate 8.75e-05")
+    text = "  a/very/long/path/" + "x" * 60 + ": the clip is 14 s long and the model hears 12 s of it, so it is skipped"
+    lines = wrapped(text, screen).split("\n")
+    assert "x" * 60 in lines[0] and all(len(line) <= 60 for line in lines[1:])
+    assert lines[1].startswith("    ") and " ".join(wrapped(text, screen).split()) == " ".join(text.split())
+
+
+def test_files_get_whole_lines_without_colours(screen):
+    line = ", ".join(["a metric 0.5"] * 20)
+    assert fitted(line, io.StringIO()) == wrapped(line, io.StringIO()) == line
+    assert painted("better", "bold green", io.StringIO()) == "better"
+
+
+def test_colours_are_the_terminal_s_and_no_color_turns_them_off(screen, monkeypatch):
+    assert painted("better", "green", screen) == "\x1b[32mbetter\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert painted("better", "green", screen) == "better"
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert painted("better", "green", screen) == "better"
+
+
+def test_times_are_told_as_people_say_them():
+    told = [in_words(seconds) for seconds in (0.24, 48, 60, 200.4, 3600, 7500)]
+    assert told == ["0.2 s", "48 s", "1 min", "3 min 20 s", "1 h", "2 h 5 min"]
+
+
+# ---- whole programs behind a pseudo-terminal ----
+
+
+def shown(written: str) -> list[str]:
+    """The lines that stand on a screen in the end: what is written after a carriage return covers what was there."""
+    lines = []
+    for line in COLOUR.sub("", written).replace("\r\n", "\n").split("\n"):
+        cells = ""
+        for part in re.sub(r"\x1b\[[A-Z]", "", line).split("\r"):
+            cells = part + cells[len(part) :]
+        lines.append(cells.rstrip())
+    return lines
+
+
+def test_what_covers_a_line_is_what_is_shown():
+    assert shown("50%\r100%\r\n   \rdone\r\n") == ["100%", "done", ""]
+
+
+@pytest.fixture
+def program(tmp_path) -> Path:
+    """`audiorl`, interrupted at a step where the environment names one."""
+    path = tmp_path / "program.py"
+    path.write_text(
+        "import os, signal\nfrom audiorl import cli\nfrom audiorl.trainers.logs import Console\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "told, step = Console.on_log, int(os.environ.get('INTERRUPT_AT', -1))\n"
+        "def on_log(self, args, state, control, **kwargs):\n"
+        "    told(self, args, state, control, **kwargs)\n"
+        "    if state.global_step == step:\n        os.kill(os.getpid(), signal.SIGINT)\n"
+        "Console.on_log = on_log\ncli.main()\n"
+    )
+    return path
+
+
+def tuning(base: Path, data: Path, out: Path, *flags: str) -> list[str]:  # noqa: F811
+    return ["sft", *arguments(base, data, out), "--logging_steps", "1", *flags]
+
+
+def test_a_run_shows_one_bar_at_a_time_and_ends_with_a_verdict(base, data, tmp_path, program):  # noqa: F811
+    flags = tuning(base, data, Path("out"), "--eval_dataset_name", str(data))
+    code, written = on_a_screen(program, flags, 80, tmp_path)
+    lines = shown(written)
+    told = "\n".join(lines)
+    assert code == 0, told
+    commands = ("  push ", "  measure ")  # stay in one piece
+    assert max(len(line) for line in lines if not line.startswith(commands)) <= 80, told
+    bars = [line.split(":")[0] for line in lines if "%|" in line]
+    assert bars == ["Loading weights", "transcribing", "training", "Writing model shards", "transcribing"]
+    # the bar of the last step has its loss, and comes below the lines of the steps
+    (bar,) = (line for line in lines if line.startswith("training: 100%"))
+    assert "loss " in bar and lines.index(bar) > max(i for i, line in enumerate(lines) if line.startswith("step "))
+    assert "step 2/2: loss " in told and "WER before" in told and "WER after" in told
+    assert re.search(r"^Verdict     (better|worse|cannot tell: the interval includes 0) \(paired bootst", told, re.M)
+    assert re.search(r"\x1b\[1;3[123]mVerdict ", written)
+    assert re.search(r"^Training took [\d.]+ .*, with up to \d+\.\d\d GiB of memory\.$", told, re.M)
+    assert lines[-6:] == [
+        *("The tuned checkpoint lies in out", "Next:", "  look    audiorl report out"),
+        *(
+            "  check   out/README.md, the model card",
+            "  push    hf upload my-org/my-model out . --exclude 'checkpoint-*'",
+        ),
+        "",
+    ]
+
+
+def test_no_color_and_ctrl_c_on_a_line_of_its_own_below_the_bar(base, data, tmp_path, program):  # noqa: F811
+    flags = tuning(base, data, Path("out"), "--max_steps", "9")
+    code, written = on_a_screen(program, flags, 120, tmp_path, INTERRUPT_AT="3", NO_COLOR="1")
+    lines = shown(written)
+    assert code == 130
+    assert lines[-2:] == [
+        "error: interrupted; go on with --resume_from_checkpoint True if a checkpoint was written",
+        "",
+    ]
+    assert lines[-3].startswith("training:  33%") and not COLOUR.search(written)
