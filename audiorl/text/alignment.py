@@ -120,6 +120,9 @@ class Alignment:
         for name, row in zip(_NAMES, rows, strict=True):
             yield f"{name:<{_INDENT}}{(' ' * self._gap).join(row)}".rstrip()
 
+    def __repr__(self) -> str:
+        return f"Alignment({len(self.units)} units, {self.counts.errors} errors)"
+
     def __str__(self) -> str:
         return self.drawn()
 
