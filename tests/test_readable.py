@@ -33,7 +33,7 @@ def results() -> dict[str, object]:
         "KeywordCounts": KeywordCounts(3, 4, 5),
         "Alignment": align_texts(TRUE[0], SAID[0]),
         "Checkpoint": Checkpoint("checkpoint-20", 20, 0.5, None, {"held_out": 0.25}, True, {}),
-        "MinedPairs": MinedPairs([{"audio": "a.wav", "chosen": "a", "rejected": "b"}] * 500, 500, 0.3),
+        "MinedPairs": MinedPairs([{"chosen_reward": 1.0, "rejected_reward": 0.5}] * 500, 500, 0.3),
         "RewardSet": RewardSet(["one_minus_wer", "keywords"]),
         "LocalModel": LocalModel("tiny", model, processor),
         "Endpoint": Endpoint("http://127.0.0.1:8000", "whisper", api_key="secret-key"),
