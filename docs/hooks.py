@@ -26,6 +26,8 @@ MARKERS = {
     "include": site_includes.section,
     "check": site_tables.nothing_to_show,
 }
+# Pages that a search shows before others with the same words: answers before what explains them.
+BOOST = {"faq.md": 2.0}
 SHIM = "javascripts/iframe-worker.js"
 
 
@@ -46,6 +48,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     source = ROOT / "docs" / "pages" / page.file.src_uri
+    if page.file.src_uri in BOOST:
+        page.meta["search"] = {"boost": BOOST[page.file.src_uri]}
     try:
         site_tables.check_defaults(markdown)
         text = site_includes.with_links_of_the_site(markdown, source.parent, source)

@@ -19,6 +19,8 @@ DRAWINGS = ROOT / "benchmarks" / "results"
 _MARKER = re.compile(r"<!-- (\w+): (.+?) -->\s*")
 _HEADING = re.compile(r"(#+) (.+?)\s*")
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+# A star behind a word in a cell is a star: Python-Markdown would begin or end emphasis with it.
+_STAR = re.compile(r"(?<=\w)\*(?=[,\s|])")
 _ELSEWHERE = re.compile(r"[a-z]+:|#")
 
 
@@ -34,7 +36,14 @@ def with_markers(markdown: str, markers: Mapping[str, Callable[[str, Path], str]
         if found is not None and found[1] not in markers:
             raise LookupError(f"There is no marker {found[1]!r}, there are {', '.join(markers)}. Mend {line!r}.")
         lines.append(line if found is None else markers[found[1]](found[2], page))
-    return "\n".join(lines)
+    return with_stars("\n".join(lines))
+
+
+def with_stars(markdown: str) -> str:
+    """The text with the stars behind words of its tables escaped."""
+    return "\n".join(
+        line if code or not line.startswith("|") else _STAR.sub(r"\*", line) for line, code in lines_of(markdown)
+    )
 
 
 def section(words: str, page: Path) -> str:

@@ -28,5 +28,5 @@ def mathml(latex: str) -> str:
 
 
 def fence(source: str, language: str, css_class: str, options: dict[str, Any], md: Any, **_: Any) -> str:
-    """The block ```math of pymdownx.superfences."""
-    return f'<div class="{css_class}">{mathml(source)}</div>'
+    """The block ```math of pymdownx.superfences; the search leaves it out, which would show its letters in a row."""
+    return f'<div class="{css_class}" data-search-exclude>{mathml(source)}</div>'

@@ -89,6 +89,18 @@ def defaults(name: str) -> str:
     return _markdown(["field", "default", "what it does"], rows)
 
 
+def against(names: str) -> str:
+    """Fields that two configs have with different defaults: `THEIRS OURS`, as `trl.DPOConfig DPOConfig`."""
+    theirs, _, ours = names.partition(" ")
+    known = {field.name: field for field in dataclasses.fields(_found(theirs))}
+    rows = [
+        [f"`{field.name}`", _default(known[field.name]), _default(field)]
+        for field in dataclasses.fields(_found(ours))
+        if field.name in known and _default(field) != _default(known[field.name])
+    ]
+    return _markdown(["field", theirs.partition(".")[0], "here"], rows)
+
+
 def _own_names(config: type) -> set[str]:
     return set(inspect.get_annotations(config))
 
@@ -202,6 +214,7 @@ def _without_links(text: str) -> str:
 
 TABLES: dict[str, Callable[..., str]] = {
     "defaults": defaults,
+    "against": against,
     "losses": losses,
     "rewards": rewards,
     "corpora": corpora,

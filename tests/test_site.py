@@ -79,16 +79,18 @@ def test_a_page_asks_for_files_of_the_site_alone(browser, site, page):
     assert browser.execute_script("return document.querySelectorAll('article h1').length") == 1
 
 
-def test_a_word_is_found_without_a_server(browser, site):
+def searched(browser, site, words: str) -> list[str]:
+    """Where the results of a search lead, in their order."""
     opened(browser, (site / "index.html").as_uri())
     browser.execute_script(
         """document.querySelector("#__search").checked = true;
         document.querySelector("#__search").dispatchEvent(new Event("change", {bubbles: true}));
         const query = document.querySelector("[data-md-component=search-query]");
         query.focus();
-        query.value = "max_audio_seconds";
+        query.value = arguments[0];
         query.dispatchEvent(new Event("input", {bubbles: true}));
-        query.dispatchEvent(new KeyboardEvent("keyup", {bubbles: true}));"""
+        query.dispatchEvent(new KeyboardEvent("keyup", {bubbles: true}));""",
+        words,
     )
     deadline, found = time.monotonic() + 20, []
     while not found:
@@ -97,8 +99,85 @@ def test_a_word_is_found_without_a_server(browser, site):
         found = browser.execute_script(
             "return [...document.querySelectorAll('.md-search-result__link')].map((one) => one.getAttribute('href'))"
         )
-    assert any("data.html" in address for address in found)
+    return found
+
+
+def test_a_word_is_found_without_a_server(browser, site):
+    assert any("data.html" in address for address in searched(browser, site, "max_audio_seconds"))
     assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        ("learning rate", ("faq.html",)),
+        ("oom", ("faq.html",)),
+        ("out of memory", ("faq.html",)),
+        ("colab", ("notebooks.html", "installation.html")),
+        ("wer got worse", ("faq.html",)),
+    ],
+)
+def test_a_question_finds_its_answer_first(browser, site, words, first):
+    addresses = searched(browser, site, words)
+    assert any(page in addresses[0] for page in first), addresses[:5]
+
+
+def test_formulas_leave_no_letters_in_what_the_search_shows(site):
+    index = (site / "search" / "search_index.json").read_text(encoding="utf-8")
+    texts = [one["text"] for one in json.loads(index)["docs"]]
+    assert len(texts) > 300
+    debris = [text for text in texts for mark in ("\u2211", "<math", "mrow", "\u2061", "\u03c0\u03b8") if mark in text]
+    assert debris == []
+
+
+def test_stars_of_the_models_table_are_stars(browser, site):
+    from tests.trained_models import table
+
+    opened(browser, (site / "families.html").as_uri())
+    found = browser.execute_script(
+        """const heads = [...document.querySelectorAll("article table")].find((one) => one.textContent.includes("Moonshine"
+          ) && one.textContent.includes("distillation"));
+        return [heads.textContent.split("*").length - 1, heads.querySelectorAll("em").length];"""
+    )
+    assert found == [table().count("*"), 0] and found[0] > 50
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("page", ["index", "trainers/grpo", "coming_from/trl", "small_team", "logs"])
+def test_pages_fit_the_window(browser, site, page, width):
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    try:
+        opened(browser, (site / f"{page}.html").as_uri())
+        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_formulas_are_folded_and_a_link_opens_them(browser, site):
+    opened(browser, (site / "trainers" / "dpo.html").as_uri())
+    shown = "return document.querySelector('#the-losses').checkVisibility()"
+    assert browser.execute_script(shown) is False
+    browser.get((site / "trainers" / "dpo.html").as_uri() + "#the-losses")
+    deadline = time.monotonic() + 10
+    while not browser.execute_script(shown):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+TRAINERS = ("sft", "dpo", "orpo", "kto", "grpo", "raft", "online_dpo", "distillation", "recipes")
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_the_page_of_a_trainer_begins_with_its_use_and_ends_with_its_proofs(trainer):
+    text = (ROOT / "docs" / "pages" / "trainers" / f"{trainer}.md").read_text(encoding="utf-8")
+    heads = [line.removeprefix("## ") for line in text.split("\n") if line.startswith("## ")]
+    assert heads[:4] == ["Use it", "Settings that matter", "Reading the curves", "What goes wrong"]
+    use = text[: text.index("## Settings that matter")]
+    assert "```python" in use and ("```bash" in use or trainer == "online_dpo")  # which has no command
+    folded = text.find("<details")
+    assert folded == -1 or "```math" not in text[:folded]
 
 
 def test_a_formula_is_drawn_by_the_browser_itself(browser, site):
@@ -149,7 +228,7 @@ def test_tables_and_parts_take_the_place_of_their_markers(hooks):
     assert "| `beta` | `0.1` | Above 0: how strongly the policy is kept near the frozen one; tau of IPO. |" in fields
     assert "`freeze_encoder`" not in fields and "`freeze_encoder`" in made("<!-- table: defaults SpeechConfig -->")
     assert "`num_generations`" in made("<!-- table: defaults GRPOConfig -->")  # of a class between the two
-    for kind in ("rewards", "corpora", "families", "commands", "trained", "losses POLICY_LOSSES"):
+    for kind in ("rewards", "corpora", "families", "commands", "trained", "losses POLICY_LOSSES", "against trl.DPOConfig DPOConfig"):
         assert made(f"<!-- table: {kind} -->").startswith("| ")
     assert "* [Quick start](quickstart.md): From a checkpoint" in made("<!-- table: pages -->", "index.md")
     part = made("<!-- include: README.md#results-on-real-speech -->")

@@ -32,11 +32,12 @@ function transform(real, imaginary) {
 }
 
 function spectrum(samples, middle) {
-  // decibels of the bins up to half the rate, around a sample
+  // decibels of the bins up to half the rate, around a sample; high ones raised as speech falls off
   const size = WAVE.window, real = new Float64Array(size), imaginary = new Float64Array(size);
   for (let i = 0; i < size; i++) {
     const hann = 0.5 - 0.5 * Math.cos((2 * Math.PI * i) / size);
-    real[i] = (samples[middle - size / 2 + i] || 0) * hann;
+    const at = middle - size / 2 + i;
+    real[i] = ((samples[at] || 0) - 0.97 * (samples[at - 1] || 0)) * hann;
   }
   transform(real, imaginary);
   return Array.from({ length: size / 2 }, (_, bin) => 10 * Math.log10(real[bin] ** 2 + imaginary[bin] ** 2 + 1e-12));
