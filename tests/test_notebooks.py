@@ -16,7 +16,11 @@ NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 # (as it stands, as it is run in a moment); each stands in some notebook
 CUTS = (
     *(("count=240", "count=16"), ("count=160", "count=16"), ("count=120", "count=8"), ("count=80", "count=8")),
-    *(("num_train_epochs=4", "max_steps=2"), ("num_train_epochs=2", "max_steps=2"), ("warmup_steps=10", "use_cpu=True")),
+    *(
+        ("num_train_epochs=4", "max_steps=2"),
+        ("num_train_epochs=2", "max_steps=2"),
+        ("warmup_steps=10", "use_cpu=True"),
+    ),
     *(("num_generations=8", "num_generations=2"), ("logging_steps=2", "logging_steps=1, use_cpu=True")),
 )
 
