@@ -23,6 +23,7 @@ from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from enum import Enum
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -517,7 +518,7 @@ def check_words(argv: Sequence[str], flags: Mapping[str, Flag], refused: Mapping
     argv = with_spaces(argv)
     check_names((word for word in argv if word.startswith("--")), flags, refused)
     places = [place for place, word in enumerate(argv) if word.startswith("--")]
-    for start, end in zip(places, [*places[1:], len(argv)], strict=True):
+    for start, end in pairwise([*places, len(argv)]):
         flag = flags.get(argv[start][2:].replace("-", "_"))
         if flag is not None:
             check_values(flag, argv[start + 1 : end])

@@ -104,6 +104,8 @@ def flag(kind: str, *choices: str, name: str = "x") -> dict[str, Flag]:
     ("flags", "argv"),
     [
         (flag("int"), ["--x", "3"]),
+        (flag("int"), ["out-tuned"]),
+        (flag("int"), []),
         (flag("float | None"), ["--x=1e-5"]),
         (flag("bool"), ["--x"]),
         (flag("bool"), ["--no_x"]),
