@@ -74,3 +74,17 @@ def htk_mel_spectrogram(samples: np.ndarray, rate: int, bands: int, frame: int, 
                 weight = max(0.0, min((hertz - low) / (middle - low), (high - hertz) / (high - middle)))
                 out[band, t] += weight * power
     return out
+
+
+def regression_deltas(features: np.ndarray, window: int) -> np.ndarray:
+    """(M, L): the slope of a straight line through `window` frames, the middle one's; ends are repeated (HTK, 5.16)."""
+    reach = (window - 1) // 2
+    bands, frames = features.shape
+    out = np.zeros((bands, frames))
+    for band in range(bands):
+        for t in range(frames):
+            offsets = [float(n) for n in range(-reach, reach + 1)]
+            seen = [float(features[band, min(max(t + int(n), 0), frames - 1)]) for n in offsets]
+            mean = sum(seen) / len(seen)
+            out[band, t] = sum(n * (x - mean) for n, x in zip(offsets, seen, strict=True)) / sum(n * n for n in offsets)
+    return out

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import soundfile
-import torch
 from peft import LoraConfig
 from safetensors import safe_open
 
@@ -18,49 +17,21 @@ from audiorl.model_card import DataSource
 from audiorl.trainers.card import base_name
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from tests.cards import WITHOUT_AUDIOREAD, card_of, code_of, run_snippet
+from tests.tiny_any import KINDS, LANGUAGES, talkative
 from tests.tiny_audio_llms import KINDS as AUDIO_LLMS
-from tests.tiny_audio_llms import tiny_audio_llm
 from tests.tiny_ctc import KINDS as CTC
-from tests.tiny_ctc import tiny_ctc
+from tests.tiny_ctc import SLOW_WRITERS
 from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper
-from tests.tiny_seq2seq import KINDS as SEQ2SEQ
-from tests.tiny_seq2seq import tiny_seq2seq
-from tests.tiny_transducers import KINDS as TRANSDUCERS
-from tests.tiny_transducers import tiny_transducer
 from tests.trainers import ctc_rows
 from tests.trainers.pair_rows import config, pair_rows, settings, trainer
 
-LANGUAGES = {"canary": "de", "cohere_asr": "fr", "qwen3_asr": "english"}
 # Between them every way to load a model and to ask it; the others run before a release.
 FAST = {("canary", "full"), ("wav2vec2", "full"), ("wav2vec2", "LoRA"), ("voxtral", "LoRA"), ("moonshine", "LoRA")}
 CASES = [
     pytest.param(kind, adapter, marks=[pytest.mark.slow] * ((kind, adapter) not in FAST))
-    for kind in (*(kind for kind in SEQ2SEQ if kind != "speech2text"), *CTC, *TRANSDUCERS, *AUDIO_LLMS)
+    for kind in KINDS
     for adapter in ("full", "LoRA")
-    if kind != "lasr"  # with letters for symbols it needs longer clips than these
 ]
-
-
-def talkative(kind: str) -> tuple[Any, Any]:
-    """A tiny model that says something of a clip, and its processor."""
-    if kind in AUDIO_LLMS:
-        model, processor = tiny_audio_llm(kind)
-        model.generation_config.min_new_tokens = 4
-        return model, processor
-    build = tiny_ctc if kind in CTC else tiny_transducer if kind in TRANSDUCERS else tiny_seq2seq
-    model, processor = build(kind)
-    with torch.no_grad():
-        if kind in TRANSDUCERS:
-            model.joint.head.bias[model.config.blank_token_id] -= 20
-            model.joint.head.bias[[processor.tokenizer.unk_token_id, processor.tokenizer.pad_token_id]] -= 20
-        elif kind in CTC:
-            head = model.lm_head if hasattr(model, "lm_head") else model.ctc_head
-            blank = getattr(model.config, "blank_token_id", model.config.pad_token_id)
-            marks = [*processor.tokenizer.all_special_ids, blank]  # no trained model writes them
-            head.bias[marks] -= 20
-        elif kind in ("canary", "cohere_asr"):
-            model.proj_out.bias[model.config.eos_token_id] -= 4
-    return model, processor
 
 
 def saved(tmp_path: Any, kind: str, adapter: str, rows: list[dict[str, Any]]) -> DPOTrainer:
@@ -76,6 +47,12 @@ def saved(tmp_path: Any, kind: str, adapter: str, rows: list[dict[str, Any]]) ->
     return made
 
 
+def rows_of(kind: str) -> list[dict[str, Any]]:
+    if kind not in CTC:
+        return pair_rows(4)
+    return ctc_rows.pairs(4, seconds=2.8 if kind in SLOW_WRITERS else 1.6)
+
+
 def said(made: DPOTrainer, **columns: Any) -> str:
     row = {"audio": {"array": tiny_clips(1)[0], "sampling_rate": SAMPLING_RATE}, **columns}
     return transcribe(made.model, made.processing_class, [row], progress=False)[0].strip()
@@ -87,7 +64,7 @@ def said(made: DPOTrainer, **columns: Any) -> str:
 @pytest.mark.parametrize(("kind", "adapter"), CASES)
 def test_the_snippet_of_every_family_says_what_the_trained_model_says(tmp_path, capsys, kind, adapter):
     asked = {"language": LANGUAGES[kind]} if kind in LANGUAGES else {}
-    rows = [{**row, **asked} for row in (ctc_rows.pairs(4) if kind in CTC else pair_rows(4))]
+    rows = [{**row, **asked} for row in rows_of(kind)]
     made = saved(tmp_path, kind, adapter, rows)
     expected = said(made, **asked)
     assert expected

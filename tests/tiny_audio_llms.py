@@ -19,8 +19,8 @@ from transformers.utils import is_mistral_common_available
 from audiorl.models.granite_speech import do_without_torchaudio
 from audiorl.models.vibevoice import ANSWER_START
 from tests.kaldi_stand_in import hear_without_torchaudio
-from tests.tiny_ctc import statistics_of_training
-from tests.tiny_models import END_LOGIT, learnt_pieces
+from tests.tiny_ctc import OMNI_TOWER, WAVEFORM, statistics_of_training
+from tests.tiny_models import END_LOGIT, SAMPLING_RATE, learnt_pieces
 from tests.tiny_tekken import CHUNK_SECONDS, tekken_tokenizer, voxtral_inputs
 from tests.video_stand_in import video_processor
 
@@ -89,6 +89,7 @@ SEEDS = {
     "qwen2_5_omni": 2,
     "qwen3_omni": 0,
     "vibevoice": 0,
+    "omniasr_llm": 0,
 }
 CONFIGS = {
     "qwen3_asr": "Qwen3ASRConfig",
@@ -101,10 +102,13 @@ CONFIGS = {
     "qwen2_5_omni": "Qwen2_5OmniThinkerConfig",
     "qwen3_omni": "Qwen3OmniMoeThinkerConfig",
     "vibevoice": "VibeVoiceAsrConfig",
+    "omniasr_llm": "OmniASRConfig",
 }
 # not all of them are in every release, and one has its tokenizer from a package of its own
 HERE = {"voxtral": is_mistral_common_available()}
 KINDS = tuple(kind for kind, name in CONFIGS.items() if hasattr(transformers, name) and HERE.get(kind, True))
+# Those that take no prompt.
+UNPROMPTED = ("omniasr_llm",)
 
 
 def tiny_audio_llm(kind: str) -> tuple[PreTrainedModel, Any]:
@@ -401,6 +405,33 @@ def _without(values: dict, name: str) -> dict:
     return {key: value for key, value in values.items() if key != name}
 
 
+# A frame of audio, the mark of a language, two languages and the mode for all of them.
+OMNI_MARKS = ("<extra_id_1>", "<extra_id_0>", "<|lang:eng_latn|>", "<|lang:deu_latn|>", "<|lang:auto|>", "<s>")
+# The order of the model's paper; the template of the released checkpoints was not at hand.
+OMNI_CHAT = (
+    "{% for message in messages %}"
+    "{% set named = message['content'] | selectattr('type', 'equalto', 'language') | list %}"
+    "<extra_id_1><extra_id_0><|lang:{{ named[0]['language'] if named else 'auto' }}|>{% endfor %}"
+    "{% if add_generation_prompt %}<s>{% endif %}"
+)
+
+
+def _omniasr_llm(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedModel, Any]:
+    tokenizer.add_special_tokens({"extra_special_tokens": list(OMNI_MARKS)}, replace_extra_special_tokens=False)
+    tower = {name: WAVEFORM[name] for name in OMNI_TOWER}
+    config = transformers.OmniASRConfig(
+        audio_config=transformers.OmniASRAudioConfig(**tower, hidden_dropout=0.1, layerdrop=0.3),
+        text_config={"model_type": "llama", **text, "vocab_size": len(tokenizer)},
+        audio_token_id=tokenizer.convert_tokens_to_ids(OMNI_MARKS[0]),
+        initializer_range=0.2,
+        tie_word_embeddings=False,
+    )
+    kernels = {"conv_kernel": list(tower["conv_kernel"]), "conv_stride": list(tower["conv_stride"])}
+    extractor = transformers.OmniASRFeatureExtractor(sampling_rate=SAMPLING_RATE)
+    processor = transformers.OmniASRProcessor(extractor, tokenizer, chat_template=OMNI_CHAT, **kernels)
+    return transformers.OmniASRForConditionalGeneration(config), processor
+
+
 BUILDERS = {
     "audio_flamingo3": _audio_flamingo3,
     "qwen2_5_omni": _qwen2_5_omni,
@@ -413,6 +444,7 @@ BUILDERS = {
     "fun_asr": _fun_asr,
     "granite_speech": _granite_speech,
     "granite_speech_plus": _granite_speech_plus,
+    "omniasr_llm": _omniasr_llm,
 }
 
 

@@ -34,6 +34,7 @@ from transformers import (
     WavLMForCTC,
 )
 
+from audiorl.models.granite_speech5 import do_without_torchaudio
 from tests.tiny_models import SAMPLING_RATE, SENTENCES
 
 # The symbols of facebook/wav2vec2-base-960h in its order: capitals, `|` between words, `<pad>` for the blank.
@@ -84,6 +85,9 @@ WAVEFORM_KINDS: dict[str, tuple[type[PreTrainedModel], type, dict[str, Any]]] = 
         {"feat_extract_norm": "group", "num_buckets": 16, "max_bucket_distance": 32, "mask_feature_prob": 0.0},
     ),
 }
+# What OmniASR's encoder takes of it.
+OMNI_TOWER = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "initializer_range")
+OMNI_TOWER += tuple(name for name in WAVEFORM if name.startswith(("conv", "num_conv")))
 SQUEEZED: dict[str, Any] = {"squeeze_factor": 2, "conv_bias": False, "feat_extract_norm": "group"}
 # kind -> name of the model class and of the config, what differs; older transformers lack some of them
 RELATIVES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -107,11 +111,14 @@ RELATIVES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "omniasr": ("OmniASRForCTC", "OmniASRCTCConfig", {}),
     "lasr": ("LasrForCTC", "LasrCTCConfig", {}),
+    "granite_speech5": ("GraniteSpeech5ForCTC", "GraniteSpeech5CTCConfig", {}),
 }
 NEWER = tuple(kind for kind, (name, _, _) in RELATIVES.items() if hasattr(transformers, name))
 KINDS = (*WAVEFORM_KINDS, "parakeet", *NEWER)
+# Kinds that have too few frames for a text of letters in a second or two.
+SLOW_WRITERS = ("lasr", "granite_speech5")
 # Kinds whose symbols are small letters.
-LOWER = ("parakeet", "lasr")
+LOWER = ("parakeet", "lasr", "granite_speech5")
 # The encoder of Parakeet and of Canary.
 TINY_FAST_CONFORMER: dict[str, Any] = {
     "hidden_size": 32,
@@ -139,7 +146,7 @@ def tiny_ctc(kind: str = "wav2vec2") -> tuple[PreTrainedModel, Any]:
 def _build(kind: str) -> tuple[PreTrainedModel, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(sum(map(ord, kind)))
-        builds = {"parakeet": _parakeet, "omniasr": _omniasr, "lasr": _lasr}
+        builds = {"parakeet": _parakeet, "omniasr": _omniasr, "lasr": _lasr, "granite_speech5": _granite_speech5}
         model, processor = builds[kind]() if kind in builds else _waveform(kind)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -178,13 +185,7 @@ def letters_tokenizer(symbols: tuple[str, ...] = SYMBOLS) -> Wav2Vec2CTCTokenize
 
 
 def _parakeet() -> tuple[ParakeetForCTC, ParakeetProcessor]:
-    learner = Tokenizer(models.BPE(unk_token="<unk>"))
-    learner.pre_tokenizer = pre_tokenizers.Metaspace()
-    learner.decoder = decoders.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=48, special_tokens=["<unk>"], show_progress=False)
-    learner.train_from_iterator(SENTENCES[:2], trainer)
-    learner.add_special_tokens(["<pad>"])
-    tokenizer = ParakeetTokenizer(tokenizer_object=learner, unk_token="<unk>", pad_token="<pad>")
+    tokenizer = _learnt_pieces(["<unk>"])
     encoder = ParakeetEncoderConfig(**TINY_FAST_CONFORMER)
     config = ParakeetCTCConfig(vocab_size=len(tokenizer), encoder_config=encoder, pad_token_id=tokenizer.pad_token_id)
     extractor = ParakeetFeatureExtractor(feature_size=16, sampling_rate=SAMPLING_RATE)
@@ -194,8 +195,7 @@ def _parakeet() -> tuple[ParakeetForCTC, ParakeetProcessor]:
 
 
 def _omniasr() -> tuple[PreTrainedModel, Any]:
-    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "initializer_range")
-    shape = {name: value for name, value in WAVEFORM.items() if name.startswith(("conv", "num_conv")) or name in names}
+    shape = {name: WAVEFORM[name] for name in OMNI_TOWER}
     dropped = {"hidden_dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1, "layerdrop": 0.3}
     audio = transformers.OmniASRAudioConfig(**shape, **dropped)
     tokenizer = _pieces(["<s>", "<pad>", "</s>", "<unk>"], capitals=True)
@@ -217,6 +217,41 @@ def _lasr() -> tuple[PreTrainedModel, Any]:
     model = transformers.LasrForCTC(config)
     statistics_of_training(model)
     return model, transformers.LasrProcessor(extractor, tokenizer)
+
+
+def _learnt_pieces(special: list[str]) -> ParakeetTokenizer:
+    """Pieces of words behind special tokens; the padding, which is the blank, at the end where it is none of them."""
+    learner = Tokenizer(models.BPE(unk_token="<unk>"))
+    learner.pre_tokenizer = pre_tokenizers.Metaspace()
+    learner.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=48, special_tokens=special, show_progress=False)
+    learner.train_from_iterator(SENTENCES[:2], trainer)
+    learner.add_special_tokens(["<pad>"])
+    return ParakeetTokenizer(tokenizer_object=learner, unk_token="<unk>", pad_token="<pad>")
+
+
+def _granite_speech5() -> tuple[PreTrainedModel, Any]:
+    do_without_torchaudio()
+    tokenizer = _learnt_pieces(["<pad>", "<unk>"])
+    encoder = transformers.GraniteSpeech5EncoderConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_mel_bins=16,
+        max_position_embeddings=16,
+        context_size=8,
+        conv_kernel_size=5,
+        attention_dropout=0.1,
+        activation_dropout=0.1,
+        initializer_range=0.2,
+    )
+    config = transformers.GraniteSpeech5CTCConfig(vocab_size=len(tokenizer), encoder_config=encoder, pad_token_id=0)
+    model = transformers.GraniteSpeech5ForCTC(config)
+    statistics_of_training(model)
+    extractor = transformers.GraniteSpeech5FeatureExtractor(num_mel_bins=16, sampling_rate=SAMPLING_RATE)
+    return model, transformers.GraniteSpeech5Processor(extractor, tokenizer)
 
 
 def _pieces(special: list[str], *, capitals: bool) -> ParakeetTokenizer:

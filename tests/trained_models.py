@@ -32,6 +32,15 @@ NAMES = {
     "wav2vec2-large": "Wav2Vec2, CTC (large: layer norm)",
     "hubert": "HuBERT, CTC",
     "wavlm": "WavLM, CTC",
+    "unispeech": "UniSpeech, CTC",
+    "unispeech_sat": "UniSpeech-SAT, CTC",
+    "data2vec": "Data2Vec-Audio, CTC",
+    "sew": "SEW, CTC",
+    "sew_d": "SEW-D, CTC",
+    "wav2vec2_bert": "Wav2Vec2-BERT, CTC",
+    "omniasr": "OmniASR, CTC",
+    "lasr": "LASR, CTC",
+    "granite_speech5": "Granite Speech 5.0, CTC",
     "parakeet": "Parakeet, CTC",
     "parakeet_rnnt": "Parakeet, RNN-T",
     "parakeet_tdt": "Parakeet, TDT",
@@ -47,6 +56,7 @@ NAMES = {
     "qwen2_5_omni": "Qwen2.5-Omni, thinker",
     "qwen3_omni": "Qwen3-Omni, thinker",
     "vibevoice": "VibeVoice-ASR",
+    "omniasr_llm": "OmniASR, language model",
     "wav2vec2-group": "Wav2Vec2, labels",
     "hubert-layer": "HuBERT, labels",
     "whisper-labels": "Whisper, labels",
@@ -57,7 +67,7 @@ METHODS = ("SFT", "DPO", "ORPO", "KTO", "GRPO", "RAFT")
 DISTILLATION = "distillation"
 ADAPTERS = ("full", "LoRA", "8-bit LoRA", "4-bit LoRA", "8-bit and 4-bit LoRA")
 # Of the second line only one cell each is trained by a fast test.
-AUDIO_LLMS_LATER = ("audio_flamingo3", "qwen2_5_omni", "qwen3_omni", "vibevoice")
+AUDIO_LLMS_LATER = ("audio_flamingo3", "qwen2_5_omni", "qwen3_omni", "vibevoice", "omniasr_llm")
 AUDIO_LLMS = ("qwen3_asr", "qwen2_audio", "glm_asr", "voxtral", "fun_asr", "granite_speech", *AUDIO_LLMS_LATER)
 CTC_TEST = "tests/trainers/test_ctc_training.py::test_training_lowers_the_loss_or_raises_the_reward"
 AUDIO_LLM, LABELS = "tests/models/test_audio_llm.py", "tests/trainers/test_labels.py"
@@ -69,14 +79,19 @@ FAST_ALIKE = {("moonshine_streaming", "SFT", "full"), ("cohere_asr", "ORPO", "fu
 FAST = {
     *(("wav2vec2", method, "full") for method in METHODS),
     ("parakeet", "DPO", "LoRA"),
+    ("data2vec", "ORPO", "LoRA"),
+    ("omniasr", "SFT", "full"),
+    ("granite_speech5", "DPO", "LoRA"),
     ("parakeet_tdt", "GRPO", "full"),
     ("parakeet_tdt", "DPO", "LoRA"),
     ("nemotron3_5", "SFT", "full"),
 }
+CTC_MODELS = ("wav2vec2", "wav2vec2-large", "hubert", "wavlm", "unispeech", "unispeech_sat", "data2vec", "sew", "sew_d")
+CTC_MODELS += ("wav2vec2_bert", "omniasr", "lasr", "granite_speech5", "parakeet")
 TRANSDUCERS = ("parakeet_rnnt", "parakeet_tdt", "nemotron_streaming", "nemotron3_5")
 CTC = [
     Trained(model, method, adapter, CTC_TEST, slow=(model, method, adapter) not in FAST)
-    for model in ("wav2vec2", "wav2vec2-large", "hubert", "wavlm", "parakeet", *TRANSDUCERS)
+    for model in (*CTC_MODELS, *TRANSDUCERS)
     for method in METHODS
     for adapter in ("full", "LoRA")
 ]
@@ -106,10 +121,10 @@ FAST_SINGLE = {("whisper", "LoRA"), ("moonshine", "full"), ("qwen2_audio", "full
 
 
 def is_slow(model: str, method: str, adapter: str) -> bool:
-    if model in AUDIO_LLMS_LATER:
-        return True
     if model in ALIKE:
         return (model, method, adapter) not in FAST_ALIKE
+    if model in AUDIO_LLMS_LATER:
+        return True
     if method in ("SFT", "KTO"):
         return (model, adapter) not in FAST_SINGLE
     return (adapter == "LoRA" and (model, method) not in FAST_ADAPTERS) or (model in AUDIO_LLMS and method == "DPO")
@@ -253,9 +268,9 @@ COMBINATIONS = [
             DISTILLATION,
             "full",
             "tests/trainers/test_distillation.py::test_every_family_with_distributions_learns_from_one_of_its_kind",
-            slow=model in ALIKE,
+            slow=model in (*ALIKE, *AUDIO_LLMS_LATER),
         )
-        for model in (*SEQ2SEQ_MODELS, "qwen2_audio", "ast")
+        for model in (*SEQ2SEQ_MODELS, "qwen2_audio", *AUDIO_LLMS_LATER, "ast")
     ),
 ]
 

@@ -191,8 +191,9 @@ def _check_called(base: nn.Module, targets: Any, unadaptable: Sequence[str]) -> 
     if lost:
         others = sorted({name.rpartition(".")[2] for name in called_layers(base, unadaptable)})
         raise ValueError(
-            f"{type(base).__name__} reads the weights of {', '.join(lost)} without calling these layers, so an adapter "
-            f"in them would change nothing. Name others in target_modules ({', '.join(others)}), or leave it out."
+            f"{type(base).__name__} reads the weights of {', '.join(lost)} without calling these layers, so what an "
+            f"adapter adds to them would be missed there. Name others in target_modules ({', '.join(others)}), or "
+            "leave it out."
         )
 
 

@@ -9,8 +9,7 @@ frames of a spectrogram. Their scores keep three rules that stock training does 
 the padding beside it (`padding.py`, `fast_conformer.py`). Batch norm (Parakeet, LASR) keeps the checkpoint's
 statistics, in training too. Nothing is dropped or masked unless `disable_dropout` is turned off.
 
-Granite Speech 5.0's CTC models are not among them: their features need torchaudio, which this library does not ask for,
-and their layers halve time with masks that drop the last odd frame. Write a `SpectrogramCTCFamily` where it is at hand.
+OmniASR (`omniasr.py`) and Granite Speech 5.0 (`granite_speech5.py`) have modules of their own.
 """
 
 from __future__ import annotations
@@ -509,35 +508,6 @@ class UnpaddedCTCFamily(WaveformCTCFamily):
 
     def _listener(self, base: PreTrainedModel) -> Any:
         return model_below_the_head(base)
-
-
-class OmniASRCTCFamily(UnpaddedCTCFamily):
-    """OmniASR-CTC: a Wav2Vec2 of its own, with a blank that is not its padding."""
-
-    def runs_in_pipeline(self, model: nn.Module) -> bool:
-        """A pipeline (transformers 5.24) passes the mask under a name that this model's encoder refuses."""
-        return False
-
-    def _convolutions(self, config: Any) -> Any:
-        return config.audio_config
-
-    def features(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
-        """(B, N) waveforms, each normalised over its own samples, and their mask."""
-        extractor = self.processor.feature_extractor
-        # one by one: a sum over more zeros is rounded otherwise
-        made = [extractor([clip], sampling_rate=self.sampling_rate, return_tensors="pt") for clip in clips]
-        values = pad_sequence([one.input_values.flatten() for one in made], batch_first=True)
-        masks = pad_sequence([one.padding_mask.flatten().long() for one in made], batch_first=True)
-        return {"input_values": values, "audio_mask": masks}
-
-    def encoder_parameters(self, model: nn.Module) -> list[nn.Parameter]:
-        return list(base_model(model).model.parameters())
-
-    def _listener(self, base: PreTrainedModel) -> Any:
-        return lambda clips: base.model.audio_tower(input_values=clips[:, None])
-
-    def _head(self, base: PreTrainedModel, states: Tensor) -> Tensor:
-        return base.ctc_head(states)
 
 
 class SpectrogramCTCFamily(CTCFamily):

@@ -43,8 +43,8 @@ class SpeechFamily(FamilyData):
             samplers do not apply and no number of tokens limits a sample.
         has_distributions: whether the tokens that are scored come from distributions over the vocabulary, so that
             labels can be smoothed and two models' distributions compared; default `token_level`.
-        unadaptable: last parts of the names of linear layers whose weight the model reads without calling them: an
-            adapter in them would do nothing.
+        unadaptable: last parts of the names of linear layers whose weight the model reads without calling them, here
+            or elsewhere: what an adapter adds to them would be missed.
         engines: the ways to run a step of sampling, the default first; `set_engine` chooses one.
         backbone: runs the model's encoder and decoder when hypotheses are scored.
         adapter_targets: the layers of an adapter that names none; see `audiorl.adapters`.

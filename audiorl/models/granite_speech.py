@@ -14,7 +14,7 @@ Where it differs from the other audio language models:
 5. transformers' feature extractor cannot be built without torchaudio, which has no release for every release of torch.
    It takes one thing from there, and `MelSpectrogram` here gives the same numbers with torch alone.
 
-Granite Speech 5 is another model: an encoder with a CTC head.
+Granite Speech 5.0 is another model: an encoder with a CTC head (`granite_speech5.py`).
 """
 
 from __future__ import annotations

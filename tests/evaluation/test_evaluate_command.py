@@ -22,11 +22,14 @@ from audiorl.demo import CHECKPOINT, demo_rows
 from audiorl.evaluation import read_document
 from audiorl.evaluation.run import Evaluation
 from audiorl.evaluation.systems import LocalModel
+from audiorl.models import speech_family
 from tests.closed_pipe import ClosedPipe
 from tests.evaluation.server import serving
+from tests.tiny_any import KINDS, LANGUAGES, talkative
 from tests.tiny_classifiers import tiny_classifier
 from tests.tiny_models import saved, tiny_clips, tiny_whisper
 
+FAST = ("cohere_asr", "granite_speech5")
 TEXTS = ["the lazy dog", "the quick brown fox", "", "she had your dark suit"]
 
 
@@ -75,6 +78,21 @@ def test_one_model_on_one_file(base, data, capsys):
     assert probe["seconds"] == 0.5 and probe["clips"][0]["kind"] == "silence"
     printed = capsys.readouterr().out
     assert "95 %" in printed and "0.5 s of silence and noise" in printed and printed.strip().endswith("result.json")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind not in FAST)) for kind in KINDS])
+def test_a_model_of_every_family_is_measured_by_its_name(kind, data, tmp_path):
+    """What the document says that the model said is what it says of each clip alone."""
+    folder = saved(talkative(kind), tmp_path / "base")
+    language = ["--language", LANGUAGES[kind]] if kind in LANGUAGES else []
+    (one,) = evaluate(Path(folder), data, *language)["measurements"]
+    model, processor = talkative(kind)
+    family = speech_family(model, processor)
+    asked = {"languages": language[1:]} if language else {}
+    clips = [soundfile.read(data.parent / f"{i}.wav", dtype="float32")[0] for i in range(len(TEXTS))]
+    said = [family.transcribe(model, family.features([clip]), max_new_tokens=8, **asked)[0] for clip in clips]
+    assert [clip["hypothesis"] for clip in one["clips"]] == said and any(said)
+    assert one["summary"]["words"] == 12
 
 
 def test_what_was_measured_is_written_though_nobody_reads_what_is_printed(base, data, tmp_path, monkeypatch, capsys):

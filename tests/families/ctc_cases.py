@@ -31,6 +31,7 @@ def ordinary(model: PreTrainedModel, batch: GroupBatch) -> list[Tensor]:
 ENCODERS = {
     "parakeet": lambda model: model.encoder,
     "lasr": lambda model: model.encoder,
+    "granite_speech5": lambda model: model.encoder,
     "omniasr": lambda model: model.model.audio_tower,
 }
 LORA = {
@@ -39,13 +40,16 @@ LORA = {
     "wav2vec2_bert": ("linear_q", "linear_v"),
 }
 
+# Of clips, where one symbol for 80 ms needs more than others.
+SECONDS = {"granite_speech5": 1.8}
+
 
 def ctc_case(kind: str) -> FamilyCase:
     case = str.lower if kind in LOWER else str.upper
     return FamilyCase(
         name=kind,
         build=lambda: tiny_ctc(kind),
-        clips=tiny_clips(len(TEXTS)),
+        clips=tiny_clips(len(TEXTS), SECONDS.get(kind, 0.9)),
         texts=[[case(text) for text in group] for group in TEXTS],
         ordinary=ordinary,
         encoder=ENCODERS.get(kind, lambda model: model.base_model.encoder),

@@ -37,6 +37,8 @@ ROWS = [
     {"language": "zh"},
     {"language": "en", "task": "translate"},
 ]
+# It takes no prompt.
+ROWS_OF = {"omniasr_llm": [{"language": "english"}, {"language": "deu_Latn"}, {"language": "auto"}]}
 WHISPER_LORA = ("q_proj", "v_proj", "fc1")
 
 
@@ -237,7 +239,7 @@ CASES = [
             float64=False,
             prompted=True,
             # unequal prefixes in one batch
-            rows=[{"language": "en"}, {"language": "en", "prompt": "lazy dogs"}, {"language": "en"}],
+            rows=ROWS_OF.get(kind, [{"language": "en"}, {"language": "en", "prompt": "lazy dogs"}, {"language": "en"}]),
         )
         for kind in AUDIO_LLMS
     ),
@@ -252,8 +254,8 @@ CASES = [
 
 # Whisper's training has tests of its own; CTC models, and transducers, differ in little among themselves.
 FAST_WHOLE = ("wav2vec2", "parakeet", "toy-ctc", "sew", "lasr", "parakeet_tdt", "nemotron3_5")
-# Qwen-Omni and Audio Flamingo 3 differ from other audio language models in their towers alone.
-SLOW_WHOLE = ["audio_flamingo3", "qwen2_5_omni", "qwen3_omni"]
+# Qwen-Omni, Audio Flamingo 3 and OmniASR differ from other audio language models in their towers alone.
+SLOW_WHOLE = ["audio_flamingo3", "qwen2_5_omni", "qwen3_omni", "omniasr_llm"]
 SLOW_WHOLE += [str(case) for case in (*CTC_CASES, *TRANSDUCER_CASES) if str(case) not in FAST_WHOLE]
 
 

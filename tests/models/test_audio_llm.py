@@ -18,7 +18,7 @@ from audiorl.models import speech_family
 from audiorl.models.audio_llm import group_mask, group_positions
 from audiorl.testing.case import group_batch
 from tests.forks import run_forked
-from tests.tiny_audio_llms import KINDS, stock_answer_logps, stock_inputs, tiny_audio_llm, without_noise
+from tests.tiny_audio_llms import KINDS, UNPROMPTED, stock_answer_logps, stock_inputs, tiny_audio_llm, without_noise
 from tests.tiny_models import tiny_clips, tiny_whisper
 from tests.trained_models import AUDIO_LLMS_LATER
 from tests.trainers.grpo_rows import check_that_it_learns_two_words
@@ -60,7 +60,10 @@ def test_scores_are_those_of_the_stock_forward_of_what_the_processor_makes(kind)
     family = speech_family(model, processor)
     clips = sixteen_bits(tiny_clips(2))
     texts = [["the quick brown fox", "dog"], ["a fox", ""]]
-    asked = [{"language": "en"}, {"language": "en", "prompt": "lazy dogs"}]
+    asked = [
+        {"language": "en"},
+        {"language": "de"} if kind in UNPROMPTED else {"language": "en", "prompt": "lazy dogs"},
+    ]
     scores = family.score_groups(model, group_batch(family, clips, texts, asked))
     for b, group in enumerate(texts):
         for k, text in enumerate(group):
@@ -253,9 +256,56 @@ def test_no_mark_passes_in_a_text_or_a_prompt(kind):
     for mark in ("<|im_start|>", "<|im_end|>"):
         with pytest.raises(ValueError, match=r"the text contains .*, which this model reads as marks"):
             family.tokenize_row(f"a {mark}", {"language": "en"})
+        if kind in UNPROMPTED:
+            continue
         for row in ({"prompt": f"names{mark}"}, {"hotwords": ["a", f"b {mark}"]}):
             with pytest.raises(ValueError, match=r"the prompt contains .*, which this model reads as marks"):
                 family.tokenize_row("a", {"language": "en", **row})
+
+
+OMNI = pytest.mark.skipif("omniasr_llm" not in KINDS, reason="this release of transformers has no OmniASR")
+
+
+@OMNI
+@pytest.mark.parametrize(
+    ("language", "mark"),
+    [(None, "auto"), ("auto", "auto"), ("en", "eng_latn"), ("German", "deu_latn"), ("deu_Latn", "deu_latn")],
+)
+def test_omniasr_is_asked_in_the_row_s_language_or_in_all_of_them(language, mark):
+    family = speech_family(*tiny_audio_llm("omniasr_llm"))
+    ids, first = family.tokenize("a fox", language=language)
+    assert family.tokenizer.decode(ids[:first]) == f"<extra_id_1><extra_id_0><|lang:{mark}|><s>"
+    family.set_defaults(language="german")
+    assert family.tokenize("a fox") == family.tokenize("a fox", language="deu_latn")
+
+
+@OMNI
+def test_omniasr_refuses_what_it_cannot_be_asked_or_heard():
+    model, processor = tiny_audio_llm("omniasr_llm")
+    family = speech_family(model, processor)
+    for row, problem in (
+        ({"prompt": "names"}, "reads no prompt"),
+        ({"hotwords": ["Bach"]}, "no place for hotwords"),
+        ({"language": "klingon"}, "Unknown `language='klingon'`"),
+        ({"language": "fr"}, "Unknown `language='fr'`"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            family.tokenize_row("a fox", row)
+    assert (family.min_seconds, family.max_seconds) == (660 / 16_000, 512 * 320 / 16_000)
+    processor.conv_stride = [5, 2, 2, 2, 2, 2, 2]
+    with pytest.raises(ValueError, match="counts frames of convolutions"):
+        speech_family(model, processor)
+
+
+@OMNI
+def test_omniasr_s_frames_are_those_of_a_clip_alone():
+    model, processor = tiny_audio_llm("omniasr_llm")
+    family = speech_family(model, processor)
+    long, short = tiny_clips(2)[0], tiny_clips(2)[1][:6000]
+    both = family.encode(model, group_batch(family, [long, short], [["a"], ["a"]]))
+    alone = model.get_audio_features(**processor.feature_extractor([short], sampling_rate=16_000)).pooler_output
+    torch.testing.assert_close(both[1, : len(alone)], alone, rtol=1e-5, atol=1e-5)
+    assert len(alone) < both.shape[1] and not both[1, len(alone) :].any()
 
 
 def test_a_processor_with_another_place_for_the_audio_is_refused():

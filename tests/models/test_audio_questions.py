@@ -14,13 +14,15 @@ from audiorl.datasets import speech_rows
 from audiorl.evaluation import EvaluationSettings, NamedRows, evaluate
 from audiorl.evaluation.systems import LocalModel
 from audiorl.rewards import AnswerMatch
-from tests.tiny_audio_llms import KINDS, tiny_audio_llm
+from tests.tiny_audio_llms import KINDS, UNPROMPTED, tiny_audio_llm
 from tests.tiny_models import SAMPLING_RATE, tiny_clips
 from tests.trainers.pair_rows import logged, settings
 
 ANSWERS = {"Which animal is it?": ("dog", ["dog", "a dog"]), "How much?": ("so", ["so", "so so"])}
 # The others differ in the prompt's place alone: they run before a release.
-ASKED = [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "qwen2_audio")) for kind in KINDS]
+ASKED = [
+    pytest.param(kind, marks=[pytest.mark.slow] * (kind != "qwen2_audio")) for kind in KINDS if kind not in UNPROMPTED
+]
 
 
 def rows() -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import peft
 import pytest
@@ -13,11 +15,13 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from audiorl import DPOConfig, DPOTrainer
 from audiorl.datasets import BadRowsError
-from audiorl.models import disable_dropout, granite_speech, speech_family
+from audiorl.models import disable_dropout, granite_speech, granite_speech5, speech_family
 from audiorl.models.granite_speech import GraniteSpeechFamily, MelSpectrogram, merge_speech_adapter
+from audiorl.models.granite_speech5 import GraniteSpeech5Family
 from audiorl.testing.case import group_batch
 from tests import oracles_features
 from tests.tiny_audio_llms import GRANITE_AUDIO, stock_answer_logps, stock_inputs, tiny_audio_llm
+from tests.tiny_ctc import tiny_ctc
 from tests.tiny_models import tiny_clips
 
 TEXTS = [["the quick brown fox", "dog"], ["a fox", ""], ["so", "dogs"]]
@@ -195,3 +199,74 @@ def test_a_worker_s_fresh_process_needs_no_torchaudio_either(monkeypatch):
     monkeypatch.setattr(granite_speech.stock, "requires_backends", transformers.utils.requires_backends)
     monkeypatch.delattr(granite_speech.stock, "torchaudio")
     assert torch.equal(family.features(tiny_clips(1))["input_features"], expected)
+
+
+# ---- Granite Speech 5.0 ----
+
+
+@pytest.mark.parametrize("window", [3, 5, 9])
+def test_deltas_are_slopes_of_straight_lines(window):
+    features = np.random.default_rng(window).standard_normal((3, 7))
+    found = granite_speech5.deltas(torch.from_numpy(features), window)
+    np.testing.assert_allclose(found.numpy(), oracles_features.regression_deltas(features, window), atol=1e-12)
+
+
+def test_features_of_granite_5_are_those_of_a_clip_alone_whatever_lies_beside_it():
+    """In a batch of the stock extractor the last frames of a short clip see its padding."""
+    model, processor = tiny_ctc("granite_speech5")
+    family = speech_family(model, processor)
+    long, short = tiny_clips(2)[0], tiny_clips(2)[1][:8100]  # 50 mel frames and a rest
+    alone = processor.feature_extractor([short], sampling_rate=16_000, return_tensors="pt").input_features[0]
+    made = family.features([long, short])
+    count = int(made["audio_mask"][1].sum())
+    assert count == len(alone) == 25 and torch.equal(made["input_features"][1, :, :count].T, alone)
+    both = processor.feature_extractor([long, short], sampling_rate=16_000, return_tensors="pt").input_features[1]
+    assert (both[:count] - alone).abs().max() > 1e-3
+
+
+def test_a_fresh_process_finds_granite_5_s_extractor_without_torchaudio(monkeypatch, tmp_path):
+    model, processor = tiny_ctc("granite_speech5")
+    expected = speech_family(model, processor).features(tiny_clips(1))["input_features"]
+    processor.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    stock = importlib.import_module("transformers.models.granite_speech5.feature_extraction_granite_speech5")
+    monkeypatch.delattr(stock, "torchaudio")
+    for place in (transformers, importlib.import_module("transformers.models.granite_speech5")):
+        monkeypatch.setattr(place, "GraniteSpeech5FeatureExtractor", None)
+    loaded = GraniteSpeech5Family.load_processor(str(tmp_path))
+    assert torch.equal(speech_family(model, loaded).features(tiny_clips(1))["input_features"], expected)
+    monkeypatch.setattr(granite_speech5, "is_torchaudio_available", lambda: True)
+    monkeypatch.setattr(stock, "torchaudio", "theirs")
+    granite_speech5.do_without_torchaudio()
+    assert stock.torchaudio == "theirs"
+
+
+def test_a_processor_of_another_granite_5_is_refused():
+    model, processor = tiny_ctc("granite_speech5")
+    processor.feature_extractor.num_mel_bins = 80
+    with pytest.raises(ValueError, match="80 mel bins, the model hears 16"):
+        speech_family(model, processor)
+
+
+def test_the_head_of_granite_5_is_part_of_its_encoder(tmp_path):
+    """So a frozen encoder leaves nothing to train, and no adapter goes into weights that have two readers."""
+    model, processor = tiny_ctc("granite_speech5")
+    rows = [
+        {"audio": {"array": clip, "sampling_rate": 16_000}, "chosen": "a dog", "rejected": "a"}
+        for clip in tiny_clips(2, 1.6)
+    ]
+    options = {"train_dataset": rows, "processing_class": processor}
+    settings = {"use_cpu": True, "report_to": "none", "max_steps": 1, "save_strategy": "no", "disable_tqdm": True}
+    with pytest.raises(ValueError, match="freeze_encoder leaves nothing of it to train"):
+        DPOTrainer(model, args=DPOConfig(str(tmp_path / "a"), freeze_encoder=True, **settings), **options)
+    model.requires_grad_(True)
+    args = DPOConfig(str(tmp_path / "b"), **settings)
+    with pytest.raises(ValueError, match="reads the weights of ctc_head without calling"):
+        DPOTrainer(model, args=args, peft_config=LoraConfig(target_modules=["ctc_head", "q_proj"]), **options)
+    made = DPOTrainer(model, args=args, peft_config=LoraConfig(init_lora_weights=False), **options)
+    adapted = {name.split(".lora_")[0] for name, p in made.model.named_parameters() if p.requires_grad}
+    assert adapted and not any(name.endswith((".out", ".ctc_head")) for name in adapted)
+    batch = made.data_collator([made.train_dataset[i] for i in range(2)])
+    expected = made.family.score_groups(made.model.eval(), batch).logps
+    merged = made.model.merge_and_unload().eval()
+    torch.testing.assert_close(made.family.score_groups(merged, batch).logps, expected, rtol=1e-4, atol=1e-4)

@@ -3,6 +3,7 @@ who hears what, and models whose tokens differ."""
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -13,13 +14,14 @@ from audiorl.losses import generalized_jsd
 from audiorl.models import speech_family, with_fewer_layers
 from audiorl.trainers.distillation import DistillationConfig, DistillationTrainer, check_same_tokens
 from tests.oracles import central_differences
+from tests.tiny_audio_llms import KINDS as AUDIO_LLMS
 from tests.tiny_audio_llms import tiny_audio_llm
 from tests.tiny_classifiers import tiny_classifier
 from tests.tiny_ctc import tiny_ctc
 from tests.tiny_models import saved, tiny_whisper
 from tests.tiny_seq2seq import KINDS as SEQ2SEQ
 from tests.tiny_seq2seq import tiny_seq2seq
-from tests.trained_models import ALIKE
+from tests.trained_models import ALIKE, AUDIO_LLMS_LATER
 from tests.trainers.pair_rows import largest_difference, logged, settings
 from tests.trainers.text_rows import distillation, larger_whisper, text_rows
 
@@ -235,12 +237,13 @@ def test_other_features_of_the_same_tokens_travel_beside_the_student_s(tmp_path)
     "kind",
     [
         *(pytest.param(kind, marks=[pytest.mark.slow] * (kind in ALIKE)) for kind in SEQ2SEQ),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in AUDIO_LLMS_LATER if kind in AUDIO_LLMS),
         *("qwen2_audio", "labels"),
     ],
 )
 def test_every_family_with_distributions_learns_from_one_of_its_kind(tmp_path, kind):
     build = {
-        "qwen2_audio": lambda: tiny_audio_llm("qwen2_audio"),
+        **{name: functools.partial(tiny_audio_llm, name) for name in AUDIO_LLMS},
         "labels": lambda: tiny_classifier("ast"),
     }.get(kind, lambda: tiny_seq2seq(kind))
     (student, processor), (teacher, theirs) = build(), build()
