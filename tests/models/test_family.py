@@ -22,6 +22,7 @@ from transformers import (
     WhisperConfig,
     WhisperForAudioClassification,
 )
+from transformers.models.auto import modeling_auto
 
 from audiorl.models import (
     FAMILIES,
@@ -296,3 +297,15 @@ def test_the_page_says_how_long_the_smallest_families_are():
         re.search(r"is (\d+) lines and the prompted one (\d+)", page),
     )
     assert lengths == [int(number) for found in said for number in found.groups()]
+
+
+def test_every_speech_model_of_transformers_has_a_family_or_a_reason_on_the_page():
+    page = (Path(__file__).parents[2] / "docs" / "pages" / "families.md").read_text(encoding="utf-8")
+    kinds = ("SPEECH_SEQ_2_SEQ", "CTC", "RNNT", "TDT")
+    listed = [getattr(modeling_auto, f"MODEL_FOR_{kind}_MAPPING_NAMES", {}) for kind in kinds]
+    models = {name: names for mapping in listed for name, names in mapping.items()}
+    assert len(models) > 30 and "whisper" in models
+    for model_type, names in models.items():
+        classes = (names,) if isinstance(names, str) else names
+        known = any(name in FAMILIES for name in (model_type, *classes))
+        assert known != (f"`{model_type}`" in page), f"{model_type}: {'named as missing' if known else 'not a word'}"
