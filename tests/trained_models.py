@@ -71,6 +71,7 @@ AUDIO_LLMS_LATER = ("audio_flamingo3", "qwen2_5_omni", "qwen3_omni", "vibevoice"
 AUDIO_LLMS = ("qwen3_asr", "qwen2_audio", "glm_asr", "voxtral", "fun_asr", "granite_speech", *AUDIO_LLMS_LATER)
 CTC_TEST = "tests/trainers/test_ctc_training.py::test_training_lowers_the_loss_or_raises_the_reward"
 AUDIO_LLM, LABELS = "tests/models/test_audio_llm.py", "tests/trainers/test_labels.py"
+LABEL_MODELS = ("wav2vec2-group", "hubert-layer", "whisper-labels", "ast")
 SEQ2SEQ_MODELS = ("moonshine", "moonshine_streaming", "speech2text", "canary", "cohere_asr")
 # Of models that differ from one of the others in a few lines, one or two cells are fast.
 ALIKE = ("moonshine_streaming", "cohere_asr")
@@ -157,11 +158,12 @@ CLASSIFIERS = [
         f"{LABELS}::test_training_lowers_the_loss_or_raises_the_reward",
         slow=(model, method, adapter) not in FAST_CLASSIFIERS,
     )
-    for model in ("wav2vec2-group", "hubert-layer", "whisper-labels", "ast")
+    for model in LABEL_MODELS
     for method in METHODS
     for adapter in (("full", "LoRA") if method in ("SFT", "ORPO", "KTO", "RAFT") else ("LoRA",))
     if (model, method, adapter) != ("ast", "RAFT", "full")  # has a test of its own
 ]
+FAST_STUDENTS = ("moonshine", "speech2text", "canary", "qwen2_audio", "ast")
 FAST_QUANTISED = {("qwen2_audio", "4 bit")}
 COMBINATIONS = [
     *FAMILIES,
@@ -220,12 +222,9 @@ COMBINATIONS = [
         Trained(
             model, "DPO", "full", f"{LABELS}::test_dpo_lowers_its_loss_on_eight_clips_from_a_checkpoints_name_alone"
         )
-        for model in ("wav2vec2-group", "hubert-layer", "whisper-labels", "ast")
+        for model in LABEL_MODELS
     ),
-    *(
-        Trained(model, "GRPO", "full", f"{LABELS}::test_grpo_raises_the_reward_on_four_clips")
-        for model in ("wav2vec2-group", "hubert-layer", "whisper-labels", "ast")
-    ),
+    *(Trained(model, "GRPO", "full", f"{LABELS}::test_grpo_raises_the_reward_on_four_clips") for model in LABEL_MODELS),
     *(
         Trained(
             model,
@@ -268,9 +267,9 @@ COMBINATIONS = [
             DISTILLATION,
             "full",
             "tests/trainers/test_distillation.py::test_every_family_with_distributions_learns_from_one_of_its_kind",
-            slow=model in (*ALIKE, *AUDIO_LLMS_LATER),
+            slow=model not in FAST_STUDENTS,
         )
-        for model in (*SEQ2SEQ_MODELS, "qwen2_audio", *AUDIO_LLMS_LATER, "ast")
+        for model in (*SEQ2SEQ_MODELS, *AUDIO_LLMS, *LABEL_MODELS)
     ),
 ]
 

@@ -3,7 +3,6 @@ who hears what, and models whose tokens differ."""
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -21,7 +20,7 @@ from tests.tiny_ctc import tiny_ctc
 from tests.tiny_models import saved, tiny_whisper
 from tests.tiny_seq2seq import KINDS as SEQ2SEQ
 from tests.tiny_seq2seq import tiny_seq2seq
-from tests.trained_models import ALIKE, AUDIO_LLMS_LATER
+from tests.trained_models import FAST_STUDENTS, LABEL_MODELS
 from tests.trainers.pair_rows import largest_difference, logged, settings
 from tests.trainers.text_rows import distillation, larger_whisper, text_rows
 
@@ -236,23 +235,24 @@ def test_other_features_of_the_same_tokens_travel_beside_the_student_s(tmp_path)
 @pytest.mark.parametrize(
     "kind",
     [
-        *(pytest.param(kind, marks=[pytest.mark.slow] * (kind in ALIKE)) for kind in SEQ2SEQ),
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in AUDIO_LLMS_LATER if kind in AUDIO_LLMS),
-        *("qwen2_audio", "labels"),
+        pytest.param(kind, marks=[pytest.mark.slow] * (kind not in FAST_STUDENTS))
+        for kind in (*SEQ2SEQ, *AUDIO_LLMS, *LABEL_MODELS)
     ],
 )
 def test_every_family_with_distributions_learns_from_one_of_its_kind(tmp_path, kind):
-    build = {
-        **{name: functools.partial(tiny_audio_llm, name) for name in AUDIO_LLMS},
-        "labels": lambda: tiny_classifier("ast"),
-    }.get(kind, lambda: tiny_seq2seq(kind))
+    def build():
+        if kind in LABEL_MODELS:
+            return tiny_classifier(kind.removesuffix("-labels"))
+        return (tiny_audio_llm if kind in AUDIO_LLMS else tiny_seq2seq)(kind)
+
     (student, processor), (teacher, theirs) = build(), build()
     with torch.no_grad():
         for parameter in teacher.parameters():
             parameter.mul_(1.3)
-    words = ["one", "two", "three", "four"] if kind == "labels" else ["the fox", "dog", "lazy dogs", "so"]
+    labels = kind in LABEL_MODELS
+    words = ["one", "two", "three", "four"] if labels else ["the fox", "dog", "lazy dogs", "so"]
     rows = [{**row, "text": word, "language": "en"} for row, word in zip(text_rows(4), words, strict=True)]
-    rows = [{name: value for name, value in row.items() if kind != "labels" or name != "language"} for row in rows]
+    rows = [{name: value for name, value in row.items() if not labels or name != "language"} for row in rows]
     steps = {"per_device_train_batch_size": 4, "max_steps": 6, "lr_scheduler_type": "constant", "learning_rate": 3e-3}
     args = DistillationConfig(**{**settings(tmp_path), **steps, "lmbda": 0.3, "max_new_tokens": 6})
     made = DistillationTrainer(
