@@ -69,8 +69,11 @@ def _check(models: ModelArguments, data: DataArguments, counting: CountingArgume
             "A served model has an address and a name: --endpoint and --endpoint_model go together. Pass both, or "
             "neither."
         )
-    if models.long_form is None and models.chunk_seconds is not None:
-        raise ValueError("--chunk_seconds says how --long_form cuts clips, which is not given. Pass --long_form auto.")
+    if models.long_form is None and (models.chunk_seconds, models.overlap_seconds) != (None, None):
+        raise ValueError(
+            "--chunk_seconds and --overlap_seconds say how --long_form cuts clips, which is not given. Pass "
+            "--long_form auto."
+        )
     if models.long_form is not None and not models.model_name_or_path:
         raise ValueError(
             "--long_form is for models of --model_name_or_path: a server gets clips whole. Leave it out, or name a "

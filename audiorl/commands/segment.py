@@ -51,7 +51,13 @@ class SegmentArguments:
     chunk_seconds: float = field(
         default=30.0, metadata={"help": "Seconds that the model hears at once, at least two overlaps."}
     )
-    overlap_seconds: float = field(default=4.0, metadata={"help": "Seconds, > 0, that neighboring chunks share."})
+    overlap_seconds: float | None = field(
+        default=None,
+        metadata={
+            "help": "Seconds, > 0, that neighboring chunks share. Unset: 4, or a quarter of a chunk that is shorter "
+            "than 16."
+        },
+    )
     device: str | None = field(
         default=None,
         metadata={"help": "Where the model runs, for example cuda:1. Unset: the first GPU, or else the CPU."},
@@ -78,12 +84,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse((SegmentArguments,), (), argv)
     _check(args)
 
-    from audiorl.datasets import BadRowsError, speech_rows
+    from audiorl.datasets import BadRowsError, check_rows, speech_rows
+    from audiorl.datasets.checks import UNLIMITED
 
     rows = speech_rows(args.dataset_name, split=args.dataset_split, columns=args.columns)
     if faults := recording_faults(rows):
         raise BadRowsError(faults)
     model, family = _loaded(args)
+    lengths = {**UNLIMITED, "least_seconds": family.least_seconds}
+    if faults := check_rows(rows, **lengths, text_columns=("text",), distinct=False, setting_columns=(), progress=True):
+        raise BadRowsError(faults)
     left_out = left_out_file(args.output)
     counts, kept_seconds, heard_seconds, begun = [0, 0], 0.0, 0.0, time.perf_counter()
     from audiorl.files import whole_file

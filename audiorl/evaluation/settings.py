@@ -166,8 +166,12 @@ class ModelArguments:
             "without one hears clips whole."
         },
     )
-    overlap_seconds: float = field(
-        default=4.0, metadata={"help": "With long_form: seconds, > 0, that neighboring chunks share."}
+    overlap_seconds: float | None = field(
+        default=None,
+        metadata={
+            "help": "With long_form: seconds, > 0, that neighboring chunks share. Unset: 4, or a quarter of a chunk "
+            "that is shorter than 16."
+        },
     )
     endpoint: str | None = field(
         default=None,

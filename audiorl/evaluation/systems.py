@@ -207,8 +207,9 @@ class LocalModel:
 
     def _long_form(self) -> dict[str, Any]:
         assert self.long_form is not None
-        found = asdict(self.long_form)
-        return {"long_form": found.pop("way"), **found, "chunk_seconds": self.long_form.seconds_of(self.family)}
+        chunk = self.long_form.seconds_of(self.family)
+        overlap = None if chunk is None else self.long_form.overlap_of(chunk)
+        return {"long_form": self.long_form.way, "chunk_seconds": chunk, "overlap_seconds": overlap}
 
 
 # ---- silence and noise ----

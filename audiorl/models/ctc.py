@@ -43,7 +43,7 @@ from audiorl.models.family import SpeechFamily, TokenizedText
 from audiorl.models.fast_conformer import FastConformerAudio
 from audiorl.models.forward import base_model, is_sharded, run_inside
 from audiorl.models.head import scaled_logits
-from audiorl.models.long_clips import chunk_starts
+from audiorl.models.long_clips import LongForm, chunk_starts
 from audiorl.models.padding import (
     WAVLM_UNADAPTABLE,
     encode_by_length,
@@ -337,20 +337,26 @@ class CTCFamily(SpeechFamily):
         return samples_for(self.frames_in, 201) - samples_for(self.frames_in, 200)
 
     def frame_logps(
-        self, model: nn.Module, clip: np.ndarray, *, chunk_seconds: float | None = None, overlap_seconds: float = 4.0
+        self,
+        model: nn.Module,
+        clip: np.ndarray,
+        *,
+        chunk_seconds: float | None = None,
+        overlap_seconds: float | None = None,
     ) -> Tensor:
         """Log-probabilities of the symbols in every frame of a clip of any length.
 
         Args:
             clip: (samples,) at `sampling_rate`.
             chunk_seconds: the clip is heard in chunks of this length; None for the model's window, or as a whole.
-            overlap_seconds: that two chunks share; their frames are joined in its middle.
+            overlap_seconds: that two chunks share, see `LongForm`; their frames are joined in its middle.
 
         Returns:
             (S, V) float32 nats, on the CPU; frame s begins at s * `frame_samples` samples.
         """
         chunk_seconds = chunk_seconds or self.max_seconds or len(clip) / self.sampling_rate
-        chunk, overlap = round(chunk_seconds * self.sampling_rate), round(overlap_seconds * self.sampling_rate)
+        shared = LongForm("chunks", chunk_seconds, overlap_seconds).overlap_of(chunk_seconds)
+        chunk, overlap = (round(seconds * self.sampling_rate) for seconds in (chunk_seconds, shared))
         starts = chunk_starts(len(clip), chunk, overlap, self.frame_samples)
         cuts = [(after + before + chunk) // 2 // self.frame_samples for before, after in pairwise(starts)]
         parts = []

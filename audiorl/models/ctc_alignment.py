@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from audiorl.models.long_clips import LongForm
-
 if TYPE_CHECKING:
     from audiorl.models.ctc import CTCFamily
 
@@ -81,7 +79,7 @@ def align(
     text: str,
     *,
     chunk_seconds: float = 30.0,
-    overlap_seconds: float = 4.0,
+    overlap_seconds: float | None = None,
 ) -> Alignment:
     """Find where each word of a transcript is said.
 
@@ -96,8 +94,8 @@ def align(
     words = list(_spelt(family, text))
     if not words:
         raise ValueError("the transcript has no word that the model can write. Spell it with the model's letters")
-    how = LongForm("chunks", min(chunk_seconds, family.max_seconds or math.inf), overlap_seconds)
-    heard = family.frame_logps(model, clip, chunk_seconds=how.chunk_seconds, overlap_seconds=how.overlap_seconds)
+    chunk = min(chunk_seconds, family.max_seconds or math.inf)
+    heard = family.frame_logps(model, clip, chunk_seconds=chunk, overlap_seconds=overlap_seconds)
     logps = heard.numpy()
     between = getattr(family.ctc_text.tokenizer, "word_delimiter_token_id", None)
     symbols: list[int] = []

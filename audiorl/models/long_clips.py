@@ -35,7 +35,8 @@ class LongForm:
             arXiv:2212.04356, section 3.8), other models hear chunks that overlap; "chunks" for Whisper, too.
         chunk_seconds: seconds of a chunk, > 0; None for the model's window. A model without a window hears clips whole
             unless this says otherwise.
-        overlap_seconds: seconds that two chunks share, > 0 and at most half a chunk.
+        overlap_seconds: seconds that two chunks share, > 0 and at most half a chunk; None for 4, or a quarter of a
+            chunk that is shorter than 16.
 
     Raises:
         ValueError: another way, or seconds out of range.
@@ -43,7 +44,7 @@ class LongForm:
 
     way: str = "auto"
     chunk_seconds: float | None = None
-    overlap_seconds: float = 4.0
+    overlap_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.way not in WAYS:
@@ -51,15 +52,18 @@ class LongForm:
                 f"Long clips are transcribed by one of {WAYS}; got {self.way!r}. Change --long_form (in Python "
                 "LongForm(way=...))."
             )
-        if not self.overlap_seconds > 0:
+        overlap = self.overlap_seconds
+        if overlap is not None and not overlap > 0:
             raise ValueError(
-                f"Chunks overlap by more than 0 s; got {self.overlap_seconds!r}. Change --overlap_seconds (in Python "
+                f"Chunks overlap by more than 0 s; got {overlap!r}. Change --overlap_seconds (in Python "
                 "LongForm(overlap_seconds=...))."
             )
-        if self.chunk_seconds is not None and not self.chunk_seconds >= 2 * self.overlap_seconds:
+        if self.chunk_seconds is not None and not self.chunk_seconds > 0:
+            raise ValueError(f"A chunk is longer than 0 s; got {self.chunk_seconds!r}. Raise --chunk_seconds.")
+        if self.chunk_seconds is not None and overlap is not None and self.chunk_seconds < 2 * overlap:
             raise ValueError(
-                f"A chunk is at least twice as long as the overlap of {self.overlap_seconds:g} s; got "
-                f"{self.chunk_seconds!r}. Raise --chunk_seconds, or lower --overlap_seconds."
+                f"A chunk is at least twice as long as the overlap of {overlap:g} s; got {self.chunk_seconds:g} s. "
+                "Raise --chunk_seconds, or lower --overlap_seconds."
             )
 
     def seconds_of(self, family: Any) -> float | None:
@@ -75,12 +79,16 @@ class LongForm:
                 "--chunk_seconds, or leave it out."
             )
         seconds = window if self.chunk_seconds is None else self.chunk_seconds
-        if seconds is not None and seconds < 2 * self.overlap_seconds:
+        if seconds is not None and self.overlap_seconds is not None and seconds < 2 * self.overlap_seconds:
             raise ValueError(
                 f"The model's window of {seconds:g} s is shorter than two overlaps of {self.overlap_seconds:g} s. "
                 "Lower --overlap_seconds."
             )
         return seconds
+
+    def overlap_of(self, chunk_seconds: float) -> float:
+        """Seconds that two chunks of this length share."""
+        return min(4.0, chunk_seconds / 4) if self.overlap_seconds is None else self.overlap_seconds
 
     def transcribe(self, family: Any, model: Any, clip: np.ndarray, **asked: Any) -> str:
         """The transcript of a clip that is longer than `seconds_of`.
@@ -92,7 +100,7 @@ class LongForm:
         chunk = self.seconds_of(family)
         assert chunk is not None
         way = family.transcribe_long if self.way == "auto" else family.transcribe_chunks
-        return way(model, clip, chunk_seconds=chunk, overlap_seconds=self.overlap_seconds, **asked)
+        return way(model, clip, chunk_seconds=chunk, overlap_seconds=self.overlap_of(chunk), **asked)
 
 
 def chunk_starts(samples: int, chunk: int, overlap: int, step: int = 1) -> list[int]:

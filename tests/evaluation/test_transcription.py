@@ -37,6 +37,7 @@ class CountingFamily:
     max_seconds = 3.0
     min_seconds = 0.01
     decodes_with_prompts = False
+    encoder_cache = None
     setting_columns = ("language", "task")
 
     def __init__(self, answers=None):

@@ -200,7 +200,7 @@ def test_what_cannot_be_segmented_is_told_before_a_model_is_loaded(tmp_path):
     with pytest.raises(ValueError, match="between 0 and 1"):
         run(tmp_path, "no such model", rows, "--min_confidence=1.5")
     with pytest.raises(ValueError, match="Raise --chunk_seconds"):
-        run(tmp_path, "no such model", rows, "--chunk_seconds=2")
+        run(tmp_path, "no such model", rows, "--chunk_seconds=2", "--overlap_seconds=1.5")
 
 
 def test_a_model_without_frames_is_refused(tmp_path, tiny_multilingual):
@@ -212,5 +212,5 @@ def test_a_model_without_frames_is_refused(tmp_path, tiny_multilingual):
 
 
 def test_a_transcript_that_does_not_fit_is_named_with_its_row(tmp_path, checkpoint):
-    with pytest.raises(ValueError, match=r"talks\.jsonl:1: the transcript needs"):
+    with pytest.raises(BadRowsError, match=r"talks\.jsonl:1: the clip is 6.00 s long, the model needs"):
         run(tmp_path, checkpoint, recordings(tmp_path, text="word " * 500))

@@ -190,7 +190,7 @@ def test_a_system_says_how_it_heard_long_clips(ctc):
     [
         ({"way": "timestamps"}, "Change --long_form"),
         ({"overlap_seconds": 0}, "Change --overlap_seconds"),
-        ({"chunk_seconds": 5.0}, "Raise --chunk_seconds"),
+        ({"chunk_seconds": 5.0, "overlap_seconds": 3.0}, "Raise --chunk_seconds"),
         ({"chunk_seconds": float("nan")}, "Raise --chunk_seconds"),
     ],
 )
@@ -204,4 +204,6 @@ def test_chunks_beyond_the_window_are_refused_before_anything_is_heard(tiny_mult
     with pytest.raises(ValueError, match="The model hears 2 s at once"):
         LocalModel("whisper", model, processor, long_form=LongForm(chunk_seconds=30.0))
     with pytest.raises(ValueError, match="Lower --overlap_seconds"):
-        LocalModel("whisper", model, processor, long_form=LongForm())
+        LocalModel("whisper", model, processor, long_form=LongForm(overlap_seconds=1.5))
+    assert LongForm().overlap_of(2.0) == 0.5
+    assert LongForm().overlap_of(30.0) == 4.0
