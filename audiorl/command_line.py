@@ -49,6 +49,7 @@ CLASSES: Mapping[str, Sequence[str]] = {
     "pairs": ("audiorl.commands.pairs.PairsArguments", "audiorl.commands.pairs.PairsConfig"),
     "evaluate": tuple(f"audiorl.evaluation.settings.{kind}Arguments" for kind in ("Model", "Data", "Counting")),
     "checkpoints": ("audiorl.commands.checkpoints.CheckpointsArguments",),
+    "segment": ("audiorl.commands.segment.SegmentArguments",),
     "report": ("audiorl.commands.report.ReportArguments",),
 }
 
