@@ -97,7 +97,7 @@ def audio_llm_encoder(model) -> torch.nn.Module:
     names = ("audio_tower", "encoder", "multi_modal_projector")
     places = (model, model.model)  # older releases of transformers have towers beside `model`
     found = next(part for name in names for place in places if (part := getattr(place, name, None)) is not None)
-    if "Omni" in type(model).__name__:
+    if "Thinker" in type(model).__name__:
         return getattr(found, "conv1", None) or found.conv2d1
     return found
 
