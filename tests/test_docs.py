@@ -48,6 +48,7 @@ NOT_RUN = {
     "mkdocs serve": "does not end",
     "torchrun examples/dpo_whisper.py": "the whole demo takes minutes: tests/demo/test_demo_checkpoint.py, slow",
     "torchrun --nnodes=2": "several machines: tests/trainers/test_parallel.py, slow; its flags are parsed",
+    "torchrun --nnodes 2": "several machines: tests/trainers/test_elastic.py, slow; its flags are parsed",
     "accelerate launch --config_file examples/accelerate_configs/multi_node.yaml": "likewise",
     "audiorl grpo --model_name_or_path openai/whisper-small --language english --dataset_name train.jsonl --output_dir "
     "out-judged": "needs a server: tests/rewards/test_judge.py",

@@ -163,12 +163,22 @@ def _compiled(name: str, options: dict[str, Any]) -> Callable[..., Any]:
     return torch.compile(own, dynamic=True, **options)
 
 
-# ---- weights spread over processes (FSDP2) ----
+# ---- weights spread over processes (FSDP2, DeepSpeed ZeRO 3) ----
 
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether a parameter is spread over several processes, which gather it layer by layer in each call."""
-    return any(isinstance(p, DTensor) and p.device_mesh.size() > 1 for p in model.parameters())
+    return any((p.device_mesh.size() > 1 if isinstance(p, DTensor) else is_partitioned(p)) for p in model.parameters())
+
+
+def is_partitioned(parameter: Tensor) -> bool:
+    """Whether DeepSpeed ZeRO 3 has spread a parameter, which is then empty outside of the forward."""
+    return hasattr(parameter, "ds_tensor") and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def own_part(parameter: Tensor) -> Tensor:
+    """What this process holds of a parameter: under ZeRO 3 its part, else the parameter as it is."""
+    return getattr(parameter, "ds_tensor", parameter)
 
 
 @contextlib.contextmanager
@@ -272,5 +282,7 @@ def _scales(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _true_size(parameter: Tensor) -> int:
+    if hasattr(parameter, "ds_numel"):  # ZeRO 3 leaves it empty
+        return parameter.ds_numel
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else state.shape.numel()

@@ -34,6 +34,7 @@ from transformers import TrainerCallback
 
 from audiorl.batch import GroupBatch
 from audiorl.exits import TERMINATED, tell_launcher
+from audiorl.models.forward import own_part
 from audiorl.models.sampling import DivergedModelError
 from audiorl.terminal import put_bars_away, wrapped
 
@@ -96,7 +97,7 @@ class StopOnBadNumbers(TrainerCallback):
 
     def spoiled_weights(self) -> bool:
         """Whether a weight that is trained is not finite."""
-        return not all_finite([p for p in self.trainer.model.parameters() if p.requires_grad])
+        return not all_finite([own_part(p) for p in self.trainer.model.parameters() if p.requires_grad])
 
     def update(self) -> str:
         """How weights are updated, for a message."""

@@ -473,8 +473,9 @@ def checkpoint_to_resume(
     """The checkpoint that `resume_from_checkpoint` means.
 
     Args:
-        asked: a folder; True for the last checkpoint of `output_dir`; None or False for none. A command line can only
-            say the words "True" and "False", so they count as well.
+        asked: a folder; True for the last checkpoint of `output_dir`; "auto" for the last one or, where there is none,
+            none; None or False for none. A command line can only say the words "True" and "False", so they count as
+            well.
         allow_unlisted: also one without a list of its files, which nothing can be checked of.
         checksums: as in `faults`.
 
@@ -484,10 +485,15 @@ def checkpoint_to_resume(
     if str(asked).lower() in ("none", "false", ""):
         return None
     folder = str(asked)
-    if folder.lower() == "true":
+    if folder.lower() in ("true", "auto"):
         known = [path for path in step_folders(output_dir) if not _is_foreign(path)]
+        if not known and folder.lower() == "auto":
+            return None
         if not known:
-            raise ValueError(f"There is no whole checkpoint in {output_dir}. Start without resume_from_checkpoint.")
+            raise ValueError(
+                f"There is no whole checkpoint in {output_dir}. Start without resume_from_checkpoint, or with auto, "
+                "which resumes where there is one."
+            )
         folder = known[-1]
     elif allow_unlisted and not Path(folder, LIST_FILE).is_file() and not _missing_parts(Path(folder)):
         logger.warning(f"{folder} has no {LIST_FILE}, so it cannot be checked whether its files are whole.")

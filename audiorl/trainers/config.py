@@ -26,7 +26,7 @@ from audiorl.losses.settings import named_losses, number_not_below, read_loss_se
 from audiorl.models import SpeechFamily
 from audiorl.models.encoder_cache import DTYPES
 from audiorl.text.normalizers import normalizer
-from audiorl.trainers.distributed import check_joined, falls_back_to_cpus
+from audiorl.trainers.distributed import check_joined, join_on_cpus
 
 # Parts of the names of optimizers that bitsandbytes brings; names with "torch" are torch's and torchao's.
 BITSANDBYTES_OPTIMIZERS = ("8bit", "bnb", "paged", "ademamix", "lion")
@@ -347,7 +347,7 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
 
     def __post_init__(self):
         self._check_amounts()
-        self.use_cpu = falls_back_to_cpus(self.use_cpu) or self.use_cpu
+        join_on_cpus(self)
         if self.disable_tqdm is None:  # transformers' default also turns bars off where only its warnings are off
             self.disable_tqdm = not (sys.stderr.isatty() or is_in_notebook())
         check_bf16(self.bf16, self.use_cpu)

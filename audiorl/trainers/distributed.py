@@ -3,6 +3,7 @@
 DDP       whole copies; everything works
 FSDP2     parameters sharded; no decoding while training, no synced reference
 ZeRO 1, 2 optimizer state and gradients sharded by DeepSpeed, parameters whole
+ZeRO 3    parameters sharded too, with the limits of FSDP2
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import atexit
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -20,6 +22,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.utils.data import Sampler
+from transformers.integrations import deepspeed
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
 
 from audiorl.losses import PairScores
@@ -41,16 +44,15 @@ def falls_back_to_cpus(use_cpu: bool) -> bool:
     Without it accelerate joins no processes and each trains alone, all in one folder. The first process says so.
 
     Raises:
-        ValueError: FSDP or DeepSpeed is asked for, which need GPUs.
+        ValueError: FSDP is asked for, which accelerate has for GPUs only.
     """
     if started_processes() == 1 or (_device_joins_processes() and not use_cpu):
         return False
-    for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
-        if os.environ.get(variable, "false").lower() == "true":
-            raise ValueError(
-                f"{name} was asked for, but this run is on CPUs, where accelerate would train whole copies instead. "
-                f"Run on GPUs, or without {name}: accelerate launch --config_file {CONFIGS}/ddp.yaml {ON_CPUS}."
-            )
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise ValueError(
+            "FSDP was asked for, but this run is on CPUs, where accelerate would train whole copies instead. Run on "
+            f"GPUs, or without FSDP: accelerate launch --config_file {CONFIGS}/ddp.yaml {ON_CPUS}."
+        )
     if use_cpu:
         return False
     if os.environ["RANK"] == "0":
@@ -58,6 +60,49 @@ def falls_back_to_cpus(use_cpu: bool) -> bool:
             f"There is no GPU here: {started_processes()} processes train one model on CPUs, joined by gloo. "
             "--use_cpu true asks for that and drops this line."
         )
+    return True
+
+
+def join_on_cpus(args: Any) -> None:
+    """Join the processes of a run on CPUs, if that is where it runs.
+
+    Args:
+        args: a trainer's config; its `use_cpu`, and for DeepSpeed its `ddp_backend`, are set.
+
+    Raises:
+        ValueError: FSDP, or DeepSpeed in a way that works on GPUs only.
+    """
+    if not join_deepspeed_on_cpus(args):
+        args.use_cpu = falls_back_to_cpus(args.use_cpu) or args.use_cpu
+
+
+def join_deepspeed_on_cpus(args: Any) -> bool:
+    """Prepare a run that DeepSpeed is to spread over CPUs; False if it is on GPUs, or without DeepSpeed.
+
+    accelerate forgets DeepSpeed as soon as it hears `use_cpu`, so it is told the device and the backend by other ways.
+
+    Args:
+        args: a trainer's config; its `use_cpu` and `ddp_backend` are set.
+
+    Raises:
+        ValueError: DeepSpeed is asked for in a way that works on GPUs only.
+    """
+    launched = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    if not (launched or args.deepspeed) or (_device_joins_processes() and not args.use_cpu):
+        return False
+    if _device_joins_processes():
+        raise ValueError(
+            "--use_cpu and DeepSpeed together need a machine on which torch sees no GPU. Hide the GPUs with "
+            "CUDA_VISIBLE_DEVICES= in front of the command, or leave --use_cpu out."
+        )
+    if not launched or "RANK" not in os.environ:
+        raise ValueError(
+            "On CPUs DeepSpeed starts only by its launch config, not by --deepspeed. Run accelerate launch "
+            f"--config_file {CONFIGS}/deepspeed_zero2.yaml --mixed_precision no; --deepspeed_config_file names a file "
+            "of your own."
+        )
+    os.environ.update(ACCELERATE_TORCH_DEVICE="cpu", DS_ACCELERATOR="cpu")
+    args.use_cpu, args.ddp_backend = False, "gloo"
     return True
 
 
@@ -100,7 +145,8 @@ def check_parallelism(accelerator: Accelerator) -> None:
     """Refuse settings under which something else would be trained than the user expects.
 
     Raises:
-        ValueError: FSDP that is asked for and not there, FSDP 1, weights that only the first process loads, ZeRO 3.
+        ValueError: FSDP that is asked for and not there, FSDP 1, weights that only the first process loads, ZeRO 3 that
+            would save none.
     """
     fsdp = getattr(accelerator.state, "fsdp_plugin", None)
     asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
@@ -119,17 +165,27 @@ def check_parallelism(accelerator: Accelerator) -> None:
             "With cpu_ram_efficient_loading only the first process has the model's weights until training starts; the "
             "reference is made before and would be empty on the others. Set fsdp_cpu_ram_efficient_loading to false."
         )
-    deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
-    if deepspeed is not None and deepspeed.zero_stage == 3:
-        raise ValueError(
-            "Rollouts and the reference do not support how DeepSpeed ZeRO 3 gathers parameters. Use "
-            f"FSDP2 to shard parameters ({CONFIGS}/fsdp2.yaml), or ZeRO 2 ({CONFIGS}/deepspeed_zero2.yaml)."
-        )
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    if plugin is not None and plugin.zero_stage == 3:
+        zero = plugin.deepspeed_config["zero_optimization"]
+        if not zero.get("stage3_gather_16bit_weights_on_model_save"):
+            raise ValueError(
+                "DeepSpeed ZeRO 3 would save no weights that load without it. Set zero3_save_16bit_model to true "
+                f"({CONFIGS}/deepspeed_zero3.yaml), or stage3_gather_16bit_weights_on_model_save in a file of your own."
+            )
 
 
 def is_fsdp(accelerator: Accelerator) -> bool:
-    """Whether training shards the parameters, from its first step on."""
+    """Whether FSDP shards the parameters, from the first step on."""
     return accelerator.distributed_type == DistributedType.FSDP
+
+
+def sharded_by(accelerator: Accelerator) -> str:
+    """What shards the parameters from the first step on: "FSDP", "ZeRO 3", or "" where they stay whole."""
+    if is_fsdp(accelerator):
+        return "FSDP"
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    return "ZeRO 3" if plugin is not None and plugin.zero_stage == 3 else ""
 
 
 def check_whole_weights(accelerator: Accelerator, what: str) -> None:
@@ -138,11 +194,24 @@ def check_whole_weights(accelerator: Accelerator, what: str) -> None:
     Raises:
         ValueError: with `what`, a subject and its verb.
     """
-    if is_fsdp(accelerator):
+    if by := sharded_by(accelerator):
         raise ValueError(
-            f"{what} with generate(), which FSDP cannot run on sharded weights. Leave it out and measure the saved "
+            f"{what} with generate(), which {by} cannot run on sharded weights. Leave it out and measure the saved "
             "checkpoint with audiorl.evaluation.evaluate_model."
         )
+
+
+@contextmanager
+def loaded_whole() -> Iterator[None]:
+    """While a model is loaded, keep transformers from sharding it for ZeRO 3, as training does with it later.
+
+    A reference, an adapter and the checks before the first step need the weights; they are on the CPU until then.
+    """
+    kept, deepspeed._hf_deepspeed_config_weak_ref = deepspeed._hf_deepspeed_config_weak_ref, None
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = kept
 
 
 def prepare_frozen(model: nn.Module, accelerator: Accelerator) -> Any:

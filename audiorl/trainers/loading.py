@@ -53,8 +53,10 @@ from audiorl.models import (
     speech_family,
 )
 from audiorl.models.encoder_cache import EncoderCache
+from audiorl.models.forward import is_sharded
 from audiorl.text.keywords import HOTWORDS_COLUMN, distinct_hotwords
 from audiorl.trainers.config import AUTO, SpeechConfig
+from audiorl.trainers.distributed import loaded_whole
 
 logger = logging.get_logger(__name__)
 
@@ -84,6 +86,11 @@ def load_model(model: str | os.PathLike | nn.Module, args: SpeechConfig, quantiz
                 "model_init_kwargs and quantization_config say how to load a model, but an instance was passed, which "
                 "is loaded already. Pass the model's name or path, or drop them."
             )
+        if is_sharded(model):
+            raise ValueError(
+                "The model's weights are sharded already, as from_pretrained does under DeepSpeed ZeRO 3 once a config "
+                "exists. Pass the model's name or path, or load it before the config is made."
+            )
         return model
     if isinstance(quantization_config, BitsAndBytesConfig):
         require_bitsandbytes(f"Loading {model} in {'8' if quantization_config.load_in_8bit else '4'} bit")
@@ -100,7 +107,8 @@ def load_checkpoint(model: str | os.PathLike, options: dict[str, Any]) -> nn.Mod
         ValueError: there is no such model.
     """
     try:
-        return _from_name(model, options)
+        with loaded_whole():
+            return _from_name(model, options)
     except OSError as error:
         raise ValueError(
             f"No model could be loaded from {str(model)!r}: {error}. Check the name; a folder has to hold config.json "

@@ -30,7 +30,7 @@ from audiorl.collator import SpeechCollator
 from audiorl.losses import sequence_sum
 from audiorl.models import SpeechFamily, base_model, disable_dropout
 from audiorl.models.forward import is_sharded
-from audiorl.trainers.distributed import is_fsdp, prepare_frozen
+from audiorl.trainers.distributed import prepare_frozen, sharded_by
 from audiorl.trainers.loading import fill_encoder_cache, load_model
 
 REF_LOGPS = "ref_logps"
@@ -110,13 +110,15 @@ class FrozenPolicy:
             return AdapterOff(self.trainer.family, self.trainer.model)
         if self.trainer.args.precompute_ref_log_probs:
             return FrozenCopy(self.trainer.family, self.trainer.model, self.trainer.model)
-        return self._frozen(frozen_copy(self.trainer.model, share_frozen=not self.trainer.args.sync_ref_model))
+        # two engines of ZeRO 3 cannot both gather a parameter
+        apart = self.trainer.args.sync_ref_model or sharded_by(self.trainer.accelerator) == "ZeRO 3"
+        return self._frozen(frozen_copy(self.trainer.model, share_frozen=not apart))
 
     def _frozen(self, ref_model: nn.Module) -> FrozenCopy:
         self.trainer.family.check_same_answers(self.trainer.model, ref_model)
-        if self.trainer.args.sync_ref_model and is_fsdp(self.trainer.accelerator):
+        if self.trainer.args.sync_ref_model and (by := sharded_by(self.trainer.accelerator)):
             raise ValueError(
-                "sync_ref_model moves a whole reference towards a whole policy, and FSDP shards both. Train with DDP, "
+                f"sync_ref_model moves a whole reference towards a whole policy, and {by} shards both. Train with DDP, "
                 "or leave it off."
             )
         self.trainer.family.install(ref_model)

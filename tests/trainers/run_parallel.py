@@ -43,6 +43,7 @@ FSDP = {
     "sharded files": {"state": "SHARDED_STATE_DICT"},
     "frozen": {"state": "FULL_STATE_DICT", "freeze_encoder": True, "gradient_accumulation_steps": 2,
                "per_device_train_batch_size": 1},
+    "checkpointed": {"state": "FULL_STATE_DICT", "freeze_encoder": True, CHECKPOINTING: True},
     "lora": {"state": "SHARDED_STATE_DICT", "adapter": True},
     "precomputed": {"state": "FULL_STATE_DICT", "precompute_ref_log_probs": True},
 }  # fmt: skip

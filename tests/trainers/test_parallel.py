@@ -6,15 +6,12 @@ import json
 import os
 import re
 import signal
-import socket
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import soundfile
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
@@ -23,50 +20,14 @@ from audiorl import exits
 from audiorl.trainers import distributed
 from audiorl.trainers.checkpoints import is_whole, write_list
 from audiorl.trainers.distributed import check_parallelism
-from tests.tiny_models import saved, tiny_clips, tiny_whisper
+from tests.tiny_models import saved, tiny_whisper
 from tests.trainers.launching import CONFIGS, launch_arguments, launched
 from tests.trainers.pair_rows import config, largest_difference
 from tests.trainers.run_parallel import DDP, FSDP
+from tests.trainers.starting import ROOT, TORCHRUN, finish, free_port, start, write_pairs
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = str(Path(__file__).with_name("run_parallel.py"))
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 STEPS = 4
-
-
-def start(command: list[str], cwd: Path = ROOT, new_session: bool = False, **environment: str) -> subprocess.Popen:
-    quiet = {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
-    environment = {**os.environ, **quiet, **environment}
-    return subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=new_session,
-    )
-
-
-def write_pairs(path: Path, count: int = 16) -> None:
-    """Rows with clips beside them."""
-    lines = []
-    for i, clip in enumerate(tiny_clips(count)):
-        soundfile.write(path.with_name(f"{i}.wav"), clip, 16_000)
-        lines.append(json.dumps({"audio": f"{i}.wav", "chosen": "the lazy dog", "rejected": f"dog {i}"}))
-    path.write_text("\n".join(lines))
-
-
-def finish(*processes: subprocess.Popen) -> str:
-    said = "".join(process.communicate(timeout=400)[0] for process in processes)
-    assert all(process.returncode == 0 for process in processes), said[-4000:]
-    return said
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def accelerate_launch(config_file: str) -> list[str]:
@@ -175,11 +136,17 @@ def stand_in(**state) -> SimpleNamespace:
     )  # fmt: skip
 
 
+def zero_three(settings: dict) -> SimpleNamespace:
+    return SimpleNamespace(zero_stage=3, deepspeed_config={"zero_optimization": {"stage": 3, **settings}})
+
+
 def test_what_would_train_on_something_else_is_refused(monkeypatch):
     check_parallelism(stand_in())
     check_parallelism(stand_in(deepspeed_plugin=SimpleNamespace(zero_stage=2)))
-    with pytest.raises(ValueError, match=r"ZeRO 3.*fsdp2\.yaml.*deepspeed_zero2\.yaml"):
-        check_parallelism(stand_in(deepspeed_plugin=SimpleNamespace(zero_stage=3)))
+    gathering = {"stage3_gather_16bit_weights_on_model_save": True}
+    check_parallelism(stand_in(deepspeed_plugin=zero_three(gathering)))
+    with pytest.raises(ValueError, match=r"ZeRO 3 would save no weights.*save_16bit_model.*zero3\.yaml"):
+        check_parallelism(stand_in(deepspeed_plugin=zero_three({})))
     first = SimpleNamespace(fsdp_version=1, cpu_ram_efficient_loading=False)
     with pytest.raises(ValueError, match=r"version 1.*fsdp_version to 2"):
         check_parallelism(stand_in(fsdp_plugin=first))
@@ -207,7 +174,8 @@ def test_a_checkpoint_in_shards_counts_as_whole(tmp_path):
 def test_accelerate_reads_every_shipped_config(path):
     read = load_config_from_file(str(path))
     assert read.mixed_precision == "bf16" and not read.use_cpu
-    expected = {"fsdp2": "FSDP", "deepspeed_zero2": "DEEPSPEED"}.get(path.stem, "MULTI_GPU")
+    shared = {"fsdp2": "FSDP", "deepspeed_zero2": "DEEPSPEED", "deepspeed_zero3": "DEEPSPEED"}
+    expected = shared.get(path.stem, "MULTI_GPU")
     assert read.distributed_type == DistributedType(expected)
     arguments = launch_arguments(path)
     assert arguments.num_processes == read.num_processes == 8 * read.num_machines
@@ -259,10 +227,13 @@ def test_the_deepspeed_config_is_filled_from_the_trainers_arguments(monkeypatch,
     assert filled.config["train_micro_batch_size_per_gpu"] == args.per_device_train_batch_size
 
 
-def test_the_deepspeed_config_asks_for_stage_two():
-    environment = launched(CONFIGS / "deepspeed_zero2.yaml")
+@pytest.mark.parametrize("stage", ["2", "3"])
+def test_the_deepspeed_configs_ask_for_their_stage(stage):
+    environment = launched(CONFIGS / f"deepspeed_zero{stage}.yaml")
     asked = {name.removeprefix("ACCELERATE_"): value for name, value in environment.items()}
-    assert asked["USE_DEEPSPEED"] == "true" and asked["DEEPSPEED_ZERO_STAGE"] == "2"
+    assert asked["USE_DEEPSPEED"] == "true" and asked["DEEPSPEED_ZERO_STAGE"] == stage
+    assert asked["DEEPSPEED_ZERO3_INIT"] == "false"
+    assert asked.get("DEEPSPEED_ZERO3_SAVE_16BIT_MODEL", "false") == ("true" if stage == "3" else "false")
     assert asked["GRADIENT_ACCUMULATION_STEPS"] == asked["GRADIENT_CLIPPING"] == "auto"
     assert asked["DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE"] == asked["DEEPSPEED_OFFLOAD_PARAM_DEVICE"] == "none"
 
@@ -420,12 +391,38 @@ def test_several_processes_without_a_gpu_train_together_on_cpus_and_say_so(as_on
     assert not distributed.falls_back_to_cpus(use_cpu=False)
 
 
-@pytest.mark.parametrize(("variable", "name"), [("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed")])
 @pytest.mark.parametrize("use_cpu", [False, True])
-def test_sharding_on_cpus_is_refused_before_anything_is_loaded(as_one_of_two, monkeypatch, variable, name, use_cpu):
-    monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
-    with pytest.raises(ValueError, match=rf"{name} was asked for.*ddp\.yaml --use_cpu true --mixed_precision no"):
+def test_fsdp_on_cpus_is_refused_before_anything_is_loaded(as_one_of_two, monkeypatch, use_cpu):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match=r"FSDP was asked for.*ddp\.yaml --use_cpu true --mixed_precision no"):
         distributed.falls_back_to_cpus(use_cpu)
+
+
+def asked_for(use_cpu: bool = False, deepspeed: str | None = None) -> SimpleNamespace:
+    return SimpleNamespace(use_cpu=use_cpu, deepspeed=deepspeed, ddp_backend=None)
+
+
+@pytest.mark.parametrize("use_cpu", [False, True])
+def test_deepspeed_on_cpus_is_told_device_and_backend(as_one_of_two, monkeypatch, use_cpu):
+    monkeypatch.setattr(distributed.os, "environ", dict(os.environ))
+    assert not distributed.join_deepspeed_on_cpus(asked_for(use_cpu))
+    distributed.os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    args = asked_for(use_cpu)
+    assert distributed.join_deepspeed_on_cpus(args)
+    # accelerate has no DeepSpeed where use_cpu is on
+    assert (args.use_cpu, args.ddp_backend) == (False, "gloo")
+    assert distributed.os.environ["ACCELERATE_TORCH_DEVICE"] == distributed.os.environ["DS_ACCELERATOR"] == "cpu"
+
+
+def test_what_deepspeed_cannot_do_on_cpus_is_refused_with_the_way_that_works(as_one_of_two, monkeypatch):
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED", raising=False)
+    with pytest.raises(ValueError, match=r"not by --deepspeed.*accelerate launch --config_file \S+zero2\.yaml"):
+        distributed.join_deepspeed_on_cpus(asked_for(deepspeed="zero.json"))
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setattr(distributed, "_device_joins_processes", lambda: True)
+    assert not distributed.join_deepspeed_on_cpus(asked_for())
+    with pytest.raises(ValueError, match=r"--use_cpu and DeepSpeed.*CUDA_VISIBLE_DEVICES="):
+        distributed.join_deepspeed_on_cpus(asked_for(use_cpu=True))
 
 
 def test_processes_that_are_not_joined_are_refused(as_one_of_two):
