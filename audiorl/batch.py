@@ -23,6 +23,8 @@ KEPT_STATES = "kept_states"
 AUDIO_KEYS = ("input_features", "input_values", KEPT_STATES)
 # What may stand beside it, one row for each clip too.
 AUDIO_COMPANIONS = ("audio_mask", "audio_tokens", "audio_samples")
+# How long each clip is, for the log; no model reads it.
+SECONDS = "seconds"
 # A row id below zero marks a placeholder: its clip was dropped as a bad row, its `keep` is all False.
 PLACEHOLDER_ROW_ID = -1
 
@@ -60,6 +62,7 @@ class GroupBatch(Mapping[str, Tensor | BatchRows]):
         keep: (B, K, T) bool, True where the predicted token counts: transcript and end token, never the prefix,
             a prompt or padding. Never derived from token ids: Whisper's padding and end token share one id.
         row_ids: (B,) long, the row of the data set; negative for a placeholder.
+        seconds: optional (B,) float, how long each clip is as the model hears it, before padding.
         rows: optional `BatchRows`, the rows themselves; for rewards that read columns.
         Any other tensor that a method needs, one row for each clip, for example `ref_logps` (B, K).
 

@@ -75,6 +75,11 @@ class HotwordChanges:
         return {**row, HOTWORDS_COLUMN: words}
 
 
+def samples_of(clip: np.ndarray | KeptStates) -> int:
+    """How long a clip is at the model's rate."""
+    return clip.samples if isinstance(clip, KeptStates) else len(clip)
+
+
 class SpeechCollator:
     """Rows -> `GroupBatch`, with one hypothesis for each text column.
 
@@ -271,6 +276,7 @@ class SpeechCollator:
             tokens=tokens,
             keep=keep,
             row_ids=torch.tensor(row_ids),
+            seconds=torch.tensor([samples_of(found.clip) / self.family.sampling_rate for found in usable]),
             **extra,
         )
 
@@ -284,5 +290,6 @@ class SpeechCollator:
             tokens=torch.full((1, hypotheses, 2), self.family.end_token),
             keep=torch.zeros((1, hypotheses, 1), dtype=torch.bool),
             row_ids=torch.tensor([PLACEHOLDER_ROW_ID]),
+            seconds=torch.zeros(1),
             **extra,
         )

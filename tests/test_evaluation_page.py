@@ -1,4 +1,4 @@
-"""The page of evaluation names every column that runs log, and none that no run logs."""
+"""The page of logs names every column that runs log, and none that no run logs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 
 from tests.trainers import grpo_rows, pair_rows, raft_rows, text_rows
 
-PAGE = Path(__file__).parents[1] / "docs" / "pages" / "evaluation.md"
-# Of runs that other tests make: adapters whose ranks move, resampling, labels, a judge.
+PAGE = Path(__file__).parents[1] / "docs" / "pages" / "logs.md"
+# Of runs that other tests make: adapters whose ranks move, resampling, labels, a judge, several processes.
 ELSEWHERE = {
     *("adalora/mean_rank", "frac_groups_resampled", "accuracy", "raft/kept_accuracy", "eval_accuracy"),
     *("judge/requests", "judge/cost"),
+    *("audio_seconds_per_second/device", "train_audio_seconds_per_second/device"),
 }
 
 

@@ -17,6 +17,7 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypedDict
@@ -48,6 +49,7 @@ from audiorl.trainers.callbacks import OwnConfigs, StopOnBadNumbers, StopOnSigte
 from audiorl.trainers.card import RunCard
 from audiorl.trainers.checkpoints import CheckpointSaver
 from audiorl.trainers.config import SpeechConfig
+from audiorl.trainers.cost import CostMeter
 from audiorl.trainers.distributed import BalancedRows, check_parallelism
 from audiorl.trainers.hub import HubPusher, tokens_left_out
 from audiorl.trainers.loading import (
@@ -143,6 +145,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         extra_state: parts of the run that a checkpoint holds besides the model and `Trainer`'s own state.
         budget: the seconds of a batch, under `max_batch_seconds`.
         metrics: what is logged, as means over micro-batches and processes.
+        cost: measures where time goes, speech and tokens in a second, memory.
     """
 
     train_dataset: Any
@@ -206,6 +209,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         # Losses are divided by the counts of the whole step; Trainer must not guess from a forward's signature.
         self.model_accepts_loss_kwargs = False
         self.metrics = Metrics(self.accelerator)
+        self.cost = CostMeter(self)
         self.step_counts: StepCounts | None = None
         self.extra_state: list[ExtraState] = []
         self.budget: BatchBudget | None = None
@@ -233,6 +237,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
             self.card.source = DataSource(os.path.basename(os.path.normpath(train_dataset)))
 
     def _add_callbacks(self, args: SpeechConfig) -> None:
+        self.add_callback(self.cost)  # before callbacks that take time themselves
         self.stop_on_sigterm = StopOnSigterm(self)
         self.add_callback(self.stop_on_sigterm)
         self.bad_numbers = StopOnBadNumbers(self)
@@ -381,6 +386,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch, forward and backward. AdaLoRA's term is added to the last one of a step."""
+        self.cost.count_tokens(GroupBatch(inputs))
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.ranks is None or not self.accelerator.sync_gradients:
             return loss
@@ -388,18 +394,27 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         self.metrics.add("train", "loss/orthogonality", penalty)
         return loss + penalty
 
+    @contextmanager
+    def compute_loss_context_manager(self) -> Iterator[None]:
+        with self.cost.during("scoring"), super().compute_loss_context_manager():
+            yield
+
     def _get_grad_norm(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         self.bad_numbers.gradient_norm = super()._get_grad_norm(model, *args, **kwargs)
         return self.bad_numbers.gradient_norm
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.cost.clock.enter("update")
+        with self.cost.during("data"):
+            batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
             last = self._without_repeats(batches[-1])
             if self._plan is not None and self.accelerator.gradient_state.end_of_dataloader:
                 last = self._plan_end(last, self._plan)
             batches = [*batches[:-1], last]
             self.step_counts = counted_step(batches, self.accelerator, device)
+            for batch in batches:
+                self.cost.count_speech(batch)
         return batches, num_items
 
     def _without_repeats(self, inputs: Any) -> GroupBatch:
@@ -433,7 +448,8 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.model.training:
-            logs = {**logs, **self.metrics.drain("train")}
+            self.cost.report()
+            logs = self.cost.completed({**logs, **self.metrics.drain("train")})
         super().log(logs, start_time)
 
     # ---- evaluation ----
@@ -534,7 +550,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         alike = self.own_configs.agreeing_with(self.processing_class)
         with self.stop_on_sigterm.listening(), self.checkpoints.with_room(), without_other_bars(), alike:
             output = super().train(checkpoint, *args, **kwargs)
-        output.metrics.update(tell_unused_rows(self.args, self.skipped))
+        output.metrics.update(self.cost.totals() | tell_unused_rows(self.args, self.skipped))
         return output
 
     # ---- files ----

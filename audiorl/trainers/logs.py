@@ -55,6 +55,7 @@ from audiorl.report.run_folder import (
     start_run,
 )
 from audiorl.terminal import BAD, FAINT, GOOD, UNSURE, fitted, in_words, painted, wrapped
+from audiorl.trainers.cost import GIB, cost_in_words, peak_bytes
 from audiorl.trainers.rollouts import Rollout
 
 TABLE_FILE = "metrics.csv"
@@ -276,8 +277,8 @@ class NotebookConsole(Console):
 
 
 def log_line(logs: dict[str, Any]) -> str:
-    """The metrics of `SHOWN` in words; "" where there is none of them."""
-    return ", ".join(f"{shown} {value}" for shown, value in shown_metrics(logs).items())
+    """The metrics of `SHOWN` in words, and what the steps cost; "" where there is none of them."""
+    return ", ".join([*(f"{shown} {value}" for shown, value in shown_metrics(logs).items()), *cost_in_words(logs)])
 
 
 def shown_metrics(logs: dict[str, Any]) -> dict[str, str]:
@@ -364,14 +365,11 @@ def _next_steps(trainer: Any) -> list[str]:
 
 def _peak_in_words(device: torch.device) -> str:
     """The most memory that was in use: the GPU's, for tensors, else the program's; "" where nothing says it."""
-    if device.type == "cuda":
-        return f", with up to {torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB of the GPU's memory"
-    try:
-        import resource
-    except ImportError:  # Windows
+    peak = peak_bytes(device)
+    if peak is None:
         return ""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f", with up to {peak / 2**30:.2f} GiB of memory"
+    whose = "the GPU's memory" if device.type == "cuda" else "memory"
+    return f", with up to {peak / GIB:.2f} GiB of {whose}"
 
 
 def console_of(trainer: Any) -> Console:

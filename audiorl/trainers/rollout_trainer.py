@@ -53,6 +53,7 @@ from audiorl.rewards import RewardSet
 from audiorl.trainers.base import SpeechTrainer, TrainerArguments
 from audiorl.trainers.callbacks import sampling_guarded
 from audiorl.trainers.config import AUTO, SpeechConfig, SyncedReferenceFields
+from audiorl.trainers.cost import PARTS
 from audiorl.trainers.distributed import balanced_order
 from audiorl.trainers.metrics import counted_step
 from audiorl.trainers.rollout_metrics import (
@@ -306,7 +307,10 @@ class RewardedTrainer(SpeechTrainer):
         super().__init__(model, args, **kwargs)
         require_rows(self.data_collator)
         sampling = Sampling(num_hypotheses, args.max_completion_length, args.sampler(), args.seed)
-        self.roll_out = RolloutMaker(self.family, self.rewards, self.accelerator, sampling, tries)
+        self.cost.parts = PARTS
+        self.roll_out = RolloutMaker(
+            self.family, self.rewards, self.accelerator, sampling, tries, during=self.cost.during
+        )
 
     # ---- rows ----
 

@@ -12,7 +12,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -110,16 +111,25 @@ class RolloutMaker:
 
     Args:
         tries: how often a group without variance may be sampled again, 0 for never.
+        during: context managers by name, "rollout" and "rewards", in which the two are done; they measure time.
     """
 
     def __init__(
-        self, family: SpeechFamily, rewards: RewardSet, accelerator: Accelerator, sampling: Sampling, tries: int = 0
+        self,
+        family: SpeechFamily,
+        rewards: RewardSet,
+        accelerator: Accelerator,
+        sampling: Sampling,
+        tries: int = 0,
+        *,
+        during: Callable[[str], AbstractContextManager[Any]] = nullcontext,
     ):
         self.family = family
         self.rewards = rewards
         self.accelerator = accelerator
         self.sampling = sampling
         self.tries = tries
+        self.during = during
 
     @torch.no_grad()
     def __call__(
@@ -148,6 +158,20 @@ class RolloutMaker:
             ]
             return self._reward(batches, drawn, states, wanted, reward_arguments)
 
+        with self.during("rollout"):
+            return self._in_tries(model, batches, roll_out)
+
+    def _in_tries(
+        self,
+        model: nn.Module,
+        batches: Sequence[GroupBatch],
+        roll_out: Callable[[Sequence[Tensor], int, Sequence[Tensor]], list[Rollout]],
+    ) -> list[Rollout]:
+        """Roll out all clips, then those without variance again.
+
+        Args:
+            roll_out: (states of all clips, try, which clips of each batch) -> rollouts.
+        """
         states = [self.family.encode(model, batch) for batch in batches]
         rollouts = roll_out(states, 0, [batch.valid.cpu() for batch in batches])
         for attempt in range(1, self.tries + 1):
@@ -192,15 +216,11 @@ class RolloutMaker:
         texts = [self.family.text(samples.tokens, samples.keep) for samples in drawn]
         places = [(i, b) for i, clips in enumerate(wanted) for b in clips.nonzero().flatten().tolist()]
         count = self.sampling.num_generations
-        total, parts = reward_completions(
-            self.rewards,
-            self.family,
-            [batches[i].rows[b] for i, b in places],
-            [texts[i][b] for i, b in places],
-            [kept_tokens(drawn[i], b) for i, b in places],
-            reward_arguments,
-            [drawn[i].logps[b].double().sum(-1).tolist() for i, b in places],
-        )
+        ids = [kept_tokens(drawn[i], b) for i, b in places]
+        logps = [drawn[i].logps[b].double().sum(-1).tolist() for i, b in places]
+        rows, said = [batches[i].rows[b] for i, b in places], [texts[i][b] for i, b in places]
+        with self.during("rewards"):
+            total, parts = reward_completions(self.rewards, self.family, rows, said, ids, reward_arguments, logps)
         rollouts = []
         for i, (batch, samples, clips) in enumerate(zip(batches, drawn, wanted, strict=True)):
             mine = torch.tensor([place for place, (where, _) in enumerate(places) if where == i], dtype=torch.long)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from audiorl.trainers.cost import is_cost
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper
 
@@ -76,6 +77,11 @@ def trainer(output_dir: Any, rows: Any = None, *, kind: str = "english", **chang
 def logged(trainer: Any, name: str) -> list[float]:
     """A number of the log, wherever it was logged."""
     return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+def apart_from_cost(log: dict[str, Any]) -> dict[str, Any]:
+    """A log without what the run costs, which no two runs share."""
+    return {name: value for name, value in log.items() if not is_cost(name)}
 
 
 def weights(model: Any) -> dict[str, Any]:
