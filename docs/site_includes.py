@@ -66,7 +66,7 @@ def section(words: str, page: Path) -> str:
         ]
     for anchor in anchors.split("/") if anchors else ():
         lines = _beneath(lines, anchor, path)
-    text = "\n".join(line for line, _ in lines).strip()
+    text = "\n".join(line for line, _ in lines).strip("\n").rstrip()  # a first line may be code by its indent
     return with_links_of_the_site(text, source.parent, page)
 
 

@@ -453,6 +453,11 @@ def test_a_clip_is_drawn_and_plays_from_an_error(browser, waved_page):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert js(browser, "document.querySelector('audio').currentTime") == pytest.approx(starts[0] - 0.4, abs=0.8)
+    filters = []
+    for _ in range(2):  # black on light, white on dark
+        browser.execute_script("document.querySelector('.theme').click()")
+        filters.append(js(browser, "getComputedStyle(document.querySelector('.wave canvas')).filter"))
+    assert sorted(filters) == ["invert(1)", "none"]
     pixels = browser.execute_script(
         """const found = document.querySelector(".wave canvas").getContext("2d").getImageData(0, 0, 900, 128).data;
         const strength = (x, y) => found[4 * (y * 900 + x) + 3];
