@@ -240,7 +240,8 @@ def test_tables_and_parts_take_the_place_of_their_markers(hooks):
     ):
         assert made(f"<!-- table: {kind} -->").startswith("| ")
     assert "* [Quick start](quickstart.md): From a checkpoint" in made("<!-- table: pages -->", "index.md")
-    indented = made("<!-- include: benchmarks/README.md#which-method-lowers-the-wer-of-speakers-that-it-never-heard -->")
+    source = "benchmarks/README.md#which-method-lowers-the-wer-of-speakers-that-it-never-heard"
+    indented = made(f"<!-- include: {source} -->")
     assert indented.startswith("    python benchmarks/leave_one_out.py"), "code by its indent stays code"
     part = made("<!-- include: README.md#results-on-real-speech -->")
     assert part.startswith("LibriSpeech (226 clips") and "](../drawings/wer_after" in part and "## " not in part
