@@ -31,7 +31,8 @@ from audiorl.text.normalizers import normalizer
 
 # Numbers of the whole run, or of the clock; they are no curves.
 NO_CURVE = re.compile(
-    r"step|epoch|total_flos|num_input_tokens_seen|train_.*|test_.*|.*_runtime|.*_per_second|skipped_rows|left_out_clips"
+    r"step|epoch|total_flos|num_input_tokens_seen|train_.*|test_.*|.*_runtime|eval_.*_per_second|time/seconds_left|"
+    r"skipped_rows|left_out_clips"
 )
 
 
@@ -66,6 +67,9 @@ CHARTS = (
     _chart("Clipped ratios", r"clip_ratio/.+", first=False, percent=True),
     _chart("Learning rate", r"learning_rate", first=False),
     _chart("Gradient norm", r"grad_norm", first=False),
+    _chart("Where the time goes", r"time/.+", first=False, percent=True),
+    _chart("Seconds of speech in a second", r"audio_seconds_per_second(/device)?", first=False),
+    _chart("Peak memory, GiB", r"memory/peak_gib", first=False),
 )
 
 

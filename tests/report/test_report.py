@@ -355,6 +355,19 @@ def test_curves_hold_every_number_of_the_log():
     assert found[-1]["title"] == "my/metric"
 
 
+def test_costs_of_a_run_are_curves_and_numbers_of_the_clock_are_not():
+    costs = {"time/data": 0.25, "time/scoring": 0.75, "time/seconds_left": 90.0, "memory/peak_gib": 1.5}
+    speeds = {"audio_seconds_per_second": 8.0, "tokens_per_second": 40.0, "eval_samples_per_second": 3.0}
+    found = charts([{"step": 1, "loss": 1.0, **costs, **speeds, "eval_runtime": 2.0}])
+    assert [(chart["title"], [one["name"] for one in chart["series"]]) for chart in found] == [
+        ("Loss", ["loss"]),
+        ("Where the time goes", ["time/data", "time/scoring"]),
+        ("Seconds of speech in a second", ["audio_seconds_per_second"]),
+        ("Peak memory, GiB", ["memory/peak_gib"]),
+        ("tokens_per_second", ["tokens_per_second"]),
+    ]
+
+
 def test_checkpoints_are_listed_with_step_loss_and_wer(tmp_path):
     run = read_run(write_run(tmp_path))
     logged = {record["step"]: record["loss"] for record in run.history if "loss" in record}
