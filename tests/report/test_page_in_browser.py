@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from audiorl.datasets import speech_rows
 from audiorl.evaluation import Decoded
 from audiorl.report import write_report
 from audiorl.report.run_folder import Systems, leave_evaluation
@@ -122,6 +124,13 @@ def test_clips_play(browser, page):
             time.sleep(0.05)
         assert js(browser, f"{sound}.currentSrc").startswith(kind)
         assert js(browser, f"{sound}.duration") == pytest.approx(1.0, abs=0.15)
+        # only what lies inside the page can be drawn; the others say so and have their marks all the same
+        place = f"document.querySelectorAll('{ROWS}')[{row}].querySelector('.wave')"
+        assert js(browser, f"{place}.querySelector('.wave-picture').hidden") is (kind == "file:")
+        assert ("Only clips inside this file are drawn" in js(browser, f"{place}.textContent")) is (kind == "file:")
+        assert js(browser, f"{place}.querySelectorAll('.at').length") == len(
+            js(browser, f"[...document.querySelectorAll('{ROWS}')[{row}].querySelectorAll('.error.jump')]")
+        )
     # one at a time
     sounds = f"[{embedded}, {linked}].map((row) => document.querySelectorAll('{ROWS}')[row].querySelector('audio'))"
     assert js(browser, f"{sounds}.map((one) => one.paused)") == [True, False]
@@ -389,6 +398,8 @@ def test_filtered_clips_are_saved_as_rows_that_can_be_trained_on(browser, page, 
     assert shown(browser, ".export [role=status]") == ["20 rows saved"]
     assert {row["id"]: row["text"] for row in rows} == {name: clip["true"] for name, clip in wanted.items()}
     assert {row["speaker"] for row in rows} == {"2035"} and all(row["audio"] for row in rows)
+    kept = [row for row in rows if Path(row["audio"]).is_file()]
+    assert len(kept) == 2 and [row["text"] for row in speech_rows(kept)] == [row["text"] for row in kept]
     pairs = saved("pairs against after", "pairs")
     wrong = {name: clip["systems"][1]["said"] for name, clip in wanted.items() if clip["systems"][1]["errors"]}
     assert {row["id"]: row["rejected"] for row in pairs} == wrong
