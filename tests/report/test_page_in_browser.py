@@ -217,6 +217,65 @@ def test_light_and_dark_differ(browser, page):
     assert len(set(colours)) == 2
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_texts_stand_out_from_what_is_behind_them(browser, page, theme):
+    """WCAG 2.1, 1.4.3: a contrast of 4.5 at least, in both themes."""
+    opened(browser, page)
+    browser.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+    contrasts = browser.execute_script(
+        """const channels = (colour) => {
+          const context = document.createElement("canvas").getContext("2d");
+          context.fillStyle = colour;
+          context.fillRect(0, 0, 1, 1);
+          return [...context.getImageData(0, 0, 1, 1).data];
+        };
+        const light = (colour) => channels(colour).slice(0, 3).map((value) => value / 255)
+          .map((value) => (value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4))
+          .reduce((sum, value, place) => sum + value * [0.2126, 0.7152, 0.0722][place], 0);
+        const behind = (element) => {
+          for (let one = element; one; one = one.parentElement) {
+            const colour = getComputedStyle(one).backgroundColor;
+            if (channels(colour)[3] === 255) return colour;
+          }
+        };
+        return Object.fromEntries(arguments[0].map((selector) => {
+          const element = document.querySelector(selector);
+          const [a, b] = [light(getComputedStyle(element).color), light(behind(element))];
+          return [selector, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
+        }));""",
+        [
+            *("h1", ".quiet", ".note", "nav a", ".link", "#clip-list .label", "#clip-list small", "thead th"),
+            *(".error.substitution", ".error.insertion", ".error.deletion", ".better", ".model", "select", ".count"),
+        ],
+    )
+    assert min(contrasts.values()) >= 4.5, contrasts
+    choose(browser, "Order", "Most worsened first")
+    assert js(browser, f"getComputedStyle(document.querySelector('{ROWS} .worse')).color") in (
+        *("rgb(179, 74, 0)", "rgb(240, 138, 60)"),  # 5.5 on white, 7.1 on the dark sheet
+    )
+
+
+def test_a_clip_is_played_and_an_error_reached_by_the_keyboard_alone(browser, waved_page):
+    opened(browser, waved_page)
+    browser.execute_script(
+        "document.querySelector('.export button').scrollIntoView(); document.querySelector('#clip-list select').focus()"
+    )
+    for _ in range(20):  # tab
+        js(browser, "document.activeElement").send_keys("\ue004")
+        if js(browser, "document.activeElement.className") == "sound":
+            break
+    assert js(browser, "document.activeElement.getAttribute('aria-label')").startswith("Play")
+    js(browser, "document.activeElement").send_keys(" ")
+    passed = []
+    for _ in range(6):
+        js(browser, "document.activeElement").send_keys("\ue004")
+        passed.append(js(browser, "document.activeElement.getAttribute('aria-label')") or "")
+        if "play from there" in passed[-1]:
+            break
+    assert passed[-1].startswith("before: ")
+    assert js(browser, "getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
 def test_curves_tell_their_values(browser, page):
     opened(browser, page)
     titles = shown(browser, "#curves > .charts figcaption")
