@@ -36,6 +36,7 @@ COMMANDS = {
     "raft": "tune on the best of sampled hypotheses, in cycles",
     "tune": "run a recipe: several methods, one after another",
     "pairs": "mine preference pairs from transcribed audio, or make them without a model",
+    "history": "add what was said before each clip, as transcribed and as a model writes it",
     "evaluate": "measure models, here or served, on data sets: error rates, intervals, where the errors are",
     "checkpoints": "list a run's checkpoints with loss and WER; copy one out, or push it",
     "datasets": "list the corpora known by name, show one, or export its rows",

@@ -17,6 +17,7 @@ from audiorl.datasets.checks import Problem, faults_of, lost_audio, too_short
 from audiorl.datasets.storage import unread_problem
 from audiorl.models import SpeechFamily, TokenizedText
 from audiorl.models.encoder_cache import KeptStates
+from audiorl.text.history import drawn_history
 from audiorl.text.keywords import HOTWORDS_COLUMN, changed_hotwords, read_hotwords
 
 
@@ -36,27 +37,58 @@ class _UnusableError(Exception):
         self.problems = problems
 
 
-class HotwordChanges:
-    """Hot words of training rows, left out and mixed with those of other rows, anew in each epoch.
+class RowChanges:
+    """What training rows say beside clip and text, changed anew in each epoch.
+
+    Args:
+        seed: the changes of a row are drawn from (seed, epoch, row).
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # workers that run already hear of it too
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which pass over the rows begins, >= 0."""
+        self._epoch.fill_(epoch)
+
+    def draws(self, row: Mapping[str, Any], *kind: int) -> np.random.Generator:
+        """The numbers for a row in this epoch; those of different kinds have nothing to do with each other."""
+        return np.random.default_rng([self.seed, int(self._epoch), row["row_id"], *kind])
+
+
+class HistoryChanges(RowChanges):
+    """Histories of training rows, left out or read from hypotheses; see `drawn_history`.
+
+    Args:
+        dropout, hypotheses: 0 to 1.
+    """
+
+    def __init__(self, dropout: float, hypotheses: float, seed: int):
+        super().__init__(seed)
+        self.dropout = dropout
+        self.hypotheses = hypotheses
+
+    def __call__(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The row with the history that it has in this epoch."""
+        return drawn_history(row, dropout=self.dropout, hypotheses=self.hypotheses, rng=self.draws(row, 1))
+
+
+class HotwordChanges(RowChanges):
+    """Hot words of training rows, left out and mixed with those of other rows.
 
     Args:
         dropout, distractors: see `changed_hotwords`.
-        seed: the changes of a row are drawn from (seed, epoch, row).
 
     Attributes:
         pool: hot words of all rows.
     """
 
     def __init__(self, dropout: float, distractors: int, seed: int):
+        super().__init__(seed)
         self.dropout = dropout
         self.distractors = distractors
-        self.seed = seed
         self.pool: list[str] = []
-        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # workers that run already hear of it too
-
-    def set_epoch(self, epoch: int) -> None:
-        """Say which pass over the rows begins, >= 0."""
-        self._epoch.fill_(epoch)
 
     def __call__(self, row: Mapping[str, Any], distractors: int | None = None) -> Mapping[str, Any]:
         """The row with other hot words.
@@ -70,7 +102,7 @@ class HotwordChanges:
             next((row[name] for name in ("text", "chosen") if isinstance(row.get(name), str)), None),
             dropout=self.dropout,
             distractors=self.distractors if distractors is None else distractors,
-            rng=np.random.default_rng([self.seed, int(self._epoch), row["row_id"]]),
+            rng=self.draws(row),
         )
         return {**row, HOTWORDS_COLUMN: words}
 
@@ -106,6 +138,7 @@ class SpeechCollator:
 
     max_tokens: int | None = None  # of a text, behind its prefix
     text_optional = False  # whether rows may lack their texts
+    history: HistoryChanges | None = None  # of training rows
     hotwords: HotwordChanges | None = None  # of training rows
 
     def __init__(
@@ -155,7 +188,7 @@ class SpeechCollator:
         judge, cached = self.judge, self.family.encoder_cache is not None
         for row in rows:
             try:
-                usable.append(self._usable(self._with_hotwords(row, judge), judge, cached=cached))
+                usable.append(self._usable(self._in_context(row, judge), judge, cached=cached))
             except _UnusableError as error:
                 faults += faults_of(row, error.problems)
         if faults:
@@ -173,9 +206,13 @@ class SpeechCollator:
         assert isinstance(clip, np.ndarray)
         return clip
 
-    def _with_hotwords(self, row: Mapping[str, Any], judge: RowJudge) -> Mapping[str, Any]:
-        """The row with its hot words changed, with as many distractors as its prompt has room for."""
-        if self.hotwords is None or judge.read(row).problems:
+    def _in_context(self, row: Mapping[str, Any], judge: RowJudge) -> Mapping[str, Any]:
+        """The row with history and hot words of this epoch, and as many distractors as its prompt has room for."""
+        if (self.history is None and self.hotwords is None) or judge.read(row).problems:
+            return row
+        if self.history is not None:
+            row = self.history(row)
+        if self.hotwords is None:
             return row
         for distractors in range(self.hotwords.distractors, 0, -1):
             changed = self.hotwords(row, distractors)

@@ -47,6 +47,7 @@ CLASSES: Mapping[str, Sequence[str]] = {
     "grpo": (_REWARDS, f"{_METHODS}.grpo.GRPOConfig", _MODEL),
     "raft": (_REWARDS, f"{_METHODS}.raft.RAFTConfig", _MODEL),
     "pairs": ("audiorl.commands.pairs.PairsArguments", "audiorl.commands.pairs.PairsConfig"),
+    "history": ("audiorl.commands.history.HistoryArguments",),
     "evaluate": tuple(f"audiorl.evaluation.settings.{kind}Arguments" for kind in ("Model", "Data", "Counting")),
     "checkpoints": ("audiorl.commands.checkpoints.CheckpointsArguments",),
     "segment": ("audiorl.commands.segment.SegmentArguments",),
@@ -356,7 +357,7 @@ CORRECTED: Mapping[str, str] = {
 # described by a class of ours, else to the last group
 GROUPS: Mapping[str, str] = {
     "data": r"dataset_|columns|language$|task$|limit$|eval_(data|share)|min_audio|max_audio|allow_silence|on_bad_rows|"
-    r"augment|balance_|hotword|dataloader_|label_names|length_column|remove_unused|train_sampling|data_seed",
+    r"augment|balance_|hotword|history|dataloader_|label_names|length_column|remove_unused|train_sampling|data_seed",
     "adapters": r"use_peft|lora_|adalora_|use_rslora|use_dora|peft_|merge_adapter",
     "precision and memory": r"bf16|fp16|tf32|dtype|load_in_|bnb_|use_bnb|gradient_check|activation_|max_batch_sec|"
     r"torch_|use_liger|liger_|use_cache|auto_find|freeze_enc|use_cpu|half_prec|low_cpu|eval_accum|audio_window",

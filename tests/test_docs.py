@@ -70,6 +70,9 @@ CUTS = {
         ("num_generations=8", "num_generations=2", "likewise"),
         ("num_train_epochs=4", "max_steps=2, logging_steps=1", "likewise"),
     ],
+    "docs/pages/data.md": [
+        ("--history_characters 600", "--history_characters 12", "a tiny model's prompt has 24 places"),
+    ],
     "docs/pages/rewards.md": [
         ("consensus --reward_threshold 0.7", "consensus_cer --reward_threshold 0", "random models agree on nothing"),
         ("consensus --min_chosen_reward 0.7", "consensus_cer --min_chosen_reward 0", "likewise"),

@@ -166,6 +166,7 @@ def local_models(models: ModelArguments) -> list[LocalModel]:
                 device=device,
                 language=models.language,
                 task=models.task,
+                history_source=models.history_source,
                 encoder_cache=models.encoder_cache,
                 encoder_cache_dtype=models.encoder_cache_dtype,
                 long_form=long_form,

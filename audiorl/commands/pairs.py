@@ -59,6 +59,14 @@ class PairsArguments:
     )
     model_revision: str = field(default="main", metadata={"help": "Revision of a model on the Hub."})
     dtype: str = field(default="float32", metadata={"help": "Type of the weights: float32, bfloat16, float16, auto."})
+    history_source: str = field(
+        default="transcript",
+        metadata={
+            "help": "What was said before a clip: transcript reads the column history, hypothesis the column "
+            "history_hypothesis, none neither.",
+            "choices": ["transcript", "hypothesis", "none"],
+        },
+    )
     encoder_cache: str | None = field(
         default=None,
         metadata={
@@ -179,6 +187,8 @@ def _settings(arguments: PairsArguments, config: MiningConfig) -> dict[str, Any]
     """What the rows depend on."""
     names = ("dataset_name", "dataset_config", "dataset_train_split", "limit", "model_name_or_path", "model_revision")
     more: dict[str, Any] = {} if arguments.columns is None else {"columns": arguments.columns}
+    if arguments.history_source != "transcript":
+        more["history_source"] = arguments.history_source
     if arguments.encoder_cache is not None:  # rounded states give other hypotheses
         more["encoder_cache_dtype"] = arguments.encoder_cache_dtype
     return {**{name: getattr(arguments, name) for name in names}, "dtype": arguments.dtype, **more, **asdict(config)}
@@ -205,8 +215,10 @@ def _load(arguments: PairsArguments) -> tuple[nn.Module, Any]:
 def _family(model: nn.Module, processor: Any, arguments: PairsArguments) -> SpeechFamily:
     """The model's family, with the encoder cache that the flags name."""
     from audiorl.models import EncoderCache, speech_family
+    from audiorl.text.history import checked_source
 
     family = speech_family(model, processor)
+    family.history_source = checked_source(arguments.history_source)
     if arguments.encoder_cache is not None:
         family.encoder_cache = EncoderCache(arguments.encoder_cache, family, model, dtype=arguments.encoder_cache_dtype)
     return family

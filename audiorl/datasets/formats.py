@@ -453,7 +453,10 @@ def still_to_rename(columns: Mapping[str, str] | None, found: Sequence[str]) -> 
 EXPORTED_COLUMNS: Mapping[str, str] = MappingProxyType({"audio": "audio_path", "exported_task": "task"})
 EXPORTED_NAMES = frozenset({"audio_path", "text", "duration", "task", "metadata"})
 # Columns that models, rewards and evaluation read by name; an export keeps them in its metadata.
-_IN_METADATA = ("language", "channel", "prompt", "hotwords", "keywords", "speaker", "id")
+_IN_METADATA = (
+    *("language", "channel", "prompt", "history", "history_hypothesis", "hotwords", "keywords", "speaker", "id"),
+    "recording",
+)
 
 
 def is_exported(names: Iterable[str] | None) -> bool:

@@ -315,7 +315,18 @@ def _refuse(form: Form) -> dict[str, Any]:
 
 # Columns of numbers; and those in which an empty cell says nothing
 _NUMBERS = ("duration", "offset", "start", "end")
-_UNSAID = (*_NUMBERS, "channel", "language", "task", "prompt", "hotwords", "speaker", "id")
+_UNSAID = (
+    *_NUMBERS,
+    "channel",
+    "language",
+    "task",
+    "prompt",
+    "history",
+    "history_hypothesis",
+    "hotwords",
+    "speaker",
+    "id",
+)
 _COMMON_VOICE = {"audio": "path", "text": "sentence"}
 _COMMON_VOICE_EXTRAS = {"speaker": "client_id", "language": "locale"}
 CLIPS = "clips"

@@ -24,6 +24,8 @@ _HOMES = {
     "Measurement": "measurement",
     "NamedRows": "run",
     "PairedResult": "significance",
+    "RowsWithHistory": "history",
+    "add_history": "history",
     "bootstrap_interval": "significance",
     "compare": "significance",
     "count_errors": "audiorl.text.error_rates",
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from audiorl.evaluation.document import read_document as read_document
     from audiorl.evaluation.endpoint import Endpoint as Endpoint
     from audiorl.evaluation.endpoint import EndpointError as EndpointError
+    from audiorl.evaluation.history import RowsWithHistory as RowsWithHistory
+    from audiorl.evaluation.history import add_history as add_history
     from audiorl.evaluation.measurement import EvaluationResult as EvaluationResult
     from audiorl.evaluation.measurement import Measurement as Measurement
     from audiorl.evaluation.measurement import format_result as format_result

@@ -173,6 +173,14 @@ class ModelArguments:
             "that is shorter than 16."
         },
     )
+    history_source: str = field(
+        default="transcript",
+        metadata={
+            "help": "What was said before a clip: transcript reads the column history, hypothesis the column "
+            "history_hypothesis, none neither. Only for local models.",
+            "choices": ["transcript", "hypothesis", "none"],
+        },
+    )
     endpoint: str | None = field(
         default=None,
         metadata={"help": "Address of a server with POST /v1/audio/transcriptions, for example http://127.0.0.1:8000."},

@@ -27,6 +27,7 @@ from audiorl.evaluation.transcription import (
     transcribed_rows,
 )
 from audiorl.models import LongForm, base_model
+from audiorl.text.history import checked_source
 from audiorl.text.tasks import Task
 
 SAMPLING_RATE = 16_000
@@ -90,6 +91,7 @@ class LocalModel:
         batch_size: clips decoded at once, > 0.
         device: where it transcribes.
         language, task: of rows that name none; None leaves them to the processor.
+        history_source: where what was said before a clip is read, see `audiorl.text.history`.
         encoder_cache, encoder_cache_dtype: folder and type of an `EncoderCache`; None encodes every clip.
         long_form: how clips beyond the model's window are transcribed; None refuses them.
 
@@ -115,6 +117,7 @@ class LocalModel:
         device: str | torch.device = "cpu",
         language: str | None = None,
         task: str | None = None,
+        history_source: str = "transcript",
         encoder_cache: str | os.PathLike[str] | None = None,
         encoder_cache_dtype: str = "bfloat16",
         long_form: LongForm | None = None,
@@ -151,7 +154,13 @@ class LocalModel:
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.decoding_seconds = 0.0
-        self._defaults = {"language": language, "task": task}
+        if history_source != "transcript" and not self.family.decodes_with_prompts:
+            raise ValueError(
+                f"{name} reads no prompts, so history_source={history_source!r} says nothing. Leave it out."
+            )
+        self.family.history_source = checked_source(history_source)
+        named = None if history_source == "transcript" else history_source
+        self._defaults = {"language": language, "task": task, "history_source": named}
         if encoder_cache is not None:
             from audiorl.models import EncoderCache
 

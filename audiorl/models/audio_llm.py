@@ -122,7 +122,7 @@ class PromptedAnswers(SpeechFamily):
         if len(ids) > self.max_tokens:
             raise ValueError(
                 f"prompt, text and end make {len(ids)} tokens, the model has {self.max_tokens} positions, some of them "
-                "for the audio. Cut the clip and its text into shorter pieces"
+                "for the audio. Cut the clip and its text into shorter pieces, or shorten prompt and history"
             )
         return TokenizedText(ids, len(prefix))
 
@@ -134,6 +134,9 @@ class PromptedAnswers(SpeechFamily):
         if found := marks.intersection(ids):
             named = self.tokenizer.convert_ids_to_tokens(sorted(found))
             raise ValueError(f"the {what} contains {named}, which this model reads as marks. Remove them")
+
+    def refuse_marks(self, what: str, text: str) -> None:
+        self._check_marks(what, self._ids(text), self._special)
 
     def _prefix(self, language: str | None, prompt: str | None) -> list[int]:
         """The prompt's tokens; a template is rendered once for each language and prompt, not for each text."""
@@ -172,6 +175,19 @@ def request_with_hotwords(request: str, hotwords: Sequence[str]) -> str:
     The sentence is ours, for models whose authors publish no form for hot words.
     """
     return f"{request}\nThese words may occur: {', '.join(hotwords)}."
+
+
+def request_with_history(request: str, history: str) -> str:
+    """A request, and on the next line what was said before the clip.
+
+    The words are ours, for models whose authors publish no form for it.
+    """
+    return f"{request}\nJust before, this was said: {history}"
+
+
+def context_with_history(context: str | None, history: str) -> str:
+    """Free context, or None, and what was said before the clip on a line of its own."""
+    return "\n".join([*([context] if context else []), history])
 
 
 class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):

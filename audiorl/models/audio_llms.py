@@ -17,7 +17,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from audiorl.batch import GroupBatch
-from audiorl.models.audio_llm import AudioLLMFamily, request_with_hotwords
+from audiorl.models.audio_llm import (
+    AudioLLMFamily,
+    context_with_history,
+    request_with_history,
+    request_with_hotwords,
+)
 from audiorl.models.forward import base_model
 from audiorl.text.error_rates import tagged_transcript
 from audiorl.text.languages import own_code
@@ -53,6 +58,9 @@ class Qwen3ASRFamily(AudioLLMFamily):
         """The transcript, without the language if the model repeats it in front."""
         return tagged_transcript(super()._decode(ids)).text
 
+    def prompt_with_history(self, prompt: str | None, history: str) -> str:
+        return context_with_history(prompt, history)
+
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
         """A line of the context, which is where this model's processor wants them."""
         return "\n".join([*([prompt] if prompt else []), ", ".join(hotwords)])
@@ -69,6 +77,9 @@ class GlmASRFamily(AudioLLMFamily):
     def prompt_text(self, language: str | None, prompt: str | None) -> str:
         return self._request(prompt=prompt)
 
+    def prompt_with_history(self, prompt: str | None, history: str) -> str:
+        return request_with_history(prompt or self.processor.default_transcription_prompt, history)
+
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
         return request_with_hotwords(prompt or self.processor.default_transcription_prompt, hotwords)
 
@@ -84,6 +95,9 @@ class Qwen2AudioFamily(AudioLLMFamily):
         content = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": prompt or TRANSCRIBE}]
         turns = [{"role": "user", "content": content}]
         return self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+
+    def prompt_with_history(self, prompt: str | None, history: str) -> str:
+        return request_with_history(prompt or TRANSCRIBE, history)
 
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
         return request_with_hotwords(prompt or TRANSCRIBE, hotwords)
@@ -119,6 +133,9 @@ class AudioFlamingo3Family(AudioLLMFamily):
 
     def prompt_text(self, language: str | None, prompt: str | None) -> str:
         return self._request(prompt=prompt)
+
+    def prompt_with_history(self, prompt: str | None, history: str) -> str:
+        return request_with_history(prompt or self.processor.default_transcription_prompt, history)
 
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
         return request_with_hotwords(prompt or self.processor.default_transcription_prompt, hotwords)
@@ -213,6 +230,9 @@ class FunASRFamily(AudioLLMFamily):
             content.append({"type": "language", "language": _as_trained(language)})
         turns = [{"role": "user", "content": content}]
         return self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+
+    def prompt_with_history(self, prompt: str | None, history: str) -> str:
+        return context_with_history(prompt, history)
 
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
         """The line that the checkpoint's template makes of the processor's `keywords`, behind the other context."""

@@ -12,6 +12,7 @@ from transformers import AutoProcessor
 
 from audiorl.audio.sources import not_unicode, short_repr
 from audiorl.text.error_rates import tagged_transcript
+from audiorl.text.history import HISTORY_COLUMN, HYPOTHESIS_COLUMN, read_history
 from audiorl.text.keywords import HOTWORDS_COLUMN, read_hotwords
 from audiorl.text.languages import language_code
 
@@ -74,6 +75,7 @@ class FamilyData(ABC):
         mel_bins: M of the mel spectrogram among its features; None where the model hears the waveform.
         end_token: id of the token that ends a hypothesis; also used as padding in `tokens`.
         setting_columns: columns of a row that have to be text or nothing, because the model reads them.
+        history_source: where `row_prompt` finds what was said before a clip, a name of `audiorl.text.history.SOURCES`.
     """
 
     sampling_rate: int
@@ -82,6 +84,7 @@ class FamilyData(ABC):
     mel_bins: int | None = None
     end_token: int
     setting_columns: Sequence[str] = ("language", "task")
+    history_source: str = "transcript"
 
     @property
     def limits(self) -> RowLimits:
@@ -161,16 +164,49 @@ class FamilyData(ABC):
                 f"the row's language is {named!r}, and its text begins with 'language {language}<asr_text>'. Correct "
                 "one of them, or leave the text's beginning out"
             )
-        return self.tokenize(transcript, language=named, task=row_task(row), prompt=self.row_prompt(row))
+        settings: dict[str, Any] = {"language": named, "task": row_task(row)}
+        if self.history_source == "transcript" and row.get(HYPOTHESIS_COLUMN):
+            # training may draw it in place of the history, and then it is too late to refuse the row
+            try:
+                other = self.row_prompt({**row, HISTORY_COLUMN: read_history(row, "hypothesis")})
+                self.tokenize(transcript, **settings, prompt=other)
+            except ValueError as error:
+                raise ValueError(f"{error} ({HYPOTHESIS_COLUMN} was read in place of {HISTORY_COLUMN})") from error
+        return self.tokenize(transcript, **settings, prompt=self.row_prompt(row))
 
     def row_prompt(self, row: Mapping[str, Any]) -> str | None:
-        """The row's `prompt` with its `hotwords` written into it; what every reader of rows asks for.
+        """The row's `prompt` with its history and its `hotwords` written into it; what every reader of rows asks for.
 
         Raises:
-            ValueError: a prompt that is not text, hot words that are not words, or no place for them.
+            ValueError: a prompt or history that is not text, hot words that are not words, or no place for them.
         """
         prompt, hotwords = read_prompt(row)
+        history = read_history(row, self.history_source)
+        if history is not None:
+            self.refuse_marks("history", history)
+            prompt = self.prompt_with_history(prompt, history)
         return self.prompt_with_hotwords(prompt, hotwords) if hotwords else prompt
+
+    def refuse_marks(self, what: str, text: str) -> None:  # noqa: B027
+        """Refuse a text with special tokens in it, where this model's tokenizer reads marks in texts.
+
+        Args:
+            what: the text is, for the message.
+
+        Raises:
+            ValueError: it has some.
+        """
+
+    def prompt_with_history(self, prompt: str | None, history: str) -> str:
+        """A row's prompt, or None, and what was said before its clip, as one prompt in the form this model knows.
+
+        Raises:
+            ValueError: this model reads no prompt, or has no place for what was said before.
+        """
+        raise ValueError(
+            "this model has no place for history, what was said before the clip. Leave the column out (--columns gives "
+            "it another name), or set history_source to 'none'"
+        )
 
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
         """A row's prompt, or None, and its hot words (at least one) as one prompt, in the form this model knows.

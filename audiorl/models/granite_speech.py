@@ -34,7 +34,7 @@ from transformers.models.granite_speech import feature_extraction_granite_speech
 from transformers.utils import is_torchaudio_available
 
 from audiorl.batch import GroupBatch
-from audiorl.models.audio_llm import AudioLLMFamily
+from audiorl.models.audio_llm import AudioLLMFamily, request_with_history
 from audiorl.models.forward import base_model, is_sharded
 from audiorl.models.padding import encode_by_length, keep_statistics
 
@@ -102,6 +102,9 @@ class GraniteSpeechFamily(AudioLLMFamily):
                 "of a Granite Speech checkpoint, whose template writes the user's turn as it is"
             )
         return text
+
+    def prompt_with_history(self, prompt: str | None, history: str) -> str:
+        return request_with_history(prompt or TRANSCRIBE, history)
 
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
         """The list of keywords behind the request that granite-4.0-1b-speech was trained to read."""

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from transformers.utils import is_torchvision_available
 
 from audiorl.batch import GroupBatch
-from audiorl.models.audio_llm import AudioLLMFamily, request_with_hotwords
+from audiorl.models.audio_llm import AudioLLMFamily, request_with_history, request_with_hotwords
 from audiorl.models.forward import base_model, is_sharded
 from audiorl.models.padding import encode_by_length
 from audiorl.text.languages import language_code, language_names, nearest_language
@@ -72,6 +72,9 @@ class QwenOmniFamily(AudioLLMFamily):
         turns = [{"role": "user", "content": content}]
         text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         return text if isinstance(text, str) else text[0]
+
+    def prompt_with_history(self, prompt: str | None, history: str) -> str:
+        return request_with_history(prompt or request(None), history)
 
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
         return request_with_hotwords(prompt or request(None), hotwords)

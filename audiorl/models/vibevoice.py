@@ -39,7 +39,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationMixin, PreTrainedModel
 
 from audiorl.batch import GroupBatch
-from audiorl.models.audio_llm import AudioLLMFamily
+from audiorl.models.audio_llm import AudioLLMFamily, context_with_history
 from audiorl.models.forward import base_model
 
 ANSWER_START, TURN_END = "<|im_start|>assistant\n", "<|im_end|>"
@@ -107,6 +107,9 @@ class VibeVoiceFamily(AudioLLMFamily):
         for part in others:
             ids += [self.end_token, *self._ids(part)]
         return ids
+
+    def prompt_with_history(self, prompt: str | None, history: str) -> str:
+        return context_with_history(prompt, history)
 
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
         """A line of the context, which is where this model's demonstrations have them."""

@@ -114,6 +114,12 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
         self.whisper_text.prompt_ids(prompt)  # one that is too long is told where rows are checked
         return prompt
 
+    def refuse_marks(self, what: str, text: str) -> None:
+        self.whisper_text.plain_ids(text, what)
+
+    def prompt_with_history(self, prompt: str | None, history: str) -> str:
+        return self.whisper_text.prompt_with_history(prompt, history)
+
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
         return self.whisper_text.prompt_with_hotwords(prompt, hotwords)
 

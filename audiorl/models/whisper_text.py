@@ -165,13 +165,17 @@ class WhisperText:
             raise ValueError(
                 f"this checkpoint takes no prompt: its vocabulary has no {PROMPT_START}. Drop the prompt and hotwords"
             )
-        ids = [self.vocab[PROMPT_START], *self._plain(" " + prompt.strip(), "prompt")]
+        ids = [self.vocab[PROMPT_START], *self.plain_ids(" " + prompt.strip(), "prompt")]
         if len(ids) > (most := self.max_tokens // 2):
             raise ValueError(
-                f"the prompt makes {len(ids)} tokens with its hotwords, and Whisper reads at most {most}. Shorten it; "
-                "nothing is cut"
+                f"the prompt makes {len(ids)} tokens with its history and hotwords, and Whisper reads at most {most}. "
+                "Shorten it; nothing is cut. `audiorl history --history_characters` makes histories that fit"
             )
         return ids
+
+    def prompt_with_history(self, prompt: str | None, history: str) -> str:
+        """What was said before the clip, which is what the place is for, behind the row's prompt."""
+        return f"{prompt.strip()} {history}" if prompt else history
 
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:
         """A glossary in front of the row's prompt, which stands for what was said just before the clip.
@@ -239,7 +243,7 @@ class WhisperText:
         for match in [*TIMESTAMP.finditer(text), None]:
             piece = text[position : match.start() if match else len(text)].strip()
             if piece:
-                ids += self._plain(" " + piece if spaced else piece)
+                ids += self.plain_ids(" " + piece if spaced else piece)
             if match:
                 if match.group() not in self.vocab:
                     raise ValueError(f"unknown timestamp {match.group()}. Use multiples of 0.02 s inside the window")
@@ -247,7 +251,7 @@ class WhisperText:
                 position = match.end()
         return ids
 
-    def _plain(self, text: str, what: str = "text") -> list[int]:
+    def plain_ids(self, text: str, what: str = "text") -> list[int]:
         """The tokens of a text in which nothing is a mark, timestamps among them."""
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         if special := [i for i in ids if i in self._special]:

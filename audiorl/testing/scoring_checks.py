@@ -163,7 +163,7 @@ def only_kept_positions_have_values(case: FamilyCase) -> None:
 
 
 def without_prompt(case: FamilyCase, clip: int) -> dict[str, Any]:
-    return {**case.row(clip), "prompt": None, "hotwords": None}
+    return {**case.row(clip), "prompt": None, "history": None, "hotwords": None}
 
 
 def the_end_counts_and_the_start_stands_once(case: FamilyCase) -> None:

@@ -186,7 +186,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         self.hub, self.card, self.decoder = HubPusher(self), RunCard(self), Decoder(self)
         self._name_data(train_dataset)
         train_rows = self._checked_rows(train_dataset, args, "train_dataset")
-        self.augmentation.find_distractors(train_rows)
+        self.augmentation.read_columns(train_rows)
         self._balance = balance_values(train_rows, args)
         batch_seconds(train_rows, args, self.augmentation.longest)  # refuses what has no plan
         eval_rows = self._checked_rows(eval_dataset, args, "eval_dataset")

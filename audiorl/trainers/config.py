@@ -279,6 +279,21 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
             "that the model does not parrot the list. Words of the row's own text are never added."
         },
     )
+    history_dropout: float = field(
+        default=0.0,
+        metadata={
+            "help": "How often a training row's `history`, what was said before its clip, is left out, 0 to 1, anew in "
+            "each epoch, so that the model does not lean on it."
+        },
+    )
+    history_hypotheses: float = field(
+        default=0.0,
+        metadata={
+            "help": "How often a training row is read behind `history_hypothesis`, the history as a model wrote it, "
+            "instead of `history`, 0 to 1, anew in each epoch, so that the model gets used to its own errors. "
+            "`audiorl history` makes both columns."
+        },
+    )
 
     # Resuming
     allow_changed_resume: bool = field(
@@ -413,6 +428,9 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
         if not 0 <= self.hotword_dropout <= 1:
             raise ValueError(f"hotword_dropout is a share, 0 to 1; got {self.hotword_dropout}. 0.3 is a beginning.")
         number_not_below("hotword_distractors", self.hotword_distractors, 0)
+        for name in ("history_dropout", "history_hypotheses"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} is a share, 0 to 1; got {share}. 0.5 is a beginning.")
         if self.balance_column is not None and self.train_sampling_strategy != "random":
             raise ValueError(
                 f"balance_column={self.balance_column!r} decides the order of the rows, and so does "

@@ -38,7 +38,7 @@ from audiorl.adapters import (
     vocabulary_changed,
 )
 from audiorl.augment import load_augmentation
-from audiorl.collator import HotwordChanges, SpeechCollator
+from audiorl.collator import HistoryChanges, HotwordChanges, SpeechCollator
 from audiorl.datasets import BadRowsError, RowJudge, SkippedRows, drop_bad_rows
 from audiorl.datasets.batching import EpochPlan, largest_number
 from audiorl.datasets.checks import OutsideSeconds, drop_outside, outside_seconds, stream_within_seconds
@@ -54,6 +54,7 @@ from audiorl.models import (
 )
 from audiorl.models.encoder_cache import EncoderCache
 from audiorl.models.forward import is_sharded
+from audiorl.text.history import HISTORY_COLUMN, HYPOTHESIS_COLUMN
 from audiorl.text.keywords import HOTWORDS_COLUMN, distinct_hotwords
 from audiorl.trainers.config import AUTO, SpeechConfig
 from audiorl.trainers.distributed import loaded_whole
@@ -549,17 +550,24 @@ class TrainingAugmentation:
         self.hotwords: HotwordChanges | None = None
         if args.hotword_dropout or args.hotword_distractors:
             self.hotwords = HotwordChanges(args.hotword_dropout, args.hotword_distractors, seed)
+        self.history: HistoryChanges | None = None
+        if args.history_dropout or args.history_hypotheses:
+            self.history = HistoryChanges(args.history_dropout, args.history_hypotheses, seed)
 
     def __bool__(self) -> bool:
-        return self.augmentation is not None or self.hotwords is not None
+        return any(part is not None for part in (self.augmentation, self.hotwords, self.history))
 
-    def find_distractors(self, rows: Any) -> None:
-        """Collect the hot words of the training rows, where some are to be added to others.
+    def read_columns(self, rows: Any) -> None:
+        """Check that the training rows have what is to be changed, and collect their hot words.
 
         Raises:
-            ValueError: rows without hot words, or a stream.
+            ValueError: rows without hot words or history, or a stream.
         """
-        if self.hotwords is None or rows is None:
+        if rows is None:
+            return
+        if self.history is not None:
+            self._check_history(rows, self.history)
+        if self.hotwords is None:
             return
         if not isinstance(rows, Dataset) or HOTWORDS_COLUMN not in rows.column_names:
             raise ValueError(
@@ -568,6 +576,19 @@ class TrainingAugmentation:
                 + "Load rows with hotwords (streaming=False), or leave the two out."
             )
         self.hotwords.pool = distinct_hotwords(rows[HOTWORDS_COLUMN][:])
+
+    @staticmethod
+    def _check_history(rows: Any, history: HistoryChanges) -> None:
+        columns = set(getattr(rows, "column_names", None) or ())  # of a stream they may be unknown
+        needed = {HISTORY_COLUMN} if history.hypotheses < 1 else set()
+        if history.hypotheses:
+            needed.add(HYPOTHESIS_COLUMN)
+        if columns and (missing := needed - columns):
+            raise ValueError(
+                f"history_dropout={history.dropout} and history_hypotheses={history.hypotheses} change what was said "
+                f"before a clip, and the rows have no {' and '.join(sorted(missing))}, but {sorted(columns)}. Make it "
+                "with `audiorl history`, or leave the two out."
+            )
 
     def collator(self, plain: Any) -> Any:
         """The collator of training batches; evaluation batches keep `plain`.
@@ -579,21 +600,22 @@ class TrainingAugmentation:
             return plain
         if not isinstance(plain, SpeechCollator):
             raise ValueError(
-                f"augmentation, of clips and hot words, acts in SpeechCollator; data_collator is a "
+                f"augmentation, of clips, histories and hot words, acts in SpeechCollator; data_collator is a "
                 f"{type(plain).__name__}. Leave it out, "
                 "or turn augmentation off and augment in your own collator (audiorl.augment.load_augmentation)."
             )
         augmented = copy.copy(plain)
         augmented.augment_with(self.augmentation)
-        augmented.hotwords = self.hotwords
+        augmented.history, augmented.hotwords = self.history, self.hotwords
         return augmented
 
     def begin_epoch(self, epoch: int) -> None:
         """Tell the loader's workers the epoch before its iterator is made. After a resume it is the resumed epoch."""
         if self.augmentation is not None:
             self.augmentation.set_epoch(epoch)
-        if self.hotwords is not None:
-            self.hotwords.set_epoch(epoch)
+        for changes in (self.history, self.hotwords):
+            if changes is not None:
+                changes.set_epoch(epoch)
 
 
 def balance_values(rows: Any, args: SpeechConfig) -> list[Any] | None:

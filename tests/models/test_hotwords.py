@@ -98,7 +98,7 @@ def test_whispers_prompt_is_a_glossary_and_then_the_row_s_own(row, prompt, monke
 
 def count(text, words: int) -> int:
     """Tokens of so many dogs."""
-    return len(text._plain(" dog" * words))
+    return len(text.plain_ids(" dog" * words))
 
 
 def test_whisper_reads_half_of_its_positions_as_a_prompt_and_nothing_is_cut():
@@ -106,10 +106,12 @@ def test_whisper_reads_half_of_its_positions_as_a_prompt_and_nothing_is_cut():
     family = speech_family(*tiny_whisper("multilingual"))
     text = family.whisper_text
     longest = " ".join(["dog"] * next(n for n in range(40, 0, -1) if count(text, n) <= 23))
-    longest += "!" * (23 - len(text._plain(" " + longest)))
+    longest += "!" * (23 - len(text.plain_ids(" " + longest)))
     assert len(text.prompt_ids(longest)) == 24
     assert family.tokenize("a", language="en", prompt=longest).first_kept == 24 + 4
-    with pytest.raises(ValueError, match=r"prompt makes \d+ tokens with its hotwords, and Whisper reads at most 24\. "):
+    with pytest.raises(
+        ValueError, match=r"prompt makes \d+ tokens with its history and hotwords, and Whisper reads at most 24\. "
+    ):
         family.row_prompt({"language": "en", "prompt": longest, "hotwords": "a"})
     with pytest.raises(ValueError, match=r"reads at most 24"):
         family.tokenize("a", language="en", prompt=f"{longest}!")
