@@ -1,6 +1,6 @@
 """What starts keep on disk for the next ones: where, under which conditions, and the rows of large JSON lines.
 
-A file of JSON lines from 32 MiB on is read in parts and written as an Arrow file beside the cache of `datasets`. It is
+A file of JSON lines from 8 MiB on is read in parts and written as an Arrow file beside the cache of `datasets`. It is
 memory-mapped, so that a million rows take no more memory than one part, and the next start reads no JSON. The Arrow
 file counts for that very file alone: its name, size, mtime and ctime, the columns asked for, and the library's code.
 """
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER_VARIABLE = "AUDIORL_VERDICTS"
 # Files from this size on are read in parts of about the second size.
-LARGE_BYTES, PART_BYTES = 1 << 25, 1 << 24
+LARGE_BYTES, PART_BYTES = 1 << 23, 1 << 22
 # Rows that are read together from the Arrow file.
 _BATCH = 1_000
 # Seconds within which a file system may give two states of a file the same time.

@@ -22,11 +22,13 @@ import logging
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 from audiorl.audio.sources import SOUND_SUFFIXES, is_number
 from audiorl.datasets.faults import BadRowsError, RowFault
 from audiorl.datasets.formats import JsonRows, read_json_rows, read_text
+from audiorl.datasets.storage import NO_AUDIO
 
 logger = logging.getLogger(__name__)
 
@@ -405,56 +407,65 @@ def _common_voice_row(row: Row, folder: str) -> dict[str, Any]:
 _CHANNELS = {"a": 0, "1": 0, "b": 1, "2": 1}
 
 
-def read_kaldi(folder: str) -> JsonRows:
+def read_kaldi(folder: str, *, keep_unread: bool = False) -> JsonRows:
     """A Kaldi folder: wav.scp, and if there text, segments, utt2spk, utt2lang, utt2dur, reco2file_and_channel.
 
     Paths start at the working folder, as in Kaldi; at the folder itself if the first file lies there.
 
+    Args:
+        keep_unread: whether utterances that cannot be read are kept as such, if there are others.
+
     Raises:
         BadRowsError: commands instead of files, archives, times that are no numbers, recordings or utterances that are
-            named in one file alone, each with its line.
+            named in one file alone, each with its line. Of keys and channels that are wrong in any case.
     """
     recordings = _scp(folder)
+    unusable = {name: problem for name, (_, path) in recordings.items() if (problem := _scp_problem(path))}
+    if unusable and not keep_unread:
+        numbered = enumerate(recordings.items())
+        raise BadRowsError(
+            [RowFault(place, i, *unusable[name]) for i, (name, (place, _)) in numbered if name in unusable]
+        )
     tables = {name: _kaldi_table(folder, name) for name in ("text", "utt2spk", "utt2lang", "utt2dur")}
     segments = _kaldi_table(folder, "segments")
     channels = _kaldi_channels(folder)
-    faults: list[RowFault] = []
-    rows, places = [], []
-    for number, (name, (place, value)) in enumerate((segments or recordings).items()):
-        row: dict[str, Any] = {"id": name}
-        recording = name
-        if segments:
-            recording, *times = value.split() or [""]
-            problem = _segment_fault(recordings, recording, times)
-            if problem:
-                faults.append(RowFault(place, number, *problem))
-                continue
-            start, end = map(float, times)
-            row |= {"start": start, "end": None if end < 0 else end}
-        row["audio"] = recordings[recording][1]
-        if recording in channels:
-            row["channel"] = channels[recording]
-        for column, table in (("text", "text"), ("speaker", "utt2spk"), ("language", "utt2lang")):
-            if tables[table]:
-                row[column] = tables[table][name][1] if name in tables[table] else None
-        if tables["utt2dur"] and name in tables["utt2dur"]:
-            row["duration"] = _cell("duration", tables["utt2dur"][name][1])
-        rows.append(row)
+    unread: dict[int, RowFault] = {}
+    rows: list[dict[str, Any]] = []
+    places = []
+    for name, (place, value) in (segments or recordings).items():
+        recording, *times = (value.split() or [""]) if segments else [name]
+        problem = unusable.get(recording) or (_segment_fault(recordings, recording, times) if segments else None)
         places.append(place)
-    known = segments or recordings
-    lost = [place for name, (place, _) in (tables["text"] or {}).items() if name not in known]
-    faults += [
-        RowFault(
-            place,
-            len(rows),
-            "the utterance is in the file text, but in no segment or recording",
-            "Run fix_data_dir.sh.",
+        if problem:
+            unread[len(rows)] = RowFault(place, len(rows), *problem)
+            rows.append({})
+            continue
+        span = (
+            {} if not segments else {"start": float(times[0]), "end": None if float(times[1]) < 0 else float(times[1])}
         )
-        for place in lost
-    ]
-    if faults:
-        raise BadRowsError(faults)
-    return JsonRows(_from_working_folder(rows, folder), places)
+        heard = {"channel": channels[recording]} if recording in channels else {}
+        rows.append({"id": name, **span, "audio": recordings[recording][1], **heard, **_kaldi_said(tables, name)})
+    known = segments or recordings
+    for name, (place, _) in tables["text"].items():
+        if name not in known:
+            problem = "the utterance is in the file text, but in no segment or recording", "Run fix_data_dir.sh."
+            unread[len(rows)] = RowFault(place, len(rows), *problem)
+            rows.append({})
+            places.append(place)
+    if unread and not (keep_unread and len(unread) < len(rows)):
+        raise BadRowsError([unread[number] for number in sorted(unread)])
+    return JsonRows(_from_working_folder(rows, folder), places, unread)
+
+
+def _kaldi_said(tables: Mapping[str, Mapping[str, tuple[str, str]]], name: str) -> dict[str, Any]:
+    """The columns of an utterance beside its audio."""
+    row: dict[str, Any] = {}
+    for column, table in (("text", "text"), ("speaker", "utt2spk"), ("language", "utt2lang")):
+        if tables[table]:
+            row[column] = tables[table][name][1] if name in tables[table] else None
+    if name in tables["utt2dur"]:
+        row["duration"] = _cell("duration", tables["utt2dur"][name][1])
+    return row
 
 
 def _kaldi_table(folder: str, name: str) -> dict[str, tuple[str, str]]:
@@ -476,30 +487,26 @@ def _kaldi_table(folder: str, name: str) -> dict[str, tuple[str, str]]:
 
 
 def _scp(folder: str) -> dict[str, tuple[str, str]]:
+    """Recording -> its place in wav.scp, and its path."""
     found = _kaldi_table(folder, "wav.scp")
-    faults = []
-    for number, (place, value) in enumerate(found.values()):
-        if value.endswith("|") or value.startswith("|"):
-            faults.append(
-                RowFault(
-                    place,
-                    number,
-                    f"the recording is a command ({value[:80]}), and commands are not run",
-                    "Run each command once with its output in a file, and write the file's path into wav.scp.",
-                )
-            )
-        elif value.rpartition(":")[2].isdigit() and value.lower().rpartition(":")[0].endswith(".ark"):
-            remedy = "Write each recording to a file of its own (wav-copy), and name that file."
-            faults.append(RowFault(place, number, f"the recording lies in an archive ({value[:80]})", remedy))
-        elif not value:
-            faults.append(RowFault(place, number, "the recording has no path", "Write: recording-id path."))
-    if faults:
-        raise BadRowsError(faults)
     if not found:
         raise ValueError(
             f"{os.path.join(folder, 'wav.scp')} has no lines. Write one for each recording: its id, its path."
         )
     return found
+
+
+def _scp_problem(value: str) -> tuple[str, str] | None:
+    """Why what wav.scp names is no file, and what to do."""
+    if value.endswith("|") or value.startswith("|"):
+        return (
+            f"the recording is a command ({value[:80]}), and commands are not run",
+            "Run each command once with its output in a file, and write the file's path into wav.scp.",
+        )
+    if value.rpartition(":")[2].isdigit() and value.lower().rpartition(":")[0].endswith(".ark"):
+        remedy = "Write each recording to a file of its own (wav-copy), and name that file."
+        return f"the recording lies in an archive ({value[:80]})", remedy
+    return None if value else ("the recording has no path", "Write: recording-id path.")
 
 
 def _segment_fault(recordings: Mapping[str, Any], recording: str, times: Sequence[str]) -> tuple[str, str] | None:
@@ -556,9 +563,12 @@ class _Member(NamedTuple):
     content: bytes | None  # of texts; None of audio
 
 
-def read_tars(tars: Sequence[str]) -> TarRows:
+def read_tars(tars: Sequence[str], *, keep_unread: bool = False) -> TarRows:
     """WebDataset: members of one name, up to the first dot, are one row: its audio, .json (columns), .txt (text), and
     other texts, each a column named like its ending (.cls is `label`).
+
+    Args:
+        keep_unread: whether rows that cannot be read are kept as such, if there are others.
 
     Raises:
         BadRowsError: rows with no audio, with two, or with texts that are none.
@@ -566,20 +576,21 @@ def read_tars(tars: Sequence[str]) -> TarRows:
     """
     rows: list[dict[str, Any]] = []
     places: list[str] = []
-    faults: list[RowFault] = []
+    unread: dict[int, RowFault] = {}
     for tar in tars:
         for key, members in _groups(tar):
-            place = f"{tar}:{key}"
+            rows.append({})
+            places.append(f"{tar}:{key}")
             try:
-                rows.append(_tar_row(key, members))
+                rows[-1] = _tar_row(key, members)
             except FormFault as fault:
-                faults.append(RowFault(place, len(places), fault.problem, fault.remedy))
-            places.append(place)
-    if faults:
-        raise BadRowsError(faults)
+                number = len(rows) - 1
+                unread[number] = RowFault(places[-1], number, fault.problem, fault.remedy)
+    if unread and not (keep_unread and len(unread) < len(rows)):
+        raise BadRowsError(list(unread.values()))
     if not rows:
         raise ValueError(f"{tars[0]} has no members. Write clip.wav and clip.txt or clip.json into it.")
-    return TarRows(JsonRows(rows, places), list(tars), "WebDataset")
+    return TarRows(JsonRows(rows, places, unread), list(tars), "WebDataset")
 
 
 def _tar_row(key: str, members: Sequence[_Member]) -> dict[str, Any]:
@@ -612,11 +623,11 @@ def _tar_row(key: str, members: Sequence[_Member]) -> dict[str, Any]:
     return {"id": key, **row}
 
 
-def _groups(tar: str) -> Iterator[tuple[str, list[_Member]]]:
-    """Key and members of each row, in the order of the tar."""
+def _groups(tar: str, *, audio: bool = False) -> Iterator[tuple[str, list[_Member]]]:
+    """Key and members of each row, in the order of the tar; the content of texts, or of audio."""
     key: str | None = None
     members: list[_Member] = []
-    for name, content in _tar_members(tar, audio=False):
+    for name, content in _tar_members(tar, audio=audio):
         folder, file = os.path.split(name)
         stem, _, ending = file.partition(".")
         own = os.path.join(folder, stem)
@@ -630,12 +641,12 @@ def _groups(tar: str) -> Iterator[tuple[str, list[_Member]]]:
 
 
 def _tar_members(tar: str, *, audio: bool) -> Iterator[tuple[str, bytes | None]]:
-    """Name and content of each file; of audio files the content only if it is asked for, and then of them alone."""
+    """Name of each file, and its content: that of audio files alone, or of all others."""
     try:
         with tarfile.open(tar) as found:
             for member in found:
                 is_sound = member.name.lower().endswith(SOUND_SUFFIXES)
-                if not member.isfile() or os.path.basename(member.name).startswith(".") or (audio and not is_sound):
+                if not member.isfile() or os.path.basename(member.name).startswith("."):
                     continue
                 file = found.extractfile(member)
                 content = None if file is None or is_sound != audio else file.read()
@@ -646,19 +657,38 @@ def _tar_members(tar: str, *, audio: bool) -> Iterator[tuple[str, bytes | None]]
         raise ValueError(f"{tar} is not a tar that can be read ({error}). Copy or download it again.") from error
 
 
-def tar_audio(tars: Sequence[str], stamps: Sequence[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+def tar_audio(
+    tars: Sequence[str], stamps: Sequence[tuple[int, int]], unread: Sequence[int], grouped: bool
+) -> Iterator[dict[str, Any]]:
     """The audio of the rows of tars, in their order.
 
     Args:
         stamps: size and time of the last change of each, so that a changed tar is read anew.
+        unread: numbers of the rows that could not be read: they get none.
+        grouped: whether the members of one name are a row; else each audio file is one.
     """
+    numbers, lost = count(), set(unread)
     for tar in tars:
-        for name, content in _tar_members(tar, audio=True):
-            yield {"audio": {"bytes": content, "path": os.path.basename(name)}}
+        groups = (members for _, members in _groups(tar, audio=True)) if grouped else _sounds_alone(tar)
+        for members in groups:
+            if next(numbers) in lost:
+                yield {"audio": dict(NO_AUDIO)}
+                continue
+            (sound,) = [member for member in members if member.content is not None]
+            yield {"audio": {"bytes": sound.content, "path": os.path.basename(sound.name)}}
 
 
-def read_shar(folder: str, keep_unread: bool = False) -> TarRows:
+def _sounds_alone(tar: str) -> Iterator[list[_Member]]:
+    for name, content in _tar_members(tar, audio=True):
+        if content is not None:
+            yield [_Member("", name, content)]
+
+
+def read_shar(folder: str, *, keep_unread: bool = False) -> TarRows:
     """Lhotse Shar: cuts in cuts.NNNNNN.jsonl.gz, their audio in recording.NNNNNN.tar, in the same order.
+
+    Args:
+        keep_unread: whether cuts that are no rows are kept as such, if there are others.
 
     Raises:
         ValueError: a shard without its tar, or a tar with other cuts.
@@ -667,9 +697,10 @@ def read_shar(folder: str, keep_unread: bool = False) -> TarRows:
     shards = _shar_shards(folder)
     rows: list[dict[str, Any]] = []
     places: list[str] = []
+    unread: dict[int, RowFault] = {}
     for cuts, tar in shards:
         found = read_json_rows(cuts)
-        names = [os.path.splitext(name)[0] for name, _ in _tar_members(tar, audio=True)]
+        names = [os.path.splitext(members[0].name)[0] for members in _sounds_alone(tar)]
         ids = [str(row.get("id")) for row in found.rows]
         if names != ids:
             off = next(
@@ -680,15 +711,18 @@ def read_shar(folder: str, keep_unread: bool = False) -> TarRows:
                 f"{tar} does not hold the cuts of {cuts}: they differ from number {off + 1} on ({len(names)} clips, "
                 f"{len(ids)} cuts). Export both again."
             )
-        for number, (row, place) in enumerate(zip(found.rows, found.places, strict=True)):
+        for row, place in zip(found.rows, found.places, strict=True):
+            rows.append({})
             try:
                 if not isinstance(row.get("supervisions"), list):
                     raise FormFault("this is not a cut with supervisions", "Export the cuts again.")
-                rows.append(_cut_columns(row, whole=True))
+                rows[-1] = _cut_columns(row, whole=True)
             except FormFault as fault:
-                raise BadRowsError([RowFault(place, number, fault.problem, fault.remedy)]) from fault
+                unread[len(rows) - 1] = RowFault(place, len(rows) - 1, fault.problem, fault.remedy)
         places += found.places
-    return TarRows(JsonRows(rows, places), [tar for _, tar in shards], "Lhotse Shar")
+    if unread and not (keep_unread and len(unread) < len(rows)):
+        raise BadRowsError(list(unread.values()))
+    return TarRows(JsonRows(rows, places, unread), [tar for _, tar in shards], "Lhotse Shar")
 
 
 def _shar_shards(folder: str) -> list[tuple[str, str]]:

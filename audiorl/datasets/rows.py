@@ -198,7 +198,7 @@ def _from_file(name: str, split: str | None, columns: Mapping[str, str] | None, 
     if kind == "JSON" and (large := large_json_rows(name, columns, partial(_part_table, columns=columns, name=name))):
         return large
     if kind == "tar":
-        return _from_tars(read_tars([name]), columns, name)
+        return _from_tars(read_tars([name], keep_unread=keep_unread), columns, name)
     found = read_table(name) if kind == "table" else read_json_rows(name, keep_unread=keep_unread)
     if not found.rows:
         raise ValueError(f"{name} has no rows. Write at least one, with audio and its texts.")
@@ -226,10 +226,12 @@ def _from_form(
         return _from_file(common_voice_table(name, split), None, columns, keep_unread)
     _require_split("train", split, name)
     if form == "Kaldi":
-        found = read_kaldi(name)
+        found = read_kaldi(name, keep_unread=keep_unread)
         columns = still_to_rename(columns, [column for row in found.rows for column in row])
         return _read_table(found, renamed_rows, columns, name, name)
-    return _from_tars(read_shar(name) if form == "Lhotse Shar" else read_tars(folder_tars(name)), columns, name)
+    if form == "Lhotse Shar":
+        return _from_tars(read_shar(name, keep_unread=keep_unread), columns, name)
+    return _from_tars(read_tars(folder_tars(name), keep_unread=keep_unread), columns, name)
 
 
 def _from_tars(tars: TarRows, columns: Mapping[str, str] | None, name: str) -> Dataset:
@@ -237,7 +239,12 @@ def _from_tars(tars: TarRows, columns: Mapping[str, str] | None, name: str) -> D
     columns = still_to_rename(columns, [column for row in tars.found.rows for column in row])
     rows = _read_table(tars.found, renamed_rows, columns, name, name)
     stats = [os.stat(tar) for tar in tars.tars]
-    which = {"tars": tars.tars, "stamps": [(found.st_size, found.st_mtime_ns) for found in stats]}
+    which = {
+        "tars": tars.tars,
+        "stamps": [(found.st_size, found.st_mtime_ns) for found in stats],
+        "unread": tuple(sorted(tars.found.unread)),  # a list would count as shards
+        "grouped": tars.form == "WebDataset",
+    }
     audio = Dataset.from_generator(tar_audio, features=Features({"audio": AUDIO}), gen_kwargs=which)
     return concatenate_datasets([rows, audio], axis=1)
 

@@ -16,7 +16,7 @@ import soundfile
 from datasets import Audio, Dataset, Features, Value
 
 from audiorl.audio import load_audio, load_row_audio, row_segment
-from audiorl.datasets import BadRowsError, check_rows, speech_rows
+from audiorl.datasets import BadRowsError, check_rows, drop_bad_rows, speech_rows
 from audiorl.datasets.checks import UNLIMITED
 from tests.datasets.recordings import RATE, recording
 
@@ -474,3 +474,65 @@ def test_parquet(clips, kind, monkeypatch):
     found = faultless(speech_rows(clips / "data" / "rows.parquet"))
     assert found["text"] == ["one"]
     np.testing.assert_array_equal(load_audio(found[0]["audio"], RATE), soundfile.read(clips / "data" / "a.wav")[0])
+
+
+# ---- rows that are skipped ----
+
+
+def skipped(source) -> tuple[list, list[tuple[str, str]]]:
+    """The rows that are kept, and place and problem of the others, as `on_bad_rows=skip` has them."""
+    rows = speech_rows(source, keep_unread=True)
+    faults = check_rows(rows, text_columns=("text",), distinct=False, **UNLIMITED)
+    return list(drop_bad_rows(rows, faults, None)), [(fault.where, fault.problem) for fault in faults]
+
+
+def test_bad_lines_of_a_kaldi_folder_are_rows_to_skip(clips):
+    folder = kaldi(
+        clips,
+        wav_scp=f"r1 {clips}/a.wav\nr2 {clips}/b.flac\nr3 sph2pipe x.sph |\n",
+        segments="u1 r1 0 1\nu2 r3 0 1\nu3 q 0 1\nu4 r2 0 x\nu5 r2 0.5 1.5\n",
+        text="u1 one\nu2 two\nu3 three\nu4 four\nu5 five\nu6 six\n",
+    )
+    kept, lost = skipped(folder)
+    assert [(row["id"], row["text"], row["row_id"]) for row in kept] == [("u1", "one", 0), ("u5", "five", 4)]
+    assert [where for where, _ in lost] == [*(f"{folder}/segments:{n}" for n in (2, 3, 4)), f"{folder}/text:6"]
+    assert ["is a command", "which wav.scp does not have", "the times '0 x'", "in no segment"] == [
+        next(
+            words
+            for words in ("is a command", "which wav.scp does not have", "the times '0 x'", "in no segment")
+            if words in problem
+        )
+        for _, problem in lost
+    ]
+    with pytest.raises(BadRowsError, match="is a command"):
+        speech_rows(folder)
+    with pytest.raises(BadRowsError, match="is a command"):
+        speech_rows(kaldi(clips, wav_scp="r3 x |\n", segments="", text=""), keep_unread=True)
+
+
+def test_bad_members_of_a_tar_are_rows_to_skip_and_the_others_keep_their_sound(clips):
+    members = {
+        "a.wav": (clips / "a.wav").read_bytes(),
+        "a.txt": b"one",
+        "b.txt": b"no sound",
+        "c.wav": (clips / "a.wav").read_bytes(),
+        "c.flac": (clips / "b.flac").read_bytes(),
+        "d.flac": (clips / "b.flac").read_bytes(),
+        "d.json": b"{broken",
+        "e.flac": (clips / "b.flac").read_bytes(),
+        "e.txt": b"five",
+    }
+    with tarfile.open(clips / "rows.tar", "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    kept, lost = skipped(clips / "rows.tar")
+    assert [(row["id"], row["text"], row["audio"]["path"]) for row in kept] == [
+        ("a", "one", "a.wav"),
+        ("e", "five", "e.flac"),
+    ]
+    assert [row["audio"]["bytes"] for row in kept] == [members["a.wav"], members["e.flac"]]
+    assert [where.rpartition(":")[2] for where, _ in lost] == ["b", "c", "d"]
+    with pytest.raises(BadRowsError, match="3 faults in 3 rows"):
+        speech_rows(clips / "rows.tar")
