@@ -113,8 +113,7 @@ class MoonshineStreamingFamily(MoonshineFamily):
     """Moonshine Streaming: English, trained and decoded offline, a whole clip in one pass.
 
     Its encoder looks ahead no further than it does in a stream, so what is trained is what a stream hears. Clips may be
-    as long as the decoder has positions for their states: 82 s in the released checkpoints. Grouped attention is exact
-    here.
+    as long as the decoder has positions for their states: 82 s with 4096. Grouped attention is exact here.
     """
 
     def __init__(self, model: nn.Module, processor: Any):

@@ -284,19 +284,20 @@ def test_checkpointed_layers_sample_in_training_mode_as_in_evaluation():
     assert model.training and model.model.decoder.training and not model.model.encoder.training
 
 
-def test_the_page_says_how_long_the_smallest_families_are():
-    """Lines that are not empty, of the page's own family and of those that derive from the transducers'."""
-    page = (ROOT / "docs/pages/extending/family.md").read_text()
-    code = page + (ROOT / "audiorl/models/transducer.py").read_text() + "\nclass "
-    lengths = []
-    for name in ("LetterFamily", "StreamingTransducerFamily", "PromptedTransducerFamily"):
-        block = re.search(rf"^class {name}\(.*?(?=^class |^register|^```|\Z)", code, re.DOTALL | re.MULTILINE)
-        lengths.append(sum(bool(line.strip()) for line in block[0].splitlines()))
-    said = (
-        re.search(r"smallest family: (\d+) lines", page),
-        re.search(r"is (\d+) lines and the prompted one (\d+)", page),
-    )
-    assert lengths == [int(number) for found in said for number in found.groups()]
+def test_the_page_says_how_long_families_are():
+    """Lines that are not empty: of the page's own families, and of the library's by their names."""
+    page = (ROOT / "docs/pages/extending/family.md").read_text(encoding="utf-8")
+    code = "\n".join([page, *(path.read_text(encoding="utf-8") for path in (ROOT / "audiorl/models").glob("*.py"))])
+
+    def lines(name: str) -> int:
+        block = re.search(rf"^class {name}\(.*?(?=^\S|\Z)", code, re.DOTALL | re.MULTILINE)
+        return sum(bool(line.strip()) for line in block[0].splitlines())
+
+    said = re.findall(r"^\| (`\w+Family`.*?|`\w+Text`.*?) \| .* \| (\d+) \|$", page, re.MULTILINE)
+    assert len(said) == 8
+    found = [(who, sum(map(lines, re.findall(r"`(\w+)`", who)))) for who, _ in said]
+    assert found == [(who, int(number)) for who, number in said]
+    assert f"This family is {lines('LetterFamily')} lines." in page
 
 
 def test_every_speech_model_of_transformers_has_a_family_or_a_reason_on_the_page():
