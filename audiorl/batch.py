@@ -224,9 +224,12 @@ class GroupSamples(NamedTuple):
     logps: Tensor  # (B, K, T) log-probability of each sampled token, zero where keep is False; (B, K, 1) of the whole
     # hypothesis from a family that scores it as one
     finished: Tensor  # (B, K) bool, False where the length limit cut the hypothesis
+    engine_logps: Tensor | None = (
+        None  # (B, K, T) as an engine beside the library saw them; None where it sampled itself
+    )
 
     def __repr__(self) -> str:
-        return f"GroupSamples({shapes_in_words(self._asdict().items())})"
+        return f"GroupSamples({shapes_in_words((n, v) for n, v in self._asdict().items() if v is not None)})"
 
 
 def shapes_in_words(values: Iterable[tuple[str, Any]]) -> str:

@@ -56,7 +56,7 @@ def trainer_of(method: str, model: str, rows: Any, settings: dict[str, Any]) -> 
         ]
         return DPOTrainer(model, args=DPOConfig(**settings), train_dataset=pairs)
     config = GRPOConfig(**settings, num_generations=4, max_completion_length=64, beta=0.04)
-    return GRPOTrainer(model, reward_funcs="wer", args=config, train_dataset=rows)
+    return GRPOTrainer(model, reward_funcs="negative_wer", args=config, train_dataset=rows)
 
 
 def without_thirds(text: str) -> str:

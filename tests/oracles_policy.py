@@ -24,6 +24,21 @@ def k3(logp: float, ref_logp: float) -> float:
     return r - 1 - math.log(r)
 
 
+def importance(logps: Tokens, engine: Tokens, keep: Mask, mode: str, cap: float) -> Tokens:
+    """Weights of samples that an engine drew: p / q of a token or of a hypothesis, cut at the cap or dropped there."""
+    weights = []
+    for group, others, kept in zip(logps, engine, keep, strict=True):
+        rows = []
+        for ours, theirs, counts in zip(group, others, kept, strict=True):
+            ratios = [math.exp(p) / math.exp(q) if c else 1.0 for p, q, c in zip(ours, theirs, counts, strict=True)]
+            if mode.startswith("sequence"):
+                ratios = [math.prod(ratios)] * len(ratios)
+            bounded = [min(r, cap) if mode.endswith("truncate") else (r if r <= cap else 0.0) for r in ratios]
+            rows.append([b if c else 1.0 for b, c in zip(bounded, counts, strict=True)])
+        weights.append(rows)
+    return weights
+
+
 class PolicyOracle:
     """One batch, and every policy loss of it as a function of the policy's log-probabilities.
 

@@ -171,7 +171,8 @@ class PolicyObjective:
         check_batch(batch, self._reads)
         terms = self._terms(batch)
         surrogate = self._function(terms)
-        loss = self._reduce(surrogate.loss, terms.keep, counts)
+        each = surrogate.loss if batch.importance is None else surrogate.loss * batch.importance.detach()
+        loss = self._reduce(each, terms.keep, counts)
         kl = None
         if batch.ref_logps is not None and self.uses_reference:
             kl = self._kl(terms, batch.ref_logps)

@@ -39,6 +39,9 @@ class PolicyBatch(NamedTuple):
     ref_logps: Tensor | None = None  # (B, K, T) under the frozen policy, receives no gradient; None when beta = 0
     entropy: Tensor | None = None  # (B, K, T) nats, for the entropy bonus, with graph; None without one
     copies: Tensor | None = None  # (B, K) long >= 1, `count_copies`; None unless the loss is mwer
+    importance: Tensor | None = (
+        None  # (B, K, T) `importance_weights` of samples that another engine drew; None for ones
+    )
 
     def __repr__(self) -> str:
         return f"PolicyBatch({shapes_in_words(self._asdict().items())})"
@@ -61,6 +64,45 @@ class PolicyLoss(NamedTuple):
     clipped_low: Tensor  # (B, K, T) bool: ratio below its lower bound where the advantage is negative
     clipped_high: Tensor  # (B, K, T) bool: ratio above its upper bound where the advantage is positive
     kl: Tensor | None  # (B, K, T) nats, k3 as it enters the loss; 0 outside keep; None when beta = 0
+
+
+# mode -> (whether a hypothesis has one ratio, whether ratios beyond the bound count as the bound or not at all)
+IMPORTANCE_MODES = {
+    "token_truncate": (False, "truncate"),
+    "token_mask": (False, "mask"),
+    "sequence_truncate": (True, "truncate"),
+    "sequence_mask": (True, "mask"),
+}
+
+
+def importance_weights(
+    logps: Tensor, engine_logps: Tensor, keep: Tensor, *, mode: str = "sequence_mask", clip_max: float = 3.0
+) -> Tensor:
+    """Weights of samples that were drawn from the policy as another engine computes it.
+
+        ratio[b, k, t] = exp((logps - engine_logps)[b, k, t])                token_*
+        ratio[b, k]    = exp(sum over kept t of (logps - engine_logps))      sequence_*
+        weight         = min(ratio, clip_max)                                     *_truncate
+        weight         = ratio where ratio <= clip_max, else 0                    *_mask
+
+    Args:
+        logps: (B, K, T) nats under the policy that the samples are learnt by.
+        engine_logps: (B, K, T) as the engine computed them when it drew.
+        keep: (B, K, T) bool.
+        mode: a key of `IMPORTANCE_MODES`.
+        clip_max: > 0.
+
+    Returns:
+        (B, K, T), 1 outside `keep`; receives no gradient.
+
+    Source: truncated importance sampling, Yao et al. 2025 ("Your efficient RL framework secretly brings you off-policy
+    RL training"); masked, Ling Team 2025 (IcePop), arXiv:2510.18855. Modes and default as in TRL 1.16.
+    """
+    whole, beyond = IMPORTANCE_MODES[mode]
+    difference = torch.where(keep, logps.detach().double() - engine_logps.double(), 0.0)
+    ratio = (difference.sum(-1, keepdim=True) if whole else difference).exp()
+    weight = ratio.clamp(max=clip_max) if beyond == "truncate" else torch.where(ratio <= clip_max, ratio, 0.0)
+    return torch.where(keep, weight, 1.0).to(logps.dtype)
 
 
 def policy_counts(keep: Tensor) -> PolicyCounts:

@@ -12,6 +12,7 @@ see only its clip's prefix and its own past, so it has the same numbers as a for
 
 from __future__ import annotations
 
+import copy
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from audiorl.batch import GroupBatch, GroupScores, kept_texts
-from audiorl.models.family import AutoregressiveFamily, SpeechFamily, TokenizedText
+from audiorl.models.family import AutoregressiveFamily, EnginePrompt, ServedPart, SpeechFamily, TokenizedText
 from audiorl.models.family_data import check_ids, special_ids
-from audiorl.models.forward import base_model
+from audiorl.models.forward import base_model, run_inside
 from audiorl.models.generate import one_transcript_each
 from audiorl.models.grouped_attention import cache_argument
 from audiorl.models.head import scaled_logits, score_tokens
@@ -362,6 +364,25 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
             prefix_lengths(batch),
             DynamicCache(config=base.config.get_text_config()),
         )
+
+    def served_part(self, base: PreTrainedModel) -> ServedPart:
+        """The language model alone: the audio stands among the embeddings of its prompt."""
+        config = copy.deepcopy(base.config.get_text_config())
+        config.tie_word_embeddings = False  # the head is written too
+        names = {id(module): name for name, module in base.named_modules()}
+        head = base.get_output_embeddings()
+        return ServedPart(
+            config,
+            MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type],
+            {f"{names[id(base.get_decoder())]}.": "model.", f"{names[id(head)]}.": "lm_head."},
+            self.max_tokens,
+            True,
+        )
+
+    def engine_prompts(self, model: nn.Module, batch: GroupBatch, states: Tensor) -> list[EnginePrompt]:
+        prefix, lengths = run_inside(model, lambda base: self._prefixes(base, batch, states))
+        rows = zip(batch.tokens[:, 0].tolist(), prefix_lengths(batch).tolist(), prefix, lengths.tolist(), strict=True)
+        return [EnginePrompt(ids[:start], own[:length]) for ids, start, own, length in rows]
 
     def transcribe(
         self,

@@ -46,6 +46,8 @@ class Qwen3ASRFamily(AudioLLMFamily):
     English<asr_text>...", as its own fine-tuning files have them) or the trainer's config name it.
     """
 
+    rollout_engines = ("native", "vllm")
+
     def prompt_text(self, language: str | None, prompt: str | None) -> str:
         if language is None:
             raise ValueError(
@@ -86,6 +88,8 @@ class GlmASRFamily(AudioLLMFamily):
 
 class Qwen2AudioFamily(AudioLLMFamily):
     """Qwen2-Audio. The row's `prompt` is the user's question; without one it asks for the transcript."""
+
+    rollout_engines = ("native", "vllm")
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)

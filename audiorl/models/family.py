@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from audiorl.batch import KEPT_STATES, GroupBatch, GroupSamples, GroupScores
 from audiorl.models.beam_search import BeamDecoder, BeamSettings, GroupBeams, beam_search
@@ -29,6 +29,28 @@ if TYPE_CHECKING:
     from audiorl.models.encoder_cache import EncoderCache
 
 __all__ = ["AutoregressiveFamily", "SpeechFamily", "TokenizedText"]
+
+
+class EnginePrompt(NamedTuple):
+    """What an engine beside the library continues for one clip."""
+
+    ids: list[int]  # tokens before the first that is drawn
+    states: Tensor  # (S, D) of the encoder; or (L, D), the embedded prompt with the audio in its place
+
+
+class ServedPart(NamedTuple):
+    """The part of a model that an engine runs, and how a checkpoint of it is written."""
+
+    config: PretrainedConfig
+    architecture: str  # the class that the engine knows
+    prefixes: Mapping[str, str]  # what weights are called here and there, by the beginnings of their names
+    positions: int  # tokens of a prompt and its answer
+    reads_embeddings: bool  # whether prompts come embedded, or as tokens beside an encoder's states
+
+    def served_name(self, name: str) -> str | None:
+        """A weight's name in the checkpoint; None for one of another part."""
+        found = (there + name.removeprefix(here) for here, there in self.prefixes.items() if name.startswith(here))
+        return next(found, None)
 
 
 class SpeechFamily(FamilyData):
@@ -58,6 +80,7 @@ class SpeechFamily(FamilyData):
         serves: names of model classes or model types that a family of your own answers for, where it is named by
             `--family`; see `audiorl.models.use_family`.
         task: how answers are measured: error rates of transcripts, or the accuracy of labels.
+        rollout_engines: who can sample for trainers, of `audiorl.models.engines.ROLLOUT_ENGINES`.
         encoder_cache: keeps the encoder's states of clips on disk, an `EncoderCache`; None encodes them anew.
     """
 
@@ -71,6 +94,7 @@ class SpeechFamily(FamilyData):
     decodes_states = False
     labels: Sequence[str] | None = None
     serves: Sequence[str] = ()
+    rollout_engines: Sequence[str] = ("native",)
     encoder_cache: EncoderCache | None = None
 
     def __init__(self, model: nn.Module, processor: Any):
@@ -140,6 +164,14 @@ class SpeechFamily(FamilyData):
             states: what `encode` returned for the clips.
         """
         return None
+
+    def served_part(self, base: PreTrainedModel) -> ServedPart:
+        """What an engine of `rollout_engines` other than native runs."""
+        raise ValueError(f"{type(self).__name__} is sampled by the library alone. Use rollout_engine='native'.")
+
+    def engine_prompts(self, model: nn.Module, batch: GroupBatch, states: Tensor) -> list[EnginePrompt]:
+        """What such an engine continues, one for each clip."""
+        raise ValueError(f"{type(self).__name__} is sampled by the library alone. Use rollout_engine='native'.")
 
     # ---- weights: through the one forward ----
 

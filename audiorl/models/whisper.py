@@ -21,10 +21,11 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from audiorl.batch import KEPT_STATES, GroupBatch, audio_alone, kept_texts
 from audiorl.models.encoder_decoder import EncoderDecoderFamily
-from audiorl.models.family import SpeechFamily, TokenizedText
+from audiorl.models.family import EnginePrompt, ServedPart, SpeechFamily, TokenizedText
 from audiorl.models.family_data import check_ids
 from audiorl.models.forward import base_model
 from audiorl.models.generate import one_transcript_each
+from audiorl.models.sampling import prefix_lengths
 from audiorl.models.whisper_text import NO_TIMESTAMPS, PROMPT_START, START, WhisperText
 
 # Settings that `WhisperForConditionalGeneration.generate` knows beside those of every model, and that make it go over a
@@ -88,6 +89,7 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
     compiles_backbone = True
     decodes_with_prompts = True
     decodes_states = True
+    rollout_engines = ("native", "vllm")
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
@@ -145,6 +147,15 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
 
     def _positions(self, base: PreTrainedModel, states: Tensor) -> int:
         return base.config.max_target_positions
+
+    def served_part(self, base: PreTrainedModel) -> ServedPart:
+        return ServedPart(
+            base.config, type(base).__name__, {"model.": "model."}, base.config.max_target_positions, False
+        )
+
+    def engine_prompts(self, model: nn.Module, batch: GroupBatch, states: Tensor) -> list[EnginePrompt]:
+        rows = zip(batch.tokens[:, 0].tolist(), prefix_lengths(batch).tolist(), states, strict=True)
+        return [EnginePrompt(ids[:length], own) for ids, length, own in rows]
 
     def transcribe(
         self,

@@ -38,7 +38,8 @@ from audiorl.losses import (
     policy_counts,
 )
 from audiorl.losses.advantages import NORMALIZE_THEN_SUM, SUM_THEN_NORMALIZE, decoupled_advantages
-from audiorl.losses.settings import known_name, read_loss_settings
+from audiorl.losses.policy_losses import IMPORTANCE_MODES, importance_weights
+from audiorl.losses.settings import known_name, positive_number, read_loss_settings
 from audiorl.models import SpeechFamily
 from audiorl.rewards import RewardSet
 from audiorl.rewards.reward_set import is_overriding
@@ -105,9 +106,34 @@ class GRPOConfig(RolloutConfig):
         default=False, metadata={"help": "Do not learn from hypotheses that reached the length limit."}
     )
     entropy_coef: float = field(default=0.0, metadata={"help": "Weight >= 0 of the mean entropy of the tokens."})
+    vllm_importance_sampling_correction: bool = field(
+        default=True,
+        metadata={
+            "help": "With rollout_engine vllm: weigh the loss of a sample by the ratio of its probability under the "
+            "policy and in vLLM."
+        },
+    )
+    vllm_importance_sampling_mode: str = field(
+        default="sequence_mask",
+        metadata={
+            "help": "One ratio for each token or for the whole hypothesis; a ratio above the cap counts as the cap "
+            "(truncate) or its sample not at all (mask).",
+            "choices": list(IMPORTANCE_MODES),
+        },
+    )
+    vllm_importance_sampling_clip_max: float = field(
+        default=3.0, metadata={"help": "Largest importance ratio, above 0; see vllm_importance_sampling_mode."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
+        known_name("vllm_importance_sampling_mode", self.vllm_importance_sampling_mode, IMPORTANCE_MODES)
+        positive_number("vllm_importance_sampling_clip_max", self.vllm_importance_sampling_clip_max)
+        if self.rollout_engine == "vllm" and self.loss_type == "mwer" and self.vllm_importance_sampling_correction:
+            raise ValueError(
+                "mwer weighs the K hypotheses of a clip by their probabilities, which leaves no place for importance "
+                "ratios. Set vllm_importance_sampling_correction=False, or use rollout_engine='native'."
+            )
         if isinstance(self.scale_rewards, bool):
             self.scale_rewards = "group" if self.scale_rewards else "none"
         known_name("scale_rewards", self.scale_rewards, ADVANTAGES)
@@ -252,6 +278,14 @@ class GRPOTrainer(RolloutTrainer):
             "advantages": advantages.to(device),
             "old_logps": samples.logps,
         }
+        if samples.engine_logps is not None and self.args.vllm_importance_sampling_correction:
+            tensors["importance"] = importance_weights(
+                samples.logps,
+                samples.engine_logps,
+                samples.keep,
+                mode=self.args.vllm_importance_sampling_mode,
+                clip_max=self.args.vllm_importance_sampling_clip_max,
+            )
         if self.objective.needs_copies:
             tensors["copies"] = count_copies(samples.tokens, keep)
         return Learnt(tensors, torch.stack(policy_counts(self._scored_keep(samples, keep))))
@@ -271,6 +305,7 @@ class GRPOTrainer(RolloutTrainer):
             batch.tensors.get("ref_logps"),
             scores.entropy if self.objective.uses_entropy else None,
             batch.tensors.get("copies"),
+            batch.tensors.get("importance"),
         )
         out = self.objective(policy, PolicyCounts(*counts))
         self._log_policy(out, scores.keep)

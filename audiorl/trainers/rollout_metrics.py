@@ -124,6 +124,21 @@ def log_step(metrics: Metrics, step: StepRollouts, names: Sequence[str], *, resa
         metrics.add_ratio("train", name, total.to(device), count.to(device))
 
 
+def log_engine(metrics: Metrics, rollouts: Sequence[Rollout]) -> None:
+    """How far the log-probabilities of an engine beside the library are from the policy's, as TRL's `sampling/*`.
+
+    The importance ratios are those of whole hypotheses, as they are before anything is truncated or masked.
+    """
+    for rollout in rollouts:
+        theirs, keep = rollout.samples.engine_logps, rollout.samples.keep
+        if theirs is None:
+            continue
+        difference = torch.where(keep, rollout.samples.logps - theirs, 0.0)
+        metrics.add("train", "sampling/sampling_logp_difference/mean", difference.abs(), keep)
+        ratio = difference.double().sum(-1).exp()
+        metrics.add("train", "sampling/importance_sampling_ratio/mean", ratio, keep.any(-1))
+
+
 class RewardFigures:
     """Logs what rewards tell beside their values, requests and cost for example: sums over processes for each rollout.
 

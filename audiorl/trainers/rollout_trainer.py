@@ -48,6 +48,7 @@ from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
 from audiorl.losses.settings import known_name, number_not_below, positive_number
 from audiorl.models import SpeechFamily
+from audiorl.models.engines import ROLLOUT_ENGINES, NativeEngine, RolloutEngine
 from audiorl.models.sampling import Sampler
 from audiorl.rewards import RewardSet
 from audiorl.trainers.base import SpeechTrainer, TrainerArguments
@@ -61,6 +62,7 @@ from audiorl.trainers.rollout_metrics import (
     SampledTexts,
     StepRollouts,
     gather_step,
+    log_engine,
     log_step,
 )
 from audiorl.trainers.rollouts import (
@@ -132,6 +134,26 @@ class SamplingConfig(SpeechConfig):
         default=1.0, metadata={"help": "Above 1, tokens that were sampled before become less probable; 1: off."}
     )
 
+    # The engine that samples
+    rollout_engine: str = field(
+        default="native",
+        metadata={
+            "help": "Who samples: native, or vllm (experimental: Whisper, Qwen3-ASR and Qwen2-Audio in one process; "
+            "needs vLLM installed).",
+            "choices": list(ROLLOUT_ENGINES),
+        },
+    )
+    vllm_gpu_memory_utilization: float = field(
+        default=0.3, metadata={"help": "Share of the GPU's memory that vLLM takes, above 0 to 1."}
+    )
+    vllm_max_model_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens of a prompt, audio included, and its answer that vLLM has room for, > 0. Unset: what the "
+            "model has, 4096 at most."
+        },
+    )
+
     # Rewards
     reward_weights: list[float] | None = field(
         default=None,
@@ -177,7 +199,24 @@ class SamplingConfig(SpeechConfig):
         known_name("temperature_schedule", self.temperature_schedule, TEMPERATURE_SCHEDULES)
         if self.reward_timeout is not None:
             positive_number("reward_timeout", self.reward_timeout)
-        self.sampler()
+        self._check_engine()
+
+    def _check_engine(self) -> None:
+        known_name("rollout_engine", self.rollout_engine, ROLLOUT_ENGINES)
+        if not 0 < self.vllm_gpu_memory_utilization <= 1:
+            raise ValueError(
+                f"vllm_gpu_memory_utilization is a share above 0, at most 1; got {self.vllm_gpu_memory_utilization}. "
+                "0.3 leaves the rest to training."
+            )
+        if self.vllm_max_model_length is not None:
+            number_not_below("vllm_max_model_length", self.vllm_max_model_length, 1)
+        if self.sampler() is None or self.rollout_engine == "native":
+            return
+        raise ValueError(
+            "top_k, top_p, min_p and repetition_penalty draw from another distribution than the policy, and the "
+            f"log-probabilities of rollout_engine={self.rollout_engine!r} would be those of that one. Leave them out, "
+            "or use rollout_engine='native'."
+        )
 
     def temperature_at(self, done: int, rounds: int) -> float:
         """The temperature of a round of rollouts.
@@ -306,7 +345,8 @@ class RewardedTrainer(SpeechTrainer):
         self.rewards = RewardSet(reward_funcs, args.reward_weights, args.reward_timeout)
         super().__init__(model, args, **kwargs)
         require_rows(self.data_collator)
-        sampling = Sampling(num_hypotheses, args.max_completion_length, args.sampler(), args.seed)
+        engine = rollout_engine(self.family, self.model, args)
+        sampling = Sampling(num_hypotheses, args.max_completion_length, args.sampler(), args.seed, engine)
         self.cost.parts = PARTS
         self.roll_out = RolloutMaker(
             self.family, self.rewards, self.accelerator, sampling, tries, during=self.cost.during
@@ -412,6 +452,29 @@ class RepeatedBlocks(RowSampler[int]):
             rows = list(islice(cycle(order[start : start + self.block]), self.block))
             for _ in range(self.repeats):
                 yield from rows
+
+
+def rollout_engine(family: SpeechFamily, model: nn.Module, args: SamplingConfig) -> RolloutEngine:
+    """Who samples for a trainer.
+
+    Raises:
+        ValueError: the engine that the config names cannot sample here.
+    """
+    if args.rollout_engine == "native":
+        return NativeEngine(family)
+    if args.world_size > 1:
+        raise ValueError(
+            f"rollout_engine={args.rollout_engine!r} works in one process, and there are {args.world_size}. Start one, "
+            "or use rollout_engine='native'."
+        )
+    from audiorl.models.engines.vllm import VLLMEngine
+
+    return VLLMEngine(
+        family,
+        model,
+        memory_utilization=args.vllm_gpu_memory_utilization,
+        max_model_length=args.vllm_max_model_length,
+    )
 
 
 class RolloutTrainer(RewardedTrainer, ABC):
@@ -525,6 +588,7 @@ class RolloutTrainer(RewardedTrainer, ABC):
                 model, batches, self.state.global_step, temperature=temperature, trainer_state=self.state
             )
             step = gather_step(rollouts, self.family, self.accelerator, self.normalizer)
+            log_engine(self.metrics, rollouts)
             log_step(self.metrics, step, self.rewards.names, resampling=self.args.dynamic_sampling_tries > 0)
             self.figures.log()
             if self.args.temperature_end is not None:

@@ -28,7 +28,7 @@ from audiorl.collator import SpeechCollator, UsableRow
 from audiorl.datasets.storage import OURS
 from audiorl.losses import zero_variance
 from audiorl.models import SpeechFamily
-from audiorl.models.sampling import rollout_noise
+from audiorl.models.engines import Draw, RolloutEngine
 from audiorl.rewards import RewardSet
 from audiorl.trainers.distributed import gathered_rows
 
@@ -104,6 +104,7 @@ class Sampling(NamedTuple):
     max_tokens: int
     sampler: Any  # what `sample_groups` takes: top-k, top-p, min-p, repetition; None for the policy as it is
     seed: int
+    engine: RolloutEngine  # who draws them
 
 
 class RolloutMaker:
@@ -152,10 +153,12 @@ class RolloutMaker:
         """
 
         def roll_out(states: Sequence[Tensor], attempt: int, wanted: Sequence[Tensor]) -> list[Rollout]:
-            drawn = [
-                self._sample(model, batch.without(~clips), s, step, attempt, temperature)
-                for batch, s, clips in zip(batches, states, wanted, strict=True)
-            ]
+            how = self.sampling
+            # numpy splits a large seed into words of 32 bits, so this is the seed (seed, step, attempt, row)
+            numbered = step + (attempt << 32)
+            draw = Draw(how.num_generations, how.max_tokens, temperature, how.sampler, how.seed, numbered)
+            asked = [batch.without(~clips) for batch, clips in zip(batches, wanted, strict=True)]
+            drawn = how.engine.sample(model, asked, states, draw)
             return self._reward(batches, drawn, states, wanted, reward_arguments)
 
         with self.during("rollout"):
@@ -172,6 +175,7 @@ class RolloutMaker:
         Args:
             roll_out: (states of all clips, try, which clips of each batch) -> rollouts.
         """
+        self.sampling.engine.sync(model)
         states = [self.family.encode(model, batch) for batch in batches]
         rollouts = roll_out(states, 0, [batch.valid.cpu() for batch in batches])
         for attempt in range(1, self.tries + 1):
@@ -187,22 +191,6 @@ class RolloutMaker:
     def _anywhere(self, flat: Sequence[Tensor]) -> bool:
         count = torch.stack([clips.sum() for clips in flat]).sum().to(self.accelerator.device)
         return bool(self.accelerator.reduce(count, reduction="sum") > 0)
-
-    def _sample(
-        self, model: nn.Module, batch: GroupBatch, states: Tensor, step: int, attempt: int, temperature: float
-    ) -> GroupSamples:
-        how = self.sampling
-        noise = rollout_noise(
-            batch.row_ids.tolist(),
-            seed=how.seed,
-            # numpy splits a large seed into words of 32 bits, so this is the seed (seed, step, attempt, row)
-            step=step + (attempt << 32),
-            num_generations=how.num_generations,
-            max_tokens=self.family.noise_length(batch, how.max_tokens),
-        )
-        return self.family.sample_groups(
-            model, batch, noise.to(batch.tokens.device), states, temperature=temperature, sampler=how.sampler
-        )
 
     def _reward(
         self,
@@ -318,6 +306,9 @@ def merge_samples(ours: GroupSamples, theirs: GroupSamples, clips: Tensor, pad: 
         choose(pad_to(ours.keep, length - 1, False), pad_to(theirs.keep, length - 1, False)),
         choose(pad_to(ours.logps, size, 0.0), pad_to(theirs.logps, size, 0.0)),
         torch.where(chosen, theirs.finished, ours.finished),
+        None
+        if ours.engine_logps is None or theirs.engine_logps is None
+        else choose(pad_to(ours.engine_logps, length - 1, 0.0), pad_to(theirs.engine_logps, length - 1, 0.0)),
     )
 
 

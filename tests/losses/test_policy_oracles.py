@@ -15,6 +15,7 @@ from audiorl.losses import (
     policy_counts,
     supervised_loss,
 )
+from audiorl.losses.policy_losses import IMPORTANCE_MODES, importance_weights
 from tests.losses.policy_examples import (
     POLICY_SETTING_IDS,
     POLICY_SETTINGS,
@@ -24,7 +25,7 @@ from tests.losses.policy_examples import (
     oracle_of,
     random_batch,
 )
-from tests.oracles_policy import PolicyOracle, k3, token_differences
+from tests.oracles_policy import PolicyOracle, importance, k3, token_differences
 
 every_setting = pytest.mark.parametrize(("name", "settings"), POLICY_SETTINGS, ids=POLICY_SETTING_IDS)
 
@@ -255,3 +256,29 @@ def test_the_supervised_term_is_a_token_mean_worked_by_hand():
 
 def test_the_oracle_has_the_k3_of_the_paper():
     assert k3(-1.0, -1.0) == 0 and k3(-2.0, -1.0) == pytest.approx(math.e - 2)
+
+
+# ---- samples that another engine drew ----
+
+
+@pytest.mark.parametrize("mode", IMPORTANCE_MODES)
+def test_importance_weights_equal_the_loop(mode):
+    batch = random_batch(spread=0.8)
+    keep = batch.keep.tolist()
+    found = importance_weights(batch.logps, batch.old_logps, batch.keep, mode=mode, clip_max=1.5)
+    expected = importance(batch.logps.tolist(), batch.old_logps.tolist(), keep, mode, 1.5)
+    assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64)) and not found.requires_grad
+    assert (found[batch.keep] != 1).any() and (found[batch.keep] == (1.5 if "truncate" in mode else 0)).any()
+
+
+def test_importance_weighs_each_tokens_loss_and_not_the_kl():
+    """By hand, for dapo: (-1.2 x 2 - 0.5 x 3 + 0.8 x 0.5) / 3; the KL is added behind."""
+    batch = two_hypotheses()
+    weights = torch.tensor([[[2.0, 3.0], [0.5, 9.0]]], dtype=torch.float64)
+    loss, gradient = gradients_of("dapo", batch._replace(importance=weights))
+    assert loss.item() == pytest.approx((-1.2 * 2 - 0.5 * 3 + 0.8 * 0.5) / 3)
+    assert gradient.flatten().tolist() == pytest.approx([0.0, -0.5 * 3 / 3, 0.0, 0.0])
+    pulled = batch._replace(ref_logps=torch.full_like(weights, -1.2))
+    kl = loss_of("dapo", pulled, {"beta": 0.3}).loss - loss_of("dapo", pulled._replace(ref_logps=None)).loss
+    weighed = pulled._replace(importance=weights)
+    assert (loss_of("dapo", weighed, {"beta": 0.3}).loss - loss).item() == pytest.approx(kl.item())
