@@ -47,6 +47,8 @@ NOT_RUN = {
     "mkdocs build": "run by .ci/run and by tests/test_site.py",
     "mkdocs serve": "does not end",
     "torchrun examples/dpo_whisper.py": "the whole demo takes minutes: tests/demo/test_demo_checkpoint.py, slow",
+    "audiorl grpo --model_name_or_path openai/whisper-small --dataset_name train.jsonl --output_dir grpo --language "
+    "english --rollout_engine vllm": "vLLM has an environment of its own: tests/engines, slow",
     "torchrun --nnodes=2": "several machines: tests/trainers/test_parallel.py, slow; its flags are parsed",
     "torchrun --nnodes 2": "several machines: tests/trainers/test_elastic.py, slow; its flags are parsed",
     "accelerate launch --config_file examples/accelerate_configs/multi_node.yaml": "likewise",
