@@ -182,6 +182,23 @@ def the_end_counts_and_the_start_stands_once(case: FamilyCase) -> None:
             assert batch.tokens[b, k, 1:][batch.keep[b, k]].tolist() == ids[first_kept:]
 
 
+def what_was_said_before_is_read_or_refused(case: FamilyCase) -> None:
+    """It belongs to the prefix, and changes no answer's tokens; or the message says that there is no place."""
+    if case.labels:
+        return
+    family, _, _ = get_ready(case)
+    row, text = without_prompt(case, 0), case.texts[0][0]
+    plain = family.tokenize_row(text, row)
+    told = {**row, "history": case.texts[-1][0]}
+    if said := refusal(lambda: family.tokenize_row(text, told)):
+        assert "history" in said or "prompt" in said
+        return
+    found = family.tokenize_row(text, told)
+    assert found.ids[found.first_kept :] == plain.ids[plain.first_kept :]
+    assert found.ids[: found.first_kept] != plain.ids[: plain.first_kept]
+    assert family.tokenize_row(text, {**told, "history": " "}) == plain
+
+
 def an_empty_hypothesis_is_scored_by_its_end(case: FamilyCase) -> None:
     if case.labels:
         return
@@ -250,6 +267,7 @@ SCORING_CHECKS = (
     kept_states_replace_the_audio,
     only_kept_positions_have_values,
     the_end_counts_and_the_start_stands_once,
+    what_was_said_before_is_read_or_refused,
     an_empty_hypothesis_is_scored_by_its_end,
     a_label_is_one_token_and_an_unknown_one_is_refused,
     text_comes_back_as_it_was_written,

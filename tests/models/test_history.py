@@ -78,6 +78,16 @@ def test_the_prompt_of_each_audio_language_model(kind, row, prompt):
     assert prompt in family.prompt_text("en", prompt)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in ("qwen3_asr", "qwen2_5_omni", "vibevoice") if kind in KINDS])
+def test_no_mark_passes_in_a_history(kind):
+    family = speech_family(*tiny_audio_llm(kind))
+    for mark in (family.audio_token, "<|im_start|>"):
+        with pytest.raises(
+            ValueError, match=r"the history contains \['.*'\], which this model reads as marks\. Remove"
+        ):
+            family.tokenize_row("a fox", {"language": "en", "history": f"the {mark} dog"})
+
+
 def test_whispers_prompt_ends_with_what_was_said_before():
     model, processor = tiny_whisper("multilingual", max_target_positions=120)
     family = speech_family(model, processor)

@@ -1,6 +1,6 @@
 """A small DPO run in a process of its own: `python run_dpo.py '{"output_dir": ..., ...}'`.
 
-Keys that are no config field: `rows` (how many), `out` (file for the final weights and the log), `resume`, `kill`
+Keys that are no config field: `rows` (how many), `columns` (of the rows), `out` (file for the final weights and the log), `resume`, `kill`
 (where to end the process with SIGKILL, see `arrange_death`).
 """
 
@@ -72,9 +72,10 @@ def train_as_told(made, own: dict) -> None:
 
 def main() -> None:
     settings = json.loads(sys.argv[1])
-    own = {name: settings.pop(name, None) for name in ("rows", "out", "resume", "kill")}
+    own = {name: settings.pop(name, None) for name in ("rows", "columns", "out", "resume", "kill")}
     torch.set_num_threads(1)
-    train_as_told(trainer(settings.pop("output_dir"), pair_rows(own["rows"] or 8), **settings), own)
+    rows = pair_rows(own["rows"] or 8, **(own["columns"] or {}))
+    train_as_told(trainer(settings.pop("output_dir"), rows, **settings), own)
 
 
 if __name__ == "__main__":
