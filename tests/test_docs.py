@@ -358,8 +358,8 @@ NAMES_ELSEWHERE = {
     *("MyForCTC", "MyModelForX", "source_end", "UklGR"),
 }
 _CODE = re.compile(r"```.*?```", re.DOTALL)
-# snake_case and CamelCase, not a part of a path or a word with a hyphen
-_NAME = re.compile(r"(?<![\w./-])(?:[A-Za-z]\w*(?:_\w+)+|[A-Z][a-z]+[A-Z]\w+)")
+# snake_case and CamelCase, not a part of a path or a word with a hyphen; files are looked for in tests/test_rooms.py
+_NAME = re.compile(r"(?<![\w./-])(?:[A-Za-z]\w*(?:_\w+)+|[A-Z][a-z]+[A-Z]\w+)(?!\w|\.py)")
 
 
 def names_in_prose(page: str) -> Iterator[tuple[str, str]]:
@@ -377,7 +377,7 @@ def known_names() -> set[str]:
     folders = ("audiorl", "benchmarks", "docs", "examples", "tests")
     # without this list, which would make each of its names known
     sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py") if path != Path(__file__)]
-    texts = [path.read_text(encoding="utf-8") for path in sources] + [path.stem for path in sources]
+    texts = [path.read_text(encoding="utf-8") for path in sources]
     texts += [block.code for page in pages() for block in blocks_of(page)]
     configs = (transformers.Seq2SeqTrainingArguments, LoraConfig, AdaLoraConfig, trl.ModelConfig)
     configs += (trl.DPOConfig, trl.GRPOConfig, trl.SFTConfig)
