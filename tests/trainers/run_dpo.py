@@ -1,7 +1,7 @@
 """A small DPO run in a process of its own: `python run_dpo.py '{"output_dir": ..., ...}'`.
 
-Keys that are no config field: `rows` (how many), `columns` (of the rows), `out` (file for the final weights and the log), `resume`, `kill`
-(where to end the process with SIGKILL, see `arrange_death`).
+Keys that are no config field: `rows` (how many), `columns` (of the rows, with their values), `out` (file for the final
+weights and the log), `resume`, `kill` (where to end the process with SIGKILL, see `arrange_death`).
 """
 
 from __future__ import annotations
