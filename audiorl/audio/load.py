@@ -25,6 +25,7 @@ import hashlib
 import io
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -64,6 +65,8 @@ LOUDEST_SAMPLE = 100.0
 # A segment's end may be rounded, or count an MP3's padding. It may lie this many seconds, or this share of its length,
 # after the end of its recording; then the recording's end is taken.
 _END_SLACK, _END_SHARE = 0.1, 0.02
+# Nanoseconds within which a file system may give two states of a file the same time
+_SETTLED_NS = 2_000_000_000
 # Recordings that stay open, and bytes of samples of those that had to be decoded.
 _RECORDINGS, _KEPT_BYTES = 8, 1 << 28
 
@@ -581,7 +584,28 @@ def _decoded(container: Container, name: str) -> Clip:
 
 
 def _file_shape(source: Any, name: str) -> ClipShape:
+    """Length of a clip; bounds, checks and the order of batches ask for it, and each file is opened once for all."""
+    content = entry_file(source)
+    if isinstance(content, str) and (state := _state_of(content)) is not None:
+        return _known_shape(content, state, name)
     with _opened(source) as file:
+        return _shape(file, inspect_container(file, name), name)
+
+
+def _state_of(path: str) -> tuple[int, ...] | None:
+    """Size and times of a file; None where it is none, or may change again without another time."""
+    try:
+        found = os.stat(path.removeprefix("file://"))
+    except (OSError, ValueError):
+        return None
+    latest = max(found.st_mtime_ns, found.st_ctime_ns)
+    settled = latest < time.time_ns() - _SETTLED_NS
+    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns) if settled else None
+
+
+@lru_cache(maxsize=1 << 16)
+def _known_shape(path: str, state: tuple[int, ...], name: str) -> ClipShape:
+    with _opened(path) as file:
         return _shape(file, inspect_container(file, name), name)
 
 

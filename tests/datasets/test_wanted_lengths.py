@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import datasets
 import pytest
 
 import audiorl.datasets.checks as seconds_module
+from audiorl.audio import load
 from audiorl.datasets import SkippedRows, check_rows, speech_rows
 from audiorl.datasets.checks import (
     check_bounds,
@@ -97,3 +99,24 @@ def test_bounds_that_are_none_are_refused(bounds):
 @pytest.mark.parametrize("bounds", [(None, None), (0, None), (0.5, 30), (2, 2)])
 def test_bounds_that_are_bounds_pass(bounds):
     check_bounds(*bounds)
+
+
+def test_bounds_and_check_open_each_file_once_and_notice_a_change(tmp_path, clips, monkeypatch):
+    opened = []
+    plain = load._open_path
+    monkeypatch.setattr(load, "_open_path", lambda path: opened.append(Path(path).name) or plain(path))
+    monkeypatch.setattr(load, "_SETTLED_NS", 0)
+    rows = speech_rows([{"audio": str(clip), "text": "a"} for clip in clips])
+    for _ in range(2):
+        assert outside_seconds(rows, 0.2, 0.3) == ([0], [3])
+        assert check_rows(rows, text_columns=(), tokenize=len, max_seconds=0.35, distinct=False)[0].row_id == 3
+    assert sorted(opened) == [clip.name for clip in clips]
+    clips[3].write_bytes(clips[2].read_bytes())
+    assert outside_seconds(rows, 0.2, 0.3) == ([0], [])
+    clips[3].unlink()
+    assert "is missing" in check_rows(rows, text_columns=(), tokenize=len, max_seconds=1, distinct=False)[0].problem
+    monkeypatch.setattr(load, "_SETTLED_NS", 10**18)
+    before = len(opened)
+    for _ in range(2):
+        outside_seconds(rows, 0.2, 0.3)
+    assert len(opened) == before + 8, "files that changed a moment ago are read each time"
