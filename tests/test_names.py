@@ -39,23 +39,11 @@ ELSEWHERE: Mapping[str, str] = {
     "halo-forge, batch-opt-rlhf-asr": "AudioRAFTConfig adapter_type model_name trainer_output",
     "what a reader writes": "my_rewards my_module digits_right StepAudioFamily",
 }
-# Of the launchers, pip, pytest, hf, vLLM and benchmarks; and of other projects that pages compare with
+# Of pip, mkdocs, hf and benchmarks, and of other projects that pages compare with; launchers are asked for theirs
 OTHER_FLAGS = {
-    *(
-        "--config_file",
-        "--nproc_per_node",
-        "--nnodes",
-        "--standalone",
-        "--rdzv_backend",
-        "--num_processes",
-        "--dist",
-        "--only",
-        "--table",
-    ),
-    *("--main_process_ip", "--machine_rank", "--num_machines", "--main_process_port", "--master_addr", "--node_rank"),
-    "--mixed_precision",
-    *("--strict", "--minutes", "--learning_rat"),  # the last as an example of a mistake
-    *("--lr-decay", "--dry-run", "--normaliser", "--cycles", "--model", "--exclude"),
+    *("--dist", "--only", "--table", "--strict", "--minutes", "--lr-decay", "--dry-run", "--normaliser", "--cycles"),
+    *("--model", "--exclude", "--rdzv_endpoint"),
+    "--learning_rat",  # an example of a mistake
 }
 # an example that is no command
 DISTILLATION = (
@@ -175,14 +163,40 @@ def missing_on(page: str) -> list[str]:
         elif block.language == "python":
             missing += [name for name in missing_in_python(block.code) if not own & set(re.findall(r"'(\w+)'", name))]
     known = set().union(*KNOWN_FLAGS.values(), flags_of("datasets"), ALWAYS, OTHER_FLAGS)
-    known |= {f"--{name}" for name in SETTINGS} | ORPO_REFUSED.keys()
+    known |= {f"--{name}" for name in SETTINGS} | ORPO_REFUSED.keys() | flags_of_launchers()
     for span in spans_of(text):
         words = span.split()
         missing += missing_in_command(words)
         missing += [flag for flag in re.findall(r"(?<!\S)--\w[\w-]*", span) if flag not in known]
         missing += missing_values(words)
-        missing += [name for name in names_in(span) if name not in words_of_the_code()]
+        if "/coming_from/" not in page:  # which is about names of others
+            missing += [name for name in names_in(span) if name not in words_of_the_code()]
     return missing
+
+
+@cache
+def flags_of_launchers() -> frozenset[str]:
+    from accelerate.commands.launch import launch_command_parser
+    from torch.distributed.run import get_args_parser
+
+    parsers = (launch_command_parser(), get_args_parser())
+    names = {name for parser in parsers for action in parser._actions for name in action.option_strings}
+    return frozenset(names | {name.replace("-", "_").replace("__", "--", 1) for name in names})
+
+
+@cache
+def words_of_others() -> frozenset[str]:
+    """Fields of the configs of TRL and transformers, and transformers' types of models."""
+    import trl
+    from transformers import GenerationConfig, Seq2SeqTrainingArguments, models
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    configs = [Seq2SeqTrainingArguments, trl.DPOConfig, trl.GRPOConfig, trl.KTOConfig, trl.SFTConfig, trl.ModelConfig]
+    found = {one.name for config in configs for one in fields(config)} | {config.__name__ for config in configs}
+    found |= {*CONFIG_MAPPING_NAMES, *CONFIG_MAPPING_NAMES.values()}
+    return frozenset(
+        found | vars(GenerationConfig()).keys() | {one.name for one in pkgutil.iter_modules(models.__path__)}
+    )
 
 
 def names_in(span: str) -> Iterator[str]:
@@ -210,13 +224,13 @@ def words_of_the_code() -> frozenset[str]:
     for path in files:
         found.add(path.stem)
         found |= words_in(path.read_text(encoding="utf-8"))
-    found |= {path.name.split(".")[0] for top in ("audiorl", "examples") for path in (ROOT / top).rglob("*")}
+    found |= {path.name.split(".")[0] for top in ("audiorl", "examples", "tests") for path in (ROOT / top).rglob("*")}
     for page in pages():  # what the page's own blocks define
         for block in blocks_of(page):
             if block.language in ("python", "json", "yaml", "toml"):
                 found |= set(re.findall(r"[A-Za-z_]\w*", block.code))
     flags = {name.removeprefix("--") for names in KNOWN_FLAGS.values() for name in names}
-    return frozenset(found | flags)
+    return frozenset(found | flags | words_of_others() | {name.strip("-") for name in flags_of_launchers()})
 
 
 def words_in(source: str) -> set[str]:
