@@ -107,6 +107,13 @@ def test_a_logger_that_is_not_installed_is_refused_when_the_config_is_built(monk
         DPOConfig(output_dir="out", report_to="wandb")
 
 
+def test_a_logger_that_does_not_exist_is_answered_with_the_nearest(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"no logger called 'tensorbord'\. Did you mean 'tensorboard'\? There are azure"
+    ):
+        DPOConfig(str(tmp_path), report_to="tensorbord", use_cpu=True)
+
+
 # ---- processors ----
 
 

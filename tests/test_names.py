@@ -28,6 +28,7 @@ from audiorl.rewards import reward_names
 from tests.code_blocks import ROOT, blocks_of, commands_of, pages
 
 LOSS_NAMES = {*PREFERENCE_LOSSES, *POLICY_LOSSES, *UNPAIRED_LOSSES, *ODDS_RATIO_LOSSES, *LOSS_PRESETS, "rollout"}
+REWARD_NAMES = {*reward_names(), "judge"}
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 # What pages name of other projects, programs and formats, by where it is from
 ELSEWHERE: Mapping[str, str] = {
@@ -99,7 +100,7 @@ def missing_in_command(words: list[str]) -> Iterator[str]:
 
 def missing_values(words: list[str]) -> Iterator[str]:
     """Rewards and losses behind their flags that are not known; dotted paths are a reader's own."""
-    for flag, known in (("--reward_funcs", {*reward_names(), "judge"}), ("--loss_type", LOSS_NAMES)):
+    for flag, known in (("--reward_funcs", REWARD_NAMES), ("--loss_type", LOSS_NAMES)):
         for place in (i for i, word in enumerate(words) if word == flag):
             for value in words[place + 1 :]:
                 if value.startswith("-") or not re.fullmatch(r"[\w.]+", value):
@@ -131,10 +132,10 @@ def missing_in_python(source: str) -> Iterator[str]:
                 former = getattr(config, "former_names", {})
                 if keyword.arg not in {*former, *(one.name for one in fields(config))}:
                     yield f"{name}({keyword.arg}=...)"
-            known = {"loss_type": LOSS_NAMES, "reward_funcs": {*reward_names(), "judge"}}.get(keyword.arg or "")
+            known = {"loss_type": LOSS_NAMES, "reward_funcs": REWARD_NAMES}.get(keyword.arg or "")
             yield from (f"{keyword.arg}={text!r}" for text in texts_of(keyword.value) if known and text not in known)
         if name in ("RewardSet", "load_reward") and node.args:
-            yield from (f"{name}({text!r})" for text in texts_of(node.args[0]) if text not in reward_names())
+            yield from (f"{name}({text!r})" for text in texts_of(node.args[0]) if text not in REWARD_NAMES)
 
 
 def texts_of(node: ast.expr) -> list[str]:

@@ -507,7 +507,15 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
     def _check_logs(self) -> None:
         if self.quiet:
             self.disable_tqdm = True
+        loggers = integration_utils.INTEGRATION_TO_CALLBACK
         for name in self.report_to or ():
+            if name not in loggers:
+                near = get_close_matches(name, loggers, n=1)
+                raise ValueError(
+                    f"report_to names no logger called {name!r}. "
+                    + (f"Did you mean {near[0]!r}? " if near else "")
+                    + f"There are {', '.join(sorted(loggers))}; none logs to files alone."
+                )
             installed = getattr(integration_utils, f"is_{name}_available", None)
             if installed is not None and not installed():
                 extra = f"pip install 'audiorl[{name}]'" if name in HOLD_AUDIO else f"pip install {name}"
