@@ -587,7 +587,7 @@ def _file_shape(source: Any, name: str) -> ClipShape:
     """Length of a clip; bounds, checks and the order of batches ask for it, and each file is opened once for all."""
     content = entry_file(source)
     if isinstance(content, str) and (state := _state_of(content)) is not None:
-        return _known_shape(content, state, name)
+        return _settled_shape(content, state, name)
     with _opened(source) as file:
         return _shape(file, inspect_container(file, name), name)
 
@@ -604,7 +604,7 @@ def _state_of(path: str) -> tuple[int, ...] | None:
 
 
 @lru_cache(maxsize=1 << 16)
-def _known_shape(path: str, state: tuple[int, ...], name: str) -> ClipShape:
+def _settled_shape(path: str, state: tuple[int, ...], name: str) -> ClipShape:
     with _opened(path) as file:
         return _shape(file, inspect_container(file, name), name)
 
