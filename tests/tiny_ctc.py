@@ -104,6 +104,11 @@ RELATIVES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "sew": ("SEWForCTC", "SEWConfig", SQUEEZED),
     "sew_d": ("SEWDForCTC", "SEWDConfig", {**SQUEEZED, "max_position_embeddings": 64, "position_buckets": 32}),
+    "wav2vec2_conformer": (
+        "Wav2Vec2ConformerForCTC",
+        "Wav2Vec2ConformerConfig",
+        {"feat_extract_norm": "layer", "conv_depthwise_kernel_size": 5, "conformer_conv_dropout": 0.1},
+    ),
     "wav2vec2_bert": (
         "Wav2Vec2BertForCTC",
         "Wav2Vec2BertConfig",

@@ -37,6 +37,7 @@ NAMES = {
     "data2vec": "Data2Vec-Audio, CTC",
     "sew": "SEW, CTC",
     "sew_d": "SEW-D, CTC",
+    "wav2vec2_conformer": "Wav2Vec2-Conformer, CTC",
     "wav2vec2_bert": "Wav2Vec2-BERT, CTC",
     "omniasr": "OmniASR, CTC",
     "lasr": "LASR, CTC",
@@ -88,7 +89,7 @@ FAST = {
     ("nemotron3_5", "SFT", "full"),
 }
 CTC_MODELS = ("wav2vec2", "wav2vec2-large", "hubert", "wavlm", "unispeech", "unispeech_sat", "data2vec", "sew", "sew_d")
-CTC_MODELS += ("wav2vec2_bert", "omniasr", "lasr", "granite_speech5", "parakeet")
+CTC_MODELS += ("wav2vec2_conformer", "wav2vec2_bert", "omniasr", "lasr", "granite_speech5", "parakeet")
 TRANSDUCERS = ("parakeet_rnnt", "parakeet_tdt", "nemotron_streaming", "nemotron3_5")
 CTC = [
     Trained(model, method, adapter, CTC_TEST, slow=(model, method, adapter) not in FAST)

@@ -516,6 +516,16 @@ class UnpaddedCTCFamily(WaveformCTCFamily):
         return model_below_the_head(base)
 
 
+class ConformerCTCFamily(UnpaddedCTCFamily):
+    """Wav2Vec2-Conformer, whose batch norm keeps its statistics."""
+
+    def install(self, model: nn.Module) -> None:
+        super().install(model)
+        keep_statistics(base_model(model))
+        # a convolution for positions that the stock model has and never calls; DDP would wait for its gradient
+        model_below_the_head(base_model(model)).encoder.pos_conv_embed.requires_grad_(False)
+
+
 class SpectrogramCTCFamily(CTCFamily):
     """Wav2Vec2-BERT and LASR: a conformer over frames of a spectrogram, equally long clips together.
 

@@ -52,6 +52,7 @@ FAMILIES: dict[str, str | type[SpeechFamily]] = {
     "Data2VecAudioForCTC": "audiorl.models.ctc:UnpaddedCTCFamily",
     "SEWForCTC": "audiorl.models.ctc:UnpaddedCTCFamily",
     "SEWDForCTC": "audiorl.models.ctc:UnpaddedCTCFamily",
+    "Wav2Vec2ConformerForCTC": "audiorl.models.ctc:ConformerCTCFamily",
     "OmniASRForCTC": "audiorl.models.omniasr:OmniASRCTCFamily",
     "Wav2Vec2BertForCTC": "audiorl.models.ctc:SpectrogramCTCFamily",
     "GraniteSpeech5ForCTC": "audiorl.models.granite_speech5:GraniteSpeech5Family",

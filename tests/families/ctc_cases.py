@@ -37,7 +37,7 @@ ENCODERS = {
 LORA = {
     "wavlm": ("intermediate_dense", "output_dense"),
     "sew_d": ("query_proj", "value_proj"),
-    "wav2vec2_bert": ("linear_q", "linear_v"),
+    **dict.fromkeys(("wav2vec2_bert", "wav2vec2_conformer"), ("linear_q", "linear_v")),
 }
 
 # Of clips, where one symbol for 80 ms needs more than others.
