@@ -171,6 +171,7 @@ def best_path(frame_logps: np.ndarray, symbols: Sequence[int], blank: int) -> np
             f"the transcript needs {needed} frames of the model, and the clip has {frames}. Check that audio and text "
             "belong together"
         )
+    trellis = _Trellis(frame_logps, extended, np.where(skips, 0.0, -np.inf))
     step = math.isqrt(frames - 1) + 1
     scores = np.full(len(extended), -np.inf)
     scores[:2] = frame_logps[0, extended[:2]]
@@ -178,30 +179,57 @@ def best_path(frame_logps: np.ndarray, symbols: Sequence[int], blank: int) -> np
     for t in range(1, frames):
         if (t - 1) % step == 0:
             kept[t] = scores.copy()
-        scores, _ = _moved(scores, frame_logps[t], extended, skips)
+        trellis.advance(scores, t)
     path = np.empty(frames, dtype=np.int64)
     path[-1] = len(extended) - 1 if scores[-1] >= scores[-2] else len(extended) - 2
     for start in sorted(kept, reverse=True):
-        stop, scores = min(start + step, frames), kept[start]
-        moves = []
-        for t in range(start, stop):
-            scores, move = _moved(scores, frame_logps[t], extended, skips)
-            moves.append(move)
-        for t in range(stop - 1, start - 1, -1):
-            path[t - 1] = path[t] - moves[t - start][path[t]]
+        scores = kept.pop(start)
+        moves = [trellis.advance(scores, t, moves=True) for t in range(start, min(start + step, frames))]
+        for t in reversed(range(start, start + len(moves))):
+            first, moved = moves[t - start]
+            path[t - 1] = path[t] - moved[path[t] - first]
     return path
 
 
-def _moved(
-    scores: np.ndarray, logps: np.ndarray, extended: np.ndarray, skips: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The scores one frame on, and by how many places each best path moved: 0, 1 or 2."""
-    best, move = scores.copy(), np.zeros(len(scores), dtype=np.int8)
-    better = scores[:-1] > best[1:]
-    best[1:][better], move[1:][better] = scores[:-1][better], 1
-    better = (scores[:-2] > best[2:]) & skips[2:]
-    best[2:][better], move[2:][better] = scores[:-2][better], 2
-    return best + logps[extended], move
+class _Trellis(NamedTuple):
+    """Scores of paths, one frame after another.
+
+    Args:
+        frame_logps: (S, V).
+        extended: (L,) the symbols with blanks around them.
+        skipping: (L,) 0 where the place before may be left out, else -inf.
+    """
+
+    frame_logps: np.ndarray
+    extended: np.ndarray
+    skipping: np.ndarray
+
+    def advance(self, scores: np.ndarray, t: int, *, moves: bool = False) -> tuple[int, np.ndarray]:
+        """Turn the scores of the best paths to each place in frame t - 1 into those in frame t.
+
+        Only places are looked at that a path can have reached by then and that can still reach the end.
+
+        Returns:
+            With `moves` by how many places (0, 1 or 2) each best path moved, from which place on; else nothing.
+        """
+        frames, places = len(self.frame_logps), len(self.extended)
+        first, stop = max(0, places - 2 * (frames - t)), min(places, 2 * t + 2)
+        before = scores[max(0, first - 2) : stop].copy()
+        at = min(first, 2)  # of `first` in it
+        best = scores[first:stop]
+        one = before[at - 1 : -1] if at else before[:-1]
+        two = before[at - 2 : -2] if at == 2 else before[:-2]
+        two = two + self.skipping[stop - len(two) : stop]
+        longer, longest = best[len(best) - len(one) :], best[len(best) - len(two) :]
+        moved = np.zeros(len(best) if moves else 0, dtype=np.int8)
+        if moves:
+            moved[len(best) - len(one) :] = one > longer
+        np.maximum(longer, one, out=longer)
+        if moves:
+            moved[len(best) - len(two) :][two > longest] = 2
+        np.maximum(longest, two, out=longest)
+        best += self.frame_logps[t, self.extended[first:stop]]
+        return first, moved
 
 
 # ---- segments ----
