@@ -37,6 +37,7 @@ COMMANDS = {
     "tune": "run a recipe: several methods, one after another",
     "pairs": "mine preference pairs from transcribed audio, or make them without a model",
     "history": "add what was said before each clip, as transcribed and as a model writes it",
+    "estimate": "say what a run will take in memory and time, from the model's config alone",
     "evaluate": "measure models, here or served, on data sets: error rates, intervals, where the errors are",
     "checkpoints": "list a run's checkpoints with loss and WER; copy one out, or push it",
     "datasets": "list the corpora known by name, show one, or export its rows",
