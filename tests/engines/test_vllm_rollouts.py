@@ -161,7 +161,7 @@ def test_a_trainer_learns_from_its_samples(tmp_path):
         rollout_engine="vllm",
         language="english",
         gradient_accumulation_steps=2,
-        max_completion_length=12,
+        max_completion_length=36,
         max_steps=2,
         learning_rate=1e-2,
     )

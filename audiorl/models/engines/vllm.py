@@ -88,15 +88,15 @@ class VLLMEngine:
         self.part: ServedPart | None = None
         self.states: dict[int, Tensor] = {}  # of the clips that are sampled now, by their numbers
         self._requests = 0
-        self._versions: list[int] = []
+        self._sums: list[float] = []  # of the weights that it has
 
     def sync(self, model: nn.Module) -> None:
         base = base_model(model)
-        # rises with each change in place; one that it misses is found when samples are scored
-        versions = [weight._version for weight in base.parameters()]
-        if self.llm is not None and versions == self._versions:
+        # tensors' own version counters do not rise with a fused optimizer's steps
+        sums = [float(weight.detach().sum(dtype=torch.float64)) for weight in base.parameters()]
+        if self.llm is not None and sums == self._sums:
             return
-        self._versions = versions
+        self._sums = sums
         if self.llm is None:
             self.part = self.family.served_part(base)
             self._start(model, self.part)
