@@ -27,11 +27,11 @@ run=$!
 told=
 trap 'told=yes; kill -TERM "$run"' TERM
 wait "$run"
-code=$?
 while kill -0 "$run" 2>/dev/null; do # a signal ends the waiting, not the run
     wait "$run"
-    code=$?
 done
+wait "$run"
+code=$?
 if [ -n "$told" ] && [ "$code" -ne 0 ]; then
     echo "stopped by SIGTERM (exit code $code): job $SLURM_JOB_ID goes back into the queue"
     scontrol requeue "$SLURM_JOB_ID"

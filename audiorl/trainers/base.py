@@ -396,7 +396,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
 
     @contextmanager
     def compute_loss_context_manager(self) -> Iterator[None]:
-        with self.cost.during("scoring"), super().compute_loss_context_manager():
+        with self.cost.scoring(), super().compute_loss_context_manager():
             yield
 
     def _get_grad_norm(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:

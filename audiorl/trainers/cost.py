@@ -137,6 +137,10 @@ class CostMeter(TrainerCallback):
     def during(self, part: str) -> Any:
         return self.clock.during(part)
 
+    def scoring(self) -> Any:
+        """The forward passes of a step; those of an evaluation stay with what is no part of a step."""
+        return self.during("other" if self.clock.part == "other" else "scoring")
+
     def count_speech(self, batch: GroupBatch) -> None:
         """Count the clips of a micro-batch, if its collator says how long they are."""
         if SECONDS in batch.tensors:

@@ -131,6 +131,22 @@ def test_an_offline_step_is_data_scoring_and_update(tmp_path, clock, monkeypatch
     assert logged(dpo, "train_time/update") == pytest.approx([0.5])
 
 
+def test_an_evaluation_is_no_part_of_a_step(tmp_path, clock):
+    rows = pair_rows.pair_rows(4)
+    dpo = pair_rows.trainer(tmp_path, rows, trainer_eval_dataset=rows, eval_strategy="steps", eval_steps=1)
+    score = dpo.family.score_groups
+
+    def slow_score(*args: Any, **kwargs: Any) -> Any:
+        clock.now += 1  # the policy, and the reference
+        return score(*args, **kwargs)
+
+    dpo.family.score_groups = slow_score
+    dpo.train()
+    # two steps of one batch, two batches of evaluation after each; the second log comes after the first evaluation
+    assert logged(dpo, "time/scoring") == pytest.approx([1.0, 2 / 6])
+    assert logged(dpo, "time/other") == pytest.approx([0.0, 4 / 6])
+
+
 def test_rollouts_and_rewards_have_shares_of_their_own(tmp_path, clock):
     def slow_letters(completions: list[str], text: list[str], **kwargs: Any) -> list[float]:
         clock.now += 3
