@@ -89,7 +89,7 @@ SEEDS = {
     "qwen2_5_omni": 2,
     "qwen3_omni": 0,
     "vibevoice": 0,
-    "omniasr_llm": 0,
+    "omniasr_llm": 7,
 }
 CONFIGS = {
     "qwen3_asr": "Qwen3ASRConfig",
