@@ -407,6 +407,21 @@ def test_three_models_stand_side_by_side_with_how_each_was_decoded(browser, thre
     assert errors == sorted(errors, reverse=True) and errors[0] > 0
 
 
+def test_of_several_data_sets_one_is_shown_at_a_time(browser, tmp_path):
+    file = write_three(tmp_path / "sets.json")
+    document = json.loads(file.read_text())
+    document["measurements"][2]["dataset"] = "calls.jsonl"
+    file.write_text(json.dumps(document))
+    opened(browser, write_report(file))
+    assert "validation.jsonl, 12 clips" in shown(browser, "#summary dd")
+    assert shown(browser, "#clip-list thead th")[-1] == "Change"
+    choose(browser, "Data set", "calls.jsonl")
+    assert "calls.jsonl, 12 clips" in shown(browser, "#summary dd")
+    assert shown(browser, "#clip-list thead th")[-1] == "Errors" and len(shown(browser, "#summary .tile")) == 1
+    assert js(browser, "document.querySelector('[aria-label=\"Data set\"]').value") == "calls.jsonl"
+    assert browser.get_log("browser") == []
+
+
 def test_stages_of_a_recipe_are_a_curve(browser, tmp_path):
     opened(browser, write_report(write_recipe(tmp_path / "recipe")))
     assert shown(browser, "#stages .keys li") == [
