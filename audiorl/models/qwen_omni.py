@@ -28,6 +28,9 @@ from audiorl.models.forward import base_model, is_sharded
 from audiorl.models.padding import encode_by_length
 from audiorl.text.languages import language_code, language_names, nearest_language
 
+# The shortest clip of which the tower of Qwen2.5-Omni makes an embedding, in mel frames.
+LEAST_FRAMES = 3
+
 
 class QwenOmniFamily(AudioLLMFamily):
     """A thinker. The row's `prompt` replaces the request to transcribe, which names the row's language.
@@ -81,20 +84,31 @@ class QwenOmniFamily(AudioLLMFamily):
 
 
 class Qwen25OmniFamily(QwenOmniFamily):
-    """The thinker of Qwen2.5-Omni, whose processor cuts clips behind five minutes; here they are refused."""
+    """The thinker of Qwen2.5-Omni, whose processor cuts clips behind five minutes; here they are refused.
+
+    That processor fills five minutes with silence for every clip and the tower leaves it out again. Here a window of
+    silence behind the clip gives the same frames, in a hundredth of the time.
+    """
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
+        self.min_seconds = LEAST_FRAMES * self.extractor.hop_length / self.sampling_rate
         self.max_seconds = float(self.extractor.chunk_length)
 
     def _hear(self, clip: np.ndarray) -> Mapping[str, Tensor]:
-        made = super()._hear(clip)
-        frames = int(made["feature_attention_mask"].sum())
-        # the extractor fills its window with silence, which the tower never reads
+        made = self.extractor(
+            np.pad(clip, (0, self.extractor.n_fft)),
+            sampling_rate=self.sampling_rate,
+            padding=False,
+            truncation=False,
+            return_tensors="pt",
+        )
+        frames = -(-len(clip) // self.extractor.hop_length)
+        embeddings = ((frames - 1) // 2 + 1 - 2) // 2 + 1  # a convolution takes every other frame, a mean two of these
         return {
-            "input_ids": made["input_ids"],
+            "input_ids": torch.full((1, embeddings), self.audio_token_id),
             "input_features": made["input_features"][..., :frames],
-            "feature_attention_mask": made["feature_attention_mask"][..., :frames],
+            "feature_attention_mask": torch.ones(1, frames, dtype=torch.long),
         }
 
     def _audio_embeddings(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
@@ -107,6 +121,11 @@ class Qwen3OmniFamily(QwenOmniFamily):
 
     The tower pads a clip's last second to the longest of its call, and its last embedding would show it.
     """
+
+    def __init__(self, model: nn.Module, processor: Any):
+        super().__init__(model, processor)
+        # a clip is mirrored at its ends by half a window
+        self.min_seconds = (self.extractor.n_fft // 2 + 1) / self.sampling_rate
 
     def _encode(self, base: PreTrainedModel, batch: GroupBatch) -> Tensor:
         assert batch.audio_mask is not None, "features makes one"

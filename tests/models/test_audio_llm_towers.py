@@ -147,6 +147,21 @@ def test_clips_behind_the_window_of_qwen2_5_omni_are_refused_and_those_of_qwen3_
 
 
 @pytest.mark.parametrize("kind", OMNI)
+@pytest.mark.parametrize("samples", [14_400, 14_401, 3000, 500])
+def test_features_are_the_processors_without_its_silence(kind, samples):
+    _, processor, family = ready(kind)
+    clip = tiny_clips(1)[0]
+    clip = np.concatenate([clip, clip])[:samples]
+    asked = {"text": [family.audio_token], "audio": [clip], "sampling_rate": SAMPLING_RATE, "return_tensors": "pt"}
+    expected, found = processor(**asked), family.features([clip])
+    frames = int(expected["feature_attention_mask"].sum())
+    assert found["audio_mask"].tolist() == [[1] * frames]
+    torch.testing.assert_close(found["input_features"], expected["input_features"][..., :frames])
+    assert int(found["audio_tokens"]) == int((expected["input_ids"] == family.audio_token_id).sum()) > 0
+    assert len(clip) >= round(family.min_seconds * SAMPLING_RATE)
+
+
+@pytest.mark.parametrize("kind", OMNI)
 def test_the_image_tower_is_frozen(kind):
     model, _, family = ready(kind)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
