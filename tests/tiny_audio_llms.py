@@ -86,7 +86,7 @@ SEEDS = {
     "granite_speech": 0,
     "granite_speech_plus": 0,
     "audio_flamingo3": 0,
-    "qwen2_5_omni": 2,
+    "qwen2_5_omni": 0,
     "qwen3_omni": 0,
     "vibevoice": 0,
     "omniasr_llm": 7,
@@ -339,6 +339,7 @@ def _qwen2_5_omni(tokenizer: Any, text: dict, audio: int) -> tuple[PreTrainedMod
         vision_config={**VISION, "fullatt_block_indexes": [0]},
         text_config={**_without(text, "head_dim"), "rope_parameters": ROPE, "tie_word_embeddings": False},
         audio_token_index=audio,
+        initializer_range=0.2,
         **places,
     )
     extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=3)
