@@ -7,12 +7,13 @@ recordings go faster than one long one.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, Features, Value
 from torch import nn
+from tqdm.auto import tqdm
 
 from audiorl.datasets import speech_rows
 from audiorl.datasets.formats import ColumnNames
@@ -65,7 +66,7 @@ def add_history(
     *,
     recording_column: str = "recording",
     text_column: str = "text",
-    clips: int = 1,
+    clips: int = 2,
     characters: int | None = None,
     batch_size: int = 16,
     max_new_tokens: int | None = None,
@@ -117,21 +118,41 @@ def add_history(
             f"history_source, {family.history_source!r}, is not 'transcript'. Take a Whisper or an audio language "
             "model as speech_family makes it, or make the column without a model."
         )
-    generation = generation_settings(max_new_tokens, None)
     transcripts = text_column if text_column in known.column_names else None
-    said: list[str | None] = [None] * len(known)
-    histories: list[str | None] = [None] * len(known)
-    for places in _turns(recordings):
+    settings: dict[str, Any] = {"batch_size": batch_size, "transcript_column": transcripts, "progress": False}
+
+    def decode(places: Sequence[int], histories: Sequence[str | None]) -> list[str]:
+        turn = _with_column(known.select(places), HISTORY_COLUMN, histories)
+        written = transcribed_rows(model, family, turn, generation_settings(max_new_tokens, None), **settings)
+        return [family.words(one.hypothesis) for one in written]
+
+    turns = tqdm(_turns(recordings), desc="Decoding recordings", unit="clip each", disable=not progress)
+    found.rows = _with_column(found.rows, HYPOTHESIS_COLUMN, _own_histories(found, turns, before, characters, decode))
+    return found
+
+
+def _own_histories(
+    found: RowsWithHistory,
+    turns: Iterable[Sequence[int]],
+    before: Sequence[Sequence[int]],
+    characters: int | None,
+    decode: Callable[[Sequence[int], Sequence[str | None]], list[str]],
+) -> list[str | None]:
+    """The history of each row from what was decoded of the rows before it.
+
+    Args:
+        turns: rows that are decoded together, those of which they need the hypotheses earlier.
+        before: of each row the rows of its history.
+        decode: rows and their histories -> hypotheses.
+    """
+    said: list[str | None] = [None] * len(before)
+    histories: list[str | None] = [None] * len(before)
+    for places in turns:
         for i in places:
             histories[i] = found.history([said[j] for j in before[i]], characters)
-        turn = _with_column(known.select(places), HISTORY_COLUMN, [histories[i] for i in places])
-        written = transcribed_rows(
-            model, family, turn, generation, batch_size=batch_size, progress=progress, transcript_column=transcripts
-        )
-        for i, one in zip(places, written, strict=True):
-            said[i] = family.words(one.hypothesis)
-    found.rows = _with_column(found.rows, HYPOTHESIS_COLUMN, histories)
-    return found
+        for i, text in zip(places, decode(places, [histories[i] for i in places]), strict=True):
+            said[i] = text
+    return histories
 
 
 def _recordings(rows: Any, column: str) -> list[Hashable]:

@@ -253,7 +253,7 @@ def test_a_model_decodes_each_recording_behind_its_own_hypotheses():
     """Oracle: stock `generate`, clip by clip in the order of the rows, its last hypothesis as `prompt_ids`."""
     model, processor = tiny_whisper("multilingual")
     family = speech_family(model, processor)
-    made = add_history(rows(), model, processor, family=family, max_new_tokens=6, progress=False)
+    made = add_history(rows(), model, processor, family=family, clips=1, max_new_tokens=6, progress=False)
     said: dict[str, str] = {}
     for row, found in zip(rows(), made.rows["history_hypothesis"][:], strict=True):
         before = said.get(row["recording"], "").strip()
