@@ -29,27 +29,27 @@ TRAINING = ("sft", "dpo", "orpo", "kto", "grpo", "raft")
 # name -> what it does
 COMMANDS = {
     "sft": "tune on transcribed audio",
-    "dpo": "tune on preference pairs, mined from transcripts where rows have none",
+    "dpo": "tune on preference pairs, mined where rows have transcripts only",
     "orpo": "tune on preference pairs without a frozen policy",
     "kto": "tune on transcripts that were judged one by one",
     "grpo": "tune with rewards on sampled hypotheses",
     "raft": "tune on the best of sampled hypotheses, in cycles",
     "tune": "run a recipe: several methods, one after another",
-    "pairs": "mine preference pairs from transcribed audio, or make them without a model",
-    "history": "add what was said before each clip, as transcribed and as a model writes it",
-    "estimate": "say what a run will take in memory and time, from the model's config alone",
-    "evaluate": "measure models, here or served, on data sets: error rates, intervals, where the errors are",
-    "checkpoints": "list a run's checkpoints with loss and WER; copy one out, or push it",
+    "pairs": "mine preference pairs from transcribed audio, or without a model",
+    "history": "add what was said before each clip, transcribed and as heard",
+    "estimate": "what a run will take in memory and time, from the config alone",
+    "evaluate": "measure models, here or served: error rates, intervals, errors",
+    "checkpoints": "list a run's checkpoints with loss and WER; copy or push one",
     "datasets": "list the corpora known by name, show one, or export its rows",
-    "export": "write rows in another form: NeMo, Kaldi, lhotse, WebDataset, Parquet, ms-swift, ...",
-    "segment": "cut long recordings with transcripts into rows, by forced alignment",
-    "report": "make a page of a run or an evaluation: curves, clips to listen to, coloured differences",
+    "export": "write rows in another form: NeMo, Kaldi, lhotse, Parquet, ...",
+    "segment": "cut long recordings with transcripts into rows, by alignment",
+    "report": "make a page: curves, clips to listen to, coloured differences",
 }
 USAGE = """usage: audiorl COMMAND [flags]
 
 {commands}
 
-audiorl COMMAND --help shows the flags that most runs need, --help-all every one;
+audiorl COMMAND --help shows the flags most runs need, --help-all every one;
 --config FILE.yaml reads them from a file.
 Several processes: torchrun --nproc_per_node=8 -m audiorl COMMAND ...
 """

@@ -11,6 +11,8 @@ import textwrap
 from typing import Any, TextIO
 
 GOOD, BAD, UNSURE, FAINT = "green", "red", "yellow", "dim"
+# the colour of a verdict, see `audiorl.evaluation.Comparison`
+VERDICTS = {"better": GOOD, "worse": BAD, "cannot tell": UNSURE}
 MIN_COLUMNS = 40
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from audiorl.evaluation.document import columns as table_lines
 from audiorl.terminal import fitted, in_words, painted, wrapped
 from tests.forks import on_a_screen
 from tests.script_runs import arguments, base, data  # noqa: F401 (fixtures)
@@ -135,3 +136,13 @@ def test_no_color_and_ctrl_c_on_a_line_of_its_own_below_the_bar(base, data, tmp_
         "",
     ]
     assert lines[-3].startswith("training:  33%") and not COLOUR.search(written)
+
+
+def test_a_table_that_is_too_wide_goes_on_below_with_its_first_column():
+    rows = [["model", "WER %", "95 %", "CER %"], ["small", "26.7", "18.6 to 35.6", "15.2"]]
+    assert table_lines(rows) == ["model  WER %          95 %  CER %", "small   26.7  18.6 to 35.6   15.2"]
+    assert table_lines(rows, 20) == [
+        *("model  WER %", "small   26.7", "", "model          95 %", "small  18.6 to 35.6", "", "model  CER %"),
+        "small   15.2",
+    ]
+    assert table_lines(rows, 5) == table_lines(rows, 1)  # a column at a time, however narrow

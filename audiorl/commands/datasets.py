@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from audiorl.datasets.corpus import Corpus, find_corpus, list_corpora
 from audiorl.exits import MISTYPED, stop
+from audiorl.terminal import columns
 
 _COLUMNS = ("name", "task", "languages", "hours", "licence", "hub_id")
 
@@ -92,8 +94,10 @@ def _facts(name: str) -> dict[str, Any]:
 def _table(known: Sequence[dict[str, Any]]) -> str:
     lines = [_COLUMNS, *(tuple(_cell(facts, column) for column in _COLUMNS) for facts in known)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(_COLUMNS))]
+    if sum(widths) + 2 * (len(widths) - 1) > (columns() or math.inf):
+        widths.pop()  # the id on the Hub, which NAME shows
     text = "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip() for line in lines
     )
     return f"{text}\n\naudiorl datasets NAME shows splits, columns and what to know of one."
 

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if counting.output is not None:
             found.write(counting.output)
     finally:
-        print(found)
+        found.show()
     if counting.output is not None:
         print(f"\nEvery number and clip is in {counting.output}")
 

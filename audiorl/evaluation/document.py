@@ -288,14 +288,20 @@ def report(
     evaluated: Sequence[Measurement],
     compared: Sequence[Compared] = (),
     probes: Sequence[Probe] = (),
+    *,
+    width: int | None = None,
 ) -> str:
-    """The evaluation as lines of text: one table of all measurements, then the details of each."""
-    lines = [*_measurements(evaluated), ""]
+    """The evaluation as lines of text: one table of all measurements, then the details of each.
+
+    Args:
+        width: tables that are wider are cut into several; None cuts none.
+    """
+    lines = [*_measurements(evaluated, width), ""]
     unit = settings.task if settings.task == LABELS else f"unit {settings.unit}"
     lines.append(f"normaliser {settings.normaliser.name}, {unit}; intervals: 95 %, bootstrap over {_drawn(settings)}")
     lines += dict.fromkeys(f"RTFx over {text}" for one in evaluated if (text := one.rtfx_includes))
     for one in evaluated:
-        lines += _details(one, several=len(evaluated) > 1)
+        lines += _details(one, len(evaluated) > 1, width)
     for pair in compared:
         lines += _changes(pair, evaluated)
     for found in probes:
@@ -303,9 +309,21 @@ def report(
     return "\n".join(lines)
 
 
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Cells in columns: the first left aligned, the others right aligned. The first row is the head."""
+def columns(rows: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
+    """Cells in columns: the first left aligned, the others right aligned. The first row is the head.
+
+    Args:
+        width: if the table is wider, columns that do not fit stand below, beside the first one again.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
+        fitting, taken = 1, widths[0]
+        while fitting < len(widths) and (fitting == 1 or taken + 2 + widths[fitting] <= width):
+            taken += 2 + widths[fitting]
+            fitting += 1
+        if fitting < len(widths):
+            rest = [[row[0], *row[fitting:]] for row in rows]
+            return [*columns([row[:fitting] for row in rows]), "", *columns(rest, width)]
     return [
         "  ".join(
             cell.ljust(width) if place == 0 else cell.rjust(width)
@@ -336,7 +354,7 @@ def _counts(found: Measurement) -> list[str]:
     return [str(n) for n in (found.clips, found.words, found.substitutions, found.deletions, found.insertions)]
 
 
-def _measurements(evaluated: Sequence[Measurement]) -> list[str]:
+def _measurements(evaluated: Sequence[Measurement], width: int | None) -> list[str]:
     rate = "WER %" if all(one.unit == "word" for one in evaluated) else "error %"
     head = ["model on data set", rate, "95 %", "CER %", "clips", "words", "S", "D", "I", "empty", "loops", "RTFx"]
     rows = [head]
@@ -350,7 +368,7 @@ def _measurements(evaluated: Sequence[Measurement]) -> list[str]:
                 *(str(one.empty), str(one.looping), rtfx),
             ]
         )
-    return columns(rows)
+    return columns(rows, width)
 
 
 def _of_rows(one: Measurement) -> str:
@@ -362,7 +380,7 @@ def _title(one: Measurement) -> str:
     return f"{short_name(one.model)} on {short_name(one.dataset)}"
 
 
-def _details(one: Measurement, several: bool) -> Iterator[str]:
+def _details(one: Measurement, several: bool, width: int | None) -> Iterator[str]:
     yield ""
     if several:
         yield f"{_title(one)}:"
@@ -389,12 +407,12 @@ def _details(one: Measurement, several: bool) -> Iterator[str]:
                 "those spoken right or nearly right"
             )
     if one.answers is not None:
-        yield from _labels(one)
+        yield from _labels(one, width)
     for name, parts in one.breakdown.items():
-        yield from _breakdown(name, parts)
+        yield from _breakdown(name, parts, width)
 
 
-def _labels(one: Measurement) -> Iterator[str]:
+def _labels(one: Measurement, width: int | None) -> Iterator[str]:
     assert one.answers is not None
     found = one.answers.to_dict()
     yield f"accuracy {percent(found['accuracy'])} %"
@@ -404,14 +422,14 @@ def _labels(one: Measurement) -> Iterator[str]:
         head = f"label: the worst {_LISTED} of {len(found['per_label'])}"
     rows = [[head, "accuracy %", "right", "clips"]]
     rows += [[f["label"], percent(f["accuracy"]), str(f["right"]), str(f["clips"])] for f in labels]
-    yield from columns(rows)
+    yield from columns(rows, width)
     wrong = [pair for pair in found["confusion"] if pair["label"] != pair["predicted"]]
     for pair in sorted(wrong, key=lambda pair: -pair["clips"])[:_LISTED]:
         said = "no known label" if pair["predicted"] is None else pair["predicted"]
         yield f"  {pair['clips']} x {pair['label']} taken for {said}"
 
 
-def _breakdown(name: str, parts: Parts) -> Iterator[str]:
+def _breakdown(name: str, parts: Parts, width: int | None) -> Iterator[str]:
     """The parts in their order; if there are many, those with the highest error rates."""
     if not parts:
         return
@@ -422,13 +440,13 @@ def _breakdown(name: str, parts: Parts) -> Iterator[str]:
     rows = [[head, "error %", "95 %", "CER %", "clips", "words", "S", "D", "I"]]
     rows += [[value, percent(part.wer), _interval(part), percent(part.cer), *_counts(part)] for value, part in shown]
     yield ""
-    yield from columns(rows)
+    yield from columns(rows, width)
 
 
 def _changes(pair: Compared, evaluated: Sequence[Measurement]) -> Iterator[str]:
     before, after, found = evaluated[pair.before], evaluated[pair.after], pair.changes
     yield ""
-    yield f"{short_name(before.model)} -> {short_name(after.model)} on {short_name(before.dataset)}:"
+    yield f"{short_name(before.model)} -> {short_name(after.model)} on {short_name(before.dataset)}: {found.verdict}"
     tested = "nothing to resample"
     if found.tested is not None:
         low, high = (100 * end for end in (found.tested.low, found.tested.high))

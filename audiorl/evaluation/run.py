@@ -34,6 +34,7 @@ from audiorl.evaluation.transcription import (
     transcribed_rows,
 )
 from audiorl.notebook import html_text
+from audiorl.terminal import VERDICTS, columns, painted, wrapped
 from audiorl.text.normalizers import normalizer
 
 if TYPE_CHECKING:
@@ -65,6 +66,12 @@ class Evaluation:
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the document; OSError where that fails."""
         write_document(self.to_dict(), path)
+
+    def show(self) -> None:
+        """Print the report, fitted to the terminal, with the verdicts in colour where it has them."""
+        for line in report(self.settings, self.evaluated, self.compared, self.probes, width=columns()).split("\n"):
+            verdict = line.rpartition(": ")[2] if " -> " in line else ""
+            print(painted(wrapped(line), f"bold {VERDICTS[verdict]}") if verdict in VERDICTS else wrapped(line))
 
     def _repr_html_(self) -> str:
         return html_text(str(self))

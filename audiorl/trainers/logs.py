@@ -54,7 +54,7 @@ from audiorl.report.run_folder import (
     place_of,
     start_run,
 )
-from audiorl.terminal import BAD, FAINT, GOOD, UNSURE, fitted, in_words, painted, wrapped
+from audiorl.terminal import FAINT, VERDICTS, fitted, in_words, painted, wrapped
 from audiorl.trainers.cost import GIB, cost_in_words, peak_bytes
 from audiorl.trainers.rollouts import Rollout
 
@@ -307,7 +307,6 @@ ADVICE = {
     "worse": "Keep the model you began with. Try a lower learning_rate, fewer steps, or more clips.",
     "cannot tell": "Measure more held-out clips, or train on more.",
 }
-_STYLES = {"better": GOOD, "worse": BAD, "cannot tell": UNSURE}
 
 
 class Closing(NamedTuple):
@@ -338,7 +337,7 @@ def closing(trainer: Any, further: Sequence[str] = ()) -> Closing:
         comparison = measured.main[1]
         *rates, verdict = str(comparison).split("\n")
         lines += [(line, "") for line in rates]
-        lines.append((verdict, f"bold {_STYLES[comparison.verdict]}"))
+        lines.append((verdict, f"bold {VERDICTS[comparison.verdict]}"))
         lines += [(advice, "")] if (advice := ADVICE[comparison.verdict]) else []
     trained, whole = trainer.card.stopwatch.seconds, time.monotonic() - trainer.built
     lines.append((f"Training took {in_words(trained)} of {in_words(whole)}{_peak_in_words(args.device)}.", FAINT))

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from audiorl.files import strict_json
 from audiorl.losses import zero_variance
 from audiorl.models import SpeechFamily
+from audiorl.terminal import wrapped
 from audiorl.text.tasks import TRANSCRIPTION, Task
 from audiorl.trainers.distributed import gathered_rows
 from audiorl.trainers.logs import group_records, log_completions
@@ -242,7 +243,7 @@ def show_completions(records: Sequence[dict[str, Any]], step: int, args: Samplin
     if not shown or args.process_index:
         return ()
     if not args.quiet:
-        tqdm.write(completion_table(shown, step))  # above the bar
+        tqdm.write(wrapped(completion_table(shown, step)))  # above the bar
     write_completions(shown, step, args.output_dir)
     return shown
 
