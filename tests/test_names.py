@@ -57,17 +57,18 @@ KNOWN_FLAGS = {
     for name, paths in {**CLASSES, "distil": DISTILLATION}.items()
 }
 ALWAYS = {"--config", HELP_ALL, *HELP}
-# commands whose flags are not fields of dataclasses -> where they are written
-WRITTEN_OUT = {"datasets": "datasets", "export": "datasets", "tune": "tune"}
+# commands in a module of another name
+MODULES = {"export": "datasets"}
 
 
 def flags_of(command: str) -> set[str]:
+    """The flags of a command: fields of dataclasses, or written out in its module beside those of the methods."""
     if command in KNOWN_FLAGS:
         return KNOWN_FLAGS[command]
-    source = (ROOT / "audiorl" / "commands" / f"{WRITTEN_OUT[command]}.py").read_text(encoding="utf-8")
-    if command == "tune":
-        return set().union(*KNOWN_FLAGS.values())
-    return set(re.findall(r'"(--\w+)"', source))
+    source = (ROOT / "audiorl" / "commands" / f"{MODULES.get(command, command)}.py").read_text(encoding="utf-8")
+    written = set(re.findall(r'"(--\w+)"', source))
+    written |= {f"--{name}" for name in re.findall(r"^    (\w+): [^=\n]*= field\(", source, re.MULTILINE)}
+    return written if "add_argument" in source else written.union(*KNOWN_FLAGS.values())
 
 
 # ---- what the names are where they stand ----
@@ -163,7 +164,7 @@ def missing_on(page: str) -> list[str]:
                 missing += missing_in_command(shlex.split(command))
         elif block.language == "python":
             missing += [name for name in missing_in_python(block.code) if not own & set(re.findall(r"'(\w+)'", name))]
-    known = set().union(*KNOWN_FLAGS.values(), flags_of("datasets"), ALWAYS, OTHER_FLAGS)
+    known = set().union(*map(flags_of, {*COMMANDS, *KNOWN_FLAGS}), ALWAYS, OTHER_FLAGS)
     known |= {f"--{name}" for name in SETTINGS} | ORPO_REFUSED.keys() | flags_of_launchers()
     for span in spans_of(text):
         words = span.split()
