@@ -281,6 +281,7 @@ class CohereASRFamily(CanaryFamily):
     """
 
     text_kind = CohereText
+    works_on_states = True
 
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)

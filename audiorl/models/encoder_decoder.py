@@ -34,6 +34,8 @@ class EncoderDecoderFamily(AutoregressiveFamily):
     """A stock model with `get_encoder`, `get_decoder` and a head; the decoder takes `position_ids`."""
 
     engines = ENGINES
+    # whether the decoder does more with the states than to make keys and values of them
+    works_on_states = False
 
     def install(self, model: nn.Module) -> None:
         super().install(model)
@@ -60,6 +62,9 @@ class EncoderDecoderFamily(AutoregressiveFamily):
         clips, hypotheses, length = tokens.shape
         # a cache grows with every token, which compiled code would have to follow
         decode = self.backbone.decoder if cache is None else call_module
+        if self.works_on_states and cache is not None and cache.is_updated.get(0, False):
+            # keys and values of the audio are in the cache: all else would be computed again for nothing
+            states, audio_seen = states[:, :1], None if audio_seen is None else audio_seen[:, None, None]
         masks: dict[str, Any] = {} if audio_seen is None else {"encoder_attention_mask": audio_seen}
         decoder = base.get_decoder()
         out = decode(

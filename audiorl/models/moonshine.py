@@ -116,6 +116,8 @@ class MoonshineStreamingFamily(MoonshineFamily):
     as long as the decoder has positions for their states: 82 s with 4096. Grouped attention is exact here.
     """
 
+    works_on_states = True
+
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__(model, processor)
         positions = base_model(model).config.max_position_embeddings

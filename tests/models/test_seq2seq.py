@@ -119,6 +119,18 @@ def test_a_streaming_encoder_hears_a_clip_alone_through_its_windows():
     assert torch.equal(states, kept), "the stock decoder adds its positions to what it is given"
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind in ("moonshine_streaming", "cohere_asr")])
+def test_steps_of_sampling_do_not_project_the_states_again(kind):
+    """Both decoders have a layer between the states and their cross-attention, whose keys and values are kept."""
+    model, processor = tiny_seq2seq(kind)
+    family = speech_family(model, processor)
+    batch = group_batch(family, tiny_clips(2), [["a"], ["a"]], [{"language": "en"}] * 2)
+    states, lengths = family.encode(model, batch), []
+    model.get_decoder().proj.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
+    family.sample_groups(model, batch, torch.rand(2, 3, 6, dtype=torch.float64), states=states)
+    assert lengths[0] == states.shape[1] > 1 and len(lengths) > 2 and set(lengths[1:]) == {1}
+
+
 @HERE
 def test_a_run_on_a_checkpoint_with_the_released_names_resumes_and_keeps_them(tmp_path):
     """Cohere's files call weights otherwise than transformers' model; the tuned checkpoint speaks as they do."""
