@@ -204,8 +204,8 @@ class FamilyData(ABC):
             ValueError: this model reads no prompt, or has no place for what was said before.
         """
         raise ValueError(
-            "this model has no place for history, what was said before the clip. Leave the column out (--columns gives "
-            "it another name), or set history_source to 'none'"
+            "this model has no place for history, what was said before the clip. Leave the column out, or give it "
+            "another name"
         )
 
     def prompt_with_hotwords(self, prompt: str | None, hotwords: Sequence[str]) -> str:

@@ -21,8 +21,9 @@ from audiorl.text.history import clips_before, drawn_history, joined, last_words
 from tests.families.toys import ToyCTC, build_toy
 from tests.tiny_audio_llms import KINDS, tiny_audio_llm
 from tests.tiny_models import SAMPLING_RATE, saved, tiny_clips, tiny_whisper
-from tests.trainers import grpo_rows, pair_rows
+from tests.trainers import grpo_rows, pair_rows, raft_rows
 from tests.trainers.pair_rows import largest_difference, weights
+from tests.trainers.text_rows import MAKE, ROWS
 
 TALKS = ["a", "a", "b", "a", "b", "c"]
 TEXTS = ["the dog", "a fox", "so", "", "lazy dogs", "dog"]
@@ -210,6 +211,49 @@ def test_rollouts_are_sampled_behind_it_and_held_out_rows_keep_theirs(tmp_path):
     found.train()
     assert {one for step in told for one in step} == {None, "dog", "fox", "dig", "box"}
     assert found.data_collator.history is None
+
+
+def notes(monkeypatch) -> list[tuple[int, int, str | None]]:
+    """What is drawn from here on: epoch, row and history."""
+    drawn, draw = [], HistoryChanges.__call__
+
+    def noted(self, row):
+        found = draw(self, row)
+        drawn.append((int(self._epoch), row["row_id"], found["history"]))
+        return found
+
+    monkeypatch.setattr(HistoryChanges, "__call__", noted)
+    return drawn
+
+
+DRAWN = {"history_dropout": 0.3, "history_hypotheses": 0.5, "language": "en"}
+BOTH = {"history": ["dog", "fox", "a", "so"], "history_hypothesis": ["dig", "box", "o", "sow"]}
+
+
+def test_raft_learns_behind_what_it_sampled_behind(tmp_path, monkeypatch):
+    drawn = notes(monkeypatch)
+    model, processor = tiny_whisper("multilingual")
+    raft = raft_rows.trainer(
+        tmp_path,
+        grpo_rows.rows(4, **BOTH),
+        trainer_model=model,
+        trainer_processing_class=processor,
+        steps_per_cycle=2,
+        **DRAWN,
+    )
+    raft.train()
+    assert len(drawn) == 16 and len(set(drawn)) == 8  # in each cycle twice the same: sampled, learnt
+    assert {history for _, _, history in drawn} - {None, *BOTH["history"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", sorted(MAKE))
+def test_trainers_of_transcripts_draw_histories(tmp_path, monkeypatch, method):
+    drawn = notes(monkeypatch)
+    given = [{**row, **{name: BOTH[name][i] for name in BOTH}} for i, row in enumerate(ROWS[method](4))]
+    MAKE[method](tmp_path, given, kind="multilingual", num_train_epochs=4, **DRAWN).train()
+    assert {epoch for epoch, _, _ in drawn} == {0, 1, 2, 3} and len(drawn) == 16
+    assert None in {history for _, _, history in drawn}
 
 
 @pytest.mark.parametrize(
