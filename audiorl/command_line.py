@@ -85,9 +85,7 @@ def former_flags(classes: Iterable[type]) -> dict[str, str]:
 
 def _loaded_flag(one: Any, kind: type) -> Flag:
     default = "" if one.default is MISSING and one.default_factory is MISSING else _shown(_default_of(one))
-    text = one.type if isinstance(one.type, str) else getattr(one.type, "__name__", str(one.type))
-    if isinstance(one.type, str) or not isinstance(one.type, type):
-        text = str(one.type)
+    text = one.type.__name__ if isinstance(one.type, type) else str(one.type)
     return Flag(
         one.name,
         text,

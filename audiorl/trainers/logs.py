@@ -174,8 +174,11 @@ class Console(ProgressCallback):
         bar.leave = False
         bar.close()
         yield True
-        self.training_bar = self._bar(int(bar.total or 0), int(bar.n))
-        self.training_bar.start_t = bar.start_t
+        again = self._bar(int(bar.total or 0), bar.initial)
+        # as if it had never gone: steps since the beginning and their time give the time left
+        again.n = again.last_print_n = bar.n
+        again.start_t = bar.start_t
+        self.training_bar = again
         self._show_figures()
 
     def end_prediction(self) -> None:

@@ -310,6 +310,18 @@ def test_a_command_shows_one_bar_at_a_time_on_a_terminal(tmp_path):
     assert max(len(line) for part in said.split("\n") for line in part.rstrip("\r").split("\r") if "it/s" in line) <= 80
 
 
+def test_a_bar_that_was_put_away_still_tells_the_time_left():
+    console = logs.Console()
+    console.training_bar = bar = console._bar(30, 10)  # a run resumed at step 10
+    bar.update(5)
+    bar.start_t -= 50
+    with console.paused():
+        pass
+    shown = str(console.training_bar)
+    console.training_bar.close()
+    assert "15/30 [00:50<02:30, 10.0" in shown
+
+
 def test_bars_depend_on_the_terminal_and_not_on_how_much_transformers_says(tmp_path, monkeypatch):
     hf_logging.set_verbosity_error()
     for terminal in (True, False):
