@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from xml.etree import ElementTree
 
+import datasets
 import numpy as np
 import pytest
 import soundfile
@@ -340,3 +341,23 @@ def test_an_epoch_of_both_ways_of_batching_hears_every_clip_once(tmp_path, capsy
     assert budget["largest_padded_seconds"] <= 3 < fixed["largest_padded_seconds"]
     assert budget["padded_share"] < fixed["padded_share"] and found["predicted"] > 1
     assert budget["clips_per_second"] > budget["clips_per_second_with_loading"] > 0
+
+
+def test_starts_with_rows_are_timed_and_the_second_one_reads_verdicts(tmp_path, monkeypatch):
+    from audiorl.datasets import kept_rows, verdicts
+
+    rows = import_module("rows")
+    monkeypatch.setattr(rows, "CLIPS", 3)
+    monkeypatch.setattr(verdicts, "KEPT_FROM", 1)
+    monkeypatch.setattr(kept_rows, "SETTLED", 0.0)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for number in range(3):
+        soundfile.write(tmp_path / f"{number}.flac", np.random.default_rng(0).normal(scale=0.1, size=8_000), 16_000)
+    path = str(rows.make_rows(tmp_path, 40))
+    first = rows.start(path, "first")
+    (kept,) = (tmp_path / "cache").rglob("*.verdicts")
+    written = kept.stat().st_mtime_ns
+    second = rows.start(path, "second")
+    assert kept.stat().st_mtime_ns == written, "nothing was judged, so nothing was written"
+    assert first.keys() == second.keys() and min(first["judge_s"], second["judge_s"]) > 0
+    assert rows.start(path, "stream")["first_row_s"] > 0

@@ -11,7 +11,10 @@ from audiorl.evaluation import transcribe
 from audiorl.evaluation.systems import LocalModel
 from audiorl.models import LongForm, speech_family
 from audiorl.models.long_clips import chunk_starts, merge_texts, transcript_of_chunks
+from tests.tiny_audio_llms import tiny_audio_llm
 from tests.tiny_ctc import tiny_ctc
+from tests.tiny_seq2seq import tiny_seq2seq
+from tests.tiny_transducers import tiny_transducer
 
 RATE = 16_000
 
@@ -71,6 +74,23 @@ def test_a_text_of_chunks_is_the_text_of_the_whole():
         )
 
     assert transcript_of_chunks(write, clip, 10, chunk_seconds=13.3, overlap_seconds=4.0) == " ".join(words)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"), [(tiny_audio_llm, "qwen3_asr"), (tiny_transducer, "parakeet_tdt"), (tiny_seq2seq, "moonshine")]
+)
+def test_families_without_a_way_of_their_own_hear_chunks(make, kind):
+    model, processor = make(kind)
+    family = speech_family(model.eval(), processor)
+    asked = {"max_new_tokens": 6, **({"languages": ["English"]} if kind == "qwen3_asr" else {})}
+    clip = noise(2.0)
+    heard = [clip[start : start + RATE] for start in (0, RATE * 3 // 4, RATE)]
+    parts = [family.transcribe(model, family.features([part]), **asked)[0] for part in heard]
+    expected = merge_texts(merge_texts(parts[0], parts[1], 0.25), parts[2], 0.75)
+    how = LongForm(chunk_seconds=1.0, overlap_seconds=0.25)
+    with torch.no_grad():
+        assert how.transcribe(family, model, clip, **asked) == expected
+        assert how.transcribe(family, model, heard[0], **asked) == parts[0]
 
 
 # ---- CTC ----
