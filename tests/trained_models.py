@@ -69,6 +69,8 @@ DISTILLATION = "distillation"
 ADAPTERS = ("full", "LoRA", "8-bit LoRA", "4-bit LoRA", "8-bit and 4-bit LoRA")
 # Of the second line only one cell each is trained by a fast test.
 AUDIO_LLMS_LATER = ("audio_flamingo3", "qwen2_5_omni", "qwen3_omni", "vibevoice", "omniasr_llm")
+# Their adapters lie in a language model like Qwen2-Audio's; that of Qwen3-Omni has experts.
+ADAPTED_SLOWLY = ("audio_flamingo3", "qwen2_5_omni", "vibevoice")
 AUDIO_LLMS = ("qwen3_asr", "qwen2_audio", "glm_asr", "voxtral", "fun_asr", "granite_speech", *AUDIO_LLMS_LATER)
 CTC_TEST = "tests/trainers/test_ctc_training.py::test_training_lowers_the_loss_or_raises_the_reward"
 AUDIO_LLM, LABELS = "tests/models/test_audio_llm.py", "tests/trainers/test_labels.py"
@@ -205,7 +207,11 @@ COMBINATIONS = [
     *CTC,
     *(
         Trained(
-            model, "DPO", "LoRA", f"{AUDIO_LLM}::test_dpo_lowers_its_loss_with_an_adapter_in_the_language_model_alone"
+            model,
+            "DPO",
+            "LoRA",
+            f"{AUDIO_LLM}::test_dpo_lowers_its_loss_with_an_adapter_in_the_language_model_alone",
+            slow=model in ADAPTED_SLOWLY,
         )
         for model in AUDIO_LLMS
     ),

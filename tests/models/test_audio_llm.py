@@ -20,7 +20,7 @@ from audiorl.testing.case import group_batch
 from tests.forks import run_forked
 from tests.tiny_audio_llms import KINDS, UNPROMPTED, stock_answer_logps, stock_inputs, tiny_audio_llm, without_noise
 from tests.tiny_models import tiny_clips, tiny_whisper
-from tests.trained_models import AUDIO_LLMS_LATER
+from tests.trained_models import ADAPTED_SLOWLY, AUDIO_LLMS_LATER
 from tests.trainers.grpo_rows import check_that_it_learns_two_words
 
 TEXTS = ["the quick brown fox", "dog", "the lazy dog jumps", "so", "a fox", "dogs", "jumps over", "the dog"]
@@ -159,7 +159,9 @@ def test_each_clip_is_decoded_behind_its_row_s_own_question():
     assert family.transcribe(model, heard[0], max_new_tokens=5) != expected[:1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in ADAPTED_SLOWLY)) for kind in KINDS]
+)
 def test_dpo_lowers_its_loss_with_an_adapter_in_the_language_model_alone(kind, tmp_path):
     model, processor = tiny_audio_llm(kind)
     settings = {"max_steps": 8, "learning_rate": 1e-2, "lr_scheduler_type": "constant", **SETTINGS}
