@@ -83,6 +83,11 @@ def _check(models: ModelArguments, data: DataArguments, counting: CountingArgume
         raise ValueError(
             "--api_key_variable is for --endpoint, which is not given. Pass it, or leave the variable out."
         )
+    if models.history_source != "transcript" and not models.model_name_or_path:
+        raise ValueError(
+            f"--history_source {models.history_source} is for models of --model_name_or_path; a served model gets the "
+            "audio alone. Leave it out."
+        )
     if data.label_column is not None and data.text_column != "text":
         raise ValueError(
             "Rows are compared with --label_column or with --text_column, not with both. Leave one of them out."

@@ -378,6 +378,9 @@ def test_the_commands_make_read_and_measure_it(tmp_path, capsys):
     evaluate([*flags, "--output", str(tmp_path / "out.json"), "--max_new_tokens", "4", "--resamples", "100"])
     (one,) = read_document(tmp_path / "out.json")["measurements"]
     assert one["decoding"]["history_source"] == "hypothesis"
+    served = ["--endpoint", "http://127.0.0.1:1", "--endpoint_model", "tiny", "--dataset_name", made]
+    with pytest.raises(ValueError, match="a served model gets the audio alone"):
+        evaluate([*served, "--history_source", "none"])
     family = speech_family(*tiny_whisper("multilingual"))
     family.history_source = "hypothesis"
     again = evaluate_model(*tiny_whisper("multilingual"), made, family=family, max_new_tokens=4, progress=False)
