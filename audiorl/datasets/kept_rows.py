@@ -27,7 +27,7 @@ from datasets import Dataset
 
 import audiorl
 from audiorl.datasets.formats import is_exported, is_plain_lines, line_rows
-from audiorl.datasets.manifests import json_form
+from audiorl.datasets.manifests import Form, json_form
 from audiorl.datasets.storage import OURS
 from audiorl.files import whole_file
 
@@ -42,8 +42,8 @@ _BATCH = 1_000
 SETTLED = 2.0
 _PACKAGES = ("audiorl", "transformers", "tokenizers", "datasets", "numpy", "sentencepiece", "mistral-common", "av")
 
-# The rows of a part of a file, and their places -> their table
-TableOf = Callable[[Sequence[Any], Sequence[str], range], pa.Table]
+# The rows of a part of a file, their places and numbers, and the form of the file's rows -> their table
+TableOf = Callable[[Sequence[Any], Sequence[str], range, Form | None], pa.Table]
 
 
 def kept_folder() -> Path | None:
@@ -90,13 +90,12 @@ def _version(name: str) -> str | None:
 def large_json_rows(name: str, columns: Mapping[str, str] | None, table_of: TableOf) -> Dataset | None:
     """The rows of a large file of JSON lines, memory-mapped; None where it has to be read as a whole.
 
-    That is a small file, another encoding than UTF-8, an array, the form of another tool, one with faults, and one
-    whose parts have columns of different types.
+    That is a small file, another encoding than UTF-8, an array, lhotse cuts, an export of ours, one with faults, and
+    one whose parts have columns of different types.
 
     Args:
         columns: ours -> theirs.
-        table_of: the rows of a part, their places and their numbers -> their table; raises ValueError for rows that
-            have to be read together.
+        table_of: see `TableOf`; raises ValueError for rows that have to be read together.
     """
     folder, stamp = kept_folder(), file_stamp(name)
     if folder is None or stamp[0] < LARGE_BYTES or not is_plain_lines(name):
@@ -141,13 +140,15 @@ def _write_parts(name: str, table_of: TableOf, folder: Path) -> list[Path]:
         ValueError: the rows have to be read together.
     """
     written: list[Path] = []
-    rows_before = 0
+    rows_before, form = 0, None
     for rows, places in _parts(name):
         if any(not isinstance(row, dict) or is_exported(row) for row in rows):
             raise ValueError(f"{name} has rows that are read with all others")
-        if not written and json_form(rows, name) is not None:
-            raise ValueError(f"{name} has the form of another tool")
-        table = table_of(rows, places, range(rows_before, rows_before + len(rows)))
+        if not written:
+            form = json_form(rows, name)
+        if form is not None and form.from_here:
+            raise ValueError(f"{name} has paths that start where its first one does")
+        table = table_of(rows, places, range(rows_before, rows_before + len(rows)), form)
         rows_before += len(rows)
         written.append(folder / f"{len(written)}.arrow")
         with pa.ipc.new_stream(str(written[-1]), table.schema) as stream:

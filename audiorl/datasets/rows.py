@@ -49,6 +49,7 @@ from audiorl.datasets.formats import (
 )
 from audiorl.datasets.kept_rows import large_json_rows
 from audiorl.datasets.manifests import (
+    Form,
     TarRows,
     common_voice_table,
     folder_forms,
@@ -294,9 +295,19 @@ def _read_table(
 
 
 def _part_table(
-    rows: Sequence[Any], places: Sequence[str], row_ids: range, *, columns: Mapping[str, str] | None, name: str
+    rows: Sequence[Any],
+    places: Sequence[str],
+    row_ids: range,
+    form: Form | None,
+    *,
+    columns: Mapping[str, str] | None,
+    name: str,
 ) -> pa.Table:
     """A part of a file of JSON lines, none of which is a fault; see `large_json_rows`."""
+    if form is not None:
+        if columns:
+            raise ValueError("columns of another form are renamed by what all rows have")
+        rows = read_form(JsonRows(list(rows), list(places)), form, name).rows
     renamed = renamed_rows(rows, columns, name)
     _require_free_names({column for row in renamed for column in row}, name)
     return _table(renamed, places, row_ids, folder=os.path.dirname(name)).data.table
