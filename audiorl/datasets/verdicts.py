@@ -412,10 +412,12 @@ def judge_digest(judge: RowJudge) -> str | None:
     if not plain and (isinstance(owners[0], type | None) or any(owner is not owners[0] for owner in owners)):
         return None
     own = "" if plain else _object_digest(owners[0], functions)
-    if own is None:
+    rules = [_file_stamp(kind.__module__) for kind in type(judge).__mro__ if kind is not object]
+    if own is None or None in rules:
         return None
     names = [field.name for field in fields(judge) if field.name not in ("tokenize", "last_time", "least_seconds")]
     said = {
+        "judge": [type(judge).__qualname__, rules],
         "settings": {name: getattr(judge, name) for name in names},
         "functions": own,
         "packages": code_state(),

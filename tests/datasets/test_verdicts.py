@@ -45,6 +45,18 @@ class Watched(RowJudge):
             file.write(f"{row['row_id']}\n")
         return super().read(row)
 
+    def listen(self, row):
+        if str(row["row_id"]) == os.environ.get("STOP_AT"):
+            raise KeyboardInterrupt
+        return super().listen(row)
+
+
+class Lenient(RowJudge):
+    """Finds no fault in any clip."""
+
+    def heard(self, row, seconds):
+        return []
+
 
 def judge_of(limits: Limits | None = None, **settings) -> Watched:
     limits = limits or Limits()
@@ -249,16 +261,11 @@ def test_verdicts_that_cannot_be_written_stop_nothing(folder, damaged, monkeypat
 def test_an_interrupted_check_keeps_what_it_has_judged(folder, monkeypatch):
     rows = speech_rows(write_rows(folder, {}))
 
-    class Stops(Watched):
-        def listen(self, row):
-            if row["row_id"] == 10:
-                raise KeyboardInterrupt
-            return super().listen(row)
-
     judge = judge_of()
-    stops = Stops(**{name: getattr(judge, name) for name in judge.__dataclass_fields__})
-    with pytest.raises(KeyboardInterrupt):
-        judge_rows(rows, stops, num_workers=0)
+    with monkeypatch.context() as patch:
+        patch.setenv("STOP_AT", "10")
+        with pytest.raises(KeyboardInterrupt):
+            judge_rows(rows, judge, num_workers=0)
     read_rows_of(folder)
     judge_rows(rows, judge)
     assert read_rows_of(folder) == list(range(8, 18))
@@ -295,6 +302,14 @@ def test_workers_leave_the_random_numbers_of_the_run_alone(folder):
     before = torch.random.get_rng_state()
     judge_rows(rows, judge_of(), num_workers=2)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_other_rules_have_verdicts_of_their_own(folder):
+    rows = speech_rows(write_rows(folder, {3: {"duration": 9.0}}))
+    judge = judge_of()
+    settings = {name: getattr(judge, name) for name in judge.__dataclass_fields__}
+    assert judge_rows(rows, Lenient(**settings)).faults == []
+    assert [fault.row_id for fault in judge_rows(rows, RowJudge(**settings)).faults] == [3]
 
 
 def test_judges_that_cannot_be_told_apart_keep_nothing(folder):
