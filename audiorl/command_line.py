@@ -349,6 +349,23 @@ CORRECTED: Mapping[str, str] = {
     "local_rank": "Set by the launcher. Leave it out.",
     "push_to_hub": "Push the tuned model with processor, generation config and card at the end, and after checkpoints "
     "as hub_strategy says.",
+    "label_smoothing_factor": "SFT alone has it: share of each token's probability that is spread over all tokens, 0 "
+    "to below 1. Other methods refuse it.",
+    "fp16": "Mixed float16 precision; needs a GPU. Where the GPU has bfloat16, --bf16 is the safer one.",
+    "gradient_checkpointing": "Compute activations again in the backward pass: less memory, about a fifth more time. "
+    "Every version of transformers knows this name.",
+    "gradient_checkpointing_kwargs": "Settings of gradient_checkpointing, as JSON. use_reentrant is false unless set.",
+    "report_to": "Loggers, or none. metrics.jsonl and metrics.csv are written into output_dir anyway.",
+    "metric_for_best_model": "What load_best_model_at_end compares: wer (the lowest; of labels the highest accuracy), "
+    "loss, or another logged evaluation metric.",
+    "seed": "Seed of all that is random: order of rows, samples, dropout, mining, augmentation.",
+    "data_seed": "Seed of the order of rows and of the augmentation. Unset: seed.",
+    "enable_jit_checkpoint": "Leave it out: SIGTERM writes a checkpoint at the end of the step anyway. On, it is "
+    "transformers' way instead.",
+    "label_names": "Changes nothing: batches have no such labels.",
+    "eval_do_concat_batches": "Changes nothing: compute_metrics gets all hypotheses and transcripts at once.",
+    "batch_eval_metrics": "Leave it out: compute_metrics gets all hypotheses and transcripts at once.",
+    "include_for_metrics": "Leave it out: compute_metrics gets hypotheses and transcripts.",
     "prediction_loss_only": "Changes nothing: an evaluation computes losses and metrics; eval_wer decodes.",
 }
 # group of `--help-all` -> how the names of its flags begin; what no line names belongs to the method, if it is
