@@ -26,6 +26,8 @@ from audiorl.command_line import (
 from audiorl.exits import MISTYPED, run, stop
 
 TRAINING = ("sft", "dpo", "orpo", "kto", "grpo", "raft")
+# whose flags `estimate` takes beside those of the method that it is about
+ESTIMATE = "audiorl.commands.estimate.EstimateArguments"
 # name -> what it does
 COMMANDS = {
     "sft": "tune on transcribed audio",
@@ -75,14 +77,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def answered(name: str, argv: Sequence[str]) -> bool:
     """Whether help was all that was asked for. Help and wrong flags are answered before torch is imported."""
-    if name not in CLASSES:
+    program, paths = f"audiorl {name}", CLASSES.get(name, ())
+    if name == "estimate" and argv and argv[0] in TRAINING:
+        program, paths = f"{program} {argv[0]}", (ESTIMATE, *CLASSES[argv[0]])
+        argv = argv[1:]
+    if not paths:
         return False
     try:
-        flags, former = flags_in_source(CLASSES[name])
+        flags, former = flags_in_source(paths)
     except (UnreadableSource, OSError, SyntaxError):  # other versions of trl or transformers: the parser answers
         return False
     if asked := {*HELP, HELP_ALL} & set(argv):
-        print(help_page(f"audiorl {name}", flags, COMMANDS[name], everything=HELP_ALL in asked), end="")
+        print(help_page(program, flags, COMMANDS[name], everything=HELP_ALL in asked), end="")
         return True
     try:
         check_words(renamed(argv, former), flags, elsewhere.ORPO_REFUSED if name == "orpo" else None)

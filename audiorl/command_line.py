@@ -389,6 +389,8 @@ GROUPS: Mapping[str, str] = {
 }
 # What describes flags of every method, in whichever file
 _GENERAL = ("TrainingArguments", "SpeechConfig", "ModelConfig", "SpeechModelConfig", "ScriptArguments")
+# What describes flags of one command beside those of a method
+_OF_A_COMMAND = ("EstimateArguments",)
 # What a flag wants, by the beginning of its annotation
 _WANTS = {"int": "N", "float": "X", "bool": "", "list": "A ...", "dict": "JSON", "str": "TEXT"}
 
@@ -415,6 +417,8 @@ def help_page(
     lines = textwrap.wrap(f"usage: {program}{needed} [flags]", width, subsequent_indent=" " * 8)
     lines += textwrap.wrap(does[:1].upper() + does[1:] + ".", width) if does else []
     if tunes and not everything:
+        own = [flag for flag in flags.values() if flag.home in _OF_A_COMMAND]
+        lines += ["of this command:", *(line for flag in own for line in _entry(flag, width))] if own else []
         for group, entries in ESSENTIAL.items():
             known = [(flags[name], text) for name, text in entries.items() if name in flags]
             if "num_cycles" in flags:  # of which an epoch is one
@@ -431,11 +435,13 @@ def help_page(
 
 
 def _grouped(flags: Mapping[str, Flag]) -> dict[str, list[Flag]]:
-    found: dict[str, list[Flag]] = {group: [] for group in ("essentials", *GROUPS)}
+    found: dict[str, list[Flag]] = {group: [] for group in ("of this command", "essentials", *GROUPS)}
     for flag in flags.values():
         group = next((group for group, names in GROUPS.items() if re.match(names, flag.name)), None)
         if flag.name in ESSENTIAL["essentials"]:
             group = "essentials"
+        elif flag.home in _OF_A_COMMAND:
+            group = "of this command"
         elif group is None:
             group = "other" if flag.home in _GENERAL else "method"
         found[group].append(flag)

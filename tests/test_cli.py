@@ -90,6 +90,8 @@ def test_version_and_the_help_of_a_command():
         (["dpo", "--on_bad_rows", "skp"], "error: --on_bad_rows is not 'skp'. Did you mean skip? There are error, sk"),
         (["sft", "--dataset_name", "gone.jsonl"], "error: --dataset_name: there is no gone.jsonl. Check the path;"),
         (["orpo", "--timestamps"], "error: --timestamps: no flag says so here"),
+        (["estimate", "sft", "--crad", "a100"], "error: unknown flag --crad; did you mean --card?\n"),
+        (["estimate", "sft", "--precision", "bf61"], "error: --precision is not 'bf61'. Did you mean bf16?"),
         (["raft", "--sample_per_prompt", "4"], "error: unknown flag --sample_per_prompt; did you mean "),
     ],
 )
