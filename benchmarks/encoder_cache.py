@@ -1,7 +1,7 @@
 """How much faster is an epoch whose encoder states are kept on disk?
 
     python benchmarks/encoder_cache.py --model /data/models/whisper-tiny-regrown \\
-        --rows /data/librispeech-mini/train.jsonl [--methods sft dpo grpo] [--clips 64] [--threads 1]
+        --rows /data/librispeech-mini/train.jsonl [--methods sft dpo grpo] [--clips 64] [--window 30] [--threads 1]
 
 Each method trains three epochs on the same clips with a frozen encoder, once as it is and once with `encoder_cache`.
 The first epoch with a cache includes the pass that fills it. Wall and CPU seconds of each epoch, without checkpoints;
@@ -18,10 +18,13 @@ from typing import Any
 
 import torch
 from measuring import environment, hardware_line, report, table
+from torch import nn
 from transformers import TrainerCallback
+from transformers.models.whisper.modeling_whisper import sinusoids
 
 from audiorl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from audiorl.datasets import speech_rows
+from audiorl.trainers.loading import load_checkpoint, load_processor
 
 EPOCHS = 3
 Seconds = tuple[float, float]  # wall, CPU of all threads
@@ -46,17 +49,33 @@ def _now() -> Seconds:
     return time.perf_counter(), time.process_time()
 
 
-def trainer_of(method: str, model: str, rows: Any, settings: dict[str, Any]) -> Any:
+def whisper_of(name: str, window: int | None) -> tuple[Any, Any]:
+    """A Whisper and its processor, with a window of this many seconds: its positions are sinusoids, of any number."""
+    model = load_checkpoint(name, {"dtype": "float32"})
+    processor = load_processor(None, model)
+    extractor, encoder = processor.feature_extractor, model.get_encoder()
+    if window is not None:
+        positions = 50 * window
+        encoder.embed_positions = nn.Embedding.from_pretrained(sinusoids(positions, model.config.d_model), freeze=True)
+        encoder.max_source_positions = model.config.max_source_positions = positions
+        extractor.chunk_length, extractor.nb_max_frames = window, 2 * positions
+        extractor.n_samples = window * extractor.sampling_rate
+    return model, processor
+
+
+def trainer_of(method: str, given: tuple[Any, Any], rows: Any, settings: dict[str, Any]) -> Any:
     """A trainer of one method; a pair's rejected text lacks every third word."""
+    model, processor = given
+    data = {"train_dataset": rows, "processing_class": processor}
     if method == "sft":
-        return SFTTrainer(model, SFTConfig(**settings), train_dataset=rows)
+        return SFTTrainer(model, SFTConfig(**settings), **data)
     if method == "dpo":
         pairs = [
             {"audio": row["audio"], "chosen": row["text"], "rejected": without_thirds(row["text"])} for row in rows
         ]
-        return DPOTrainer(model, args=DPOConfig(**settings), train_dataset=pairs)
+        return DPOTrainer(model, args=DPOConfig(**settings), **{**data, "train_dataset": pairs})
     config = GRPOConfig(**settings, num_generations=4, max_completion_length=64, beta=0.04)
-    return GRPOTrainer(model, reward_funcs="negative_wer", args=config, train_dataset=rows)
+    return GRPOTrainer(model, reward_funcs="negative_wer", args=config, **data)
 
 
 def without_thirds(text: str) -> str:
@@ -69,7 +88,7 @@ def measured(method: str, options: argparse.Namespace, cache: dict[str, str]) ->
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_of(
             method,
-            options.model,
+            whisper_of(options.model, options.window),
             rows,
             {
                 "output_dir": folder,
@@ -96,6 +115,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--rows", required=True)
     parser.add_argument("--methods", nargs="+", default=["sft", "dpo", "grpo"], choices=["sft", "dpo", "grpo"])
+    parser.add_argument("--window", type=int, help="seconds that Whisper hears; default the checkpoint's own")
     parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--max_seconds", type=float, default=12.0, help="longest clip, seconds; the model's window")
