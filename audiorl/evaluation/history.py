@@ -118,6 +118,7 @@ def add_history(
             f"history_source, {family.history_source!r}, is not 'transcript'. Take a Whisper or an audio language "
             "model as speech_family makes it, or make the column without a model."
         )
+    family.row_prompt({HISTORY_COLUMN: "a"})  # a model without a place for it is refused before anything is decoded
     transcripts = text_column if text_column in known.column_names else None
     settings: dict[str, Any] = {"batch_size": batch_size, "transcript_column": transcripts, "progress": False}
 

@@ -324,9 +324,13 @@ def test_rows_of_which_no_history_can_be_made_are_told(change, settings, message
         add_history(rows(**change), **settings)
 
 
-def test_a_model_that_reads_no_prompts_is_asked_for_no_history():
+def test_a_model_that_reads_no_prompts_is_asked_for_no_history(monkeypatch):
     model, processor = build_toy(ToyCTC)
     with pytest.raises(ValueError, match=r"does not read the column history.*or make the column without a model"):
+        add_history(rows(), model, processor)
+    model, processor = tiny_whisper("english")
+    monkeypatch.setattr(model, "generate", None)
+    with pytest.raises(ValueError, match=r"takes no prompt: its vocabulary has no <\|startofprev\|>"):
         add_history(rows(), model, processor)
 
 
