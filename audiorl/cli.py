@@ -22,6 +22,7 @@ from audiorl.command_line import (
     flags_in_source,
     help_page,
     renamed,
+    with_spaces,
 )
 from audiorl.exits import MISTYPED, run, stop
 
@@ -91,7 +92,7 @@ def answered(name: str, argv: Sequence[str]) -> bool:
         print(help_page(program, flags, COMMANDS[name], everything=HELP_ALL in asked), end="")
         return True
     try:
-        check_words(renamed(argv, former), flags, elsewhere.ORPO_REFUSED if name == "orpo" else None)
+        check_words(renamed(with_spaces(argv), former), flags, elsewhere.ORPO_REFUSED if name == "orpo" else None)
     except WrongFlag as error:
         stop(str(error), MISTYPED)
     return False

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from audiorl.cli import COMMANDS, TRAINING, command
+from audiorl.cli import COMMANDS, TRAINING, answered, command
 from tests.script_runs import arguments, base, data  # noqa: F401 (fixtures)
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +65,11 @@ def told_by(*argv: str) -> tuple[str, str, str]:
             text=True,
         )
         return done.stdout, done.stderr, Path(folder, "loaded").read_text()
+
+
+def test_former_names_pass_however_they_are_written():
+    for words in (["--samples_per_prompt", "3"], ["--samples-per-prompt=3"], ["--num-generations=3"]):
+        assert not answered("raft", words)
 
 
 def test_version_and_the_help_of_a_command():
