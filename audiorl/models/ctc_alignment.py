@@ -2,7 +2,7 @@
 
 1. The most probable of all paths that say the transcript is found by Viterbi's algorithm (`best_path`). Only every
    sqrt(S)-th row of scores is kept, and the moves between two of them are computed again on the way back, so that an
-   hour of speech needs megabytes; the path is exact.
+   hour of speech needs 0.4 GiB instead of 20; the path is exact.
 2. A word without any symbol that the model knows, a number in digits for example, belongs to the word before it.
    Characters that the model does not know are passed over; the text of a segment has all of them.
 3. A transcript of several lines is one segment for each line. A line that is too long, and a transcript of one line,
