@@ -323,6 +323,7 @@ def check_batch(batch: PolicyBatch, reads: Collection[str]) -> None:
     shape = batch.keep.shape
     wanted = {name: shape for name in ("logps", "old_logps", *reads)} | {"advantages": shape[:2]}
     wanted |= {"copies": shape[:2]} if "copies" in reads else {}
+    wanted |= {} if batch.importance is None else {"importance": shape}
     wrong = {name: tuple(getattr(batch, name).shape) for name in wanted if getattr(batch, name).shape != wanted[name]}
     if wrong:
         raise ValueError(

@@ -65,6 +65,7 @@ from audiorl.trainers.rollout_metrics import (
     RewardFigures,
     SampledTexts,
     StepRollouts,
+    log_engine,
     measured,
     numbers,
     summary,
@@ -421,6 +422,7 @@ class RAFTTrainer(RewardedTrainer):
             (rollout,) = self.roll_out(
                 self.model_wrapped, [batch], cycle, temperature=self._temperature(cycle), trainer_state=self.state
             )
+        log_engine(self.metrics, [rollout])
         self.sampled.add([rollout])
         return drawn_from(rollout, numbers(rollout, self.family, self.normalizer))
 

@@ -120,6 +120,12 @@ def test_first_tokens_are_as_frequent_as_their_probability(policy):
         assert abs(drawn[token] - 400 * probability) < 5 * spread + 1
 
 
+def test_a_prompt_that_leaves_no_room_is_refused(policy, monkeypatch):
+    monkeypatch.setattr(policy.engine, "positions", 4)
+    with pytest.raises(ValueError, match="Raise vllm_max_model_length"):
+        policy.sample()
+
+
 def test_weights_that_do_not_arrive_stop_the_run(policy, monkeypatch):
     policy.sample()
     monkeypatch.setattr(module, "repack_head", lambda served: 0)

@@ -112,3 +112,18 @@ def test_a_trainer_asks_before_anything_is_spent(tmp_path, monkeypatch):
 
     with pytest.raises(ValueError, match="works in one process, and there are 2"):
         rollout_engine(None, None, args)
+
+
+def test_log_probabilities_may_differ_by_what_the_type_rounds():
+    keep = torch.tensor([[[True, True, False]]])
+    ours = torch.tensor([[[-1.0, -2.0, 9.0]]])
+    vllm.check_agreement(ours, ours + 5e-4, keep, torch.float32)
+    vllm.check_agreement(ours, ours + 0.03, keep, torch.bfloat16)
+    for wrong in (ours + 2e-3, torch.full_like(ours, torch.nan)):
+        with pytest.raises(vllm.EngineMismatchError, match=r"Its weights are not the policy's"):
+            vllm.check_agreement(ours, wrong, keep, torch.float32)
+    vllm.check_agreement(ours, ours - 7, torch.zeros_like(keep), torch.float32)
+    model, _ = tiny_whisper()
+    assert vllm.computed_in(model) == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert vllm.computed_in(model) == torch.bfloat16

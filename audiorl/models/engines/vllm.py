@@ -84,6 +84,7 @@ class VLLMEngine:
         self.family, self.memory_utilization = family, memory_utilization
         positions = family.served_part(base_model(model)).positions
         self.positions = min(positions, LONGEST if max_model_length is None else max_model_length)
+        self.dtype = base_model(model).dtype
         self.llm: Any = None
         self.part: ServedPart | None = None
         self.states: dict[int, Tensor] = {}  # of the clips that are sampled now, by their numbers
@@ -116,13 +117,12 @@ class VLLMEngine:
             os.environ.setdefault(name, value)
         import vllm
 
-        dtype = base_model(model).dtype
         with tempfile.TemporaryDirectory() as folder:
             write_checkpoint(folder, model, part, self.family.processor)
             options = {"skip_tokenizer_init": True, "enable_prompt_embeds": True} if part.reads_embeddings else {}
             self.llm = vllm.LLM(
                 model=folder,
-                dtype=str(dtype).removeprefix("torch."),
+                dtype=str(self.dtype).removeprefix("torch."),
                 max_model_len=self.positions,
                 generation_config="vllm",  # the checkpoint's may suppress tokens or end at others
                 logprobs_mode="processed_logprobs",
@@ -186,7 +186,7 @@ class VLLMEngine:
         tokens, keep, theirs = tokens.to(device), keep.to(device), theirs.to(device)
         hypotheses = batch.replace(tokens=tokens, keep=keep)
         logps = self.family.score_groups(model, hypotheses, states, temperature=draw.temperature).logps
-        self._check(logps, theirs, keep, base_model(model).dtype)
+        check_agreement(logps, theirs, keep, computed_in(base_model(model)))
         return GroupSamples(tokens, keep, logps, finished.to(device), theirs)
 
     def _generate(self, prompts: Sequence[EnginePrompt], seeds: Sequence[int], draw: Draw) -> list[list[Written]]:
@@ -199,11 +199,11 @@ class VLLMEngine:
         for prompt, seed in zip(prompts, seeds, strict=True):
             self._requests += 1
             if part.reads_embeddings:
-                asked.append({"prompt_embeds": prompt.states.cpu()})
+                asked.append({"prompt_embeds": prompt.states.to(self.dtype).cpu()})
                 used = len(prompt.states)
             else:
                 number = self._requests % 2**NUMBER_BITS
-                self.states[number] = prompt.states
+                self.states[number] = prompt.states.to(self.dtype)
                 sound = number_as_sound(number, self.family.sampling_rate)
                 asked.append(
                     {
@@ -216,6 +216,12 @@ class VLLMEngine:
                     }
                 )
                 used = len(prompt.ids)
+            if used >= self.positions:
+                raise ValueError(
+                    f"A prompt with its audio takes {used} tokens, and vLLM has room for {self.positions}, answer "
+                    "included. Raise vllm_max_model_length (--vllm_max_model_length), or leave long clips out "
+                    "(--max_audio_seconds)."
+                )
             settings.append(
                 SamplingParams(
                     n=draw.num_generations,
@@ -243,16 +249,27 @@ class VLLMEngine:
             for answer in answers
         ]
 
-    def _check(self, ours: Tensor, theirs: Tensor, keep: Tensor, dtype: torch.dtype) -> None:
-        """Stop where vLLM's log-probabilities are not the policy's."""
-        difference = float((ours - theirs).abs()[keep].mean()) if keep.any() else 0.0
-        allowed = TOLERANCE.get(dtype, 0.0)
-        if not difference <= allowed:
-            raise EngineMismatchError(
-                f"vLLM's log-probabilities differ from the policy's by {difference:.2g} nats a token on average; "
-                f"rounding explains {allowed:g}. Its weights are not the policy's, or it computes this model in "
-                "another way. Use rollout_engine='native', and report model and version of vLLM."
-            )
+
+def computed_in(base: Any) -> torch.dtype:
+    """The least precise type that the policy is scored in now: its weights', or that of mixed precision."""
+    kind = base.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else base.dtype
+
+
+def check_agreement(ours: Tensor, theirs: Tensor, keep: Tensor, dtype: torch.dtype) -> None:
+    """Stop where an engine's log-probabilities (B, K, T) are not the policy's, up to what `dtype` rounds.
+
+    Raises:
+        EngineMismatchError: the mean difference is beyond `TOLERANCE`.
+    """
+    difference = float((ours - theirs).abs()[keep].mean()) if keep.any() else 0.0
+    allowed = TOLERANCE.get(dtype, 0.0)
+    if not difference <= allowed:
+        raise EngineMismatchError(
+            f"vLLM's log-probabilities differ from the policy's by {difference:.2g} nats a token on average; "
+            f"rounding explains {allowed:g}. Its weights are not the policy's, or it computes this model in "
+            "another way. Use rollout_engine='native', and report model and version of vLLM."
+        )
 
 
 def check_vllm(family: SpeechFamily, model: nn.Module) -> None:
