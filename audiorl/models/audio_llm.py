@@ -66,6 +66,10 @@ class PromptedAnswers(SpeechFamily):
         self._unsaid = {self.end_token, self.audio_token_id, *self.tokenizer.all_special_ids}
         self._special = self._unsaid | special_ids(self.tokenizer)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the prefixes made so far, so that a family is the same whatever it has tokenized."""
+        return {**self.__dict__, "_prefixes_known": {}}
+
     @abstractmethod
     def prompt_text(self, language: str | None, prompt: str | None) -> str:
         """Everything before the answer, with one placeholder for the audio.

@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ import torch
 
 from audiorl.datasets import BadRowsError, RowJudge, kept_rows, speech_rows, verdicts
 from audiorl.datasets.verdicts import judge_rows
+from audiorl.models import speech_family
+from tests.tiny_audio_llms import tiny_audio_llm
+from tests.tiny_ctc import tiny_ctc
 
 SECONDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -386,8 +390,6 @@ def test_kept_rows_are_those_of_the_file_as_it_is(folder, monkeypatch, caplog):
 
 
 def test_a_family_is_told_by_its_tokenizer_and_its_settings(tiny_multilingual):
-    from audiorl.models import speech_family
-
     model, processor = tiny_multilingual
 
     def digest(change=None) -> str | None:
@@ -401,3 +403,17 @@ def test_a_family_is_told_by_its_tokenizer_and_its_settings(tiny_multilingual):
     assert digest() != digest(lambda family: family.set_defaults(language="de"))
     before = digest()
     assert before != digest(lambda family: family.processor.tokenizer.add_tokens(["newword"]))
+
+
+@pytest.mark.parametrize(("make", "kind"), [(tiny_audio_llm, "qwen3_asr"), (tiny_ctc, "parakeet")])
+def test_what_a_family_has_tokenized_does_not_change_its_name(make, kind):
+    family = speech_family(*make(kind))
+    row = {"language": "english"}
+
+    def digest() -> str | None:
+        return verdicts.judge_digest(RowJudge.of(family.limits, text_columns=("text",), distinct=False))
+
+    before = digest()
+    family.tokenize_row("hello", row)
+    assert digest() == before is not None
+    assert pickle.loads(pickle.dumps(family)).tokenize_row("hello", row) == family.tokenize_row("hello", row)
