@@ -40,7 +40,7 @@ def test_pairs_of_ones_own_are_tuned_on_and_measured(base, data, tmp_path):
     done = run_example(*arguments(base, data, tmp_path / "out"), "--eval_dataset_name", str(data), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "WER before" in done.stdout and "WER after" in done.stdout and "95 % interval" in done.stdout
-    assert done.stdout.strip().endswith(f"lies in {tmp_path / 'out'}")
+    assert f"The tuned checkpoint lies in {tmp_path / 'out'}\n" in done.stdout
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert "Chosen is" not in (tmp_path / "out" / "README.md").read_text()
 
@@ -152,7 +152,7 @@ def test_grpo_takes_rewards_by_name_and_by_path_and_measures(base, data, tmp_pat
     logged = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert {"rewards/one_minus_wer/mean", "rewards/vowels/mean"} <= logged[0].keys()
     assert "WER before" in done.stdout and "WER after" in done.stdout and "95 % interval" in done.stdout
-    assert done.stdout.strip().endswith(f"lies in {tmp_path / 'out'}")
+    assert f"The tuned checkpoint lies in {tmp_path / 'out'}\n" in done.stdout
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
