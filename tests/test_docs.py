@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import sys
@@ -334,61 +333,3 @@ def test_every_public_name_is_in_the_reference():
     for page in (ROOT / "docs" / "pages" / "reference").glob("*.md"):
         named |= set(re.findall(r"^::: audiorl\.(\w+)$", page.read_text(encoding="utf-8"), re.MULTILINE))
     assert named - {"losses"} == audiorl._HOMES.keys() | audiorl._FORMER.keys()
-
-
-# Names in prose that are other projects', or that a reader gives; each stands on some page
-NAMES_ELSEWHERE = {
-    # transformers, torch and Python packages
-    *("DataCollatorSpeechSeq2SeqWithPadding", "prepare_dataset", "adamw_torch_fused", "trainer_output"),
-    *("eval_steps_per_second", "train_samples_per_second", "train_steps_per_second"),
-    # halo-forge
-    *(
-        "AudioRAFTConfig",
-        "AudioProcessor",
-        "AudioSample",
-        "adapter_type",
-        "halo_forge",
-        "max_duration",
-        "to_rlvr_format",
-    ),
-    # models that are not supported, or not yet
-    *("kyutai_speech_to_text", "nemotron3_5_transcribe", "seamless_m4t", "seamless_m4t_v2", "voxtral_realtime"),
-    *("StepAudio2ForCausalLM", "StepAudioFamily"),
-    # a reader's own
-    *("MyForCTC", "MyModelForX", "source_end", "UklGR"),
-}
-_CODE = re.compile(r"```.*?```", re.DOTALL)
-# snake_case and CamelCase, not a part of a path or a word with a hyphen; files are looked for in tests/test_rooms.py
-_NAME = re.compile(r"(?<![\w./-])(?:[A-Za-z]\w*(?:_\w+)+|[A-Z][a-z]+[A-Z]\w+)(?!\w|\.py)")
-
-
-def names_in_prose(page: str) -> Iterator[tuple[str, str]]:
-    """Names in backticks outside code blocks, each with the page."""
-    text = _CODE.sub("", (ROOT / page).read_text(encoding="utf-8"))
-    for code in re.findall(r"`([^`\n]+)`", text):
-        yield from ((name, page) for name in _NAME.findall(code))
-
-
-def known_names() -> set[str]:
-    """Every word of the code, of the pages' own blocks, and the settings that are other libraries'."""
-    import trl
-    from peft import AdaLoraConfig
-
-    folders = ("audiorl", "benchmarks", "docs", "examples", "tests")
-    # without this list, which would make each of its names known
-    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py") if path != Path(__file__)]
-    texts = [path.read_text(encoding="utf-8") for path in sources]
-    texts += [block.code for page in pages() for block in blocks_of(page)]
-    configs = (transformers.Seq2SeqTrainingArguments, LoraConfig, AdaLoraConfig, trl.ModelConfig)
-    configs += (trl.DPOConfig, trl.GRPOConfig, trl.SFTConfig)
-    settings = {field.name for config in configs for field in dataclasses.fields(config)}
-    settings |= {*vars(transformers.GenerationConfig()), "Seq2SeqTrainer", "Seq2SeqTrainingArguments", *globals()}
-    return settings | set(soundfile.available_subtypes()) | set(re.findall(r"\w+", "\n".join(texts)))
-
-
-def test_every_name_in_prose_exists():
-    known = known_names()
-    found = [named for page in pages() for named in names_in_prose(page)]
-    assert sorted({named for named in found if named[0] not in known | NAMES_ELSEWHERE}) == []
-    assert NAMES_ELSEWHERE - {name for name, _ in found} == set(), "a name that no page has any more"
-    assert len(found) > 1000

@@ -33,12 +33,13 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 # What pages name of other projects, programs and formats, by where it is from
 ELSEWHERE: Mapping[str, str] = {
     "torch, accelerate": "FULL_STATE_DICT SHARDED_STATE_DICT fsdp_cpu_ram_efficient_loading max_memory_allocated "
-    "malloc_trim set_num_lookahead_tokens",
-    "transformers, trl, peft": "Seq2SeqTrainer GenerationMixin WhisperForConditionalGeneration adamw_torch_fused "
-    "trainable_token_indices ParakeetForTDT use_bias_correction_kl total_flos samples_per_second "
-    "steps_per_second",
-    "halo-forge, batch-opt-rlhf-asr": "AudioRAFTConfig adapter_type model_name trainer_output",
-    "what a reader writes": "my_rewards my_module digits_right StepAudioFamily",
+    "malloc_trim",
+    "transformers, trl": "GenerationMixin WhisperForConditionalGeneration DataCollatorSpeechSeq2SeqWithPadding "
+    "adamw_torch_fused prepare_dataset trainable_token_indices set_num_lookahead_tokens Seq2SeqTrainer ParakeetForTDT "
+    "StepAudio2ForCausalLM use_bias_correction_kl total_flos samples_per_second steps_per_second",
+    "halo-forge, batch-opt-rlhf-asr": "AudioRAFTConfig AudioProcessor AudioSample adapter_type halo_forge max_duration "
+    "to_rlvr_format model_name trainer_output",
+    "what a reader writes": "my_rewards my_module digits_right StepAudioFamily MyModelForX source_end",
 }
 # Of pip, mkdocs, hf and benchmarks, and of other projects that pages compare with; launchers are asked for theirs
 OTHER_FLAGS = {
@@ -166,13 +167,15 @@ def missing_on(page: str) -> list[str]:
             missing += [name for name in missing_in_python(block.code) if not own & set(re.findall(r"'(\w+)'", name))]
     known = set().union(*map(flags_of, {*COMMANDS, *KNOWN_FLAGS}), ALWAYS, OTHER_FLAGS)
     known |= {f"--{name}" for name in SETTINGS} | ORPO_REFUSED.keys() | flags_of_launchers()
+    if page.startswith("benchmarks/"):
+        sources = (path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
+        known |= {flag for source in sources for flag in re.findall(r'"(--[\w-]+)"', source)}
     for span in spans_of(text):
         words = span.split()
         missing += missing_in_command(words)
         missing += [flag for flag in re.findall(r"(?<!\S)--\w[\w-]*", span) if flag not in known]
         missing += missing_values(words)
-        if "/coming_from/" not in page:  # which is about names of others
-            missing += [name for name in names_in(span) if name not in words_of_the_code()]
+        missing += [name for name in names_in(span) if name not in words_of_the_code()]
     return missing
 
 
@@ -206,6 +209,8 @@ def names_in(span: str) -> Iterator[str]:
     if "/" in span or "://" in span or span.startswith("-") or " " in span.strip():
         return
     for name in re.findall(r"(?<![\w.-])[A-Za-z_][\w.]*(?![\w-])", span):
+        if name.endswith((".py", ".yaml", ".json", ".jsonl")):  # files
+            continue
         for part in name.split("."):
             part = re.sub(r"^(eval|train)_", "", part)  # what stands in front of a metric
             if re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)+|[A-Z][a-z]+\w*[A-Z]\w*", part):
@@ -232,6 +237,9 @@ def words_of_the_code() -> frozenset[str]:
             if block.language in ("python", "json", "yaml", "toml"):
                 found |= set(re.findall(r"[A-Za-z_]\w*", block.code))
     flags = {name.removeprefix("--") for names in KNOWN_FLAGS.values() for name in names}
+    flags |= {
+        choice for paths in CLASSES.values() for flag in flags_in_source(paths)[0].values() for choice in flag.choices
+    }
     return frozenset(found | flags | words_of_others() | {name.strip("-") for name in flags_of_launchers()})
 
 
