@@ -1,11 +1,11 @@
 """How much faster is an epoch whose encoder states are kept on disk?
 
     python benchmarks/encoder_cache.py --model /data/models/whisper-tiny-regrown \\
-        --rows /data/librispeech-mini/train.jsonl [--methods sft dpo grpo] [--clips 64] [--window 30] [--threads 1]
+        --rows /data/librispeech-mini/train.jsonl [--methods evaluate sft dpo grpo] [--clips 64] [--window 30]
 
-Each method trains three epochs on the same clips with a frozen encoder, once as it is and once with `encoder_cache`.
-The first epoch with a cache includes the pass that fills it. Wall and CPU seconds of each epoch, without checkpoints;
-the last line of the output is JSON.
+Each method trains three epochs on the same clips with a frozen encoder, once as it is and once with `encoder_cache`;
+`evaluate` decodes the clips three times. The first epoch with a cache includes the pass that fills it. Wall and CPU
+seconds of each epoch, without checkpoints; the last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from transformers.models.whisper.modeling_whisper import sinusoids
 
 from audiorl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from audiorl.datasets import speech_rows
+from audiorl.evaluation.transcription import transcribe
+from audiorl.models import EncoderCache, speech_family
 from audiorl.trainers.loading import load_checkpoint, load_processor
 
 EPOCHS = 3
+METHODS = ("evaluate", "sft", "dpo", "grpo")
 Seconds = tuple[float, float]  # wall, CPU of all threads
 
 
@@ -74,7 +77,7 @@ def trainer_of(method: str, given: tuple[Any, Any], rows: Any, settings: dict[st
             {"audio": row["audio"], "chosen": row["text"], "rejected": without_thirds(row["text"])} for row in rows
         ]
         return DPOTrainer(model, args=DPOConfig(**settings), **{**data, "train_dataset": pairs})
-    config = GRPOConfig(**settings, num_generations=4, max_completion_length=64, beta=0.04)
+    config = GRPOConfig(**settings, num_generations=4, max_completion_length=256, beta=0.04)
     return GRPOTrainer(model, reward_funcs="negative_wer", args=config, **data)
 
 
@@ -85,6 +88,8 @@ def without_thirds(text: str) -> str:
 def measured(method: str, options: argparse.Namespace, cache: dict[str, str]) -> list[Seconds]:
     """Seconds of each epoch."""
     rows = [row for row in speech_rows(options.rows) if row["duration"] <= options.max_seconds][: options.clips]
+    if method == "evaluate":
+        return transcribed(whisper_of(options.model, options.window), rows, cache)
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_of(
             method,
@@ -110,11 +115,26 @@ def measured(method: str, options: argparse.Namespace, cache: dict[str, str]) ->
         return watch.seconds
 
 
+def transcribed(given: tuple[Any, Any], rows: Any, cache: dict[str, str]) -> list[Seconds]:
+    """Seconds of each of several evaluations of the same clips, decoded greedily."""
+    model, processor = given
+    family = speech_family(model, processor)
+    family.set_defaults(language="english")
+    transcribe(model, processor, rows[:2], family=family, progress=False, max_new_tokens=8)  # warms up
+    if cache:
+        family.encoder_cache = EncoderCache(cache["encoder_cache"], family, model)
+    watch = Epochs()
+    for _ in range(EPOCHS):
+        transcribe(model, processor, rows, family=family, progress=False)
+        watch.on_epoch_end(None, None, None)
+    return watch.seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--rows", required=True)
-    parser.add_argument("--methods", nargs="+", default=["sft", "dpo", "grpo"], choices=["sft", "dpo", "grpo"])
+    parser.add_argument("--methods", nargs="+", default=["evaluate", "sft"], choices=METHODS)
     parser.add_argument("--window", type=int, help="seconds that Whisper hears; default the checkpoint's own")
     parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
