@@ -36,8 +36,9 @@ def write_rows(folder: Path) -> None:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The records that benchmarks left in the folder, by name."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    """The records that benchmarks left in the folder, by name, with their settings and rows at the top."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    return [{"rows": record.get("results", []), **record.get("arguments", {}), **record} for record in found]
 
 
 def peak_rate(records: list[dict[str, Any]]) -> float | None:

@@ -19,6 +19,8 @@ set -u
 processes=${PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-8}}
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
+# else a machine that stays does not tell one that comes new where to meet (torch 2.13)
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 srun torchrun --nnodes "$SLURM_NNODES" --nproc_per_node "$processes" --max_restarts 3 \
     --rdzv_backend c10d --rdzv_id "$SLURM_JOB_ID" --rdzv_endpoint "$head:${RENDEZVOUS_PORT:-29500}" \
     -m audiorl "$@" --resume_from_checkpoint auto &
