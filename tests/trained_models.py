@@ -64,7 +64,7 @@ NAMES = {
     "ast": "AST, labels",
 }
 METHODS = ("SFT", "DPO", "ORPO", "KTO", "GRPO", "RAFT")
-# In a column of its own: only families with distributions over tokens have a teacher.
+# In a column of its own: families without distributions over tokens learn a teacher's transcripts alone.
 DISTILLATION = "distillation"
 ADAPTERS = ("full", "LoRA", "8-bit LoRA", "4-bit LoRA", "8-bit and 4-bit LoRA")
 # Of the second line only one cell each is trained by a fast test.
@@ -96,7 +96,7 @@ TRANSDUCERS = ("parakeet_rnnt", "parakeet_tdt", "nemotron_streaming", "nemotron3
 CTC = [
     Trained(model, method, adapter, CTC_TEST, slow=(model, method, adapter) not in FAST)
     for model in (*CTC_MODELS, *TRANSDUCERS)
-    for method in METHODS
+    for method in (*METHODS, DISTILLATION)
     for adapter in ("full", "LoRA")
 ]
 _FAMILY_TESTS = {

@@ -16,6 +16,7 @@ from audiorl.losses import PREFERENCE_LOSSES
 from audiorl.losses.policy import POLICY_LOSSES
 from audiorl.models import speech_family
 from audiorl.pairs import unpaired_rows
+from audiorl.trainers.distillation import DistillationConfig, DistillationTrainer
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
 from audiorl.trainers.kto import KTOConfig, KTOTrainer
@@ -29,7 +30,7 @@ from tests.tiny_models import SAMPLING_RATE, tiny_clips
 from tests.tiny_transducers import KINDS as TRANSDUCERS_HERE
 from tests.tiny_transducers import tiny_transducer
 from tests.trained_models import CTC as CELLS
-from tests.trained_models import TRANSDUCERS, Trained
+from tests.trained_models import DISTILLATION, TRANSDUCERS, Trained
 from tests.trainers import grpo_rows, raft_rows
 from tests.trainers.ctc_rows import pairs, short_rows, texts
 from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, logged, settings, weights
@@ -56,6 +57,20 @@ def make(combination: Trained, folder):
         # below its frozen head rewards stay at 0.2, at rank 8 and at rank 32; with the head they go from 0.1 to 0.5
         lora.target_modules = {"linear1", "linear2", "q_proj", "v_proj", "ctc_head"}
     options = {"processing_class": processor, "peft_config": lora if adapted else None}
+    if combination.method == DISTILLATION:
+        # no distribution over tokens: what the teacher writes is learnt, here the same model before its weights are lost
+        teacher, theirs = build(combination.model)
+        steps = {"num_train_epochs": 4, "per_device_train_batch_size": 4, "learning_rate": 1e-2 if adapted else 1e-3}
+        alone = {"transcripts_only": True, "lmbda": 0.0, "allow_silence": True}
+        args = DistillationConfig(**{**settings(folder), **steps, **alone})
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.mul_(0.8 if "bias" not in name else 1.0)
+        options |= {
+            "teacher_processing_class": theirs,
+            "train_dataset": [{"audio": row["audio"]} for row in texts(8, 2.8)],
+        }
+        return DistillationTrainer(model, teacher, args, **options), "loss"
     if combination.method in OFFLINE_TRAINERS:
         trainer, config = OFFLINE_TRAINERS[combination.method]
         adapter_rate = 3e-3 if combination.model == "granite_speech5" else 1e-2
