@@ -160,7 +160,7 @@ def measured_and_reported(_: dict[str, Any]) -> None:
 
 CHECKS: dict[tuple[str, str], Callable[[dict[str, Any]], None]] = {
     ("README.md", "mine_pairs("): first_example_tuned,
-    ("README.md", "GRPOConfig("): grpo_tuned,
+    ("docs/pages/trainers/grpo.md", "GRPOConfig("): grpo_tuned,
     ("README.md", "class LengthNormalisedMargin"): subclass_trains,
     ("audiorl/rewards/README.md", "table.total"): rewards_as_written,
     ("examples/README.md", "orpo_whisper.py"): adalora_written,

@@ -243,8 +243,9 @@ def test_tables_and_parts_take_the_place_of_their_markers(hooks):
     source = "benchmarks/README.md#which-method-lowers-the-wer-of-speakers-that-it-never-heard"
     indented = made(f"<!-- include: {source} -->")
     assert indented.startswith("    python benchmarks/leave_one_out.py"), "code by its indent stays code"
-    part = made("<!-- include: README.md#results-on-real-speech -->")
-    assert part.startswith("LibriSpeech (226 clips") and "](../drawings/wer_after" in part and "## " not in part
+    wer = "what-does-each-method-do-to-the-wer-of-real-unseen-speech-given-equal-time"
+    part = made(f"<!-- include: benchmarks/README.md#{wer} -->")
+    assert "LibriSpeech (226 clips" in part and "](../drawings/wer_after" in part and "## " not in part
     measured = made("<!-- include: benchmarks/README.md#what-does-one-grpo-step-cost/measured -->")
     assert measured.startswith("2026-11-21, commit") and "One GRPO step, 2 x 8" in measured
     assert made("see [this](../../../audiorl/batch.py)") == "see this (`audiorl/batch.py`)"

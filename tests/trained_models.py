@@ -20,7 +20,7 @@ class Trained(NamedTuple):
     slow: bool = False
 
 
-# What the README calls the tiny models, in its order.
+# What the page of models calls the tiny ones, in its order.
 NAMES = {
     "whisper": "Whisper",
     "moonshine": "Moonshine",
