@@ -58,7 +58,7 @@ def make(combination: Trained, folder):
         lora.target_modules = {"linear1", "linear2", "q_proj", "v_proj", "ctc_head"}
     options = {"processing_class": processor, "peft_config": lora if adapted else None}
     if combination.method == DISTILLATION:
-        # no distribution over tokens: what the teacher writes is learnt, here the same model before its weights are lost
+        # without a distribution over tokens: what the same model writes before its weights shrink
         teacher, theirs = build(combination.model)
         steps = {"num_train_epochs": 4, "per_device_train_batch_size": 4, "learning_rate": 1e-2 if adapted else 1e-3}
         alone = {"transcripts_only": True, "lmbda": 0.0, "allow_silence": True}
