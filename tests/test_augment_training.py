@@ -199,7 +199,7 @@ def test_speed_makes_timestamps_wrong_and_noise_does_not():
 def test_what_does_not_go_with_augmentation_is_refused_when_the_trainer_is_built(tmp_path):
     with pytest.raises(ValueError, match=r"precompute_ref_log_probs.*augmentation.*Turn one of them off"):
         trainer(tmp_path, augmentation=NOISE, precompute_ref_log_probs=True)
-    with pytest.raises(ValueError, match=r"augmentation, of clips and hot words, acts in SpeechCollator"):
+    with pytest.raises(ValueError, match=r"augmentation, of clips, histories and hot words, acts in SpeechCollator"):
         trainer(tmp_path, augmentation=NOISE, trainer_data_collator=lambda rows: rows)
     with pytest.raises(ValueError, match=r"frequency_mask.bins reaches 80.*at most 79"):
         trainer(tmp_path, augmentation={"frequency_mask": {"bins": 80}})

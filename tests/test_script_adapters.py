@@ -77,7 +77,7 @@ def test_adalora_by_flags_reaches_its_target(example):
         (("--use_peft", "--lora_target_modules", "q_prj", "fc1"), 1, "Did you mean q_proj"),
         (("--load_in_8bit",), 1, "cannot be trained"),
         (("--optim", "paged_adamw_8bit"), 2, "no GPU here"),
-        (("--fp16", "true"), 2, "fp16 needs a GPU"),
+        (("--fp16", "true"), 2, "fp16 (--fp16) needs a GPU"),
         (("--dtype", "bfloat16", "--model_init_kwargs", '{"dtype": "float16"}'), 1, "flags of their own"),
     ],
 )

@@ -62,6 +62,7 @@ TABLE_FILE = "metrics.csv"
 # metric -> how a line of the console calls it
 SHOWN = {
     "loss": "loss",
+    "train_loss": "mean loss",  # of the last log, which may have no other
     "eval_loss": "evaluation loss",
     "reward": "reward",
     "eval_reward": "evaluation reward",

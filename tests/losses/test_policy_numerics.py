@@ -80,7 +80,7 @@ def test_a_policy_that_lost_a_token_of_the_frozen_one_is_pulled_back():
 @every_setting
 def test_float32_equals_float64_at_ordinary_ratios(name, settings):
     double = random_batch(padding=0.0)
-    single = PolicyBatch(*(x.detach().float() if x.is_floating_point() else x for x in double))
+    single = PolicyBatch(*(x.detach().float() if x is not None and x.is_floating_point() else x for x in double))
     single = single._replace(logps=single.logps.requires_grad_(), entropy=single.entropy.requires_grad_())
     results = [gradients_of(name, batch, settings) for batch in (single, double)]
     torch.testing.assert_close([x.double() for x in results[0]], list(results[1]), rtol=1e-4, atol=2e-6)
@@ -90,8 +90,8 @@ def test_float32_equals_float64_at_ordinary_ratios(name, settings):
 @pytest.mark.parametrize("name", sorted(POLICY_LOSSES))
 def test_half_precision_is_left_before_ratios_are_taken(name, dtype):
     batch = random_batch(padding=0.0)
-    half = PolicyBatch(*(x.detach().to(dtype) if x.is_floating_point() else x for x in batch))
-    single = PolicyBatch(*(x.float() if x.is_floating_point() else x for x in half))
+    half = PolicyBatch(*(x.detach().to(dtype) if x is not None and x.is_floating_point() else x for x in batch))
+    single = PolicyBatch(*(x.float() if x is not None and x.is_floating_point() else x for x in half))
     settings = {"beta": 0.3}
     assert loss_of(name, half, settings).loss.dtype == torch.float32
     torch.testing.assert_close(loss_of(name, half, settings).loss, loss_of(name, single, settings).loss)

@@ -112,7 +112,9 @@ def test_console_tells_progress_time_left_and_wer_and_quiet_tells_nothing(tmp_pa
 def test_a_line_of_the_console_gives_rates_in_percent():
     logs = {"loss": 0.123456, "wer": 0.5, "reward": -0.25, "grad_norm": 3.0, "learning_rate": 1e-5}
     assert log_line(logs) == "loss 0.1235, reward -0.25, WER of samples 50.0 %, learning rate 1e-05"
-    assert log_line({"train_runtime": 3.0}) == ""
+    assert log_line({"train_runtime": 3.0, "train_loss": 0.25}) == "mean loss 0.25", (
+        "the last line of a run has its loss"
+    )
     assert log_line({"eval_accuracy": 0.25, "rewards/accuracies": 0.5}) == "pairs in order 0.5, accuracy 25.0 %"
 
 
