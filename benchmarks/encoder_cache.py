@@ -1,7 +1,7 @@
 """How much faster is an epoch whose encoder states are kept on disk?
 
     python benchmarks/encoder_cache.py --model /data/models/whisper-tiny-regrown \\
-        --rows /data/librispeech-mini/train.jsonl [--methods evaluate sft dpo grpo] [--clips 64] [--window 30]
+        --rows /data/librispeech-mini/train.jsonl --lower [--methods evaluate sft dpo grpo] [--clips 64] [--window 30]
 
 Each method trains three epochs on the same clips with a frozen encoder, once as it is and once with `encoder_cache`;
 `evaluate` decodes the clips three times. The first epoch with a cache includes the pass that fills it. Wall and CPU
@@ -88,6 +88,8 @@ def without_thirds(text: str) -> str:
 def measured(method: str, options: argparse.Namespace, cache: dict[str, str]) -> list[Seconds]:
     """Seconds of each epoch."""
     rows = [row for row in speech_rows(options.rows) if row["duration"] <= options.max_seconds][: options.clips]
+    if options.lower:
+        rows = [{**row, "text": row["text"].lower()} for row in rows]
     if method == "evaluate":
         return transcribed(whisper_of(options.model, options.window), rows, cache)
     with tempfile.TemporaryDirectory() as folder:
@@ -135,6 +137,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--rows", required=True)
     parser.add_argument("--methods", nargs="+", default=["evaluate", "sft"], choices=METHODS)
+    parser.add_argument("--lower", action="store_true", help="the checkpoint writes lower case, the rows have capitals")
     parser.add_argument("--window", type=int, help="seconds that Whisper hears; default the checkpoint's own")
     parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
