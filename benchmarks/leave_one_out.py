@@ -506,6 +506,15 @@ def picture(told: Mapping[str, Any]) -> str:
     )
 
 
+def with_seconds(out: Path, record: Path | None) -> None:
+    """What steps cost is measured once: a folder that does not know it takes it from the record."""
+    if record is not None and record.exists() and not (out / "seconds.json").exists():
+        out.mkdir(parents=True, exist_ok=True)
+        seconds = json.loads(record.read_text(encoding="utf-8"))["seconds_for_a_step"]
+        with whole_file(out / "seconds.json", encoding="utf-8") as file:
+            json.dump(seconds, file, indent=1)
+
+
 def known_units(out: Path, record: Path | None) -> dict[str, dict[str, Any]]:
     """name -> unit, of the folder and of a record."""
     units = {}
@@ -529,6 +538,7 @@ def main() -> None:
         parser.error("AUDIORL_TEST_DATA is not set. Point it at the folder with data/ and models/.")
     root = Path(os.environ["AUDIORL_TEST_DATA"])
     known = known_units(args.out, args.record)
+    with_seconds(args.out, args.record)
     if args.do == "time":
         args.out.mkdir(parents=True, exist_ok=True)
         measure_steps(root, args.out, [phase for name in args.methods for phase in METHODS[name]])

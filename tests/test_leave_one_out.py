@@ -87,6 +87,15 @@ def test_speakers_are_drawn_as_well_as_clips(loo):
     assert {0.0, 0.5, 1.0} == set(rates)  # of clips alone it would always be a half
 
 
+def test_a_record_tells_another_folder_what_is_known(loo, tmp_path):
+    write_units(loo, tmp_path / "one", {"checkpoint": {"s": ["a b c d"]}})
+    record, other = tmp_path / "record.json", tmp_path / "other"
+    units = loo.known_units(tmp_path / "one", None)
+    record.write_text(json.dumps({"units": units, "seconds_for_a_step": {"[]": 1.5}}))
+    loo.with_seconds(other, record)
+    assert loo.seconds_known(other) == {"[]": 1.5} and loo.known_units(other, record) == units
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("AUDIORL_TEST_DATA" not in os.environ, reason="real speech: AUDIORL_TEST_DATA is not set")
 def test_a_fold_runs_is_kept_and_told(tmp_path):
