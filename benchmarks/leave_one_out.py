@@ -41,7 +41,7 @@ import torch
 from measuring import environment, report
 from transformers import TrainerCallback
 from transformers.modeling_outputs import BaseModelOutput
-from wer_after_tuning import BATCH, Phase, build, checkpoint, dpo, grpo, sft, speech
+from wer_after_tuning import BATCH, Phase, build, checkpoint, dpo, grpo, sft, speech, step_starts
 
 from audiorl import DPOConfig, KTOConfig, KTOTrainer, ORPOConfig, ORPOTrainer, RAFTConfig, RAFTTrainer, mine_pairs
 from audiorl.evaluation import Errors, count_errors
@@ -147,15 +147,7 @@ def key(phase: Phase) -> str:
 def seconds_for_a_step(root: Path, phase: Phase, rows: list[dict]) -> float:
     """CPU seconds from one optimizer step to another, rollouts included, the encoder run each time."""
     steps = 1 + 2 * CYCLE
-    trainer = build(*checkpoint(root), cycles(phase, steps), rows, 0, steps)
-    times, step = [], trainer.training_step
-
-    def timed(*args: Any, **kwargs: Any) -> torch.Tensor:
-        times.append(time.process_time())
-        return step(*args, **kwargs)
-
-    trainer.training_step = timed
-    trainer.train()
+    times = step_starts(build(*checkpoint(root), cycles(phase, steps), rows, 0, steps))
     return (times[-1] - times[0]) / (steps - 1)
 
 

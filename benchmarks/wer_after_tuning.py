@@ -123,7 +123,12 @@ def build(model: Any, processor: Any, phase: Phase, rows: list[dict], seed: int,
 
 def seconds_for_a_step(root: Path, phase: Phase, rows: list[dict], seed: int) -> float:
     """CPU seconds from one optimizer step to the next, rollouts included: the median of a few."""
-    trainer = build(*checkpoint(root), phase, rows, seed, STEPS_TO_TIME)
+    times = step_starts(build(*checkpoint(root), phase, rows, seed, STEPS_TO_TIME))
+    return statistics.median(later - earlier for earlier, later in itertools.pairwise(times))
+
+
+def step_starts(trainer: SpeechTrainer) -> list[float]:
+    """CPU seconds at which each step began to learn, of a whole training."""
     times, step = [], trainer.training_step
 
     def timed(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -132,7 +137,7 @@ def seconds_for_a_step(root: Path, phase: Phase, rows: list[dict], seed: int) ->
 
     trainer.training_step = timed
     trainer.train()
-    return statistics.median(later - earlier for earlier, later in itertools.pairwise(times))
+    return times
 
 
 def run_method(root: Path, method: str, rows: dict[str, list[dict]], seed: int, minutes: float) -> dict[str, Any]:

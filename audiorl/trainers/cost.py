@@ -230,6 +230,11 @@ def peak_bytes(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def _plain(number: float) -> str:
+    """Three digits, and no power of ten: 0.512, 51.2, 5,120."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
 def cost_in_words(logs: Mapping[str, float]) -> list[str]:
     """A log's cost for a person, in a few words each: speech, tokens, memory, where most of the time went."""
     for prefix in ("", "train_"):
@@ -238,9 +243,9 @@ def cost_in_words(logs: Mapping[str, float]) -> list[str]:
             break
     else:
         return []
-    words = [f"{found[SPEED]:.3g} s of audio/s"] if SPEED in found else []
+    words = [f"{_plain(found[SPEED])} s of audio/s"] if SPEED in found else []
     if TOKENS in found:
-        words.append(f"{found[TOKENS]:.3g} tokens/s")
+        words.append(f"{_plain(found[TOKENS])} tokens/s")
     if PEAK in found:
         words.append(f"peak {found[PEAK]:.3g} GiB")
     if prefix and words:

@@ -245,3 +245,5 @@ def test_a_line_says_what_a_step_costs():
     assert {name for name in logs if cost.is_cost(name)} == logs.keys() - {"loss"}
     assert all(map(cost.is_cost, whole)) and not cost.is_cost("train_runtime")
     assert cost_in_words({"loss": 1.0}) == []
+    fast = logs | {"audio_seconds_per_second": 1234.5, "tokens_per_second": 17_800.0}
+    assert log_line(fast).startswith("loss 1, 1,234 s of audio/s, 17,800 tokens/s, ")
