@@ -18,6 +18,7 @@ from audiorl.command_line import (
     HELP_ALL,
     UnreadableSource,
     WrongFlag,
+    check_file,
     check_words,
     flags_in_source,
     help_page,
@@ -92,7 +93,9 @@ def answered(name: str, argv: Sequence[str]) -> bool:
         print(help_page(program, flags, COMMANDS[name], everything=HELP_ALL in asked), end="")
         return True
     try:
-        check_words(renamed(with_spaces(argv), former), flags, elsewhere.ORPO_REFUSED if name == "orpo" else None)
+        argv, refused = renamed(with_spaces(argv), former), elsewhere.ORPO_REFUSED if name == "orpo" else None
+        check_words(argv, flags, refused)
+        check_file(argv, flags, former, refused)
     except WrongFlag as error:
         stop(str(error), MISTYPED)
     return False

@@ -5,7 +5,8 @@ torch and transformers take seconds to import, and `--help`, a misspelt flag or 
 1. `flags_in_source` reads the fields of dataclasses (name, type, default, help) by parsing the files they are in, those
    of transformers and trl included, and imports nothing. `flags_of` gives the same for classes that are loaded.
 2. `help_page` shows the flags that most runs need, by groups; with `everything` all of them.
-3. `check_words` refuses misspelt flags, values of the wrong kind and files that are not there, each in one line.
+3. `check_words` refuses misspelt flags, values of the wrong kind and files that are not there, each in one line;
+   `check_file` does the same for the file behind `--config`.
 
 Fields of a dataclass are flags; so are their former names (`former_names` of the class).
 """
@@ -31,6 +32,7 @@ from audiorl.elsewhere import answer_to_flag
 
 HELP = ("--help", "-h")
 HELP_ALL = "--help-all"
+CONFIG = "--config"
 # What may name a file or folder: one that is not there is told before anything is loaded
 PATH_FLAGS = ("dataset_name", "eval_dataset_name", "model_name_or_path")
 ROW_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".tar", ".scp", ".gz")
@@ -521,7 +523,7 @@ def check_names(
         WrongFlag: with the flag that is probably meant.
     """
     names = set(names)
-    known = {f"--{name}" for name in names} | {"--config", HELP_ALL, *HELP}
+    known = {f"--{name}" for name in names} | {CONFIG, HELP_ALL, *HELP}
     for flag in given:
         if refused and flag in refused:
             raise WrongFlag(f"{flag}{where}: {refused[flag]}")
@@ -553,7 +555,7 @@ def check_values(flag: Flag, values: Sequence[str], where: str = "") -> None:
     Raises:
         WrongFlag: with what it takes.
     """
-    kinds = [kind for kind in re.split(r"\s*\|\s*", flag.kind) if kind != "None"]
+    kinds = _kinds(flag)
     told, got = f"--{flag.name}{where}", repr(" ".join(values))
     if kinds == ["bool"]:
         if len(values) > 1 or any(value.lower() not in TRUTH for value in values):
@@ -564,11 +566,20 @@ def check_values(flag: Flag, values: Sequence[str], where: str = "") -> None:
         what, reads = _NUMBERS[kinds[0]]
         if len(values) > 1 or not _reads(reads, values[0]):
             raise WrongFlag(f"{told} takes {what}; got {got}.")
+    elif kinds == ["list[int]"] or kinds == ["list[float]"]:
+        what, reads = _NUMBERS[kinds[0][5:-1]]
+        if wrong := [value for value in values if not _reads(reads, value)]:
+            raise WrongFlag(f"{told} takes {what} at each place; got {wrong[0]!r}.")
     elif len(values) > 1 and kinds == ["str"]:
         raise WrongFlag(f"{told} takes one value; got {got}. Put a value with spaces in quotes.")
     else:
         for value in values:
             _check_text(flag, told, value)
+
+
+def _kinds(flag: Flag) -> list[str]:
+    """The types that its annotation names, None aside."""
+    return [kind for kind in re.split(r"\s*\|\s*", flag.kind) if kind != "None"]
 
 
 def _check_text(flag: Flag, told: str, value: str) -> None:
@@ -602,14 +613,20 @@ def _check_path(told: str, name: str) -> None:
     """A file or folder that is not there; a Hub name (owner/name) or a corpus may be anything."""
     path = Path(name).expanduser()
     looks_like_one = name.endswith(ROW_FILES) or name.count("/") > 1 or name.startswith((".", "/", "~"))
-    if not looks_like_one or path.exists() or os.path.exists(name.partition(":")[0]) or re.search(r"://|\*", name):
-        return
-    folder = path.parent
-    if not folder.is_dir():
-        raise WrongFlag(f"{told}: there is no {name}, and no folder {folder}. Check the path.")
-    near = get_close_matches(path.name, sorted(os.listdir(folder)), n=1)
-    guess = f" Did you mean {folder / near[0]}?" if near else " Check the path; relative ones start at " + os.getcwd()
-    raise WrongFlag(f"{told}: there is no {name}.{guess}")
+    if looks_like_one and not (path.exists() or os.path.exists(name.partition(":")[0]) or re.search(r"://|\*", name)):
+        raise _missing(told, name)
+
+
+def _missing(told: str, name: str) -> WrongFlag:
+    """What to say of a file or folder that is not there."""
+    path = Path(name).expanduser()
+    if not path.parent.is_dir():
+        return WrongFlag(f"{told}: there is no {name}, and no folder {path.parent}. Check the path.")
+    near = get_close_matches(path.name, sorted(os.listdir(path.parent)), n=1)
+    remedy = (
+        f"Did you mean {path.parent / near[0]}?" if near else "Check the path; relative ones start at " + os.getcwd()
+    )
+    return WrongFlag(f"{told}: there is no {name}. {remedy}")
 
 
 def nearest_choice(message: str) -> str:
@@ -626,3 +643,93 @@ def nearest_choice(message: str) -> str:
         return f"{found[1]} is no flag, and no flag before it takes it. Put a value with spaces in quotes."
     found = re.fullmatch(r"argument (--\w+)\S*: (.*)", message, re.DOTALL)
     return f"{found[1]}: {found[2]}" if found else message
+
+
+# ---- what is wrong with the file behind --config ----
+
+
+def check_file(
+    argv: Sequence[str],
+    flags: Mapping[str, Flag],
+    former: Mapping[str, str],
+    refused: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse names and values of the file behind `--config`, if there is one, as those of the command line are.
+
+    Args:
+        argv: with spaces between flags and values.
+        former: former name of a flag -> that of today.
+
+    Raises:
+        WrongFlag: with the file and the name in it.
+    """
+    if CONFIG not in argv:
+        return
+    path, settings = _settings_of(argv)
+    where = f" in {path}"
+    names = {name: former.get(name, name) for name in settings}
+    check_names((f"--{name}" for name in names.values()), {*flags, "env"}, refused, where)
+    for name, value in settings.items():
+        if names[name] in flags:
+            _check_setting(flags[names[name]], value, where)
+
+
+def _settings_of(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """The file and what it says."""
+    import yaml
+
+    path = next(iter(argv[argv.index(CONFIG) + 1 :]), "--")
+    if path.startswith("--"):
+        raise WrongFlag(f"{CONFIG} has no value. Name a YAML file behind it.")
+    if os.path.isdir(path):
+        raise WrongFlag(f"{CONFIG}: {path} is a folder. Name a YAML file.")
+    if not os.path.exists(path):
+        raise _missing(CONFIG, path)
+    with open(path, encoding="utf-8") as file:
+        try:
+            found: Any = yaml.safe_load(file)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise WrongFlag(
+                f"{CONFIG} {path} is not YAML: {_in_a_line(error)}. Write lines of the form `flag: value`."
+            ) from error
+    if not isinstance(found, dict):
+        raise WrongFlag(f"{CONFIG} {path} holds no flags. Write lines of the form `flag: value`.")
+    return path, {str(name): value for name, value in found.items()}
+
+
+def _in_a_line(error: Exception) -> str:
+    """What a reader of YAML says, with the line and without a picture of it."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f"{problem}, line {mark.line + 1}" if mark and problem else " ".join(str(error).split())
+
+
+def _check_setting(flag: Flag, value: Any, where: str) -> None:
+    told = f"--{flag.name}{where}"
+    if value is None:
+        if "None" not in flag.kind and flag.default != "None":
+            raise WrongFlag(f"{told} has no value. Write one behind it, or take the line out.")
+    elif isinstance(value, dict):
+        if not re.search(r"dict|list\[str", flag.kind):
+            raise WrongFlag(f"{told} takes {_takes(flag)}; got lines of `name: value`. Write it as {flag.name}: VALUE.")
+    elif isinstance(value, bool) and "bool" not in flag.kind:
+        raise WrongFlag(
+            f"{told} is {value}: unquoted no, off, yes and on are truth values in YAML. Write it in quotes, like "
+            f"{flag.name}: 'no'."
+        )
+    elif value != []:
+        check_values(flag, [str(part) for part in (value if isinstance(value, list) else [value])], where)
+
+
+def _takes(flag: Flag) -> str:
+    kind = _kinds(flag)[0]
+    return "true or false" if kind == "bool" else _NUMBERS[kind][0] if kind in _NUMBERS else "one value"
+
+
+def as_word(flag: Flag, value: Any) -> Any:
+    """A value of a file as the command line would give it, where YAML takes it for something else."""
+    kinds = _kinds(flag)
+    if kinds == ["str"] and isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, list) and kinds in (["list[int]"], ["list[float]"]):
+        return [_NUMBERS[kinds[0][5:-1]][1](str(part)) for part in value]
+    return value

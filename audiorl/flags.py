@@ -21,8 +21,8 @@ from audiorl.command_line import (
     HELP,
     HELP_ALL,
     Flag,
-    check_names,
-    check_values,
+    as_word,
+    check_file,
     check_words,
     flags_of,
     former_flags,
@@ -83,10 +83,8 @@ def parse(
     parser.error = lambda message: stop(nearest_choice(message), MISTYPED)
     try:
         check_words(argv, flags, refused)
-        if "--config" in argv:
-            settings = _settings_of(argv)
-            _check_settings(settings, flags, former, refused or {})
-            parser = _with_former_names(parser, former)
+        check_file(argv, flags, former, refused)
+        parser = _reading_words(parser, flags, former)
         parsed = cast(tuple, parser.parse_args_and_config(argv))
         _find_checkpoints(parsed)
         return parsed
@@ -103,49 +101,15 @@ def _find_checkpoints(parsed: tuple) -> None:
             args.resume_from_checkpoint = check_resume(args)
 
 
-def _settings_of(argv: Sequence[str]) -> dict[str, Any]:
-    import yaml
-
-    place = argv.index("--config") + 1
-    if place == len(argv):
-        stop("--config has no value. Name a YAML file behind it.", MISTYPED)
-    with open(argv[place], encoding="utf-8") as file:
-        try:
-            found: Any = yaml.safe_load(file)
-        except yaml.YAMLError as error:
-            raise ValueError(
-                f"--config {argv[place]} is not YAML: {error}. Write lines of the form `flag: value`."
-            ) from error
-    if not isinstance(found, dict):
-        raise ValueError(f"--config {argv[place]} holds no flags. Write lines of the form `flag: value`.")
-    return {str(name): value for name, value in found.items()}
-
-
-def _check_settings(
-    settings: Mapping[str, Any], flags: Mapping[str, Flag], former: Mapping[str, str], refused: Mapping[str, str]
-) -> None:
-    """Refuse names and values of the file as those of the command line are."""
-    where = " in --config"
-    names = {name: former.get(name, name) for name in settings}
-    check_names((f"--{name}" for name in names.values()), {*flags, "env"}, refused, where)
-    for name, value in settings.items():
-        flag = flags.get(names[name])
-        if flag is None or value is None or isinstance(value, dict):
-            continue
-        if isinstance(value, bool) and "bool" not in flag.kind:
-            raise ValueError(
-                f"{name}{where} is {value}: unquoted no, off, yes and on are truth values in YAML. "
-                f"Write it in quotes, like {name}: 'no'."
-            )
-        check_values(flag, [str(part) for part in (value if isinstance(value, list) else [value])], where)
-
-
-def _with_former_names(parser: Any, former: Mapping[str, str]) -> Any:
-    """The parser, reading former names in the file as those of today."""
+def _reading_words(parser: Any, flags: Mapping[str, Flag], former: Mapping[str, str]) -> Any:
+    """The parser, reading a file as it reads the command line: former names, `[1e-5]` as numbers, `2024` as a name."""
     set_defaults = parser.set_defaults_with_config
-    parser.set_defaults_with_config = lambda **settings: set_defaults(
-        **{former.get(name, name): value for name, value in settings.items()}
-    )
+
+    def set_read(**settings: Any) -> list[str]:
+        today = {former.get(name, name): value for name, value in settings.items()}
+        return set_defaults(**{name: as_word(flags[name], value) for name, value in today.items()})
+
+    parser.set_defaults_with_config = set_read
     return parser
 
 

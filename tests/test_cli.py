@@ -50,13 +50,19 @@ def test_unknown_commands_end_with_2(argv, told):
     assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
 
 
-def told_by(*argv: str) -> tuple[str, str, str]:
-    """What the command line prints on both streams, and which of the slow packages it has loaded."""
+def told_by(*argv: str, **files: str) -> tuple[str, str, str]:
+    """What the command line prints on both streams, and which of the slow packages it has loaded.
+
+    Args:
+        files: stem -> text of the YAML files in the working folder.
+    """
     code = (
         "import sys\nfrom audiorl.cli import main\ntry: main()\n"
         "finally: open('loaded', 'w').write(str(sorted({'torch', 'transformers', 'trl'} & set(sys.modules))))"
     )
     with tempfile.TemporaryDirectory() as folder:
+        for stem, text in files.items():
+            Path(folder, f"{stem}.yaml").write_text(text)
         done = subprocess.run(
             [sys.executable, "-c", code, *argv],
             cwd=folder,
@@ -103,6 +109,30 @@ def test_version_and_the_help_of_a_command():
 def test_wrong_flags_are_told_in_one_line_before_anything_is_loaded(argv, told):
     _, error, loaded = told_by(*argv)
     assert error.startswith(told) and error.count("\n") == 1 and loaded == "[]"
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "told"),
+    [
+        ("dpo", "learning_rat: 1", "unknown flag --learning_rat in run.yaml; did you mean --learning_rate?\n"),
+        ("dpo", "learning_rate: fast", "--learning_rate in run.yaml takes a number; got 'fast'.\n"),
+        ("sft", "seed: {a: 1}", "--seed in run.yaml takes a whole number; got lines of `name: value`. Write it as see"),
+        ("grpo", "reward_weights: [1, b]", "--reward_weights in run.yaml takes a number at each place; got 'b'.\n"),
+        ("raft", "on_bad_rows: skp", "--on_bad_rows in run.yaml is not 'skp'. Did you mean skip? There are error, sk"),
+        ("sft", "dataset_name: gone.jsonl", "--dataset_name in run.yaml: there is no gone.jsonl. Check the path;"),
+        ("pairs", "strategy: [", "--config run.yaml is not YAML: "),
+        ("evaluate", "- batch_size", "--config run.yaml holds no flags. Write lines of the form `flag: value`.\n"),
+        ("estimate sft", "precision: bf61", "--precision in run.yaml is not 'bf61'. Did you mean bf16?"),
+    ],
+)
+def test_a_wrong_file_of_flags_is_told_in_one_line_before_anything_is_loaded(command, text, told):
+    _, error, loaded = told_by(*command.split(), "--config", "run.yaml", run=text)
+    assert error.startswith(f"error: {told}") and error.count("\n") == 1 and loaded == "[]"
+
+
+def test_a_file_of_flags_that_is_not_there_is_told_with_the_nearest():
+    _, error, loaded = told_by("dpo", "--config", "rnu.yaml", run="seed: 1")
+    assert error == "error: --config: there is no rnu.yaml. Did you mean run.yaml?\n" and loaded == "[]"
 
 
 def test_a_command_tunes_from_a_file_of_flags(base, data, tmp_path):  # noqa: F811

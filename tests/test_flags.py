@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ class Cooking:
     minutes: float = 10.0
     dish_name: str | None = None
     spices: list[str] = field(default_factory=list)
+    weights: list[float] | None = None
     salted: bool = True
     heat: str = field(default="low", metadata={"choices": ["low", "high"], "help": "Of the oven."})
 
@@ -87,16 +89,26 @@ def test_wrong_flags_end_with_a_message_and_2(argv, told, capsys):
     assert told in capsys.readouterr().err
 
 
+def test_a_file_s_values_are_read_like_those_of_the_command_line(recipe):
+    recipe.write_text("weights: [1, 2e-1]\ndish_name: 2024\nminutes: 1e1\n")
+    words = ["--weights", "1", "2e-1", "--dish_name", "2024", "--minutes", "1e1"]
+    expected = Cooking(10.0, "2024", weights=[1.0, 0.2])
+    assert parsed("--config", str(recipe)) == parsed(*words) == expected
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("minuts: 3", "unknown flag --minuts in --config; did you mean --minutes?"),
+        ("minuts: 3", "unknown flag --minuts in recipe.yaml; did you mean --minutes?"),
         ("- minutes", "holds no flags"),
         ("minutes: [", "is not YAML"),
-        ("dish_name: no", "dish_name in --config is False"),
-        ("minutes: ten", "--minutes in --config takes a number; got 'ten'."),
-        ("minutes: [1, 2]", "--minutes in --config takes a number; got '1 2'."),
-        ("heat: hgih", "--heat in --config is not 'hgih'. Did you mean high?"),
+        ("dish_name: no", "--dish_name in recipe.yaml is False"),
+        ("minutes: ten", "--minutes in recipe.yaml takes a number; got 'ten'."),
+        ("minutes: [1, 2]", "--minutes in recipe.yaml takes a number; got '1 2'."),
+        ("heat: hgih", "--heat in recipe.yaml is not 'hgih'. Did you mean high?"),
+        ("minutes:", "--minutes in recipe.yaml has no value. Write one behind it, or take the line out."),
+        ("minutes: {a: 1}", "--minutes in recipe.yaml takes a number; got lines of `name: value`."),
+        ("weights: [1, much]", "--weights in recipe.yaml takes a number at each place; got 'much'."),
     ],
 )
 def test_a_wrong_file_ends_with_a_message_and_2(recipe, text, told, capsys):
@@ -104,4 +116,4 @@ def test_a_wrong_file_ends_with_a_message_and_2(recipe, text, told, capsys):
     with pytest.raises(SystemExit) as end:
         parsed("--config", str(recipe))
     assert end.value.code == 2
-    assert told in capsys.readouterr().err
+    assert told in capsys.readouterr().err.replace(f"{recipe.parent}{os.sep}", "")
