@@ -90,6 +90,7 @@ def tune_on_transcripts(
     *,
     demo_arguments: Sequence[str] = (),
     before: Decoded | None = None,
+    next_steps: bool = True,
 ) -> Measured | None:
     """Tune on rows with `text`.
 
@@ -97,9 +98,9 @@ def tune_on_transcripts(
         trainer_class: called as `SFTTrainer` is.
         config: its config; every field is a flag, beside those of `RowScriptArguments` and `SpeechModelConfig`.
         argv, demo_arguments: see `audiorl.flags.parse`.
-        before: see `tune_and_measure`.
+        before, next_steps: see `tune_and_measure`.
     """
-    return _tune_on_rows(trainer_class, RowScriptArguments, config, argv, demo_arguments, before)
+    return _tune_on_rows(trainer_class, RowScriptArguments, config, argv, demo_arguments, before, next_steps)
 
 
 def tune_on_pairs(
@@ -109,6 +110,7 @@ def tune_on_pairs(
     *,
     demo_arguments: Sequence[str] = (),
     before: Decoded | None = None,
+    next_steps: bool = True,
     refused: Mapping[str, str] | None = None,
     prepare: Callable[..., Any] | None = None,
 ) -> Measured | None:
@@ -118,7 +120,7 @@ def tune_on_pairs(
         trainer_class: called as `DPOTrainer` is.
         config: its config; every field is a flag, beside those of `SpeechScriptArguments` and `SpeechModelConfig`.
         argv, demo_arguments, refused: see `audiorl.flags.parse`.
-        before: see `tune_and_measure`.
+        before, next_steps: see `tune_and_measure`.
         prepare: makes the rows that the trainer takes; called as `with_pairs`, which is the default.
     """
     # 1. Flags: every field of the three classes
@@ -150,7 +152,8 @@ def tune_on_pairs(
     mined = "rejected" not in (rows.column_names or ()) and pairs is not rows
     trainer.record_data(mined_source(source, script) if mined else source)
     source = data_source(script, test=True)
-    return tune_and_measure(trainer, held_out, source, merge_adapter=model_args.merge_adapter, before=before)
+    merge = model_args.merge_adapter
+    return tune_and_measure(trainer, held_out, source, merge_adapter=merge, before=before, next_steps=next_steps)
 
 
 def tune_on_rewards(
@@ -160,6 +163,7 @@ def tune_on_rewards(
     *,
     demo_arguments: Sequence[str] = (),
     before: Decoded | None = None,
+    next_steps: bool = True,
 ) -> Measured | None:
     """Tune on rows with `audio` and what the rewards read.
 
@@ -167,9 +171,9 @@ def tune_on_rewards(
         trainer_class: called as `GRPOTrainer` is.
         config: its config; every field is a flag, beside those of `RewardScriptArguments` and `SpeechModelConfig`.
         argv, demo_arguments: see `audiorl.flags.parse`.
-        before: see `tune_and_measure`.
+        before, next_steps: see `tune_and_measure`.
     """
-    return _tune_on_rows(trainer_class, RewardScriptArguments, config, argv, demo_arguments, before)
+    return _tune_on_rows(trainer_class, RewardScriptArguments, config, argv, demo_arguments, before, next_steps)
 
 
 def _tune_on_rows(
@@ -179,6 +183,7 @@ def _tune_on_rows(
     argv: Sequence[str] | None,
     demo_arguments: Sequence[str],
     before: Decoded | None,
+    next_steps: bool,
 ) -> Measured | None:
     """The two functions above: a trainer whose rows are taken as they are, with rewards if the flags name some."""
     # 1. Flags: every field of the three classes; rewards are found before anything is loaded
@@ -204,7 +209,8 @@ def _tune_on_rows(
     )
     trainer.record_data(data_source(script))
     source = data_source(script, test=True)
-    return tune_and_measure(trainer, held_out, source, merge_adapter=model_args.merge_adapter, before=before)
+    merge = model_args.merge_adapter
+    return tune_and_measure(trainer, held_out, source, merge_adapter=merge, before=before, next_steps=next_steps)
 
 
 class Measured(NamedTuple):
@@ -222,6 +228,7 @@ def tune_and_measure(
     *,
     merge_adapter: bool = False,
     before: Decoded | None = None,
+    next_steps: bool = True,
 ) -> Measured | None:
     """Train, save, measure, push where that is asked for, and say what came of it.
 
@@ -233,6 +240,7 @@ def tune_and_measure(
         source: what the card calls them.
         merge_adapter: write the adapter merged into its base beside `output_dir`.
         before: what the model says of `held_out` now, where that is known; default it is decoded.
+        next_steps: see `SpeechTrainer.tell`.
 
     Returns:
         None without rows to measure on.
@@ -263,7 +271,7 @@ def tune_and_measure(
         if args.push_to_hub:
             trainer.push_to_hub()
     finally:
-        trainer.tell(*found)
+        trainer.tell(*found, next_steps=next_steps)
     return measured
 
 
@@ -333,11 +341,16 @@ METHODS = {
 
 
 def run_method(
-    name: str, argv: Sequence[str] | None, demo_arguments: Sequence[str] = (), before: Decoded | None = None
+    name: str,
+    argv: Sequence[str] | None,
+    demo_arguments: Sequence[str] = (),
+    before: Decoded | None = None,
+    *,
+    next_steps: bool = True,
 ) -> Measured | None:
     """Tune as a key of `METHODS` says; the other arguments are those of `tune_on_pairs`."""
     method = METHODS[name]
-    options: dict[str, Any] = {"demo_arguments": demo_arguments, "before": before}
+    options: dict[str, Any] = {"demo_arguments": demo_arguments, "before": before, "next_steps": next_steps}
     if method.refused:
         options["refused"] = method.refused
     return method.tune(method.trainer, method.config, argv, **options)

@@ -48,6 +48,7 @@ from audiorl.files import RECIPE_FILE
 if TYPE_CHECKING:
     from audiorl.commands.train import Measured
     from audiorl.evaluation import Decoded
+    from audiorl.trainers.logs import Closing
 
 BEST_FOLDER = "best"
 PAIRS = "pairs"
@@ -328,7 +329,7 @@ def run_recipe(recipe: Recipe) -> list[Ended]:
             _write_state(recipe, ended)
     if first:
         _finish(recipe, ended)
-        print(f"{table(ended)}\n{_last_words(recipe, ended)}")
+        closing(recipe, ended).show()
     return ended
 
 
@@ -369,7 +370,7 @@ def _run_stage(
         checkpoint = last_whole_checkpoint(stage.folder)
         if checkpoint is not None:
             argv += ["--resume_from_checkpoint", checkpoint]
-        measured = run_method(stage.method, argv, before=known)
+        measured = run_method(stage.method, argv, before=known, next_steps=False)
     PartialState().wait_for_everyone()
     gc.collect()  # the stage's model, before the next one is loaded
     return measured
@@ -587,12 +588,21 @@ def table(ended: Sequence[Ended]) -> str:
     return "\n".join(lines)
 
 
-def _last_words(recipe: Recipe, ended: Sequence[Ended]) -> str:
-    said = []
+def closing(recipe: Recipe, ended: Sequence[Ended]) -> Closing:
+    """How the stages ended, which model is the best, and what to do next with it."""
+    from audiorl.report.page import REPORT_FILE
+    from audiorl.terminal import FAINT
+    from audiorl.trainers.logs import Closing, next_in_words
+
+    lines = [(line, "") for line in table(ended).split("\n")]
     if _is_stopped(recipe, ended) and len(ended) < len(recipe.stages):
-        said.append(f"Stopped, as on_worse says: {len(recipe.stages) - len(ended)} of the stages were not started.")
+        left = len(recipe.stages) - len(ended)
+        lines.append((f"Stopped, as on_worse says: {left} of the stages were not started.", ""))
     if (best := _best(ended)) is None:
-        said.append(f"No stage made it better: the model to use is still {recipe.model}.")
-    else:
-        said.append(f"The best model lies in {os.path.join(recipe.output_dir, BEST_FOLDER)}, from {best.folder}")
-    return "\n".join(said)
+        lines.append((f"No stage made it better: the model to use is still {recipe.model}.", ""))
+        return Closing(lines)
+    folder = os.path.join(recipe.output_dir, BEST_FOLDER)
+    lines.append((f"The best model lies in {folder}, from {best.folder}", ""))
+    look = f"{os.path.join(recipe.output_dir, REPORT_FILE)}, the report of all stages"
+    base = recipe.model if best.after is None else None
+    return Closing(lines + [(line, FAINT) for line in next_in_words(folder, look, base=base)])

@@ -649,15 +649,16 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
             leave_comparison(self, rows, before, after, None if source is None else source.name)
         return comparison
 
-    def tell(self, *further: str) -> None:
+    def tell(self, *further: str, next_steps: bool = True) -> None:
         """Print in the first process what came of the run: error rates before and after with their verdict, what it
         took, where the model is, what to do next.
 
         Args:
             further: lines to add where the model is.
+            next_steps: whether to say what to do next; of several runs in a row the last one does.
         """
         if self.is_world_process_zero():
-            closing(self, further).show()
+            closing(self, further, next_steps=next_steps).show()
 
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None

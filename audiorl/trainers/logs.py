@@ -311,6 +311,8 @@ ADVICE = {
     "worse": "Keep the model you began with. Try a lower learning_rate, fewer steps, or more clips.",
     "cannot tell": "Measure more held-out clips, or train on more.",
 }
+# What stands for a repository that nobody has named
+A_REPO = "my-org/my-model"
 
 
 class Closing(NamedTuple):
@@ -328,12 +330,13 @@ class Closing(NamedTuple):
             print(painted(whole, style) if style else whole)
 
 
-def closing(trainer: Any, further: Sequence[str] = ()) -> Closing:
+def closing(trainer: Any, further: Sequence[str] = (), *, next_steps: bool = True) -> Closing:
     """Error rates before and after with their verdict, what the run took, where the model is, what to do next.
 
     Args:
         trainer: that has trained and saved; what `record_evaluation` was told last is its measurement.
         further: lines to add where the model is.
+        next_steps: whether to say what to do next.
     """
     args, measured = trainer.args, trainer.card.measurement
     lines: list[tuple[str, str]] = []
@@ -347,22 +350,30 @@ def closing(trainer: Any, further: Sequence[str] = ()) -> Closing:
     lines.append((f"Training took {in_words(trained)} of {in_words(whole)}{_peak_in_words(args.device)}.", FAINT))
     lines += [(line, "") for line in further]
     lines.append((f"The tuned checkpoint lies in {args.output_dir}", ""))
-    lines += [(line, FAINT) for line in _next_steps(trainer)]
+    if next_steps:
+        look = f"audiorl report {shlex.quote(args.output_dir)}"
+        base = model_name(trainer) if measured is None else None
+        repo = None if args.push_to_hub else args.hub_model_id or A_REPO
+        lines += [(line, FAINT) for line in next_in_words(args.output_dir, look, base=base, repo=repo)]
     return Closing(lines)
 
 
-def _next_steps(trainer: Any) -> list[str]:
-    args = trainer.args
-    folder, repo = shlex.quote(args.output_dir), args.hub_model_id or "my-org/my-model"
-    steps = {
-        "look": f"audiorl report {folder}",
-        "check": f"{os.path.join(args.output_dir, MODEL_CARD)}, the model card",
-    }
-    if trainer.card.measurement is None:
-        model = shlex.quote(model_name(trainer))
-        steps["measure"] = f"audiorl evaluate --model_name_or_path {model} {folder} --dataset_name ROWS"
-    if not args.push_to_hub:
-        steps["push"] = f"hf upload {repo} {folder} . --exclude 'checkpoint-*'"
+def next_in_words(folder: str, look: str, *, base: str | None, repo: str | None = A_REPO) -> list[str]:
+    """What to do with a tuned model, in lines.
+
+    Args:
+        folder: where it lies.
+        look: what to do to see the report.
+        base: the checkpoint to measure it against; None if that has been done.
+        repo: where to push it; None if that has been done.
+    """
+    quoted = shlex.quote(folder)
+    steps = {"look": look, "check": f"{os.path.join(folder, MODEL_CARD)}, the model card"}
+    if base is not None:
+        pair = f"{shlex.quote(base)} {quoted}"
+        steps["measure"] = f"audiorl evaluate --model_name_or_path {pair} --dataset_name ROWS"
+    if repo is not None:
+        steps["push"] = f"hf upload {repo} {quoted} . --exclude 'checkpoint-*'"
     return ["Next:", *(f"  {what:<8}{how}" for what, how in steps.items())]
 
 

@@ -90,7 +90,14 @@ def test_stages_hand_their_model_on_and_leave_one_report(world, tmp_path, capsys
     card = (out / "4-grpo" / "README.md").read_text()
     assert "which came from" in card and "model" in card
     printed = capsys.readouterr().out
-    assert printed.splitlines()[-1] == f"The best model lies in {out / 'best'}, from {out / '4-grpo'}"
+    assert printed.splitlines()[-5:] == [
+        f"The best model lies in {out / 'best'}, from {out / '4-grpo'}",
+        "Next:",
+        f"  look    {out / 'report.html'}, the report of all stages",
+        f"  check   {out / 'best' / 'README.md'}, the model card",
+        f"  push    hf upload my-org/my-model {out / 'best'} . --exclude 'checkpoint-*'",
+    ]
+    assert printed.count("Next:") == 1 and printed.count("The tuned checkpoint lies in") == 3
 
     run = read_run(out)
     steps = [log["step"] for log in run.history]
