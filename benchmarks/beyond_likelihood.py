@@ -427,9 +427,8 @@ def run_unit(name: str, minutes: float, task_and_method: tuple[Task, str]) -> st
     else:
         arm = study.arms[method]
         rows = partial(arm.rows, folded)
-        found = tuned(
-            task.root, arm.phases, rows, study.looked_at(folded), task.seed, partial(steps_in, task.out, minutes)
-        )
+        steps_of, first_phases = partial(steps_in, task.out, minutes), task.out / "first_phases"
+        found = tuned(task.root, arm.phases, rows, study.looked_at(folded), task.seed, steps_of, first_phases)
         model, processor = found.pop("model"), found.pop("processor")
     found |= {"method": method, "speaker": task.measured, "half": task.half, "seed": task.seed, "minutes": minutes}
     found |= {"drift": drift(model, task.root), "tests": {}}

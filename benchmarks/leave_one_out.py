@@ -15,11 +15,11 @@ after which that speaker's WER was lowest. Nothing else is chosen; settings were
 `time` measures the CPU seconds of each method's optimizer step once, alone on the machine, and writes them down:
 minutes become a number of steps, the same in every fold, so that a unit can be repeated whatever else runs.
 `run` then keeps the states of the frozen encoder in memory (`kept_states`): the same numbers, in less than half of the
-time that was counted. It writes one JSON for each (minutes, seed, fold, method) under --out and skips those that are
-there or in --record, so it can be stopped and started again; several processes share the work. `tell` pools the folds:
-WER with a bootstrap over speakers and clips, paired tests against the checkpoint and against SFT with Holm's correction
-over the methods, the spread over folds, and what changed (substitutions, deletions, insertions). Its last line is JSON;
---record keeps it, with all hypotheses.
+time that was counted. Methods that begin with the same SFT take it from the first of them. `run` writes one JSON for
+each (minutes, seed, fold, method) under --out and skips those that are there or in --record, so it can be stopped and
+started again; several processes share the work. `tell` pools the folds: WER with a bootstrap over speakers and clips,
+paired tests against the checkpoint and against SFT with Holm's correction over the methods, the spread over folds, and
+what changed (substitutions, deletions, insertions). Its last line is JSON; --record keeps it, with all hypotheses.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ FROM_PAIRS = (DPOConfig, ORPOConfig, KTOConfig)
 CHECKPOINT, SFT = "checkpoint", "SFT"
 RATE = {"learning_rate": 3e-5}
 CURVE = (
-    *("step", "loss", "reward", "wer", "rewards/margins", "loss/sft", "entropy"),
+    *("step", "loss", "reward", "wer", "rewards/margins", "loss/sft", "entropy", "reward_std"),
     *("frac_reward_zero_std", "raft/kept_reward", "raft/kept_clips"),
 )
 CYCLE = 4  # optimizer steps of RAFT from one sampling to the next
@@ -70,17 +70,18 @@ RAFT = partial(
         **{"clips_per_cycle": CYCLE * BATCH, "steps_per_cycle": CYCLE},
     },
 )
+# Those that begin alike are apart, so that the second one to run finds the first phase of the first
 METHODS: dict[str, list[Phase]] = {
+    "SFT, then GRPO + SFT": [sft(share=0.5), grpo(share=0.5, sft_weight=0.3)],
     SFT: [sft()],
     "ORPO": [Phase(ORPOTrainer, ORPOConfig, {"beta": 0.1, **RATE})],
-    "DPO + SFT": [dpo(["sigmoid", "sft"], [1.0, 1.0])],
-    "KTO + SFT": [Phase(KTOTrainer, KTOConfig, {"beta": 0.1, "sft_weight": 1.0, **RATE})],
-    "RAFT": [RAFT(1.0)],
-    "SFT, then GRPO + SFT": [sft(share=0.5), grpo(share=0.5, sft_weight=0.3)],
     "SFT, then MWER + SFT": [
         sft(share=0.5),
         grpo(share=0.5, loss_type="mwer", scale_rewards="none", sft_weight=0.3),
     ],
+    "DPO + SFT": [dpo(["sigmoid", "sft"], [1.0, 1.0])],
+    "KTO + SFT": [Phase(KTOTrainer, KTOConfig, {"beta": 0.1, "sft_weight": 1.0, **RATE})],
+    "RAFT": [RAFT(1.0)],
     "SFT, then RAFT": [sft(share=0.5), RAFT(0.5)],
 }
 
@@ -195,6 +196,16 @@ def kept_states(model: Any) -> Any:
     return model
 
 
+class Course(NamedTuple):
+    """What one phase did."""
+
+    steps: int
+    seconds: float  # CPU, of training alone
+    curve: list[dict[str, Any]]
+    looks: list[tuple[float, dict[str, torch.Tensor]]]  # WER of the speaker looked at, and the weights then
+    weights: dict[str, torch.Tensor]  # the last
+
+
 def tuned(
     root: Path,
     phases: Sequence[Phase],
@@ -202,35 +213,68 @@ def tuned(
     looked_at: list[dict],
     seed: int,
     steps_of: Callable[[Phase], int],
+    kept: Path,
+    *,
+    choose: bool = True,
 ) -> dict[str, Any]:
     """Train in equal parts, and go back to the part after which the speaker looked at had the lowest WER.
 
     Args:
         looked_at: rows of that speaker; none of them, and the last weights are kept.
         steps_of: how long a phase is.
+        kept: folder of first phases. Methods that begin alike begin with the same weights: trained once.
+        choose: go back to the best part; else the last weights count.
     """
     model, processor = checkpoint(root)
     kept_states(model)
-    steps, seconds, curve, looks = [], 0.0, [], []
-    best: tuple[float, dict[str, torch.Tensor]] | None = None
-    for phase in phases:
-        count = steps_of(phase)
-        trainer = build(model, processor, cycles(phase, count), rows(phase), seed, count)
-        parts = max(1, round(LOOKS * phase.share)) if looked_at else 0
-        ends = [round(count * part / parts) for part in range(1, parts + 1)]
-        clock = _LookingClock(trainer, looked_at, ends)
-        trainer.add_callback(clock)
-        trainer.train()
-        seconds += clock.seconds
-        steps.append(count)
-        curve.append([{name: entry[name] for name in CURVE if name in entry} for entry in trainer.state.log_history])
-        for wer, weights in clock.looks:
-            looks.append(wer)
-            if best is None or wer < best[0]:
-                best = wer, weights
-    if best is not None:
-        model.load_state_dict(best[1])
-    return {"model": model, "processor": processor, "steps": steps, "seconds": seconds, "curve": curve, "looks": looks}
+    courses: list[Course] = []
+    for place, phase in enumerate(phases):
+        own, count = rows(phase), steps_of(phase)
+        first = kept / f"{_fingerprint(key(phase), phase.share, count, own, looked_at, seed)}.pt"
+        if place == 0 and first.exists():
+            courses.append(Course(*torch.load(first, weights_only=True)))
+        else:
+            courses.append(course(model, processor, phase, own, looked_at, seed, count))
+        if place == 0 and len(phases) > 1 and not first.exists():
+            kept.mkdir(parents=True, exist_ok=True)
+            with whole_file(first, "wb") as file:
+                torch.save(tuple(courses[0]), file)
+        model.load_state_dict(courses[-1].weights, strict=False)  # the rest is frozen
+    looks = [look for one in courses for look in one.looks]
+    if choose and looks:
+        model.load_state_dict(min(looks, key=lambda look: look[0])[1], strict=False)
+    return {
+        **{"model": model, "processor": processor, "steps": [one.steps for one in courses]},
+        **{"seconds": sum(one.seconds for one in courses), "curve": [one.curve for one in courses]},
+        "looks": [wer for wer, _ in looks],
+    }
+
+
+def course(
+    model: Any, processor: Any, phase: Phase, rows: list[dict], looked_at: list[dict], seed: int, count: int
+) -> Course:
+    """Train the model for `count` steps of one phase."""
+    trainer = build(model, processor, cycles(phase, count), rows, seed, count)
+    parts = max(1, round(LOOKS * phase.share)) if looked_at else 0
+    clock = _LookingClock(trainer, looked_at, [round(count * part / parts) for part in range(1, parts + 1)])
+    trainer.add_callback(clock)
+    trainer.train()
+    curve = [{name: entry[name] for name in CURVE if name in entry} for entry in trainer.state.log_history]
+    return Course(count, clock.seconds, curve, clock.looks, _weights(model))
+
+
+def _weights(model: Any) -> dict[str, torch.Tensor]:
+    """What is trained."""
+    return {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def _fingerprint(*parts: Any) -> str:
+    """Of JSON, and of waveforms in it by their samples."""
+
+    def samples(value: Any) -> str:
+        return blake2b(np.ascontiguousarray(value).tobytes()).hexdigest()
+
+    return blake2b(json.dumps(parts, sort_keys=True, default=samples).encode(), digest_size=16).hexdigest()
 
 
 class _LookingClock(TrainerCallback):
@@ -248,8 +292,7 @@ class _LookingClock(TrainerCallback):
         said = self.trainer.decode(self.rows)
         self.trainer.model.train()
         wer = count_errors(said.transcripts, said.hypotheses, normalise="lower").wer
-        weights = {name: value.detach().clone() for name, value in self.trainer.model.state_dict().items()}
-        self.looks.append((wer, weights))
+        self.looks.append((wer, _weights(self.trainer.model)))
         self.seconds -= time.process_time()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -278,7 +321,8 @@ def run_unit(root: Path, out: Path, minutes: float, seed: int, measured: str, me
         model, processor = checkpoint(root)
         kept_states(model)
     else:
-        found = tuned(root, METHODS[method], rows, speakers[looked_at], seed, partial(steps_in, out, minutes))
+        steps_of = partial(steps_in, out, minutes)
+        found = tuned(root, METHODS[method], rows, speakers[looked_at], seed, steps_of, out / "first_phases")
         model, processor = found.pop("model"), found.pop("processor")
     judge = build(model, processor, sft(), speakers[measured], seed, 1)
     said = judge.decode(speakers[measured])
