@@ -5,6 +5,7 @@ Nothing of this changes what is written to files or pipes. NO_COLOR=1 turns colo
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import textwrap
@@ -23,20 +24,18 @@ def columns(stream: TextIO | None = None) -> int | None:
 
 
 def fitted(line: str, stream: TextIO | None = None) -> str:
-    """A line of parts joined by ", ", broken in front of a part where it is wider than the terminal."""
+    """A line of parts joined by ", ", broken in front of a part, or of a word, where it is wider than the terminal."""
     width = columns(stream)
     if width is None or len(line) <= width:
         return line
-    lines: list[str] = []
-    for part in line.split(", "):
-        if lines and len(lines[-1]) + len(part) + 3 <= width:
-            lines[-1] += f", {part}"
-        elif lines:
-            lines[-1] += ","
-            lines.append(f"    {part}")
+    first, *parts = re.split("(?<=,) ", line)
+    lines = [first]
+    for part in parts:
+        if len(lines[-1]) + 1 + len(part) <= width:
+            lines[-1] += f" {part}"
         else:
-            lines.append(part)
-    return "\n".join(lines)
+            lines.append(f"    {part}")
+    return "\n".join(_wrapped_line(line, width) for line in lines)
 
 
 def wrapped(text: str, stream: TextIO | None = None) -> str:

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from audiorl.evaluation.document import columns as table_lines
+from audiorl.pairs import MinedPairs
+from audiorl.pairs.records import MiningSummary
 from audiorl.terminal import fitted, in_words, painted, wrapped
+from audiorl.trainers.logs import log_line
 from tests.forks import on_a_screen
 from tests.script_runs import arguments, base, data  # noqa: F401 (fixtures)
 
@@ -39,6 +42,46 @@ def test_lines_are_broken_before_a_part_and_text_between_words(screen):
     lines = wrapped(text, screen).split("\n")
     assert "x" * 60 in lines[0] and all(len(line) <= 60 for line in lines[1:])
     assert lines[1].startswith("    ") and " ".join(wrapped(text, screen).split()) == " ".join(text.split())
+
+
+# every metric that a line of the method has, with the longest numbers; costs come from the whole run
+METRICS = {
+    "sft": {"loss": 123.4567, "learning_rate": 1.23456e-05},
+    "dpo": {"loss": 123.4567, "rewards/accuracies": 0.12345, "learning_rate": 1.23456e-05},
+    "grpo": {"loss": -0.00012345, "reward": -0.12345, "kl": 0.00012345, "wer": 1.23456, "learning_rate": 1.23456e-05},
+}
+COSTS = {"audio_seconds_per_second": 12345.6, "tokens_per_second": 98765.4, "memory/peak_gib": 123.456}
+SHARES = {"rollout": 0.61, "rewards": 0.06, "scoring": 0.12, "update": 0.13, "other": 0.08}
+
+
+@pytest.mark.parametrize("method", METRICS)
+def test_a_line_of_the_log_takes_two_rows_of_80_columns_at_most(screen, monkeypatch, method):
+    monkeypatch.setenv("COLUMNS", "80")
+    costs = {**COSTS, **{f"time/{part}": share for part, share in SHARES.items()}}
+    last = {"train_loss": 0.123456, **{f"train_{name}": value for name, value in costs.items()}}
+    for prefix, logs in (
+        ("step 12345/67890: ", {**METRICS[method], **costs}),
+        ("step 12345/67890, 12:34:56 left: ", {**METRICS[method], **costs}),
+        ("step 12345/67890: ", last),
+    ):
+        whole = prefix + log_line(logs)
+        rows = fitted(whole, screen).split("\n")
+        assert len(rows) <= 2 and max(map(len, rows)) <= 80, rows
+        assert " ".join(" ".join(rows).split()) == whole  # nothing is cut, no word is broken
+
+
+def test_a_part_that_is_wider_than_the_terminal_is_broken_between_words(screen):
+    part = "a part of many words that is " + "much " * 10 + "wider than this terminal"
+    lines = fitted(f"step 1: {part}, loss 1", screen).split("\n")
+    assert len(lines) == 3 and max(map(len, lines)) <= 60 and "".join(lines).endswith("terminal,    loss 1")
+
+
+def test_what_mining_prints_takes_less_than_80_columns():
+    rows = [{"chosen_reward": 1.0, "rejected_reward": 0.5}] * 1_234
+    mined = MinedPairs(rows, 1_234_567, 0.3456, wer=0.25)
+    assert str(mined).startswith("1,234 pairs from 1,234,567 clips (0.00 a clip), mean margin 0.500\nWER of the hyp")
+    assert str(mined) == str(MiningSummary(1_234_567, 1_234, 1, 0.3456, 617.0, 25, 100))
+    assert max(map(len, str(mined).split("\n"))) < 80
 
 
 def test_files_get_whole_lines_without_colours(screen):

@@ -19,7 +19,7 @@ LOGGED = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logp
 FORM = (
     r"tune: 480 clips of \d+ speakers, \d+ s\nheld_out: 240 clips of \d+ speakers, \d+ s\n\{\"audio\": .*\}\n",
     r"1,493,120 parameters, clips up to 3 s\n(said  .+\nheard.*\n){5}",
-    r"\d+ pairs from 480 clips .*WER\n(\nchosen   .+\nrejected.*\n         WER \d+%\n){3}",
+    r"\d+ pairs from 480 clips .*\nWER of the hypotheses: .*\n(\nchosen   .+\nrejected.*\n         WER \d+%\n){3}",
     rf"WER before  {WER} \({INTERVAL}\)  on 240 held-out clips\nWER after   {WER} \({INTERVAL}\)  on the same clips\n"
     rf"Difference  {DIFFERENCE}\), .* relative\nVerdict     better \(paired bootstrap p = .*\)\n",
     "".join(rf"{name} +-?\d+\.\d+  -> +-?\d+\.\d+\n" for name in LOGGED),

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from audiorl.pairs.settings import MiningConfig
+from audiorl.terminal import wrapped
 
 if TYPE_CHECKING:
     from torch import nn
@@ -165,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if summary.pairs or not summary.labels:
                 told.append(_publish(arguments, folder, summary.pairs))
         finally:
-            print("\n".join(told))
+            print(wrapped("\n".join(told)))
 
 
 def _check(arguments: PairsArguments, config: MiningConfig) -> None:

@@ -24,7 +24,7 @@ from audiorl.models import SpeechFamily, speech_family
 from audiorl.notebook import SHOWN_ROWS, html_table
 from audiorl.pairs.folder import MiningFolder, NumberedBatches
 from audiorl.pairs.miner import Miner
-from audiorl.pairs.records import MinedBatch, MiningSummary
+from audiorl.pairs.records import MinedBatch, MiningSummary, pairs_in_words, rates_in_words
 from audiorl.pairs.settings import MiningConfig
 
 
@@ -63,17 +63,15 @@ class MinedPairs:
     def _repr_html_(self) -> str:
         columns = ("chosen", "chosen_reward", "rejected", "rejected_reward")
         rows = [[row.get(name) for name in columns] for row in self.rows[:SHOWN_ROWS]]
-        return html_table(columns, rows, f"{self}. The first {len(rows)}:")
+        return html_table(columns, rows, f"{'; '.join(self._told())}. The first {len(rows)}:")
 
     def __str__(self) -> str:
-        each = len(self.rows) / max(self.clips, 1)
-        before = "" if self.wer is None else f"; decoded as the generation config says, {self.wer:.2%}"
-        pairs = (
-            f"{len(self.rows)} pairs from {self.clips} clips ({each:.2f} a clip), mean margin {self.mean_margin:.3f}"
-        )
-        if self.untold:
-            return f"{pairs}; {len(self.labels)} clips got a pseudo-label"
-        return f"{pairs}; the hypotheses have {self.mean_wer:.1%} WER{before}"
+        return "\n".join(self._told())
+
+    def _told(self) -> list[str]:
+        rates = [] if self.untold else rates_in_words(self.mean_wer, self.wer)
+        labels = [f"{len(self.labels):,} clips got a pseudo-label"] if self.untold else []
+        return [pairs_in_words(len(self.rows), self.clips, self.mean_margin), *rates, *labels]
 
 
 def mine_pairs(

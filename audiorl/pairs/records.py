@@ -180,18 +180,27 @@ class MiningSummary:
         return cls(**{**known, "left_out": Counter(values["left_out"])})
 
     def __str__(self) -> str:
-        each = self.pairs / max(self.clips, 1)
-        rate = "" if self.untold == self.hypotheses > 0 else f"; the hypotheses have {self.mean_wer:.1%} WER"
-        lines = [
-            f"{self.pairs:,} pairs from {self.clips:,} clips ({each:.2f} a clip), mean margin {self.mean_margin:.3f}"
-            + rate
-        ]
+        rate = None if self.untold == self.hypotheses > 0 else self.mean_wer
+        lines = [pairs_in_words(self.pairs, self.clips, self.mean_margin), *rates_in_words(rate, self.wer)]
         if self.untold:
             lines.append(f"{self.labels:,} clips got a pseudo-label")
-        if self.wer is not None:
-            lines.append(f"WER before tuning, decoded as the generation config says: {self.wer:.2%}")
         lines += [f"left out: {count:,} {reason}" for reason, count in sorted(self.left_out.items())]
         return "\n".join(lines)
+
+
+def pairs_in_words(pairs: int, clips: int, margin: float) -> str:
+    """How many pairs were mined, and how far apart their texts are; with millions of them still below 80 columns."""
+    return f"{pairs:,} pairs from {clips:,} clips ({pairs / max(clips, 1):.2f} a clip), mean margin {margin:.3f}"
+
+
+def rates_in_words(hypotheses: float | None, decoded: float | None) -> list[str]:
+    """A line for each error rate that is known: the mean of the hypotheses, and of all clips decoded."""
+    lines = [] if hypotheses is None else [f"WER of the hypotheses: {hypotheses:.1%}"]
+    return (
+        lines
+        if decoded is None
+        else [*lines, f"WER before tuning, decoded as the generation config says: {decoded:.2%}"]
+    )
 
 
 def check_columns(names: Iterable[str], where: str) -> None:

@@ -45,8 +45,8 @@ SPEED, DEVICE_SPEED, TOKENS, PEAK, LEFT = (
     "memory/peak_gib",
     "time/seconds_left",
 )
-# A share below this is left out of the line that a person reads.
-SHOWN_SHARE = 0.05
+# The line that a person reads has this many shares at most, and none below this.
+SHOWN_PARTS, SHOWN_SHARE = 3, 0.05
 # Events that may wait to be read, thousands of steps without a log apart.
 MOST_EVENTS = 10_000
 
@@ -236,20 +236,24 @@ def _plain(number: float) -> str:
 
 
 def cost_in_words(logs: Mapping[str, float]) -> list[str]:
-    """A log's cost for a person, in a few words each: speech, tokens, memory, where most of the time went."""
-    for prefix in ("", "train_"):
-        found = {name.removeprefix(prefix): value for name, value in logs.items() if name.startswith(prefix)}
-        if "time/other" in found:
-            break
-    else:
-        return []
-    words = [f"{_plain(found[SPEED])} s of audio/s"] if SPEED in found else []
-    if TOKENS in found:
-        words.append(f"{_plain(found[TOKENS])} tokens/s")
+    """A log's cost for a person, in a few words each: how fast its steps were.
+
+    The last log has the whole run's speech, tokens and memory, and where most of the time went; the files have them of
+    every log.
+    """
+    found = {name.removeprefix("train_"): value for name, value in logs.items() if name.startswith("train_")}
+    if "time/other" not in found:
+        return _speed_in_words(logs)[:1]
+    words = _speed_in_words(found)
     if PEAK in found:
         words.append(f"peak {found[PEAK]:.3g} GiB")
-    if prefix and words:
+    if words:
         words[0] = f"the whole run: {words[0]}"
     shares = {part: found.get(f"time/{part}", 0.0) for part in PARTS}
     most = sorted((part for part in PARTS if shares[part] >= SHOWN_SHARE), key=lambda part: -shares[part])
-    return [*words, "time: " + ", ".join(f"{part} {100 * shares[part]:.0f} %" for part in most)]
+    return [*words, "time: " + ", ".join(f"{part} {100 * shares[part]:.0f} %" for part in most[:SHOWN_PARTS])]
+
+
+def _speed_in_words(found: Mapping[str, float]) -> list[str]:
+    units = {SPEED: "s of audio/s", TOKENS: "tokens/s"}
+    return [f"{_plain(found[name])} {unit}" for name, unit in units.items() if name in found]

@@ -232,18 +232,21 @@ def test_before_the_first_step_nothing_is_told(tmp_path):
 # ---- for a person ----
 
 
-def test_a_line_says_what_a_step_costs():
+def test_a_step_s_line_says_how_fast_it_was_and_the_last_one_what_the_run_cost():
     logs = {
         "loss": 1.0, "audio_seconds_per_second": 12.34, "tokens_per_second": 567.8, "memory/peak_gib": 3.14159,
         "time/data": 0.02, "time/rollout": 0.61, "time/update": 0.22, "time/other": 0.15, "time/seconds_left": 9.0,
     }  # fmt: skip
     told = "12.3 s of audio/s, 568 tokens/s, peak 3.14 GiB, time: rollout 61 %, update 22 %, other 15 %"
-    assert ", ".join(cost_in_words(logs)) == told
-    assert log_line(logs) == f"loss 1, {told}"
+    assert log_line(logs) == "loss 1, 12.3 s of audio/s"
     whole = {f"train_{name}": value for name, value in logs.items() if name != "loss"}
-    assert log_line({**whole, "train_runtime": 1.0}) == f"the whole run: {told}"
+    assert ", ".join(cost_in_words(whole)) == f"the whole run: {told}"
+    # of steps after the last log but one the last log has figures too
+    assert log_line({**logs, **whole, "train_runtime": 1.0}) == f"loss 1, the whole run: {told}"
+    assert cost_in_words(whole | {"train_time/scoring": 0.16})[-1] == "time: rollout 61 %, update 22 %, scoring 16 %"
+    assert cost_in_words({"time/other": 1.0, "tokens_per_second": 567.8}) == ["568 tokens/s"]
     assert {name for name in logs if cost.is_cost(name)} == logs.keys() - {"loss"}
     assert all(map(cost.is_cost, whole)) and not cost.is_cost("train_runtime")
     assert cost_in_words({"loss": 1.0}) == []
     fast = logs | {"audio_seconds_per_second": 1234.5, "tokens_per_second": 17_800.0}
-    assert log_line(fast).startswith("loss 1, 1,234 s of audio/s, 17,800 tokens/s, ")
+    assert log_line(fast) == "loss 1, 1,234 s of audio/s"
