@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from audiorl.elsewhere import answer_to_flag
+from audiorl.text.languages import check_language
 
 HELP = ("--help", "-h")
 HELP_ALL = "--help-all"
@@ -587,6 +588,11 @@ def _check_text(flag: Flag, told: str, value: str) -> None:
         raise WrongFlag(f"{told} is not {value!r}. {_meant(value, flag.choices)}")
     if flag.name in PATH_FLAGS:
         _check_path(told, value)
+    if flag.name == "language":
+        try:
+            check_language(value, told)
+        except ValueError as error:
+            raise WrongFlag(str(error)) from error
 
 
 def _reads(kind: Callable[[str], Any], value: str) -> bool:

@@ -103,6 +103,13 @@ def test_version_and_the_help_of_a_command():
         (["orpo", "--timestamps"], "error: --timestamps: no flag says so here"),
         (["estimate", "sft", "--crad", "a100"], "error: unknown flag --crad; did you mean --card?\n"),
         (["estimate", "sft", "--precision", "bf61"], "error: --precision is not 'bf61'. Did you mean bf16?"),
+        *(
+            (
+                [command, "--language", "germn"],
+                "error: --language: no language is called 'germn'. Did you mean 'german'?",
+            )
+            for command in ("sft", "grpo", "pairs", "evaluate", "history")
+        ),
         (["raft", "--sample_per_prompt", "4"], "error: unknown flag --sample_per_prompt; did you mean "),
     ],
 )
@@ -122,6 +129,7 @@ def test_wrong_flags_are_told_in_one_line_before_anything_is_loaded(argv, told):
         ("sft", "dataset_name: gone.jsonl", "--dataset_name in run.yaml: there is no gone.jsonl. Check the path;"),
         ("pairs", "strategy: [", "--config run.yaml is not YAML: "),
         ("evaluate", "- batch_size", "--config run.yaml holds no flags. Write lines of the form `flag: value`.\n"),
+        ("dpo", "language: jp", "--language in run.yaml: no language is called 'jp'. Did you mean 'ja'? Write an"),
         ("estimate sft", "precision: bf61", "--precision in run.yaml is not 'bf61'. Did you mean bf16?"),
     ],
 )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from audiorl.rewards.registry import RewardFlags
+from audiorl.text.languages import check_language
 
 # What a hypothesis can fail in, beside single words.
 FAILURES = ("loop", "hallucination", "language", "keyword")
@@ -175,6 +176,7 @@ class MiningConfig(RewardFlags):
         self.strategy = self.strategy or untold or DEFAULT_STRATEGY.get(self.source)
         self._check_numbers()
         self._check_choices()
+        check_language(self.language, f"{type(self).__name__}.language")
         if self.source == "synthetic":
             self._check_synthetic()
         if self.pseudo_labels:

@@ -25,6 +25,7 @@ from audiorl.losses import CombinedObjective, PreferenceObjective
 from audiorl.losses.settings import named_losses, number_not_below, read_loss_settings
 from audiorl.models import SpeechFamily
 from audiorl.models.encoder_cache import DTYPES
+from audiorl.text.languages import check_language
 from audiorl.text.normalizers import normalizer
 from audiorl.trainers.distributed import check_joined, join_on_cpus
 
@@ -392,6 +393,7 @@ class SpeechConfig(TrainingArguments, metaclass=AnswersWrongArguments):
                 "has no loss that reads it. Leave it out; SFTConfig has it, and DPO's label_smoothing is a different "
                 "setting."
             )
+        check_language(self.language, f"{type(self).__name__}.language")
         self._check_task()
         self._check_sampled_rows()
         self.columns = column_names(self.columns)
