@@ -18,11 +18,11 @@ from audiorl.command_line import (
     HELP_ALL,
     UnreadableSource,
     WrongFlag,
-    check_file,
-    check_words,
+    check_flags,
     flags_in_source,
     help_page,
     renamed,
+    with_first_word,
     with_spaces,
 )
 from audiorl.exits import MISTYPED, run, stop
@@ -93,9 +93,8 @@ def answered(name: str, argv: Sequence[str]) -> bool:
         print(help_page(program, flags, COMMANDS[name], everything=HELP_ALL in asked), end="")
         return True
     try:
-        argv, refused = renamed(with_spaces(argv), former), elsewhere.ORPO_REFUSED if name == "orpo" else None
-        check_words(argv, flags, refused)
-        check_file(argv, flags, former, refused)
+        refused = elsewhere.ORPO_REFUSED if name == "orpo" else None
+        check_flags(renamed(with_spaces(with_first_word(name, argv)), former), flags, former, refused)
     except WrongFlag as error:
         stop(str(error), MISTYPED)
     return False

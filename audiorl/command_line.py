@@ -5,8 +5,9 @@ torch and transformers take seconds to import, and `--help`, a misspelt flag or 
 1. `flags_in_source` reads the fields of dataclasses (name, type, default, help) by parsing the files they are in, those
    of transformers and trl included, and imports nothing. `flags_of` gives the same for classes that are loaded.
 2. `help_page` shows the flags that most runs need, by groups; with `everything` all of them.
-3. `check_words` refuses misspelt flags, values of the wrong kind and files that are not there, each in one line;
-   `check_file` does the same for the file behind `--config`.
+3. `check_flags` refuses misspelt flags, values of the wrong kind, files that are not there, on the command line and in
+   the file behind `--config`, and tells which flags are missing, each in one line.
+4. `read_flags` fills one dataclass, for commands that need nothing else; `audiorl.flags.parse` is for those that do.
 
 Fields of a dataclass are flags; so are their former names (`former_names` of the class).
 """
@@ -18,6 +19,7 @@ import importlib.util
 import os
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
@@ -26,17 +28,19 @@ from enum import Enum
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from audiorl.elsewhere import answer_to_flag
+from audiorl.exits import MISTYPED, stop
 from audiorl.text.languages import check_language
 
 HELP = ("--help", "-h")
 HELP_ALL = "--help-all"
 CONFIG = "--config"
 # What may name a file or folder: one that is not there is told before anything is loaded
-PATH_FLAGS = ("dataset_name", "eval_dataset_name", "model_name_or_path")
+PATH_FLAGS = ("dataset_name", "eval_dataset_name", "model_name_or_path", "path")
 ROW_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".tar", ".scp", ".gz")
+# true and false in turn
 TRUTH = ("true", "false", "yes", "no", "t", "f", "y", "n", "1", "0")
 _METHODS = "audiorl.trainers"
 _ROWS, _PAIRS, _REWARDS = (f"audiorl.flags.{kind}ScriptArguments" for kind in ("Row", "Speech", "Reward"))
@@ -53,9 +57,13 @@ CLASSES: Mapping[str, Sequence[str]] = {
     "history": ("audiorl.commands.history.HistoryArguments",),
     "evaluate": tuple(f"audiorl.evaluation.settings.{kind}Arguments" for kind in ("Model", "Data", "Counting")),
     "checkpoints": ("audiorl.commands.checkpoints.CheckpointsArguments",),
+    "datasets": ("audiorl.commands.datasets.DatasetsArguments",),
+    "export": ("audiorl.commands.datasets.ExportArguments",),
     "segment": ("audiorl.commands.segment.SegmentArguments",),
     "report": ("audiorl.commands.report.ReportArguments",),
 }
+# command -> the flag that its first word may stand for
+FIRST_WORD: Mapping[str, str] = {"checkpoints": "run", "datasets": "name", "report": "run"}
 
 
 class Flag(NamedTuple):
@@ -505,6 +513,12 @@ def renamed(argv: Sequence[str], former: Mapping[str, str]) -> list[str]:
     ]
 
 
+def with_first_word(command: str, argv: Sequence[str]) -> list[str]:
+    """The arguments of a command whose first word may stand for a flag, with that flag."""
+    named = command in FIRST_WORD and argv and not argv[0].startswith("-")
+    return [f"--{FIRST_WORD[command]}", *argv] if named else list(argv)
+
+
 class WrongFlag(ValueError):
     """A flag that is not known, or a value that it cannot have."""
 
@@ -543,11 +557,17 @@ def check_words(argv: Sequence[str], flags: Mapping[str, Flag], refused: Mapping
     """
     argv = with_spaces(argv)
     check_names((word for word in argv if word.startswith("--")), flags, refused)
+    for word, values in _by_flag(argv):
+        flag = flags.get(word[2:].replace("-", "_"))
+        if flag is not None:
+            check_values(flag, values)
+
+
+def _by_flag(argv: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Each flag of a command line with the words behind it."""
     places = [place for place, word in enumerate(argv) if word.startswith("--")]
     for start, end in pairwise([*places, len(argv)]):
-        flag = flags.get(argv[start][2:].replace("-", "_"))
-        if flag is not None:
-            check_values(flag, argv[start + 1 : end])
+        yield argv[start], argv[start + 1 : end]
 
 
 def check_values(flag: Flag, values: Sequence[str], where: str = "") -> None:
@@ -654,30 +674,50 @@ def nearest_choice(message: str) -> str:
 # ---- what is wrong with the file behind --config ----
 
 
-def check_file(
+def check_flags(
     argv: Sequence[str],
     flags: Mapping[str, Flag],
     former: Mapping[str, str],
     refused: Mapping[str, str] | None = None,
-) -> None:
-    """Refuse names and values of the file behind `--config`, if there is one, as those of the command line are.
+) -> dict[str, Any]:
+    """Refuse what is wrong with a command line and with the file behind its `--config`, if there is one.
 
     Args:
-        argv: with spaces between flags and values.
-        former: former name of a flag -> that of today.
+        argv: with spaces between flags and values, and names of today.
+        former: former name of a flag -> that of today, for the file.
+
+    Returns:
+        What the file says, by the names of today.
 
     Raises:
-        WrongFlag: with the file and the name in it.
+        WrongFlag: a wrong name, a wrong value, or a flag that is missing.
     """
-    if CONFIG not in argv:
-        return
+    if argv and not argv[0].startswith("-"):
+        raise WrongFlag(f"{argv[0]!r} is no flag, and no flag before it takes it. Put a value with spaces in quotes.")
+    check_words(argv, flags, refused)
+    settings = _checked_file(argv, flags, former, refused) if CONFIG in argv else {}
+    given = {word[2:].replace("-", "_") for word in argv if word.startswith("--")} | settings.keys()
+    if missing := [flag for flag in flags.values() if not flag.default and flag.name not in given]:
+        names, add = (
+            ", ".join(f"--{one.name}" for one in missing),
+            " ".join(f"--{one.name} {_wants(one)}" for one in missing),
+        )
+        are = "is" if len(missing) == 1 else "are"
+        raise WrongFlag(f"{names} {are} missing. Add {add}; {HELP_ALL} says more.")
+    return settings
+
+
+def _checked_file(
+    argv: Sequence[str], flags: Mapping[str, Flag], former: Mapping[str, str], refused: Mapping[str, str] | None
+) -> dict[str, Any]:
     path, settings = _settings_of(argv)
     where = f" in {path}"
-    names = {name: former.get(name, name) for name in settings}
-    check_names((f"--{name}" for name in names.values()), {*flags, "env"}, refused, where)
+    settings = {former.get(name, name): value for name, value in settings.items()}
+    check_names((f"--{name}" for name in settings), {*flags, "env"}, refused, where)
     for name, value in settings.items():
-        if names[name] in flags:
-            _check_setting(flags[names[name]], value, where)
+        if name in flags:
+            _check_setting(flags[name], value, where)
+    return settings
 
 
 def _settings_of(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
@@ -739,3 +779,48 @@ def as_word(flag: Flag, value: Any) -> Any:
     if isinstance(value, list) and kinds in (["list[int]"], ["list[float]"]):
         return [_NUMBERS[kinds[0][5:-1]][1](str(part)) for part in value]
     return value
+
+
+# ---- reading ----
+
+Arguments = TypeVar("Arguments")
+
+
+def read_flags(kind: type[Arguments], argv: Sequence[str]) -> Arguments:
+    """A dataclass filled from the command line as `audiorl.flags.parse` fills it, without importing what that needs.
+
+    Its fields are of the kinds that `check_values` knows: bool, int, float, str, and lists of them. What is wrong ends
+    the program.
+    """
+    flags, former = flags_of((kind,)), former_flags((kind,))
+    argv = renamed(with_spaces(argv), former)
+    if asked := {*HELP, HELP_ALL} & set(argv):
+        print(help_page(os.path.basename(sys.argv[0]), flags, everything=HELP_ALL in asked), end="")
+        raise SystemExit(0)
+    try:
+        settings = check_flags(argv, flags, former)
+    except WrongFlag as error:
+        stop(str(error), MISTYPED)
+    found = {name: _read_setting(flags[name], value) for name, value in settings.items() if name in flags}
+    for word, values in _by_flag(argv):
+        name = word[2:].replace("-", "_")
+        if name in flags:
+            found[name] = _read_words(flags[name], values)
+        elif name.removeprefix("no_") in flags:
+            found[name.removeprefix("no_")] = False
+    return kind(**found)
+
+
+def _read_words(flag: Flag, values: Sequence[str]) -> Any:
+    kinds = _kinds(flag)
+    if kinds == ["bool"]:
+        return not values or values[0].lower() in TRUTH[::2]
+    if kinds[0].startswith("list"):
+        return as_word(flag, list(values))
+    return _NUMBERS[kinds[0]][1](values[0]) if kinds[0] in _NUMBERS else values[0]
+
+
+def _read_setting(flag: Flag, value: Any) -> Any:
+    if value is None or isinstance(value, dict):
+        return value
+    return _read_words(flag, [str(part) for part in value] if isinstance(value, list) else [str(value)])

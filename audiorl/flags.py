@@ -22,8 +22,7 @@ from audiorl.command_line import (
     HELP_ALL,
     Flag,
     as_word,
-    check_file,
-    check_words,
+    check_flags,
     flags_of,
     former_flags,
     help_page,
@@ -82,8 +81,7 @@ def parse(
     parser = TrlParser(list(configs), allow_abbrev=False)
     parser.error = lambda message: stop(nearest_choice(message), MISTYPED)
     try:
-        check_words(argv, flags, refused)
-        check_file(argv, flags, former, refused)
+        check_flags(argv, flags, former, refused)
         parser = _reading_words(parser, flags, former)
         parsed = cast(tuple, parser.parse_args_and_config(argv))
         _find_checkpoints(parsed)

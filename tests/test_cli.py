@@ -88,6 +88,9 @@ def test_version_and_the_help_of_a_command():
     assert lines[0] == "usage: audiorl grpo [flags]" and 30 <= len(lines) <= 45 and max(map(len, lines)) <= 80
     for flag in ("--reward_funcs", "--num_generations", "--freeze_encoder", "--config", "--eval_share", "--help-all"):
         assert flag in shown
+    for name in ("datasets", "export"):
+        shown, _, loaded = told_by(name, "--help")
+        assert shown.startswith(f"usage: audiorl {name} ") and "One of jsonl, nemo, kaldi" in shown and loaded == "[]"
     everything, _, loaded = told_by("grpo", "--help-all")
     assert loaded == "[]"
     assert "--weight_decay" in everything and "--weight_decay" not in shown and len(everything.splitlines()) > 400
@@ -110,6 +113,23 @@ def test_version_and_the_help_of_a_command():
             )
             for command in ("sft", "grpo", "pairs", "evaluate", "history")
         ),
+        (["datasets", "fleurs", "--jsn"], "error: unknown flag --jsn; did you mean --json?\n"),
+        (["datasets", "fleurs", "--limit", "few"], "error: --limit takes a whole number; got 'few'.\n"),
+        (
+            ["datasets", "fleurs", "esc50"],
+            "error: --name takes one value; got 'fleurs esc50'. Put a value with spaces",
+        ),
+        (
+            ["export", "--format", "kaldy"],
+            "error: --format is not 'kaldy'. Did you mean kaldi? There are jsonl, nemo",
+        ),
+        (["export", "--dataset_name", "gone.jsonl"], "error: --dataset_name: there is no gone.jsonl. Check the path;"),
+        (["export", "rows.jsonl"], "error: 'rows.jsonl' is no flag, and no flag before it takes it. Put a value with"),
+        (
+            ["export", "--limit", "3"],
+            "error: --dataset_name, --output are missing. Add --dataset_name TEXT --out",
+        ),
+        (["report"], "error: --run is missing. Add --run TEXT; --help-all says more.\n"),
         (["raft", "--sample_per_prompt", "4"], "error: unknown flag --sample_per_prompt; did you mean "),
     ],
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pkgutil
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, field, fields
+from typing import ClassVar
 
 import pytest
 from trl import TrlParser
@@ -21,8 +22,10 @@ from audiorl.command_line import (
     flags_of,
     former_flags,
     help_page,
+    read_flags,
 )
 from audiorl.commands.train import METHODS
+from audiorl.flags import parse
 
 CONFIGS = {name: [pkgutil.resolve_name(path) for path in paths] for name, paths in CLASSES.items()}
 
@@ -135,6 +138,47 @@ def test_bad_words_are_told(flags, argv, told):
     with pytest.raises(WrongFlag) as refused:
         check_words(argv, flags)
     assert str(refused.value) == told
+
+
+@dataclass
+class Shelf:
+    room: str
+    books: list[str] = field(default_factory=list)
+    heights: list[float] | None = None
+    width: float = 1.0
+    boards: int | None = None
+    locked: bool = False
+    painted: bool = True
+
+    former_names: ClassVar[dict[str, str]] = {"planks": "boards"}
+
+
+SHELF = ["--room", "hall", "--books", "a", "b c", "--heights", "1", "2e-1", "--width=2", "--planks", "3", "--locked"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (SHELF, None),
+        ([*SHELF[:-1], "--locked", "yes"], None),
+        (["--room", "hall"], "{books: [a, b c], heights: [1, 2e-1], width: 2, planks: 3, locked: true}"),
+        (["--no_painted", "--width", "3"], "{room: 1, painted: true}"),
+        (["--room", "hall", "--locked", "False"], None),
+    ],
+)
+def test_the_quick_reader_reads_what_the_usual_one_does(argv, text, tmp_path):
+    if text is not None:
+        (tmp_path / "shelf.yaml").write_text(text)
+        argv = [*argv, "--config", str(tmp_path / "shelf.yaml")]
+    assert read_flags(Shelf, argv) == parse((Shelf,), (), argv)[0]
+
+
+@pytest.mark.parametrize(("argv", "told"), [([], "--room is missing"), (["--rom", "x"], "did you mean --room?")])
+def test_the_quick_reader_ends_with_the_same_words(argv, told, capsys):
+    for read in (lambda: read_flags(Shelf, argv), lambda: parse((Shelf,), (), argv)):
+        with pytest.raises(SystemExit) as end:
+            read()
+        assert end.value.code == 2 and told in capsys.readouterr().err
 
 
 def test_rows_that_are_not_there_are_told_with_the_nearest_file(tmp_path):

@@ -58,15 +58,13 @@ KNOWN_FLAGS = {
     for name, paths in {**CLASSES, "distil": DISTILLATION}.items()
 }
 ALWAYS = {"--config", HELP_ALL, *HELP}
-# commands in a module of another name
-MODULES = {"export": "datasets"}
 
 
 def flags_of(command: str) -> set[str]:
     """The flags of a command: fields of dataclasses, or written out in its module beside those of the methods."""
     if command in KNOWN_FLAGS:
         return KNOWN_FLAGS[command]
-    source = (ROOT / "audiorl" / "commands" / f"{MODULES.get(command, command)}.py").read_text(encoding="utf-8")
+    source = (ROOT / "audiorl" / "commands" / f"{command}.py").read_text(encoding="utf-8")
     written = set(re.findall(r'"(--\w+)"', source))
     written |= {f"--{name}" for name in re.findall(r"^    (\w+): [^=\n]*= field\(", source, re.MULTILINE)}
     return written if "add_argument" in source else written.union(*KNOWN_FLAGS.values())

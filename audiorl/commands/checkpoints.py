@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from audiorl.command_line import with_first_word
 from audiorl.flags import parse
 
 
@@ -51,10 +52,7 @@ class CheckpointsArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and not argv[0].startswith("-"):
-        argv = ["--run", *argv]
-    (args,) = parse((CheckpointsArguments,), (), argv)
+    (args,) = parse((CheckpointsArguments,), (), with_first_word("checkpoints", sys.argv[1:] if argv is None else argv))
     _check(args)
 
     from audiorl.report import checkpoint_table, pick_checkpoint, run_checkpoints

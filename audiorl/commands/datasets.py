@@ -5,34 +5,75 @@ Only an export loads more than the table.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
-from typing import Any, NoReturn
+from dataclasses import dataclass, field
+from typing import Any
 
+from audiorl.command_line import read_flags, with_first_word
 from audiorl.datasets.corpus import Corpus, find_corpus, list_corpora
-from audiorl.exits import MISTYPED, stop
 from audiorl.terminal import columns
 
 _COLUMNS = ("name", "task", "languages", "hours", "licence", "hub_id")
 
 
-_FORMAT_HELP = (
-    "how rows are written: jsonl (default), nemo, kaldi, lhotse, shar, webdataset, parquet, ms-swift, llama-factory or "
-    "common-voice"
+# the forms of `audiorl.datasets.export.FORMS`, which loads more
+_FORMS = (
+    "jsonl",
+    "nemo",
+    "kaldi",
+    "lhotse",
+    "shar",
+    "webdataset",
+    "parquet",
+    "ms-swift",
+    "llama-factory",
+    "common-voice",
 )
 
 
-class _Parser(argparse.ArgumentParser):
-    """One that names the nearest flag of a misspelt one."""
+@dataclass
+class DatasetsArguments:
+    """`audiorl datasets [NAME] [flags]`."""
 
-    def error(self, message: str) -> NoReturn:
-        flags = [flag for action in self._actions for flag in action.option_strings]
-        unknown = [word for word in message.split() if word.startswith("--") and word not in flags]
-        near = get_close_matches(unknown[0], flags, n=1) if unknown else []
-        stop(message + (f"; did you mean {near[0]}?" if near else ""), MISTYPED)
+    name: str | None = field(
+        default=None,
+        metadata={"help": "The corpus to show. It can also be the first word, without --name. Unset: all are listed."},
+    )
+    json: bool = field(default=False, metadata={"help": "Print JSON."})
+    export: str | None = field(
+        default=None, metadata={"help": "Write the corpus's rows to this file, audio beside them."}
+    )
+    format: str = field(default="jsonl", metadata={"help": "Form of the rows.", "choices": _FORMS})
+    split: str = field(default="train", metadata={"help": "Split of the rows to write."})
+    language: str | None = field(
+        default=None, metadata={"help": "Language of the rows to write, if the corpus has several."}
+    )
+    limit: int | None = field(default=None, metadata={"help": "Write at most this many rows, 1 or more. Unset: all."})
+    columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Columns with other names than ours, as ours=theirs: audio=audio_filepath text=sentence."},
+    )
+    path: str | None = field(
+        default=None, metadata={"help": "A folder with a copy of the corpus. Unset: it is loaded from the Hub."}
+    )
+
+
+@dataclass
+class ExportArguments:
+    """`audiorl export [flags]`."""
+
+    dataset_name: str = field(metadata={"help": "Rows in any form: a file, a folder, a Hub name or a corpus."})
+    output: str = field(metadata={"help": "The file or folder to write, which must not be there yet."})
+    format: str = field(default="jsonl", metadata={"help": "Form to write.", "choices": _FORMS})
+    split: str | None = field(default=None, metadata={"help": "Split of the rows, if there are several."})
+    limit: int | None = field(default=None, metadata={"help": "Write at most this many rows, 1 or more. Unset: all."})
+    columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Columns with other names than ours, as ours=theirs: audio=audio_filepath text=sentence."},
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,33 +82,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         ValueError: no such corpus, or what `load_corpus` and `export_rows` refuse.
     """
-    args = _parser().parse_args(argv)
+    args = read_flags(DatasetsArguments, with_first_word("datasets", sys.argv[1:] if argv is None else argv))
     if args.name is None:
         if args.export:
             raise ValueError("--export writes the rows of one corpus. Name it: audiorl datasets NAME --export FILE.")
         known = [_facts(name) for name in list_corpora()]
         print(json.dumps(known, indent=2) if args.json else _table(known))
     elif args.export:
-        _export(args)
+        _export(args, args.name, args.export)
     else:
         facts = _facts(find_corpus(args.name).name)
         print(json.dumps(facts, indent=2) if args.json else _details(facts))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="audiorl datasets", description=__doc__, allow_abbrev=False)
-    parser.add_argument("name", nargs="?", help="the corpus to show; without one, all are listed")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--export", metavar="FILE", help="write its rows, audio beside them")
-    parser.add_argument("--format", default="jsonl", help=_FORMAT_HELP)
-    parser.add_argument("--split", default="train", help="split of the rows to write (default: train)")
-    parser.add_argument("--language", help="language of the rows to write, if the corpus has several")
-    parser.add_argument("--limit", type=int, help="write at most this many rows")
-    parser.add_argument(
-        "--columns", nargs="+", metavar="OURS=THEIRS", help="columns with other names than ours, as ours=theirs"
-    )
-    parser.add_argument("--path", help="a folder with a copy of the corpus, instead of the Hub")
-    return parser
 
 
 def _facts(name: str) -> dict[str, Any]:
@@ -125,18 +150,18 @@ def _shown(value: Any) -> str:
     return ", ".join(value) if isinstance(value, list) else str(value)
 
 
-def _export(args: argparse.Namespace) -> None:
+def _export(args: DatasetsArguments, name: str, target: str) -> None:
     from audiorl.datasets.corpora import load_corpus
     from audiorl.datasets.export import export_rows
     from audiorl.datasets.formats import column_names
 
-    corpus = find_corpus(args.name)
+    corpus = find_corpus(name)
     own = {} if args.path is None else {"path": args.path}
     columns = column_names(args.columns)
     rows = load_corpus(corpus, args.split, args.language, args.limit, streaming=True, columns=columns, **own)
     task = corpus.task if isinstance(corpus, Corpus) else "asr"
-    count = export_rows(rows, args.export, form=args.format, task=task, metadata={"dataset": corpus.name})
-    print(f"{count:,} rows of {corpus.name} lie in {args.export}")
+    count = export_rows(rows, target, form=args.format, task=task, metadata={"dataset": corpus.name})
+    print(f"{count:,} rows of {corpus.name} lie in {target}")
 
 
 def export(argv: Sequence[str] | None = None) -> None:
@@ -145,18 +170,7 @@ def export(argv: Sequence[str] | None = None) -> None:
     Raises:
         ValueError: what `speech_rows` and `export_rows` refuse.
     """
-    parser = _Parser(
-        prog="audiorl export", description="Write rows in a form that other tools read.", allow_abbrev=False
-    )
-    parser.add_argument("--dataset_name", required=True, help="rows in any form: a file, a folder, a corpus")
-    parser.add_argument("--output", required=True, help="the file or folder to write, which must not be there yet")
-    parser.add_argument("--format", default="jsonl", help=_FORMAT_HELP)
-    parser.add_argument("--split", help="split of the rows, if there are several")
-    parser.add_argument("--limit", type=int, help="write at most this many rows")
-    parser.add_argument(
-        "--columns", nargs="+", metavar="OURS=THEIRS", help="columns with other names than ours, as ours=theirs"
-    )
-    args = parser.parse_args(argv)
+    args = read_flags(ExportArguments, sys.argv[1:] if argv is None else argv)
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit is how many rows to write, 1 or more; got {args.limit}. Leave it out to write all.")
     from audiorl.datasets.corpora import first_rows, speech_rows

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from audiorl.command_line import with_first_word
 from audiorl.flags import parse
 from audiorl.report import AUDIO_MEGABYTES
 
@@ -31,10 +32,7 @@ class ReportArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and not argv[0].startswith("-"):
-        argv = ["--run", *argv]
-    (args,) = parse((ReportArguments,), (), argv)
+    (args,) = parse((ReportArguments,), (), with_first_word("report", sys.argv[1:] if argv is None else argv))
 
     from pathlib import Path
 

@@ -6,15 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import datasets
 import pytest
 
 from audiorl import cli
-from audiorl.commands.datasets import export, main
+from audiorl.commands.datasets import DatasetsArguments, ExportArguments, export, main
 from audiorl.datasets import list_corpora, register_corpus, speech_rows
 from audiorl.datasets.corpus import _KNOWN
+from audiorl.datasets.export import FORMS
 from tests.datasets.corpus_copies import write_copy
 from tests.datasets.recordings import recording
 
@@ -112,3 +114,18 @@ def test_rows_of_any_form_are_exported_in_another(tmp_path, monkeypatch, capsys)
     with pytest.raises(SystemExit):
         export(["--dataset_name", "x", "--output", "y", "--formt", "kaldi"])
     assert "did you mean --format?" in capsys.readouterr().err
+
+
+def test_the_forms_of_the_flags_are_those_that_are_written():
+    for kind in (DatasetsArguments, ExportArguments):
+        (form,) = (one for one in fields(kind) if one.name == "format")
+        assert form.metadata["choices"] == tuple(FORMS)
+
+
+def test_flags_come_from_a_file_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("show.yaml").write_text("name: esc50\njson: true\n")
+    main(["--config", "show.yaml"])
+    assert json.loads(capsys.readouterr().out)["name"] == "esc50"
+    main(["--config", "show.yaml", "--no_json", "--name=fleurs"])
+    assert "google/fleurs" in capsys.readouterr().out
