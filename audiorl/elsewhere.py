@@ -181,6 +181,8 @@ class AnswersWrongArguments(ABCMeta):
                 for name in kwargs:
                     if name not in taken:
                         raise TypeError(f"{cls.__name__} takes no {name!r}: {_meant(cls, name, list(taken)[1:])}.")
+            if not is_dataclass(cls):
+                _check_positions(cls, args, list(taken.values())[1:])
             return super().__call__(*args, **kwargs)
 
         @property
@@ -188,6 +190,22 @@ class AnswersWrongArguments(ABCMeta):
             """What `help` and notebooks show: that of __init__."""
             own = inspect.signature(cls.__init__)
             return own.replace(parameters=list(own.parameters.values())[1:])
+
+
+def _check_positions(trainer: type, args: Sequence[Any], taken: Sequence[inspect.Parameter]) -> None:
+    """Refuse a config in another argument's place, and more arguments without a name than a trainer takes."""
+    places = [one.name for one in taken if one.kind is one.POSITIONAL_OR_KEYWORD]
+    for name, value in zip(places[:2], args, strict=False):  # of later ones trainers tell more
+        if name != "args" and is_dataclass(value) and hasattr(value, "output_dir"):
+            raise TypeError(
+                f"{trainer.__name__}: argument {places.index(name) + 1} is {name}, and got {type(value).__name__}. "
+                f"Pass it by name: {trainer.__name__}({places[0]}, args=...)."
+            )
+    if len(args) > len(places):
+        raise TypeError(
+            f"{trainer.__name__} takes {', '.join(places)} without a name, and got {len(args)} such arguments. Pass "
+            "the rest by name, for example train_dataset=..."
+        )
 
 
 def _with_names_of_today(cls: type, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,19 @@ def test_online_dpo_takes_its_arguments_in_the_order_of_trl():
         OnlineDPOTrainer(model, "one_minus_wer", args, **settings)
 
 
+@pytest.mark.parametrize("kind", [audiorl.DPOTrainer, audiorl.KTOTrainer, audiorl.GRPOTrainer])
+def test_a_config_in_another_arguments_place_is_named(kind, tmp_path):
+    args = audiorl.ORPOConfig(output_dir=str(tmp_path), report_to="none")
+    second = "reward_funcs" if kind is audiorl.GRPOTrainer else "ref_model"
+    with pytest.raises(TypeError, match=f"argument 2 is {second}, and got ORPOConfig. Pass it by name: .*args="):
+        kind("model", args)
+
+
+def test_data_sets_have_to_be_named():
+    with pytest.raises(TypeError, match="ORPOTrainer takes model, args without a name, and got 3 .*train_dataset="):
+        audiorl.ORPOTrainer("model", None, [])
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "told"),
     [
