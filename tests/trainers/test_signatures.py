@@ -78,7 +78,7 @@ def test_a_config_in_another_arguments_place_is_named(kind, tmp_path):
 
 
 def test_data_sets_have_to_be_named():
-    with pytest.raises(TypeError, match="ORPOTrainer takes model, args without a name, and got 3 .*train_dataset="):
+    with pytest.raises(TypeError, match=r"takes model, args without a name, and got 3 .*train_dataset="):
         audiorl.ORPOTrainer("model", None, [])
 
 
