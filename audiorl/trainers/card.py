@@ -50,6 +50,7 @@ from audiorl.models import SpeechFamily, base_model
 from audiorl.models.forward import parameter_counts
 from audiorl.trainers.checkpoints import publish_files, staging_dir
 from audiorl.trainers.config import without_tokens
+from audiorl.trainers.cost import gib, peak_gib
 
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
 # Fields that say where and how a run was watched, not what was learnt: by the beginning of their names.
@@ -413,8 +414,8 @@ def hardware(args: TrainingArguments, distributed: DistributedType) -> str:
     processes = f"{args.world_size} process{'es' if args.world_size > 1 else ''}"
     way = f" ({distributed.value})" if args.world_size > 1 else ""
     if args.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(args.device) / 2**30
-        return f"{processes}{way}, {torch.cuda.get_device_name(args.device)}, peak {peak:.1f} GiB of the first"
+        peak = "" if (found := peak_gib(args.device)) is None else f", peak {gib(found)} of the first"
+        return f"{processes}{way}, {torch.cuda.get_device_name(args.device)}{peak}"
     name = _cpu_name() if args.device.type == "cpu" else args.device.type
     threads = torch.get_num_threads()
     return f"{processes}{way}, {name}, {threads} thread{'s' if threads > 1 else ''} each"

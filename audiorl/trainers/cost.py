@@ -191,8 +191,8 @@ class CostMeter(TrainerCallback):
                 if name in found:
                     found[name] *= processes
             self._remember(found)
-            if (peak := peak_bytes(self.trainer.args.device)) is not None:
-                found[PEAK] = peak / GIB
+            if (peak := peak_gib(self.trainer.args.device)) is not None:
+                found[PEAK] = peak
             if (left := self.seconds_left(state.global_step, state.max_steps)) is not None:
                 found[LEFT] = left
         return {**found, **self.totals()} if "train_runtime" in found else found
@@ -210,8 +210,8 @@ class CostMeter(TrainerCallback):
         if not elapsed:
             return {}
         means = {f"train_{name}": total / elapsed for name, total in self._totals.items() if name}
-        peak = peak_bytes(self.trainer.args.device)
-        return means if peak is None else {**means, f"train_{PEAK}": peak / GIB}
+        peak = peak_gib(self.trainer.args.device)
+        return means if peak is None else {**means, f"train_{PEAK}": peak}
 
     def seconds_left(self, step: int, steps: int) -> float | None:
         """What the other steps of the run take at the pace so far; None before the first one."""
@@ -219,15 +219,23 @@ class CostMeter(TrainerCallback):
         return None if done <= 0 else (time.monotonic() - self._begun) / done * max(steps - step, 0)
 
 
-def peak_bytes(device: torch.device) -> int | None:
-    """The highest memory so far: of tensors on a GPU, else of the whole process; None where nothing says it."""
+def peak_gib(device: torch.device) -> float | None:
+    """The highest memory so far, in GiB: of tensors on a GPU since training began, else of the whole process.
+
+    None where nothing says it. Logs, the closing words of a run and its card have the peak from here.
+    """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_allocated(device) / GIB
     try:
         import resource
     except ImportError:  # Windows
         return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / GIB
+
+
+def gib(number: float) -> str:
+    """Memory for a person: "1.06 GiB", "40.2 GiB", "141 GiB"."""
+    return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f} GiB"
 
 
 def _plain(number: float) -> str:
@@ -246,7 +254,7 @@ def cost_in_words(logs: Mapping[str, float]) -> list[str]:
         return _speed_in_words(logs)[:1]
     words = _speed_in_words(found)
     if PEAK in found:
-        words.append(f"peak {found[PEAK]:.3g} GiB")
+        words.append(f"peak {gib(found[PEAK])}")
     if words:
         words[0] = f"the whole run: {words[0]}"
     shares = {part: found.get(f"time/{part}", 0.0) for part in PARTS}

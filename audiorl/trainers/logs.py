@@ -55,7 +55,7 @@ from audiorl.report.run_folder import (
     start_run,
 )
 from audiorl.terminal import FAINT, VERDICTS, fitted, in_words, painted, wrapped
-from audiorl.trainers.cost import GIB, cost_in_words, peak_bytes
+from audiorl.trainers.cost import cost_in_words, gib, peak_gib
 from audiorl.trainers.rollouts import Rollout
 
 TABLE_FILE = "metrics.csv"
@@ -347,7 +347,7 @@ def closing(trainer: Any, further: Sequence[str] = (), *, next_steps: bool = Tru
         lines.append((verdict, f"bold {VERDICTS[comparison.verdict]}"))
         lines += [(advice, "")] if (advice := ADVICE[comparison.verdict]) else []
     trained, whole = trainer.card.stopwatch.seconds, time.monotonic() - trainer.built
-    lines.append((f"Training took {in_words(trained)} of {in_words(whole)}{_peak_in_words(args.device)}.", FAINT))
+    lines.append((f"Training took {in_words(trained)} of {in_words(whole)}{peak_in_words(args.device)}.", FAINT))
     lines += [(line, "") for line in further]
     lines.append((f"The tuned checkpoint lies in {args.output_dir}", ""))
     if next_steps:
@@ -377,13 +377,13 @@ def next_in_words(folder: str, look: str, *, base: str | None, repo: str | None 
     return ["Next:", *(f"  {what:<8}{how}" for what, how in steps.items())]
 
 
-def _peak_in_words(device: torch.device) -> str:
+def peak_in_words(device: torch.device) -> str:
     """The most memory that was in use: the GPU's, for tensors, else the program's; "" where nothing says it."""
-    peak = peak_bytes(device)
+    peak = peak_gib(device)
     if peak is None:
         return ""
     whose = "the GPU's memory" if device.type == "cuda" else "memory"
-    return f", with up to {peak / GIB:.2f} GiB of {whose}"
+    return f", with up to {gib(peak)} of {whose}"
 
 
 def console_of(trainer: Any) -> Console:

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
 from audiorl.batch import SECONDS
 from audiorl.collator import SpeechCollator
-from audiorl.trainers import cost
+from audiorl.trainers import cost, logs
+from audiorl.trainers.card import hardware
 from audiorl.trainers.cost import PARTS, CostMeter, PartClock, cost_in_words
 from audiorl.trainers.logs import log_line
 from tests.trainers import grpo_rows, pair_rows
@@ -187,7 +189,7 @@ def test_speech_and_tokens_are_those_of_the_steps(tmp_path, monkeypatch):
     assert found["train_time/update"] == 1.0
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["train_tokens_per_second"] == pytest.approx(found["train_tokens_per_second"])
-    assert 0 < last["train_memory/peak_gib"] == pytest.approx(cost.peak_bytes(CPU) / cost.GIB, rel=0.2)
+    assert 0 < last["train_memory/peak_gib"] == pytest.approx(cost.peak_gib(CPU), rel=0.2)
 
 
 def test_several_processes_add_up(tmp_path):
@@ -230,6 +232,16 @@ def test_before_the_first_step_nothing_is_told(tmp_path):
 
 
 # ---- for a person ----
+
+
+def test_a_peak_is_the_same_in_the_log_the_closing_words_and_the_card(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 2**29)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    args = SimpleNamespace(device=torch.device("cuda"), world_size=1)
+    assert cost.peak_gib(args.device) == 1.5
+    assert "peak 1.50 GiB, " in log_line({"train_time/other": 1.0, "train_memory/peak_gib": 1.5, "train_loss": 1.0})
+    assert logs.peak_in_words(args.device) == ", with up to 1.50 GiB of the GPU's memory"
+    assert hardware(args, DistributedType.NO) == "1 process, a GPU, peak 1.50 GiB of the first"
 
 
 def test_a_step_s_line_says_how_fast_it_was_and_the_last_one_what_the_run_cost():
