@@ -7,7 +7,8 @@ what `audiorl.trainers.estimate` says of the same shapes, without weights, stand
     python benchmarks/estimate.py --shape small --device cuda --precision bf16
 
 Memory is the step's peak above the idle process, weights loaded: activations and gradients. Time is predicted from the
-rate of a large matrix product and the speed of copies in the same run; of one CPU thread its CPU time is measured.
+speed of two products, one of large matrices and one of few rows, before and after each case; the faster of the two
+counts. Of one CPU thread its CPU time is measured, of products and steps alike.
 The last line of the output is JSON.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,7 +77,8 @@ class StepTask:
             made = endless_model(rollout_ways.Setting(*setting._replace(precision="float32")))
         self.model = made.to(setting.device)
         self.family = arranged(self.model, case, setting)
-        self.batch = GroupBatch({key: value.to(setting.device) for key, value in build_batch(setting).items()})
+        batch = build_batch(setting).replace(row_ids=torch.arange(case.clips))  # nothing is drawn for placeholders
+        self.batch = GroupBatch({key: value.to(setting.device) for key, value in batch.items()})
 
     def run(self) -> None:
         if self.case.sampling:
@@ -90,12 +93,17 @@ class StepTask:
     def _sample(self) -> None:
         noise = rollout_noise(
             range(self.setting.clips), seed=0, step=0, num_generations=self.setting.hypotheses,
-            max_tokens=self.setting.tokens - PREFIX_TOKENS,
+            max_tokens=self.family.decoder_calls(self.batch),
         )  # fmt: skip
         self.model.eval()
         dtype = AUTOCAST[self.setting.precision]
         with torch.autocast(self.setting.device, dtype, enabled=dtype is not None):
-            self.family.sample_groups(self.model, self.batch, noise.to(self.setting.device))
+            samples = self.family.sample_groups(self.model, self.batch, noise.to(self.setting.device))
+        if samples.keep.sum() < noise.numel():
+            raise RuntimeError(
+                f"{int(samples.keep.sum())} of {noise.numel()} tokens were drawn, so the time is not that of what is "
+                "predicted. Look at endless_model."
+            )
 
     def finish(self) -> None:
         self.model.zero_grad(set_to_none=True)
@@ -123,13 +131,19 @@ def measured(case: Case, setting: Setting, options: argparse.Namespace) -> list[
         worker.close()
 
 
-def record_of(case: Case, options: argparse.Namespace, device: Device) -> dict[str, Any]:
+def record_of(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     shape = SHAPES[options.shape]
     setting = Setting(shape, case.clips, case.hypotheses, options.tokens, options.device, options.precision)
-    size, seconds = predicted(case, setting, device)
-    steps = measured(case, setting, options)
     # a busy machine disturbs what one thread's own clock says least
     on_own_clock = options.device == "cpu" and options.threads == 1
+    clock = time.process_time if on_own_clock else time.perf_counter
+    before = this_machine(options.precision, clock=clock)
+    steps = measured(case, setting, options)
+    after = this_machine(options.precision, clock=clock)
+    device = before._replace(
+        operations=max(before.operations, after.operations), bandwidth=max(before.bandwidth, after.bandwidth)
+    )
+    size, seconds = predicted(case, setting, device)
     took = min(step.cpu_seconds if on_own_clock else step.seconds for step in steps)
     return {
         "case": case.name,
@@ -140,6 +154,7 @@ def record_of(case: Case, options: argparse.Namespace, device: Device) -> dict[s
         "predicted_seconds": seconds,
         "measured_seconds": took,
         "all_seconds": [step.seconds for step in steps],
+        "device_rate": device._asdict(),
     }
 
 
@@ -183,17 +198,23 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault(*ALLOCATOR)  # before the first process starts, which reads it then
     torch.set_num_threads(options.threads)
     where = environment(options.device, options.threads)
-    device = this_machine(options.precision)
-    records = [record_of(case, options, device) for case in CASES]
+    records = [record_of(case, options) for case in CASES]
+    rates = [one["device_rate"] for one in records]
     print(hardware_line(where))
     print(
         f"shape of whisper-{options.shape}, {options.tokens} tokens, {options.precision}; "
-        f"{device.operations / 1e12:.3g} TFLOP/s, {device.bandwidth / 1e9:.3g} GB/s, {device.share:.2f} reached\n"
+        f"{_span(rates, 'operations', 1e12)} TFLOP/s, {_span(rates, 'bandwidth', 1e9)} GB/s, "
+        f"{rates[0]['share']:.2f} reached\n"
     )
     print(lines(records) + "\n")
     settings = {name: value for name, value in vars(options).items() if name != "out"}
-    found = {"device_rate": device._asdict(), "cases": records}
-    report({"benchmark": "estimate", **where, **settings, **found}, options.out)
+    report({"benchmark": "estimate", **where, **settings, "cases": records}, options.out)
+
+
+def _span(rates: list[dict[str, Any]], name: str, unit: float) -> str:
+    """The lowest and the highest of the cases."""
+    values = [one[name] / unit for one in rates]
+    return f"{min(values):.3g} to {max(values):.3g}"
 
 
 if __name__ == "__main__":

@@ -183,17 +183,17 @@ def in_words(found: Estimate, work: Work, device: Device, precision: str, args: 
         f"{work.clips} x {work.hypotheses} hypotheses of {work.tokens} tokens, clips of {work.seconds:g} s, "
         f"{precision}",
         "",
-        *(f"{name:<28}{size / GIB:>9.2f} GiB" for name, size in memory.items() if size or name == "all"),
+        *(f"{name:<30}{size / GIB:>9.2f} GiB" for name, size in memory.items() if size or name == "all"),
         "",
         f"{device.name}: {device.operations / 1e12:.3g} TFLOP/s, {100 * device.share:.0f} % of it reached",
-        f"{'a step of ' + str(work.micro_batches) + ' micro-batch' + 'es' * (work.micro_batches > 1):<28}"
+        f"{'a step of ' + str(work.micro_batches) + ' micro-batch' + 'es' * (work.micro_batches > 1):<30}"
         f"{found.step_seconds:>9.3g} s, of which sampling {found.rollout_seconds:.3g} s",
-        f"{'speech learnt from':<28}{found.audio_seconds / found.step_seconds:>9.3g} s in a second, per device",
+        f"{'speech learnt from':<30}{found.audio_seconds / found.step_seconds:>9.3g} s in a second, per device",
     ]
     if asked.training_rows is not None:
         clips = work.clips * work.micro_batches * args.world_size
         steps = args.max_steps if args.max_steps > 0 else -(-asked.training_rows // clips) * args.num_train_epochs
-        lines.append(f"{'the whole run':<28}{steps * found.step_seconds / 3600:>9.3g} h, {steps:,.0f} steps")
+        lines.append(f"{'the whole run':<30}{steps * found.step_seconds / 3600:>9.3g} h, {steps:,.0f} steps")
     cycles = "RAFT's sampling, " if hasattr(args, "num_cycles") else ""
     left_out = (
         f"Left out: {cycles}what CUDA takes itself (about 0.5 GiB), what the allocator keeps between blocks, rewards, "

@@ -157,6 +157,13 @@ class SpeechFamily(FamilyData):
         """
         return max_tokens
 
+    def decoder_calls(self, batch: GroupBatch) -> int:
+        """How often a rollout of hypotheses like those of `batch` calls the decoder, one call after another.
+
+        0 where everything follows from one pass, as in CTC.
+        """
+        return 0
+
     def positions(self, model: nn.Module, states: Tensor) -> int | None:
         """How many tokens of a hypothesis the model can read, its prefix included; None where nothing limits them.
 
@@ -440,6 +447,10 @@ class AutoregressiveFamily(SpeechFamily):
 
     It samples and searches by one decoder, which a subclass builds.
     """
+
+    def decoder_calls(self, batch: GroupBatch) -> int:
+        """Each token is drawn by a call; the prefix is read in the first."""
+        return int((batch.keep.shape[-1] + 1 - prefix_lengths(batch)).max())
 
     @abstractmethod
     def _positions(self, base: PreTrainedModel, states: Tensor) -> int:

@@ -99,6 +99,11 @@ class TransducerFamily(FastConformerAudio):
         frames = int(self._frames_of_audio(torch.tensor(batch.audio_mask.shape[-1])))
         return frames * self.most * self._draws
 
+    def decoder_calls(self, batch: GroupBatch) -> int:
+        """A call for each frame, and for each symbol of the longest hypothesis."""
+        _, lengths = said_symbols(batch.tokens, batch.keep)
+        return int((self._frames(batch)[:, None] + lengths).max())
+
     @property
     def _draws(self) -> int:
         return 1 if self.durations is None else 2

@@ -2,13 +2,13 @@
 
 1. The model is built without weights: its tensors have shapes and no data (torch's FakeTensorMode).
 2. One micro-batch goes through the same code as in training, forward and backward. Every tensor that is made is counted
-   for as long as it lives, and every matrix product by its operations.
+   for as long as it lives, and every matrix product, those of attention and of an LSTM too, by its operations.
 3. Memory is weights + gradients + optimizer + the highest sum of those tensors. Time is operations over the device's
    rate, and for sampling the decoder's weights, read once for each token, over its bandwidth.
 
 What it cannot know: memory between blocks that the allocator keeps, what CUDA itself takes (about 0.5 GiB), how far a
-kernel stays behind the rate, and how long the sampled hypotheses get. `benchmarks/estimate.py` compares predictions
-with measurements.
+kernel stays behind the rate, and how long the sampled hypotheses get. Where the weights decide which parts of a batch
+are computed, all of them are counted. `benchmarks/estimate.py` compares predictions with measurements.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import AutoConfig
 
 from audiorl.adapters import checked_adapter
@@ -55,7 +55,7 @@ class Device(NamedTuple):
 
     name: str
     operations: float  # of dense matrix products in a second, in the precision that is asked for
-    bandwidth: float  # bytes in a second
+    bandwidth: float  # bytes of weights in a second that a product with few rows reads
     share: float  # of the rate that training reaches
 
 
@@ -139,19 +139,23 @@ class Estimate:
 
 
 class _Counter(TorchDispatchMode):
-    """Counts the bytes of tensors that are alive, and lets tensors with data keep it.
+    """Counts operations and the bytes of tensors that are alive, and lets tensors with data keep it.
 
     What decides the way through a model (lengths, masks, token ids) has data; weights and what follows from them have
-    none. Choosing by a mask is turned into choosing by its places, whose number is known.
+    none. Choosing by a mask is turned into choosing by its places, whose number is known; of a mask without data all
+    places are chosen, which is the most that it can be.
 
     Attributes:
+        operations: of matrix products.
         peak_bytes: the most that was alive after any operation.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.peak_bytes = self._bytes = 0
+        self.operations = self.peak_bytes = self._bytes = 0
         self._known: set[int] = set()
+        # torch's counter itself, around a pass, keeps what checkpointing computes again alive
+        self._formulas = product_counter().flop_registry
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -161,9 +165,14 @@ class _Counter(TorchDispatchMode):
                 return function(*args, **kwargs)
         if function is torch.ops.aten.index.Tensor:
             args = (args[0], [place for index in args[1] for place in _places(index)])
+            if not any(isinstance(x, FakeTensor) for x in tree_leaves(args)):
+                with unset_fake_temporarily():
+                    return function(*args, **kwargs)
         storages = {x.untyped_storage()._cdata for x in given}
         known = WITHOUT_DATA.get(function.overloadpacket)
         result = function(*args, **kwargs) if known is None else known(*args)
+        if (formula := self._formulas.get(function.overloadpacket)) is not None:
+            self.operations += formula(*args, **kwargs, out_val=result)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._see(tensor.untyped_storage(), storages)
@@ -201,11 +210,44 @@ WITHOUT_DATA: dict[Any, Callable[..., Any]] = {
 }
 
 
+# Products that torch's own counter passes over on a CPU, by the shapes of their inputs. Causal attention is
+# counted as if it were not.
+def _attention(query: Any, key: Any, value: Any, *rest: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *rest: Any, **kwargs: Any) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+def _lstm_layer(steps: Any, from_input: Any, from_hidden: Any, *rest: Any, **kwargs: Any) -> int:
+    """(T, N, C) steps, (4 D, C) and (4 D, D) weights."""
+    return 2 * steps[0] * steps[1] * from_input[0] * (from_input[1] + from_hidden[1])
+
+
+def _lstm_layer_backward(*shapes: Any, **kwargs: Any) -> int:
+    return 2 * _lstm_layer(*shapes)
+
+
+UNCOUNTED = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    torch.ops.aten.mkldnn_rnn_layer: _lstm_layer,
+    torch.ops.aten.mkldnn_rnn_layer_backward: _lstm_layer_backward,
+}
+
+
+def product_counter() -> FlopCounterMode:
+    """A context whose `get_total_flops()` are the operations of all matrix products in it."""
+    return FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
+
+
 def _places(index: Tensor | None) -> list[Tensor | None]:
-    if index is None or index.dtype != torch.bool or isinstance(index, FakeTensor):
+    if index is None or index.dtype != torch.bool:
         return [index]
     with unset_fake_temporarily():
-        return list(index.nonzero(as_tuple=True))
+        chosen = torch.ones(index.shape, dtype=torch.bool) if isinstance(index, FakeTensor) else index
+        return list(chosen.nonzero(as_tuple=True))
 
 
 def without_data() -> FakeTensorMode:
@@ -231,14 +273,14 @@ def count_pass(
         backward: with a graph, and the way back.
 
     Raises:
-        ValueError: what is computed depends on the weights, as in a transducer's search.
+        ValueError: how much is computed depends on the weights.
     """
     dtype = AUTOCAST[precision]
     cast = nullcontext() if dtype is None else torch.autocast("cpu", dtype)
-    counter, products = _Counter(), FlopCounterMode(display=False)
+    counter = _Counter()
     quiet = warnings.catch_warnings()
     try:
-        with quiet, cast, mode, products, counter, torch.set_grad_enabled(backward):
+        with quiet, cast, mode, counter, torch.set_grad_enabled(backward):
             # torch looks at the gradient of each tensor with data that meets one without
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
             scores = family.score_groups(model, batch)
@@ -250,7 +292,7 @@ def count_pass(
             "without them. Train one step instead (--max_steps 1): its log has memory/peak_gib and train_runtime."
         ) from error
     model.zero_grad(set_to_none=True)
-    return Counted(float(products.get_total_flops()), counter.peak_bytes)
+    return Counted(float(counter.operations), counter.peak_bytes)
 
 
 # ---- what a run takes ----
@@ -388,8 +430,8 @@ def estimate(
         if work.rollouts:
             read = weights - sum(p.numel() * p.element_size() for p in family.encoder_parameters(model))
             width = 1.0 if AUTOCAST[precision] is None else 0.5
-            sampling = forward / (device.operations * device.share) + work.tokens * width * read / device.bandwidth
-            seconds = work.rollouts * sampling
+            reading = family.decoder_calls(batch) * width * read / device.bandwidth
+            seconds = work.rollouts * (forward / (device.operations * device.share) + reading)
     rate = device.operations * device.share
     return Estimate(
         parameters=parameters,
@@ -416,29 +458,44 @@ def optimizer_bytes(name: str) -> float:
 
 # of the matrices whose product is timed
 SIDE = 1024
+# Hypotheses that are sampled at once, two clips of a common K. A CPU's product needs as long for so few as it takes to
+# arrange the weights, more than to read them.
+ROWS = 16
 
 
-def this_machine(precision: str = "float32", share: float = 0.7) -> Device:
-    """What this machine does now, in half a second: matrix products, and copies of memory."""
+def this_machine(
+    precision: str = "float32", share: float = 0.8, clock: Callable[[], float] = time.perf_counter
+) -> Device:
+    """What this machine does now, in a second: a product of large matrices, and one of few rows with many weights.
+
+    Args:
+        precision: a key of `AUTOCAST`.
+        share: see `Device`.
+        clock: seconds; `time.process_time` where one thread computes and others disturb it.
+    """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     assert device is not None
     side = SIDE if device.type == "cpu" else 8 * SIDE
-    a = torch.randn(side, side, device=device, dtype=AUTOCAST[precision] or torch.float32)
-    much = torch.empty(32 * SIDE * SIDE, device=device)
-    operations = 2 * side**3 / _fastest(lambda: a @ a, device)
-    bandwidth = 2 * much.numel() * much.element_size() / _fastest(much.clone, device)
+    kind: dict[str, Any] = {"device": device, "dtype": AUTOCAST[precision] or torch.float32}
+    square, few, many = (
+        torch.randn(side, side, **kind),
+        torch.randn(ROWS, SIDE, **kind),
+        torch.randn(32 * SIDE, SIDE, **kind),
+    )
+    operations = 2 * side**3 / _fastest(lambda: square @ square, device, clock)
+    bandwidth = many.numel() * many.element_size() / _fastest(lambda: few @ many.T, device, clock)
     if device.type == "cuda":
         return Device(torch.cuda.get_device_name(), operations, bandwidth, share)
     return Device(f"this machine, {torch.get_num_threads()} threads", operations, bandwidth, share)
 
 
-def _fastest(do: Callable[[], Any], device: torch.device) -> float:
+def _fastest(do: Callable[[], Any], device: torch.device, clock: Callable[[], float]) -> float:
     """Seconds of the fastest of some calls."""
     best = float("inf")
     for _ in range(6):
-        begun = time.perf_counter()
+        begun = clock()
         do()
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
-        best = min(best, time.perf_counter() - begun)
+        best = min(best, clock() - begun)
     return best

@@ -8,11 +8,11 @@ from functools import partial
 import pytest
 import torch
 from peft import LoraConfig
-from torch.utils.flop_counter import FlopCounterMode
 
 from audiorl.adapters import DECODER_LINEAR
 from audiorl.commands import estimate as command
 from audiorl.demo import CHECKPOINT
+from audiorl.losses import transducer as transducer_losses
 from audiorl.models import disable_dropout, family_class, model_class, speech_family
 from audiorl.trainers.estimate import (
     CARDS,
@@ -23,6 +23,7 @@ from audiorl.trainers.estimate import (
     estimate,
     optimizer_bytes,
     prepare,
+    product_counter,
     this_machine,
 )
 from tests.live_memory import LiveMemory
@@ -53,17 +54,65 @@ def real(name: str):
     return model, family
 
 
-@pytest.mark.parametrize("kind", ["whisper", "ctc"])
+@pytest.mark.parametrize("kind", ["whisper", "ctc", "checkpointing"])
 def test_a_model_without_weights_takes_what_the_real_one_takes(folder, tmp_path, kind):
-    name = folder if kind == "whisper" else saved(tiny_ctc("wav2vec2"), tmp_path)
+    name = saved(tiny_ctc("wav2vec2"), tmp_path) if kind == "ctc" else folder
+    prepared = prepare(name, checkpointing=kind == "checkpointing")
+    model, family = real(name)
+    if kind == "checkpointing":
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    batch = batch_of(family, WORK)
+    operations, peak_bytes = measured(model, family, batch)
+    counted = count_pass(prepared.family, prepared.model, batch_of(prepared.family, WORK), prepared.mode)
+    assert counted.operations == operations > 0
+    assert counted.peak_bytes == pytest.approx(peak_bytes, rel=0.2 if kind == "ctc" else 0.1)
+
+
+def measured(model, family, batch) -> tuple[int, int]:
+    """Operations and the peak of memory of real passes; counting products keeps tensors alive."""
+    with product_counter() as products:
+        family.score_groups(model, batch).logps.sum().backward()
+    model.zero_grad(set_to_none=True)
+    with LiveMemory() as memory:
+        family.score_groups(model, batch).logps.sum().backward()
+    return products.get_total_flops(), memory.peak_bytes
+
+
+@pytest.mark.parametrize("kind", ["parakeet_rnnt", "parakeet_tdt"])
+def test_a_transducer_takes_at_most_what_is_counted_where_its_weights_decide(tmp_path, monkeypatch, kind):
+    """The weights decide which nodes of the lattice the backward pass computes again: all of them are counted."""
+    name = saved(tiny_transducer(kind), tmp_path)
     prepared = prepare(name)
     model, family = real(name)
     batch = batch_of(family, WORK)
-    with FlopCounterMode(display=False) as products, LiveMemory() as memory:
-        family.score_groups(model, batch).logps.sum().backward()
     counted = count_pass(prepared.family, prepared.model, batch_of(prepared.family, WORK), prepared.mode)
-    assert counted.operations == products.get_total_flops() > 0
-    assert counted.peak_bytes == pytest.approx(memory.peak_bytes, rel=0.1 if kind == "whisper" else 0.2)
+    monkeypatch.setattr(transducer_losses, "_visited", lambda taken: torch.zeros_like(taken[..., 0], dtype=torch.bool))
+    least, _ = measured(model, family, batch)
+    monkeypatch.setattr(transducer_losses, "_visited", lambda taken: torch.ones_like(taken[..., 0], dtype=torch.bool))
+    most, peak_bytes = measured(model, family, batch)
+    assert least < counted.operations == most
+    assert counted.peak_bytes == pytest.approx(peak_bytes, rel=0.2)
+
+
+def test_attention_and_lstms_are_counted():
+    """Worked by hand; torch's own counter says 0 for both on a CPU.
+
+    Attention: scores and their sum of values, 2 x 2 B H S L d. Backward: scores again, and four products more.
+    An LSTM: at each step 4 D x (C + D) products, twice that in the backward pass.
+    """
+    query = torch.randn(2, 3, 5, 8, requires_grad=True)  # B, H, S, d
+    key = torch.randn(2, 3, 7, 8, requires_grad=True)  # L = 7
+    with product_counter() as products:
+        torch.nn.functional.scaled_dot_product_attention(query, key, key).sum().backward()
+    once = 2 * 2 * 3 * 5 * 7 * 8
+    assert products.get_total_flops() == (2 + 5) * once
+    lstm = torch.nn.LSTM(6, 4, num_layers=2, batch_first=True)
+    steps = torch.randn(3, 9, 6, requires_grad=True)
+    with product_counter() as products:
+        lstm(steps)[0].sum().backward()
+    forward = 2 * 3 * 9 * 16 * ((6 + 4) + (4 + 4))
+    assert products.get_total_flops() == 3 * forward
 
 
 OTHERS = (
@@ -79,9 +128,12 @@ def test_other_families_are_counted_as_well(tmp_path, make):
     assert found.operations > 1e6 and found.activation_bytes > 1e5 and found.trained > 10_000
 
 
-def test_a_family_whose_way_depends_on_its_weights_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"cannot be counted without them.*--max_steps 1"):
-        estimate(prepare(saved(tiny_transducer(), tmp_path)), WORK, SLOW)
+def test_a_family_whose_way_depends_on_its_weights_is_refused(folder, monkeypatch):
+    prepared = prepare(folder)
+    plain = prepared.family.score_groups
+    monkeypatch.setattr(prepared.family, "score_groups", lambda *given: plain(*given).logps.nonzero())
+    with pytest.raises(ValueError, match=r"WhisperFamily computes.*cannot be counted without them.*--max_steps 1"):
+        estimate(prepared, WORK, SLOW)
 
 
 def test_bytes_are_those_of_the_parameters(folder):
@@ -122,9 +174,30 @@ def test_time_is_operations_over_the_rate_and_weights_over_the_bandwidth(folder)
     model, family = real(folder)
     decoder = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in family.encoder_parameters(model))
     forward = plain.operations / 3  # a backward is two forwards, but for what needs none
-    read = 9 * 4 * decoder / 1e6
+    batch = batch_of(family, WORK)
+    drawn = int(batch.keep[0, 0].sum())
+    assert 0 < drawn < 9
+    read = drawn * 4 * decoder / 1e6
     assert sampled.rollout_seconds == pytest.approx(4 * (forward / 0.5e9 + read), rel=0.2)
     assert sampled.scoring_seconds == pytest.approx(4 * plain.scoring_seconds) and sampled.audio_seconds == 8
+
+
+def test_a_rollout_calls_the_decoder_as_often_as_is_told(folder, tmp_path, monkeypatch):
+    model, family = real(folder)
+    batch = batch_of(family, WORK)
+    calls = []
+    plain = type(family)._decode
+    monkeypatch.setattr(type(family), "_decode", lambda *given: calls.append(1) or plain(*given))
+    noise = torch.full((WORK.clips, WORK.hypotheses, int(batch.keep[0, 0].sum())), 0.5)
+    samples = family.sample_groups(model.eval(), batch, noise)
+    assert family.decoder_calls(batch) == len(calls) == int(samples.keep.sum(-1).max())
+    _, ctc = real(saved(tiny_ctc("wav2vec2"), tmp_path / "ctc"))
+    assert ctc.decoder_calls(batch_of(ctc, WORK)) == 0
+    _, transducer = real(saved(tiny_transducer(), tmp_path / "transducer"))
+    batch = batch_of(transducer, WORK)
+    frames = int(transducer._frames(batch)[0])
+    # the kept tokens are the symbols and the blank at the end
+    assert transducer.decoder_calls(batch) == frames + int(batch.keep[0, 0].sum()) - 1
 
 
 @pytest.mark.parametrize(
