@@ -22,7 +22,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel, set_seed
 from transformers.trainer_utils import seed_worker
 from transformers.utils import logging
@@ -784,7 +784,7 @@ def _step_beside_state(trainer: Any, rows: Dataset) -> None:
     del state
 
 
-def planned_loader(rows: Dataset, plan: EpochPlan, args: SpeechConfig, collate: Any) -> DataLoader:
+def planned_loader(rows: Dataset, plan: Sampler[list[int]], args: SpeechConfig, collate: Any) -> DataLoader:
     """A loader of planned batches, with the settings that the config has for loaders."""
     names = [name for name in _LOADER_SETTINGS if hasattr(args, f"dataloader_{name}")]
     return DataLoader(

@@ -13,7 +13,9 @@ It is one `Trainer` run: an epoch of the loader is a cycle, and checkpoints with
 Deviations from the paper:
 1. Several hypotheses of a clip can be kept, or none: they can be ranked over all clips, or need a minimum reward.
 2. Hypotheses cut by the length limit are never kept; equal hypotheses of a clip are kept once.
-3. A cycle has a fixed number of optimizer steps. If fewer hypotheses were kept, they are repeated.
+3. A cycle has a fixed number of optimizer steps. If fewer hypotheses were kept, they are repeated. With
+   `max_batch_seconds` these are as many steps as batches by seconds of all rows take, in proportion to the clips of
+   a cycle.
 4. The likelihood is a mean over the tokens of the optimizer step, at temperature 1 whatever the sampling temperature.
 5. The learning rate decays by cycles, and the optimizer keeps its state across them.
 6. No KL penalty is part of the reward.
@@ -29,6 +31,7 @@ from functools import partial
 from itertools import chain, repeat
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig
@@ -40,15 +43,18 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from audiorl.batch import GroupBatch, GroupScores
+from audiorl.datasets.batching import EpochPlan
 from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
 from audiorl.losses.settings import finite_number, number_not_below, positive_number
 from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers
 from audiorl.trainers.callbacks import sampling_guarded
-from audiorl.trainers.loading import default_output_dir
+from audiorl.trainers.loading import batch_seconds, default_output_dir, planned_loader, tell_plan
 from audiorl.trainers.logs import console_of
 from audiorl.trainers.raft_cycle import (
+    ROUNDING,
     Drawn,
+    KeptBatches,
     KeptRows,
     KeptSamples,
     clips_of_cycle,
@@ -159,12 +165,6 @@ class RAFTConfig(SamplingConfig):
             raise ValueError(
                 f"RAFT can read kept rows in these orders: {', '.join(REPEATABLE_ORDERS)}; got "
                 f"train_sampling_strategy={self.train_sampling_strategy!r}. Leave it out."
-            )
-        if self.max_batch_seconds is not None:
-            raise ValueError(
-                f"max_batch_seconds={self.max_batch_seconds} plans the batches of all epochs beforehand, and RAFT "
-                "knows which clips it learns from only when it has sampled a cycle. Leave it out, bound the clips of "
-                "a batch with per_device_train_batch_size and rollout_batch_size."
             )
 
     @property
@@ -331,6 +331,7 @@ class RAFTTrainer(RewardedTrainer):
             quantization_config=quantization_config,
         )
         args.check_rows(self.train_dataset)
+        self._whole_plans: dict[int, EpochPlan] = {}  # by per-device batch size, which a search for one may change
         if self.train_dataset is not None and args.max_steps > args.num_cycles * self._steps_per_cycle():
             raise ValueError(
                 f"max_steps={args.max_steps} is more than {args.num_cycles} cycles of {self._steps_per_cycle()} "
@@ -344,22 +345,70 @@ class RAFTTrainer(RewardedTrainer):
 
     # ---- cycles ----
 
-    def _clips_per_step(self) -> int:
-        return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+    def _step_batches(self) -> int:
+        return self.args.gradient_accumulation_steps * self.args.world_size
+
+    def _clips_per_step(self) -> float:
+        """Under `max_batch_seconds` a mean over all training rows."""
+        if self.args.max_batch_seconds is None:
+            return self._train_batch_size * self._step_batches()
+        return self._whole_plan().clips_per_step
+
+    @property
+    def clips_per_step(self) -> int:
+        return round(self._clips_per_step())
 
     def _steps_per_cycle(self) -> int:
         clips = self.args.clips_per_cycle or len(self.train_dataset)
-        return self.args.steps_per_cycle or math.ceil(self.args.epochs_per_cycle * clips / self._clips_per_step())
+        steps = self.args.epochs_per_cycle * clips / self._clips_per_step()
+        return self.args.steps_per_cycle or math.ceil(steps - ROUNDING)
+
+    def _kept_rows(self) -> tuple[int, list[int]]:
+        """The cycle that is on, and the rows it learns from, as indices of the data set."""
+        assert self.kept is not None, "sampled before the loader's epoch begins, or read from the checkpoint"
+        place = {row: i for i, row in enumerate(self.train_dataset["row_id"])}
+        return self.kept.cycle, [place[row] for row in self.kept.row_ids]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> RowSampler:
-        place = {row: i for i, row in enumerate(self.train_dataset["row_id"])}
-
-        def rows() -> tuple[int, list[int]]:
-            assert self.kept is not None, "sampled before the loader's epoch begins, or read from the checkpoint"
-            return self.kept.cycle, [place[row] for row in self.kept.row_ids]
-
         seed = self._order_seed() if self.args.train_sampling_strategy == "random" else None
-        return KeptRows(self._steps_per_cycle() * self._clips_per_step(), rows, seed, self._balance)
+        length = self._steps_per_cycle() * self._train_batch_size * self._step_batches()
+        return KeptRows(length, self._kept_rows, seed, self._balance)
+
+    # ---- batches by seconds ----
+
+    def _planned_loader(self) -> DataLoader:
+        if self.args.process_index == 0:
+            tell_plan(self._whole_plan(), self.family, self.args)
+        batches = KeptBatches(self._steps_per_cycle() * self._step_batches(), self._kept_rows, self._learning_plan)
+        return self.accelerator.prepare(planned_loader(self.train_dataset, batches, self.args, self.data_collator))
+
+    def _whole_plan(self) -> EpochPlan:
+        """Of all rows, which sets how long a cycle is."""
+        size = self._train_batch_size
+        if size not in self._whole_plans:
+            self._whole_plans[size] = self._learning_plan(range(len(self.train_dataset)))
+        return self._whole_plans[size]
+
+    def _learning_plan(self, rows: Sequence[int]) -> EpochPlan:
+        """The batches of the optimizer steps that go over these rows once, of all processes."""
+        return self._plan_of(rows, self._train_batch_size, self._step_batches())
+
+    def _plan_of(self, rows: Sequence[int], max_clips: int, step_batches: int = 1) -> EpochPlan:
+        seconds = batch_seconds(self.train_dataset, self.args, self.augmentation.longest)
+        assert seconds is not None and self.budget is not None, "there is a budget, and rows"
+        return EpochPlan(
+            seconds[np.asarray(rows)],
+            self.budget.of(seconds),
+            max_clips=max_clips,
+            seed=self._order_seed(),
+            step_batches=step_batches,
+        )
+
+    def _passes(self, rows: Sequence[int]) -> float:
+        """How often the steps of a cycle go over these rows."""
+        if self.args.max_batch_seconds is None:
+            return self._steps_per_cycle() * self._clips_per_step() / len(rows)
+        return self._steps_per_cycle() * self._step_batches() / len(self._learning_plan(rows))
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         if self.lr_scheduler is None:
@@ -404,7 +453,8 @@ class RAFTTrainer(RewardedTrainer):
                 raise ValueError(nothing_kept(self.args, cycle, step, self.state.global_step))
             learnt = row_ids if self.args.sft_weight > 0 else row_ids[chosen.any(-1)]
             # in evaluation mode, so that it has no part in the metrics of the optimizer steps
-            passes = self._steps_per_cycle() * self._clips_per_step() / len(learnt)
+            place = {row: i for i, row in zip(order, asked, strict=True)}
+            passes = self._passes([place[row] for row in learnt.tolist()])
             temperature = {} if self.args.temperature_end is None else {"temperature": self._temperature(cycle)}
             self.log({**cycle_metrics(cycle, chosen, step, self.rewards.names, passes), **temperature})
         self.figures.log()
@@ -430,33 +480,41 @@ class RAFTTrainer(RewardedTrainer):
         """This process's clips of a cycle. Every process gets the same number of batches, because a sharded forward is
         collective.
         """
-        world, size = self.args.world_size, self.args.rollout_batch_size or self._train_batch_size
-        own = list(order[self.args.process_index :: world])
-        batches = [own[start : start + size] for start in range(0, len(own), size)]
+        own, most = self._own_clips(order, cycle)
         # what is heard in the rollout is what the optimizer steps of this cycle hear
         self.augmentation.begin_epoch(cycle)
         collate = self.augmentation.collator(self.data_collator)
         loader = DataLoader(
             rows,
-            batch_sampler=batches,
+            batch_sampler=own,
             collate_fn=collate,
             num_workers=self.args.dataloader_num_workers,
             # one of its own: a resumed run does not draw again what an uninterrupted one drew from the global one
             generator=torch.Generator(),
         )
-        missing = math.ceil(math.ceil(len(order) / world) / size) - len(batches)
         bar = partial(
             tqdm,
             desc=f"Cycle {cycle + 1} of {self.args.num_cycles}: sampling",
-            total=len(own),
+            total=sum(len(batch) for batch in own),
             unit="clip",
             leave=False,
         )
         hidden = self.args.disable_tqdm or not self.is_local_process_zero()
         with console_of(self).paused() as bars, bar(disable=hidden or not bars) as shown:
-            for batch in chain(loader, (collate([]) for _ in repeat(None, missing))):
+            for batch in chain(loader, (collate([]) for _ in repeat(None, most - len(own)))):
                 yield batch
                 shown.update(int(batch.valid.sum()))
+
+    def _own_clips(self, order: Sequence[int], cycle: int) -> tuple[list[list[int]], int]:
+        """This process's batches of the rows in `order`, and how many the process with the most has."""
+        world, size = self.args.world_size, self.args.rollout_batch_size or self._train_batch_size
+        if self.args.max_batch_seconds is not None:
+            planned = self._plan_of(order, size).batches_of(cycle)
+            batches = [[order[i] for i in batch] for batch in planned]
+            return batches[self.args.process_index :: world], math.ceil(len(batches) / world)
+        own = list(order[self.args.process_index :: world])
+        batches = [own[start : start + size] for start in range(0, len(own), size)]
+        return batches, math.ceil(math.ceil(len(order) / world) / size)
 
     # ---- one optimizer step ----
 

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import chain, count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from audiorl.datasets.batching import EpochPlan
 from audiorl.text.tasks import Task
 from audiorl.trainers.distributed import balanced_order, gathered_rows
 from audiorl.trainers.rollout_metrics import StepRollouts, gather_numbers
@@ -268,3 +269,32 @@ class KeptRows(Sampler[int]):
             else:
                 shuffled = np.random.default_rng([self.seed, cycle, done]).permutation(len(rows))
                 yield from (rows[i] for i in shuffled.tolist())
+
+
+class KeptBatches(Sampler[list[int]]):
+    """The rows of a cycle in batches by seconds, pass after pass until its optimizer steps are full.
+
+    Args:
+        length: batches of a cycle, over micro-batches and processes.
+        rows: tells the cycle that is on and its rows, as indices of the data set.
+        plan: the batches of some rows; they hold places among those rows.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        rows: Callable[[], tuple[int, Sequence[int]]],
+        plan: Callable[[Sequence[int]], EpochPlan],
+    ):
+        self.length, self.rows, self.plan = length, rows, plan
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[list[int]]:
+        cycle, rows = self.rows()
+        plan = self.plan(rows)
+        # each pass is an epoch of the plan, of a number that no other cycle uses
+        passes = (plan.batches_of(cycle * self.length + done) for done in count())
+        batches = islice(chain.from_iterable(passes), self.length)
+        return ([rows[i] for i in batch] for batch in batches)

@@ -199,6 +199,12 @@ class SamplingConfig(SpeechConfig):
         known_name("temperature_schedule", self.temperature_schedule, TEMPERATURE_SCHEDULES)
         if self.reward_timeout is not None:
             positive_number("reward_timeout", self.reward_timeout)
+        if self.max_batch_seconds == AUTO:
+            raise ValueError(
+                f"max_batch_seconds={AUTO!r} tries a batch before anything is sampled, and what a step of "
+                f"{type(self).__name__} needs depends on the length of its samples. Give a number of seconds, for "
+                "example ten times the longest clip."
+            )
         self._check_engine()
 
     def _check_engine(self) -> None:
@@ -280,12 +286,6 @@ class RolloutConfig(SyncedReferenceFields, SamplingConfig):
                 f"train_sampling_strategy={self.train_sampling_strategy!r}. Leave it out, or set num_iterations=1."
             )
         self.check_synced_reference()
-        if self.max_batch_seconds == AUTO:
-            raise ValueError(
-                f"max_batch_seconds={AUTO!r} tries a batch before anything is sampled, and what a step of "
-                f"{type(self).__name__} needs depends on the length of its samples. Give a number of seconds, for "
-                "example ten times the longest clip."
-            )
 
     def _check_group(self) -> None:
         if self.num_generations < 2:

@@ -9,13 +9,14 @@ from datasets import Dataset, IterableDataset
 from transformers import HfArgumentParser
 
 from audiorl.audio import row_audio_seconds
+from audiorl.datasets import EpochPlan
 from audiorl.trainers import config
 from audiorl.trainers.dpo import DPOTrainer
 from audiorl.trainers.grpo import GRPOConfig
 from audiorl.trainers.loading import fits_memory, pads_to_window
-from audiorl.trainers.raft import RAFTConfig
+from audiorl.trainers.raft_cycle import KEPT_FILE, KeptBatches
 from tests.tiny_ctc import tiny_ctc
-from tests.trainers import ctc_rows, grpo_rows, pair_rows
+from tests.trainers import ctc_rows, grpo_rows, pair_rows, raft_rows
 from tests.trainers.pair_rows import PLAIN_STEPS, largest_difference, logged, weights
 
 # Eight clips of 0.54 to 0.9 s.
@@ -25,6 +26,8 @@ BUDGET = {"max_batch_seconds": 1.85, "per_device_train_batch_size": 8}
 def make(method, folder, rows=None, **changes):
     if method == "dpo":
         return pair_rows.trainer(folder, rows or pair_rows.pair_rows(8), **{**BUDGET, **changes})
+    if method == "raft":
+        return raft_rows.trainer(folder, rows or grpo_rows.rows(8), **{**BUDGET, **changes})
     return grpo_rows.trainer(folder, rows or grpo_rows.rows(8), **{**BUDGET, **changes})
 
 
@@ -71,7 +74,7 @@ def test_a_run_resumed_within_an_epoch_ends_as_one_that_did_not_stop(tmp_path, m
     assert largest_difference(weights(whole.model), weights(again.model)) == 0
 
 
-@pytest.mark.parametrize("method", ["dpo", "grpo"])
+@pytest.mark.parametrize("method", ["dpo", "grpo", "raft"])
 def test_micro_batches_of_a_step_are_one_batch_of_it(tmp_path, method):
     """The loss is divided over the whole step, however many clips its micro-batches hold."""
     clips = [row["audio"]["array"] for row in pair_rows.pair_rows(4)]
@@ -79,12 +82,15 @@ def test_micro_batches_of_a_step_are_one_batch_of_it(tmp_path, method):
     assert [round(len(clip) / 16000, 2) for clip in clips] == [0.9, 0.81, 0.72, 0.63]
     rows = (pair_rows.pair_rows if method == "dpo" else grpo_rows.rows)(4)
     once = {**PLAIN_STEPS, "num_train_epochs": 1}
+    if method == "raft":  # both sample in batches of one clip
+        once = {**PLAIN_STEPS, "num_cycles": 1, "max_kept_per_clip": 2, "rollout_batch_size": 1}
     parts = make(method, tmp_path / "a", rows, max_batch_seconds=2.8, gradient_accumulation_steps=2, **once)
     together = make(method, tmp_path / "b", rows, max_batch_seconds=3.7, **once)
     seen, start = seen_by(parts), weights(parts.model)
     parts.train()
     together.train()
-    assert sorted(len(batch) for batch, _ in seen) == [1, 3]
+    assert sorted(len(batch) for batch, _ in seen[-2:]) == [1, 3]
+    assert len(seen) == (6 if method == "raft" else 2)
     assert parts.state.global_step == together.state.global_step == 1
     assert largest_difference(weights(parts.model), weights(together.model)) < 2e-6
     assert largest_difference(weights(parts.model), start) > 1e-3
@@ -214,8 +220,9 @@ def test_what_cannot_be_tried_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"'auto' tries how many clips fit a GPU.*on cpu.*Give a number"):
         make("dpo", tmp_path, max_batch_seconds="auto")
     monkeypatch.setattr(config, "has_memory_limit", lambda device: True)
-    with pytest.raises(ValueError, match=r"before anything is sampled.*GRPOConfig"):
-        make("grpo", tmp_path, max_batch_seconds="auto")
+    for method, name in (("grpo", "GRPOConfig"), ("raft", "RAFTConfig")):
+        with pytest.raises(ValueError, match=rf"before anything is sampled.*{name}"):
+            make(method, tmp_path, max_batch_seconds="auto")
     slowed = {"augmentation": {"speed": {"factor": [0.8, 1.0]}}}
     with pytest.raises(ValueError, match=r"tries the clips as they are.*Give a number"):
         make("dpo", tmp_path, pair_rows.pair_rows(5)[2:], max_batch_seconds="auto", **slowed)
@@ -228,9 +235,62 @@ def test_what_cannot_be_tried_is_refused(tmp_path, monkeypatch):
         HfArgumentParser(GRPOConfig).parse_args_into_dataclasses([*flags, "auto"])
 
 
-def test_raft_has_no_plan(tmp_path):
-    with pytest.raises(ValueError, match=r"RAFT knows which clips.*rollout_batch_size"):
-        RAFTConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", max_batch_seconds=20)
+def test_a_cycle_of_raft_samples_and_learns_within_the_budget(tmp_path):
+    """With `sft_weight` it learns from every clip: a cycle has each row once in rollouts and once in steps."""
+    found = make("raft", tmp_path, num_cycles=2, sft_weight=0.3, rollout_batch_size=1)
+    seen = seen_by(found)
+    found.train()
+    assert max(len(rows) * longest for rows, longest in seen) <= 1.85
+    steps = found.state.global_step // 2
+    cycles = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    for cycle in cycles:
+        for part in (cycle[:-steps], cycle[-steps:]):
+            assert sorted(row for rows, _ in part for row in rows) == list(range(8))
+        assert len(cycle) == 8 + steps
+    assert steps == len(EpochPlan(found.train_dataset["duration"][:], 1.85, max_clips=8)) < 8
+    assert cycles[0] != cycles[1] and found.clips_per_step == round(8 / steps)
+    assert [log["raft/passes"] for log in found.state.log_history if "raft/passes" in log] == [1, 1]
+
+
+def test_kept_clips_go_round_in_batches_until_the_steps_of_a_cycle_are_full():
+    seconds = np.array([0.5, 2.0, 1.0, 1.9, 0.6, 1.8, 1.0, 0.5])
+    rows = [7, 2, 5, 4]  # 0.5, 1.0, 1.8, 0.6 s
+
+    def plan(some):
+        return EpochPlan(seconds[some], 2.0)
+
+    def batches(cycle, some=rows, length=6):
+        return list(KeptBatches(length, lambda: (cycle, some), plan))
+
+    of_a_pass = len(plan(rows))
+    assert 1 < of_a_pass < 4 and len(KeptBatches(6, lambda: (0, rows), plan)) == 6 == len(batches(0))
+    found = batches(0, length=5 * of_a_pass)
+    passes = [found[start : start + of_a_pass] for start in range(0, len(found), of_a_pass)]
+    for part in passes:
+        assert sorted(row for batch in part for row in batch) == sorted(rows)
+    assert all(len(batch) * seconds[batch].max() <= 2.0 for batch in found)
+    assert len({str(part) for part in passes}) > 1
+    assert batches(0) == batches(0) != batches(1)
+    # one clip is all that was kept
+    assert batches(0, [3]) == [[3]] * 6
+
+
+@pytest.mark.parametrize("stop", [1, 2, 4])
+def test_raft_resumed_from_any_checkpoint_ends_as_one_that_did_not_stop(tmp_path, stop):
+    """Two cycles of three steps, which go over what was kept more than once."""
+    settings = {"steps_per_cycle": 3, "num_cycles": 2, "keep_top_percent": 0.6, "gradient_accumulation_steps": 2}
+    settings |= {"save_strategy": "steps", "save_steps": 1}
+    whole = make("raft", tmp_path, **settings)
+    seen = seen_by(whole)
+    whole.train()
+    checkpoint = tmp_path / f"checkpoint-{stop}"
+    assert (checkpoint / KEPT_FILE).exists()
+    again = make("raft", tmp_path / "again", **settings)
+    resumed = seen_by(again)
+    again.train(resume_from_checkpoint=str(checkpoint))
+    left = 2 * (3 - stop % 3)  # batches of the cycle's own steps
+    assert resumed[:left] == (seen[len(seen) // 2 - left : len(seen) // 2] if stop < 3 else seen[-left:])
+    assert largest_difference(weights(whole.model), weights(again.model)) == 0
 
 
 def test_rewards_and_losses_see_groups_that_are_whole(tmp_path):

@@ -40,6 +40,7 @@ METHODS: dict[str, dict[str, Any]] = {
     # seven batches of one clip in steps of four: the second process repeats one, which must not count
     "a budget of seconds": {"max_batch_seconds": 0.95, "gradient_accumulation_steps": 2},
     "a budget of seconds, inner updates": {"max_batch_seconds": 1.8, "num_iterations": 2},
+    "RAFT, a budget of seconds": {"raft": True, "max_batch_seconds": 1.8, "rollout_batch_size": 3, "sft_weight": 0.3},
     # groups are whole in each process, so they are judged as in one
     "GRPO, audio alone": {"untold": True, "trainer_reward_funcs": ["consensus_cer", "confidence"]},
     "RAFT, audio alone": {"untold": True, "raft": True, "trainer_reward_funcs": ["consensus_cer", "confidence"]},
