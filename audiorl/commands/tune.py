@@ -393,6 +393,9 @@ def _argv(recipe: Recipe, stage: Stage, model: str, pairs: str | None = None) ->
     if model != recipe.model and "init_from" in known:
         settings.setdefault("init_from", recipe.model)  # for the card
     if pairs is not None and stage.method in ON_PAIRS:
+        rows = str(settings.get("dataset_name") or "demo")
+        if not os.path.exists(rows):  # a corpus or a Hub name, whose own test split it is measured on
+            settings.setdefault("eval_dataset_name", rows.partition(":")[0])
         settings["dataset_name"] = pairs
     argv = list(DEMO_ARGUMENTS.get(stage.method, ["--dataset_name", "demo"])) if recipe.demo else []
     for name, value in settings.items():

@@ -16,6 +16,8 @@ from transformers import AutoModelForAudioClassification, WhisperForConditionalG
 
 from audiorl.commands import train, tune
 from audiorl.commands.tune import RecipeError, main, read_recipe, run_recipe, shipped_recipes
+from audiorl.datasets import register_corpus
+from audiorl.datasets.corpus import _KNOWN
 from audiorl.report import read_run
 from audiorl.trainers.base import SpeechTrainer
 from tests.tiny_classifiers import tiny_classifier
@@ -113,6 +115,27 @@ def test_stages_hand_their_model_on_and_leave_one_report(world, tmp_path, capsys
     before = {path: path.stat().st_mtime_ns for path in out.glob("*-*/model.safetensors")}
     assert run_recipe(read_recipe(path))[-1].after == wers[-1] and len(decoded) == 4
     assert {path: path.stat().st_mtime_ns for path in out.glob("*-*/model.safetensors")} == before
+
+
+def test_pairs_of_a_corpus_are_measured_on_its_own_test_split(world, tmp_path):
+    class Mine:
+        name = "mine"
+
+        def rows(self, split, language):
+            lines = (world / f"{'train' if split == 'train' else 'held_out'}.jsonl").read_text().splitlines()
+            return [{**row, "audio": str(world / row["audio"])} for row in map(json.loads, lines)]
+
+    register_corpus(Mine())
+    stages = ({"method": "sft"}, {"method": "pairs", "num_generations": 2}, {"method": "dpo"})
+    path = recipe_file(world, tmp_path, *stages, dataset_name="mine:train", eval_dataset_name=None)
+    try:
+        ended = run_recipe(read_recipe(path))
+    finally:
+        del _KNOWN["mine"]
+    assert [one.after is None for one in ended] == [False, True, False]
+    measured = [json.loads((tmp_path / "out" / name / "evaluation.json").read_text()) for name in ("1-sft", "3-dpo")]
+    first, last = ([clip["transcript"] for clip in one["measurements"][1]["clips"]] for one in measured)
+    assert first == last and len(last) == 3
 
 
 def test_a_stage_that_was_interrupted_goes_on_from_its_checkpoint(world, tmp_path, monkeypatch):
