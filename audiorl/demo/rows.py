@@ -421,5 +421,17 @@ class DemoSpeech:
             raise ValueError(f"The demo has the splits {', '.join(self.splits)}; got {split!r}. Name one of them.")
         own, count, seed = self.splits[split]
         quiet = int(os.environ.get("RANK", "0")) != 0  # None: also where there is no terminal
-        rows = iterate_demo_rows(own, count, seed)
-        return iter(tqdm(rows, desc=f"Synthesising {own} speech", total=count, unit="clip", disable=quiet or None))
+        bar = {"desc": f"Synthesising {own} speech", "total": count, "unit": "clip", "disable": quiet or None}
+        return _with_bar(iterate_demo_rows(own, count, seed), bar)
+
+
+def _with_bar(rows: Iterator[dict[str, Any]], settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows, counted; whoever wants no more of them (`--limit`) has all."""
+    with tqdm(**settings) as bar:
+        try:
+            for row in rows:
+                bar.update()
+                yield row
+        except GeneratorExit:
+            bar.total = bar.n
+            raise

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
+from tqdm.auto import tqdm
 
-from audiorl.demo import WINDOW_SECONDS, demo_rows
+from audiorl.demo import WINDOW_SECONDS, DemoSpeech, demo_rows
 from audiorl.demo.rows import BABBLE_VOICES, SPLITS, split_of
 
 
@@ -55,3 +58,13 @@ def test_rows_are_seeded_and_more_rows_begin_with_the_fewer() -> None:
 def test_unknown_split_is_refused() -> None:
     with pytest.raises(ValueError, match="no split 'dev'"):
         demo_rows("dev", 1, seed=0)
+
+
+def test_the_bar_is_full_where_no_more_rows_are_wanted(monkeypatch):
+    written = io.StringIO()
+    shown = lambda **settings: tqdm(**{**settings, "disable": False, "file": written, "ncols": 80})  # noqa: E731
+    monkeypatch.setattr("audiorl.demo.rows.tqdm", shown)
+    rows = DemoSpeech().rows("test")
+    assert [next(rows)["text"], next(rows)["text"]]
+    rows.close()
+    assert "100%" in written.getvalue() and "2/2 [" in written.getvalue().split("\r")[-1]
