@@ -597,15 +597,16 @@ def closing(recipe: Recipe, ended: Sequence[Ended]) -> Closing:
     from audiorl.terminal import FAINT
     from audiorl.trainers.logs import Closing, next_in_words
 
+    look = f"{os.path.join(recipe.output_dir, REPORT_FILE)}, the report of all stages"
     lines = [(line, "") for line in table(ended).split("\n")]
     if _is_stopped(recipe, ended) and len(ended) < len(recipe.stages):
         left = len(recipe.stages) - len(ended)
         lines.append((f"Stopped, as on_worse says: {left} of the stages were not started.", ""))
     if (best := _best(ended)) is None:
         lines.append((f"No stage made it better: the model to use is still {recipe.model}.", ""))
-        return Closing(lines)
+        is_reported = any(one.method != PAIRS for one in ended)
+        return Closing(lines + [(line, FAINT) for line in ("Next:", f"  look    {look}") if is_reported])
     folder = os.path.join(recipe.output_dir, BEST_FOLDER)
     lines.append((f"The best model lies in {folder}, from {best.folder}", ""))
-    look = f"{os.path.join(recipe.output_dir, REPORT_FILE)}, the report of all stages"
     base = recipe.model if best.after is None else None
     return Closing(lines + [(line, FAINT) for line in next_in_words(folder, look, base=base)])

@@ -138,6 +138,18 @@ def test_pairs_of_a_corpus_are_measured_on_its_own_test_split(world, tmp_path):
     assert first == last and len(last) == 3
 
 
+def test_where_no_stage_made_it_better_the_report_alone_comes_next():
+    recipe = tune.Recipe("r.yaml", "out", "base", (), "wer", "continue")
+    worse = tune.Ended("sft", "out/1-sft", "base", {}, 60.0, before=0.1, after=0.2, kept=False)
+    assert str(tune.closing(recipe, [worse])).split("\n")[-3:] == [
+        "No stage made it better: the model to use is still base.",
+        "Next:",
+        "  look    out/report.html, the report of all stages",
+    ]
+    mined = tune.Ended("pairs", "out/1-pairs", "base", {}, 60.0)
+    assert "Next:" not in str(tune.closing(recipe, [mined]))
+
+
 def test_a_stage_that_was_interrupted_goes_on_from_its_checkpoint(world, tmp_path, monkeypatch):
     for folder in ("whole", "cut"):
         (tmp_path / folder).mkdir()
