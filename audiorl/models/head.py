@@ -149,17 +149,21 @@ class TokenStatistics(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, ...]:
-        parts = []
-        for chunk, label in zip(logits.split(TOKEN_CHUNK), labels.split(TOKEN_CHUNK), strict=True):
-            scaled = scaled_logits(chunk, temperature)
+        # written in place: results kept from each chunk would lie between what the chunks give back, and the allocator
+        # of a CPU would take new memory for many of them
+        kind = torch.promote_types(logits.dtype, torch.float32)
+        logps, entropy, mean_logits, mean_logps = (logits.new_empty(len(logits), dtype=kind) for _ in range(4))
+        is_top1 = torch.empty_like(labels, dtype=torch.bool)
+        for start in range(0, len(logits), TOKEN_CHUNK):
+            rows = slice(start, start + TOKEN_CHUNK)
+            scaled, label = scaled_logits(logits[rows], temperature), labels[rows]
             log_probabilities = scaled.log_softmax(-1)
-            logps = log_probabilities.gather(-1, label[:, None]).squeeze(-1)
-            entropy = -log_probabilities.exp().mul_(log_probabilities).sum(-1)
-            mean_logits = scaled.mean(-1)
+            logps[rows] = log_probabilities.gather(-1, label[:, None]).squeeze(-1)
+            entropy[rows] = -log_probabilities.exp().mul_(log_probabilities).sum(-1)
+            mean_logits[rows] = scaled.mean(-1)
             # log p is z less its log-sum-exp, and so is the mean of either
-            mean_logps = mean_logits - scaled.gather(-1, label[:, None]).squeeze(-1) + logps
-            parts.append((logps, entropy, mean_logits, log_probabilities.argmax(-1) == label, mean_logps))
-        logps, entropy, mean_logits, is_top1, mean_logps = (torch.cat(column) for column in zip(*parts, strict=True))
+            mean_logps[rows] = mean_logits[rows] - scaled.gather(-1, label[:, None]).squeeze(-1) + logps[rows]
+            is_top1[rows] = log_probabilities.argmax(-1) == label
         ctx.save_for_backward(logits, labels)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(mean_logits, is_top1)
