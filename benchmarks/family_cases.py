@@ -20,6 +20,10 @@ from transformers import (
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioProcessor,
+    Qwen3ASRConfig,
+    Qwen3ASRFeatureExtractor,
+    Qwen3ASRForConditionalGeneration,
+    Qwen3ASRProcessor,
     Wav2Vec2Config,
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
@@ -145,6 +149,37 @@ def build_audio_llm(width: int, layers: int, vocabulary: int, window: int) -> tu
     )
     torch.manual_seed(0)
     return Qwen2AudioForConditionalGeneration(config).train(), processor
+
+
+QWEN3_CHAT = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'audio' %}<|audio_start|>"
+    + AUDIO
+    + "<|audio_end|>{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endfor %}"
+)
+
+
+def build_qwen3_asr(width: int, layers: int, vocabulary: int) -> tuple[PreTrainedModel, Any]:
+    """Qwen3-ASR, 13 audio tokens a second; the chat is the audio alone."""
+    marks = {"audio_token": AUDIO, "audio_bos_token": "<|audio_start|>", "audio_eos_token": "<|audio_end|>"}
+    tokenizer = word_tokenizer("<unk>", "<pad>", END, *marks.values(), eos_token=END, extra_special_tokens=marks)
+    extractor = Qwen3ASRFeatureExtractor()
+    processor = Qwen3ASRProcessor(extractor, tokenizer, chat_template=QWEN3_CHAT)
+    heads = width // 64 or 1
+    tower = {"d_model": width, "encoder_layers": 2, "encoder_attention_heads": heads, "encoder_ffn_dim": 4 * width}
+    text = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers, "vocab_size": vocabulary}
+    config = Qwen3ASRConfig(
+        audio_config={"model_type": "qwen3_asr_encoder", "output_dim": width, **tower},
+        text_config={
+            **{"model_type": "qwen3", "num_attention_heads": heads, "num_key_value_heads": heads, "head_dim": 64},
+            **text,
+        },
+        audio_token_id=tokenizer.convert_tokens_to_ids(AUDIO),
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(0)
+    return Qwen3ASRForConditionalGeneration(config).train(), processor
 
 
 def separate_audio_llm(model: PreTrainedModel, family: SpeechFamily, batch: GroupBatch, k: int) -> Tensor:

@@ -1,7 +1,7 @@
 """How many tokens does a rollout sample in a second: the library's own sampler against vLLM?
 
-    python benchmarks/rollout_engines.py [--whisper models/whisper-tiny-regrown --rows rows.jsonl] [--shapes audio-llm]
-        [--clips 32] [--hypotheses 8] [--tokens 64] [--repeats 3] [--threads 1]
+    python benchmarks/rollout_engines.py [--whisper models/whisper-tiny-regrown --rows rows.jsonl]
+        [--shapes qwen3-asr qwen2-audio] [--clips 32] [--hypotheses 8] [--tokens 64] [--repeats 3] [--threads 1]
 
 It runs in an environment with vLLM and audiorl. Both engines get the same encoder states, weights, clips and prompts,
 and give the policy's log-probabilities with their samples: the library's own on the way, vLLM's by scoring them
@@ -15,12 +15,13 @@ import argparse
 import statistics
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from family_cases import build_audio_llm
+from family_cases import build_audio_llm, build_qwen3_asr
 from measuring import environment, hardware_line, report, table
 
 from audiorl.batch import GroupBatch
@@ -33,6 +34,10 @@ from audiorl.trainers.loading import load_checkpoint, load_processor
 
 RATE = 16_000
 Case = tuple[str, Any, SpeechFamily, GroupBatch]
+SHAPES = {
+    "qwen2-audio": ("Qwen2-Audio", partial(build_audio_llm, 512, 8, 8192, 30)),
+    "qwen3-asr": ("Qwen3-ASR", partial(build_qwen3_asr, 512, 8, 8192)),
+}
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
@@ -43,20 +48,15 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
         family.set_defaults(language="english")
         rows = [row for row in speech_rows(options.rows) if row["duration"] <= 12][: options.clips]
         yield f"Whisper, {Path(options.whisper).name}, real speech", model, family, batch_of(family, rows)
-    if "audio-llm" in options.shapes:
-        model, processor = build_audio_llm(512, 8, 8192, 30)
+    for shape in options.shapes:
+        name, build = SHAPES[shape]
+        model, processor = build()
         family = speech_family(model, processor)
+        family.set_defaults(language="english")
         noise = np.random.default_rng(0)
-        rows = speech_rows(
-            [
-                {
-                    "audio": {"array": noise.normal(0, 0.1, 5 * RATE).astype(np.float32), "sampling_rate": RATE},
-                    "text": "",
-                }
-                for _ in range(options.clips)
-            ]
-        )
-        yield "Qwen2-Audio, 8 layers of width 512, noise of 5 s", model, family, batch_of(family, list(rows))
+        clips = [noise.normal(0, 0.1, 5 * RATE).astype(np.float32) for _ in range(options.clips)]
+        rows = speech_rows([{"audio": {"array": clip, "sampling_rate": RATE}, "text": ""} for clip in clips])
+        yield f"{name}, 8 layers of width 512, noise of 5 s", model, family, batch_of(family, list(rows))
 
 
 def batch_of(family: SpeechFamily, rows: Any) -> GroupBatch:
@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--whisper", help="folder of a Whisper checkpoint")
     parser.add_argument("--rows", help="rows with real speech for it")
-    parser.add_argument("--shapes", nargs="*", default=[], choices=["audio-llm"])
+    parser.add_argument("--shapes", nargs="*", default=[], choices=list(SHAPES))
     parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--hypotheses", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
