@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -523,7 +524,12 @@ def picture(told: Mapping[str, Any]) -> str:
     def across(value: float) -> float:
         return left + width * (value - low) / ((high - low) or 1.0)
 
-    drawn = []
+    height = 20 + row * len(order) + 34
+    drawn = [
+        f'<path d="M{across(tick / 100):.1f} 6 V{height - 44}" stroke="#ddd"/>'
+        f'<text x="{across(tick / 100):.1f}" y="{height - 30}" text-anchor="middle" font-size="11">{tick} %</text>'
+        for tick in range(5 * math.ceil(20 * low), round(100 * high) + 1, 5)
+    ]
     for place, method in enumerate(order):
         one, y = told[method], 20 + row * place
         dots = "".join(f'<circle cx="{across(v):.1f}" cy="{y}" r="2.5" fill="#999"/>' for v in one["folds"].values())
@@ -534,7 +540,6 @@ def picture(told: Mapping[str, Any]) -> str:
             f'<circle cx="{centre:.1f}" cy="{y}" r="4" fill="#0072b2"/>'
             f'<text x="{left + width + 10}" y="{y + 4}" font-size="12">{100 * one["wer"]:.1f} %</text>'
         )
-    height = 20 + row * len(order) + 20
     foot = f'<text x="{left}" y="{height - 8}" font-size="11">WER: pooled with 95 % interval; grey: each speaker</text>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 70} {height}" font-family="sans-serif" '
