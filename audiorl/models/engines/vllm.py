@@ -116,10 +116,16 @@ class VLLMEngine:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         import vllm
+        from vllm.platforms import current_platform
 
         with tempfile.TemporaryDirectory() as folder:
             write_checkpoint(folder, model, part, self.family.processor)
-            options = {"skip_tokenizer_init": True, "enable_prompt_embeds": True} if part.reads_embeddings else {}
+            options: dict[str, Any] = {}
+            if part.reads_embeddings:
+                options |= {"skip_tokenizer_init": True, "enable_prompt_embeds": True}
+            if current_platform.is_cpu():
+                # A prompt read in parts draws numbers that vLLM takes back, which it cannot do on a CPU: whole prompts
+                options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(self.positions, 8192)}
             self.llm = vllm.LLM(
                 model=folder,
                 dtype=str(self.dtype).removeprefix("torch."),
