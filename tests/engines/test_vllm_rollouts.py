@@ -158,6 +158,13 @@ def test_audio_language_models_agree_before_and_after_tower_or_decoder_move(kind
         assert moved.logps.shape != before.shape or not torch.equal(moved.logps, before)
 
 
+def test_more_prompts_than_vllm_reads_in_a_step():
+    """1,200 of them; a prompt that is read in parts ends vLLM on a CPU, "CPU Generator does not use offset"."""
+    policy = Policy(*language_model("qwen2_audio"))
+    samples = policy.sample(hypotheses=400)
+    assert samples.keep[:3].any(-1).all() and difference(samples) < 2e-4
+
+
 def test_a_trainer_learns_from_its_samples(tmp_path):
     model, processor = whisper()
     trainer = grpo_rows.trainer(
