@@ -568,12 +568,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("do", choices=["time", "run", "tell"])
     parser.add_argument("--out", type=Path, required=True, help="folder of the units")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="to run, or to tell of")
     parser.add_argument("--minutes", type=float, default=4.0, help="CPU minutes of training for each method and fold")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--speakers", nargs="+", default=None, help="only these folds")
     parser.add_argument("--processes", type=int, default=1, help="units run at the same time, one thread each")
-    parser.add_argument("--record", type=Path, help="JSON with all units; `tell` writes it, and an SVG beside it")
+    parser.add_argument(
+        "--record", type=Path, help="JSON with all units, of other seeds too; `tell` writes it, and an SVG"
+    )
     args = parser.parse_args()
     if "AUDIORL_TEST_DATA" not in os.environ:
         parser.error("AUDIORL_TEST_DATA is not set. Point it at the folder with data/ and models/.")
@@ -593,11 +595,18 @@ def main() -> None:
         run_units(root, args.out, jobs, args.processes)
         return
     known = {name: unit for name, unit in known.items() if unit["minutes"] == args.minutes}
-    told = summary(pooled(known))
+    asked = {name: unit for name, unit in known.items() if unit["seed"] in args.seeds or unit["method"] == CHECKPOINT}
+    told = summary(pooled(asked))
     print(table(told))
     if args.record is not None:
         args.record.with_suffix(".svg").write_text(picture(told), encoding="utf-8")
-    result = {"benchmark": "leave_one_out", "minutes": args.minutes, "batch": BATCH, "looks": LOOKS}
+    result = {
+        "benchmark": "leave_one_out",
+        "minutes": args.minutes,
+        "seeds": args.seeds,
+        "batch": BATCH,
+        "looks": LOOKS,
+    }
     seconds = seconds_known(args.out)
     report({**result, **environment("cpu", 1), "seconds_for_a_step": seconds, "methods": told}, None)
     if args.record is not None:
