@@ -59,7 +59,7 @@ def test_arms_run_from_one_first_phase_and_are_told(tmp_path):
     arms = ["--arms", "SFT goes on", "easier clips first"]
     run = [sys.executable, str(BENCHMARK), "run", *common, "--seeds", "0", *arms]
     done = subprocess.run(run, capture_output=True, text=True, check=True)
-    assert done.stdout.count("WER") == 3 and len(list((tmp_path / "first_phases").iterdir())) == 1
+    assert done.stdout.count(": WER ") == 3 and len(list((tmp_path / "first_phases").iterdir())) == 1
     tell = [sys.executable, str(BENCHMARK), "tell", *common]
     told = json.loads(subprocess.run(tell, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
     assert set(told["arms"]) == {"checkpoint", "SFT goes on", "easier clips first"}
