@@ -698,10 +698,8 @@ def check_flags(
     settings = _checked_file(argv, flags, former, refused) if CONFIG in argv else {}
     given = {word[2:].replace("-", "_") for word in argv if word.startswith("--")} | settings.keys()
     if missing := [flag for flag in flags.values() if not flag.default and flag.name not in given]:
-        names, add = (
-            ", ".join(f"--{one.name}" for one in missing),
-            " ".join(f"--{one.name} {_wants(one)}" for one in missing),
-        )
+        names = ", ".join(f"--{one.name}" for one in missing)
+        add = " ".join(f"--{one.name} {_wants(one)}" for one in missing)
         are = "is" if len(missing) == 1 else "are"
         raise WrongFlag(f"{names} {are} missing. Add {add}; {HELP_ALL} says more.")
     return settings
