@@ -200,7 +200,7 @@ def train_rows(
             print(parts, flush=True)
     if args is None:
         return rows
-    from audiorl.trainers.loading import rows_within_bounds
+    from audiorl.trainers.clips import rows_within_bounds
 
     return rows_within_bounds(rows, args, "training rows")
 
@@ -232,7 +232,7 @@ def _measurable(rows: Any, args: SpeechConfig) -> Any:
     """The rows of the length that the run wants; at least two."""
     from datasets import Dataset
 
-    from audiorl.trainers.loading import rows_within_bounds
+    from audiorl.trainers.clips import rows_within_bounds
 
     rows = rows_within_bounds(rows, args, "test rows")
     if isinstance(rows, Dataset) and len(rows) < 2:

@@ -46,7 +46,6 @@ MOVED = {
     "audiorl.datasets.columns": "audiorl.datasets.formats",
     "audiorl.datasets.corpus_table": "audiorl.datasets.corpus",
     "audiorl.datasets.length_filter": "audiorl.datasets.checks",
-    "audiorl.trainers.clips": "audiorl.trainers.loading",
     "audiorl.trainers.decoding": "audiorl.trainers.metrics",
     "audiorl.trainers.report_files": "audiorl.trainers.logs",
     "audiorl.trainers.rewarded": "audiorl.trainers.rollout_trainer",

@@ -45,18 +45,16 @@ from audiorl.models import base_model
 from audiorl.models.forward import is_sharded
 from audiorl.text.normalizers import normalizer
 from audiorl.trainers.adapters import RankSchedule, adapter_files, follow_adapter
+from audiorl.trainers.batch_budget import BatchBudget, batch_seconds, planned_loader, tell_plan
 from audiorl.trainers.callbacks import OwnConfigs, StopOnBadNumbers, StopOnSigterm
 from audiorl.trainers.card import RunCard
 from audiorl.trainers.checkpoints import CheckpointSaver
+from audiorl.trainers.clips import TrainingAugmentation, balance_values, tell_unused_rows, usable_rows
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.cost import CostMeter
 from audiorl.trainers.distributed import BalancedRows, check_parallelism
 from audiorl.trainers.hub import HubPusher, tokens_left_out
 from audiorl.trainers.loading import (
-    BatchBudget,
-    TrainingAugmentation,
-    balance_values,
-    batch_seconds,
     check_trained,
     configured_family,
     fill_encoder_cache,
@@ -64,12 +62,8 @@ from audiorl.trainers.loading import (
     load_processor,
     make_encoder_cache,
     plan_adapter,
-    planned_loader,
     save_spelling,
-    tell_plan,
-    tell_unused_rows,
     tunable,
-    usable_rows,
 )
 from audiorl.trainers.logs import (
     AudioSamples,

@@ -48,8 +48,9 @@ from audiorl.evaluation.transcription import evaluation_mode
 from audiorl.losses import supervised_loss
 from audiorl.losses.settings import finite_number, number_not_below, positive_number
 from audiorl.trainers.base import Collate, ComputeMetrics, Optimizers
+from audiorl.trainers.batch_budget import batch_seconds, planned_loader, tell_plan
 from audiorl.trainers.callbacks import sampling_guarded
-from audiorl.trainers.loading import batch_seconds, default_output_dir, planned_loader, tell_plan
+from audiorl.trainers.loading import default_output_dir
 from audiorl.trainers.logs import console_of
 from audiorl.trainers.raft_cycle import (
     ROUNDING,

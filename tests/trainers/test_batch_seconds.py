@@ -11,9 +11,9 @@ from transformers import HfArgumentParser
 from audiorl.audio import row_audio_seconds
 from audiorl.datasets import EpochPlan
 from audiorl.trainers import config
+from audiorl.trainers.batch_budget import fits_memory, pads_to_window
 from audiorl.trainers.dpo import DPOTrainer
 from audiorl.trainers.grpo import GRPOConfig
-from audiorl.trainers.loading import fits_memory, pads_to_window
 from audiorl.trainers.raft_cycle import KEPT_FILE, KeptBatches
 from tests.tiny_ctc import tiny_ctc
 from tests.trainers import ctc_rows, grpo_rows, pair_rows, raft_rows
@@ -104,7 +104,7 @@ def test_seconds_come_from_the_duration_or_from_the_header(tmp_path):
 
 
 def test_what_the_budget_brings_is_told(tmp_path, caplog):
-    logger = "audiorl.trainers.loading"
+    logger = "audiorl.trainers.batch_budget"
     with caplog.at_level("WARNING", logger=logger):
         make("dpo", tmp_path, per_device_train_batch_size=1, num_train_epochs=1).train()
     told = [record.message for record in caplog.records if record.name == logger]
@@ -178,7 +178,7 @@ def small_memory(monkeypatch):
 
 def test_a_budget_that_was_found_trains_like_the_number_it_is(tmp_path, small_memory, caplog):
     settings = {"num_train_epochs": 1, "disable_dropout": False, "save_strategy": "steps", "save_steps": 2}
-    with caplog.at_level("WARNING", logger="audiorl.trainers.loading"):
+    with caplog.at_level("WARNING", logger="audiorl.trainers.batch_budget"):
         found = make("dpo", tmp_path / "auto", max_batch_seconds="auto", **settings)
         found.train()
     assert small_memory[:3] == [1, 2, 4] and small_memory[3] == 3
