@@ -47,7 +47,6 @@ MOVED = {
     "audiorl.datasets.corpus_table": "audiorl.datasets.corpus",
     "audiorl.datasets.length_filter": "audiorl.datasets.checks",
     "audiorl.trainers.decoding": "audiorl.trainers.metrics",
-    "audiorl.trainers.report_files": "audiorl.trainers.logs",
     "audiorl.trainers.rewarded": "audiorl.trainers.rollout_trainer",
 }
 # package -> the names that it offers, for answers to a misspelt one

@@ -469,10 +469,12 @@ def summary(found: Mapping[str, Mapping[str, list[tuple[Errors, dict]]]]) -> dic
     told: dict[str, Any] = {}
     for method, by in found.items():
         low, high = np.quantile(sampled[method], [0.025, 0.975])
+        seeds = sorted({unit["seed"] for units in by.values() for _, unit in units})
         told[method] = {
             "wer": sum(each.sum() for each in errors[method].values()) / total,
             "interval": [low, high],
-            "seeds": sorted({unit["seed"] for units in by.values() for _, unit in units}),
+            "seeds": seeds,
+            "by_seed": [_wer_of_seed(by, seed) for seed in seeds],
             "folds": {name: errors[method][name].sum() / words[name].sum() for name in words},
             **{kind: _kind(by, kind) / total for kind in ("substitutions", "deletions", "insertions")},
         }
@@ -492,6 +494,14 @@ def summary(found: Mapping[str, Mapping[str, list[tuple[Errors, dict]]]]) -> dic
     return told
 
 
+def _wer_of_seed(by: Mapping[str, list[tuple[Errors, dict]]], seed: int) -> float | None:
+    """Over all folds; None where the seed lacks one."""
+    counted = [errors for units in by.values() for errors, unit in units if unit["seed"] == seed]
+    if len(counted) < len(by):
+        return None
+    return float(sum(errors.errors.sum() for errors in counted) / sum(errors.words.sum() for errors in counted))
+
+
 def _kind(by: Mapping[str, list[tuple[Errors, dict]]], kind: str) -> float:
     return sum(float(np.mean([getattr(errors, kind).sum() for errors, _ in units])) for units in by.values())
 
@@ -499,7 +509,7 @@ def _kind(by: Mapping[str, list[tuple[Errors, dict]]], kind: str) -> float:
 def table(told: Mapping[str, Any]) -> str:
     """One line for each method, the lowest WER first."""
     lines = [
-        "| method | WER (95 %) | folds, lowest to highest | against the checkpoint | against SFT | seeds |\n"
+        "| method | WER (95 %) | by seed | folds, lowest to highest | against the checkpoint | against SFT |\n"
         "|---|---|---|---|---|---|"
     ]
     for method, one in sorted(told.items(), key=lambda pair: pair[1]["wer"]):
@@ -510,7 +520,31 @@ def table(told: Mapping[str, Any]) -> str:
             tests.append(f"{100 * test['difference']:+.1f}, p = {test['p_holm']:.2g}" if test else "")
         spread = f"{100 * min(one['folds'].values()):.1f} to {100 * max(one['folds'].values()):.1f}"
         wer = f"{100 * one['wer']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-        lines.append(f"| {method} | {wer} | {spread} | {' | '.join(tests)} | {len(one['seeds'])} |")
+        by_seed = ", ".join("" if value is None else f"{100 * value:.1f}" for value in one["by_seed"])
+        lines.append(f"| {method} | {wer} | {by_seed} | {spread} | {' | '.join(tests)} |")
+    return "\n".join(lines)
+
+
+def changes(found: Mapping[str, Mapping[str, list[tuple[Errors, dict]]]], told: Mapping[str, Any]) -> str:
+    """What changed beside the WER, a line for each method: means over folds and seeds, and which looks were kept."""
+    lines = [
+        "| method | S, D, I | entropy | samples, best of 8 | flat groups | drift | kept after look 1 to 4 | steps |\n"
+        "|---|---|---|---|---|---|---|---|"
+    ]
+    for method in sorted(found, key=lambda method: told[method]["wer"]):
+        units = [unit for seeds in found[method].values() for _, unit in seeds]
+        kinds = ", ".join(f"{100 * told[method][kind]:.1f}" for kind in ("substitutions", "deletions", "insertions"))
+        signs = {sign: float(np.mean([unit["signs"][sign] for unit in units])) for sign in units[0]["signs"]}
+        kept = [looks.index(min(looks)) for unit in units if (looks := unit.get("looks"))]
+        cells = [
+            *(method, kinds, f"{signs['entropy']:.2f}"),
+            f"{100 * signs['sample_wer']:.1f}, {100 * signs['best_sample_wer']:.1f} %",
+            f"{100 * signs['flat_groups']:.0f} %",
+            f"{signs['drift']:.4f}",
+            ", ".join(str(kept.count(place)) for place in range(LOOKS)) if kept else "",
+            ", ".join(map(str, units[0].get("steps", []))),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -596,8 +630,9 @@ def main() -> None:
         return
     known = {name: unit for name, unit in known.items() if unit["minutes"] == args.minutes}
     asked = {name: unit for name, unit in known.items() if unit["seed"] in args.seeds or unit["method"] == CHECKPOINT}
-    told = summary(pooled(asked))
-    print(table(told))
+    found = pooled(asked)
+    told = summary(found)
+    print(table(told), changes(found, told), sep="\n\n")
     if args.record is not None:
         args.record.with_suffix(".svg").write_text(picture(told), encoding="utf-8")
     result = {

@@ -29,6 +29,8 @@ def write_units(loo, folder: Path, said: dict[str, dict[str, list[str]]], seeds=
                 path = loo.unit_path(folder, 4.0, seed, speaker, method)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 unit = {"method": method, "speaker": speaker, "seed": seed, "hypotheses": hypotheses}
+                unit["signs"] = dict.fromkeys(("entropy", "sample_wer", "best_sample_wer", "flat_groups", "drift"), 0.5)
+                unit |= {} if method == loo.CHECKPOINT else {"looks": [0.3, 0.1 * seed, 0.2, 0.2], "steps": [7]}
                 path.write_text(json.dumps(unit | {"transcripts": ["a b c d"] * len(hypotheses)}))
 
 
@@ -66,7 +68,12 @@ def test_pooled_rates_tests_and_kinds_by_hand(loo, tmp_path):
     assert told["ORPO"]["against_checkpoint"]["p_holm"] >= told["ORPO"]["against_checkpoint"]["p"] > 0
     low, high = told["SFT"]["interval"]
     assert low <= 4 / 16 <= high
-    assert loo.table(told).splitlines()[2].startswith("| ORPO | 0.0 % (0.0 to 0.0) | 0.0 to 0.0 | -37.5, p = ")
+    assert (
+        loo.table(told).splitlines()[2].startswith("| ORPO | 0.0 % (0.0 to 0.0) | 0.0, 0.0 | 0.0 to 0.0 | -37.5, p = ")
+    )
+    lines = loo.changes(found, told).splitlines()
+    assert lines[4] == "| checkpoint | 12.5, 25.0, 0.0 | 0.50 | 50.0, 50.0 % | 50 % | 0.5000 |  |  |"
+    assert lines[3] == "| SFT | 12.5, 12.5, 0.0 | 0.50 | 50.0, 50.0 % | 50 % | 0.5000 | 0, 4, 0, 0 | 7 |"
     ElementTree.fromstring(loo.picture(told))
 
 

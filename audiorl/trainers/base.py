@@ -65,17 +65,11 @@ from audiorl.trainers.loading import (
     save_spelling,
     tunable,
 )
-from audiorl.trainers.logs import (
-    AudioSamples,
-    RunReport,
-    closing,
-    console_of,
-    leave_comparison,
-    without_other_bars,
-    write_logs,
-)
+from audiorl.trainers.logs import closing, console_of, without_other_bars, write_logs
+from audiorl.trainers.media import AudioSamples
 from audiorl.trainers.metrics import Decoder, Metrics, StepCounts, counted_step, without_repeats
 from audiorl.trainers.reference import AdapterOff, FrozenCopy, FrozenPolicy
+from audiorl.trainers.report_files import RunReport, leave_comparison
 
 logger = logging.get_logger(__name__)
 

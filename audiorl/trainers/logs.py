@@ -1,12 +1,10 @@
-"""What a run writes while it trains.
+"""What a run tells of its training: two files, the console, and the words at the end.
 
 metrics.jsonl    one object for each log, with its step; a resumed run removes the logs of later steps, so that no step
                  is there twice
 metrics.csv      the same as a table; a metric that comes up later adds a column
 the console      a progress bar on a terminal and a line for each log, unless the run is quiet; in a notebook one output
                  with a bar and a table
-loggers          audio and tables, for loggers that take them: TensorBoard, Weights & Biases, Trackio
-the report       facts, pairs, sampled groups and evaluations that the report reads; with `report_html` the page itself
 """
 
 from __future__ import annotations
@@ -17,46 +15,25 @@ import os
 import shlex
 import sys
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers import trainer as hf_trainer
-from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.utils import is_in_notebook, logging
+from transformers.utils import is_in_notebook
 from transformers.utils import logging as hf_logging
 
-from audiorl.datasets import speech_rows
-from audiorl.evaluation import Decoded
-from audiorl.evaluation.transcription import decoding_in_force, load_clip, where
 from audiorl.files import METRICS_FILE, STATE_FILE, strict_json
 from audiorl.model_card import MODEL_CARD
-from audiorl.models import base_model
 from audiorl.notebook import Output, html_table, percent
-from audiorl.report import write_report
-from audiorl.report.run_folder import (
-    KEPT_BYTES,
-    UNASKED_BYTES,
-    KeptAudio,
-    Systems,
-    leave_evaluation,
-    leave_facts,
-    leave_groups,
-    leave_pairs,
-    place_of,
-    start_run,
-)
 from audiorl.terminal import FAINT, VERDICTS, fitted, in_words, painted, wrapped
 from audiorl.trainers.cost import cost_in_words, gib, peak_gib
-from audiorl.trainers.rollouts import Rollout
+from audiorl.trainers.report_files import model_name
 
 TABLE_FILE = "metrics.csv"
 # metric -> how a line of the console calls it
@@ -402,310 +379,3 @@ def without_other_bars() -> Iterator[None]:
     finally:
         if shown:
             hf_logging.enable_progress_bar()
-
-
-# How many clips are decoded and logged each time: the first rows, so that one can hear and read the same ones again.
-LOGGED_CLIPS = 4
-STEP = "train/global_step"
-NO_MARKUP = {ord(letter): f"&#{ord(letter)};" for letter in "\\`*_[]|<>&#"}
-
-
-class Sample(NamedTuple):
-    """One clip with the model's hypothesis."""
-
-    name: str  # of its row, for a person
-    samples: np.ndarray  # (N,) float32
-    sampling_rate: int  # Hz
-    transcript: str
-    hypothesis: str
-
-    @property
-    def caption(self) -> str:
-        return f"{self.name}\ntranscript: {self.transcript}\nhypothesis: {self.hypothesis}"
-
-
-class MediaLogger(ABC):
-    """A logger that takes audio and tables."""
-
-    @abstractmethod
-    def audio(self, samples: Sequence[Sample], step: int) -> None:
-        """Log clips with transcript and hypothesis, the texts as a table, too."""
-
-    def texts(self, samples: Sequence[Sample], step: int) -> None:
-        rows = [(one.name, one.transcript, one.hypothesis) for one in samples]
-        self.table("audio_samples_texts", ("clip", "transcript", "hypothesis"), rows, step)
-
-    @abstractmethod
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        """Log a table of texts and numbers."""
-
-
-class TensorBoardMedia(MediaLogger):
-    def __init__(self, callback: Any):
-        self.callback = callback
-
-    def audio(self, samples: Sequence[Sample], step: int) -> None:
-        for place, one in enumerate(samples):
-            clip = np.clip(one.samples, -1, 1)[None]
-            self.callback.tb_writer.add_audio(f"audio_samples/{place}", clip, step, one.sampling_rate)
-        self.texts(samples, step)
-
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        self.callback.tb_writer.add_text(name, markdown_table(columns, rows), step)
-
-
-class WandbMedia(MediaLogger):
-    def __init__(self, callback: Any):
-        self.wandb = callback._wandb
-
-    def audio(self, samples: Sequence[Sample], step: int) -> None:
-        sounds = [self.wandb.Audio(one.samples, one.sampling_rate, caption=one.caption) for one in samples]
-        self.wandb.log({"audio_samples": sounds, STEP: step})
-        self.texts(samples, step)
-
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        table = self.wandb.Table(columns=list(columns), data=[list(row) for row in rows])
-        self.wandb.log({name: table, STEP: step})
-
-
-class TrackioMedia(MediaLogger):
-    def __init__(self, callback: Any):
-        self.trackio = callback._trackio
-
-    def audio(self, samples: Sequence[Sample], step: int) -> None:
-        for place, one in enumerate(samples):
-            # floats would be scaled to their peak: a faint clip would sound loud
-            whole = np.round(np.clip(one.samples, -1, 1) * 32767).astype(np.int16)
-            sound = self.trackio.Audio(whole, caption=one.caption, sample_rate=one.sampling_rate)
-            self.trackio.log({f"audio_samples/{place}": sound, STEP: step})
-        self.texts(samples, step)
-
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        records = [dict(zip(columns, row, strict=True)) for row in rows]
-        self.trackio.log({name: self.trackio.Table(data=records), STEP: step})
-
-
-MEDIA: dict[type, type[Any]] = {
-    TensorBoardCallback: TensorBoardMedia,
-    WandbCallback: WandbMedia,
-    TrackioCallback: TrackioMedia,
-}
-
-
-def media_loggers(trainer: Any) -> list[MediaLogger]:
-    """The trainer's loggers that take audio and tables. Ask during training, when they are open."""
-    callbacks = trainer.callback_handler.callbacks
-    return [made(callback) for callback in callbacks for kind, made in MEDIA.items() if isinstance(callback, kind)]
-
-
-# In place of the transcript, of rows that have none
-NO_TRANSCRIPT = "(not known)"
-
-
-class AudioSamples(TrainerCallback):
-    """Decodes the same few clips every `log_audio_every` steps and logs them with transcript and hypothesis.
-
-    Args:
-        trainer: whose evaluation rows, else training rows, are decoded; a `Dataset`.
-    """
-
-    def __init__(self, trainer: Any):
-        self.trainer = trainer
-        sets = trainer.eval_dataset if trainer.eval_dataset is not None else trainer.train_dataset
-        rows = next(iter(sets.values())) if isinstance(sets, dict) else sets
-        if not isinstance(rows, Dataset):
-            raise ValueError(
-                "log_audio_every decodes the same clips again and again, which a stream cannot offer. Load the rows as "
-                "a Dataset (streaming=False), or leave log_audio_every out."
-            )
-        self.rows = rows.select(range(min(LOGGED_CLIPS, len(rows))))
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step % args.log_audio_every:
-            return
-        said = self.trainer.decoder.transcribe(self.rows)
-        if not state.is_world_process_zero:
-            return
-        family = self.trainer.family
-        try:
-            column = self.trainer.transcript_column(self.rows.column_names)
-        except ValueError:
-            column = None  # rows of audio alone
-        samples = [
-            Sample(
-                name,
-                load_clip(row, name, family),
-                family.sampling_rate,
-                NO_TRANSCRIPT if column is None else family.words(row[column]),
-                hypothesis,
-            )
-            for row, hypothesis in zip(self.rows, said, strict=True)
-            for name in [where(0, row)]
-        ]
-        for logger in media_loggers(self.trainer):
-            logger.audio(samples, state.global_step)
-
-
-def log_completions(trainer: Any, records: Sequence[dict[str, Any]]) -> None:
-    """Log the best and worst hypothesis of each clip as a table, to loggers that take tables."""
-    columns = ("step", "clip", "transcript", "best", "best_reward", "worst", "worst_reward")
-    step = trainer.state.global_step
-    rows = [
-        (
-            *(step, record["where"], record["transcript"]),
-            *(record[name][key] for name in ("best", "worst") for key in ("text", "reward")),
-        )
-        for record in records
-    ]
-    for logger in media_loggers(trainer) if rows else ():
-        logger.table("completions", columns, rows, step)
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table in Markdown that shows texts as they are, markup and bars included."""
-
-    def cell(value: Any) -> str:
-        text = f"{value:.4g}" if isinstance(value, float) else str(value)
-        return " ".join(text.split()).translate(NO_MARKUP)
-
-    lines = [columns, ["---"] * len(columns)]
-    table = [" | ".join(map(str, line)) for line in lines] + [" | ".join(map(cell, row)) for row in rows]
-    return "\n".join(f"| {line} |" for line in table)
-
-
-# ---- the report ----
-
-
-logger = logging.get_logger(__name__)
-
-
-class RunReport(TrainerCallback):
-    """Writes what the report reads: facts, pairs and sampled groups; with `report_html` the page too. One process does.
-
-    Args:
-        trainer: a `SpeechTrainer`.
-    """
-
-    def __init__(self, trainer: Any):
-        self.trainer = trainer
-        self.kept = self._kept_audio()
-        self.comes_later = False  # who measures before and after writes the page then, see `leave_comparison`
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not state.is_world_process_zero:
-            return
-        start_run(args.output_dir, state.global_step)
-        self.kept = self._kept_audio()
-        rows = self.trainer.train_dataset
-        pairs = rows if isinstance(rows, Dataset) and {"chosen", "rejected"} <= set(rows.column_names) else None
-        facts = {
-            "trainer": type(self.trainer).__name__,
-            "model": model_name(self.trainer),
-            "training_rows": len(rows) if isinstance(rows, Dataset) else "a stream",
-            "epochs": args.num_train_epochs,
-            "steps": state.max_steps,
-            "learning_rate": args.learning_rate,
-            "wer_normaliser": self.trainer.normalizer.name,
-        }
-        leave_facts(args.output_dir, facts if pairs is None else {**facts, "pairs": len(pairs)})
-        if pairs is not None:
-            leave_pairs(args.output_dir, pairs, self.kept)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero and args.report_html and not self.comes_later:
-            write_page(args.output_dir)
-
-    def _kept_audio(self) -> KeptAudio:
-        args = self.trainer.args
-        return KeptAudio(args.output_dir, KEPT_BYTES if args.report_html else UNASKED_BYTES)
-
-    def keep_groups(self, groups: Sequence[dict[str, Any]], step: int) -> None:
-        """Write what `group_records` found in this process.
-
-        Args:
-            step: the optimizer step that learns from them, > 0.
-        """
-        if self.trainer.args.process_index:
-            return
-        words = self.trainer.family.words
-        records = [
-            {
-                **place_of(group["row"], self.kept),
-                "step": step,
-                "transcript": None if (text := group["row"].get("text")) is None else words(text),
-                "hypotheses": group["hypotheses"],
-            }
-            for group in groups
-        ]
-        leave_groups(self.trainer.args.output_dir, records)
-
-
-def write_page(run: str) -> None:
-    """Write report.html. A failure is logged and loses no trained model."""
-    try:
-        page = write_report(run)
-    except (OSError, ValueError) as error:
-        logger.warning(f"No report was written: {error}\nMend this, then run: audiorl report {run}")
-    else:
-        print(f"The report lies in {page}", flush=True)
-
-
-def model_name(trainer: Any) -> str:
-    """The name or path of the checkpoint that is trained."""
-    return base_model(trainer.model).config._name_or_path or type(base_model(trainer.model)).__name__
-
-
-# ---- groups ----
-
-
-def group_records(rollouts: Sequence[Rollout], names: Sequence[str], most: int) -> list[dict[str, Any]]:
-    """The first groups of some rollouts: row, K hypotheses with their rewards; None where one abstained.
-
-    Args:
-        names: of the rewards.
-        most: how many, >= 0.
-    """
-    places = [(rollout, b) for rollout in rollouts for b in rollout.batch.valid.nonzero().flatten().tolist()]
-    return [
-        {
-            "row": rollout.batch.rows[b],
-            "hypotheses": [
-                {"text": text, "reward": _known(reward), "rewards": dict(zip(names, map(_known, parts), strict=True))}
-                for text, reward, parts in zip(
-                    rollout.texts[b], rollout.rewards[b].tolist(), rollout.parts[b].tolist(), strict=True
-                )
-            ],
-        }
-        for rollout, b in places[:most]
-    ]
-
-
-def _known(value: float) -> float | None:
-    return None if value != value else value
-
-
-# ---- before and after ----
-
-
-def leave_comparison(trainer: Any, held_out: Any, before: Decoded, after: Decoded, dataset: str | None = None) -> None:
-    """Write evaluation.json for clips decoded before and after training and, with `report_html`, the page again.
-
-    Args:
-        trainer: a trained `SpeechTrainer`; its weights have been saved.
-        held_out: the rows that were decoded.
-        dataset: what they are called.
-    """
-    args = trainer.args
-    decoding = decoding_in_force(trainer.model, {}, args.per_device_eval_batch_size)
-    systems = Systems(model_name(trainer), args.output_dir, dataset or "held-out clips", decoding)
-    leave_evaluation(
-        args.output_dir,
-        list(speech_rows(held_out)),
-        before,
-        after,
-        systems,
-        normalise=trainer.normalizer,
-        task=trainer.family.task,
-    )
-    if args.report_html:
-        write_page(args.output_dir)

@@ -19,8 +19,9 @@ from audiorl.models import SpeechFamily
 from audiorl.terminal import wrapped
 from audiorl.text.tasks import TRANSCRIPTION, Task
 from audiorl.trainers.distributed import gathered_rows
-from audiorl.trainers.logs import group_records, log_completions
+from audiorl.trainers.media import log_completions
 from audiorl.trainers.metrics import Metrics
+from audiorl.trainers.report_files import group_records
 from audiorl.trainers.rollouts import Rollout
 
 if TYPE_CHECKING:

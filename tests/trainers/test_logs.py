@@ -19,7 +19,8 @@ from audiorl.commands.train import tune_and_measure
 from audiorl.files import METRICS_FILE
 from audiorl.report import read_run, write_report
 from audiorl.trainers import logs
-from audiorl.trainers.logs import log_line, markdown_table
+from audiorl.trainers.logs import log_line
+from audiorl.trainers.media import markdown_table
 from tests.closed_pipe import ClosedPipe
 from tests.forks import on_a_screen
 from tests.tiny_models import SAMPLING_RATE, saved, tiny_clips, tiny_whisper
@@ -275,7 +276,7 @@ def test_a_run_without_a_page_leaves_its_pairs_and_less_audio(tmp_path, monkeypa
     assert not (tmp_path / "report.html").exists()
     page = write_report(tmp_path).read_text()
     assert page.count('<script type="text/plain"') == 8
-    monkeypatch.setattr("audiorl.trainers.logs.UNASKED_BYTES", 1)
+    monkeypatch.setattr("audiorl.trainers.report_files.UNASKED_BYTES", 1)
     for asked, clips in ((False, 1), (True, 8)):
         pair_rows.trainer(tmp_path, report_html=asked).train()
         assert len(list((tmp_path / "report" / "audio").iterdir())) == clips
@@ -285,7 +286,7 @@ def test_a_failing_report_loses_nothing(tmp_path, monkeypatch):
     def fails(run):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("audiorl.trainers.logs.write_report", fails)
+    monkeypatch.setattr("audiorl.trainers.report_files.write_report", fails)
     tuned = pair_rows.trainer(tmp_path, report_html=True)
     tuned.train()
     assert tuned.state.global_step == 4

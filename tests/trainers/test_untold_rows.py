@@ -7,7 +7,7 @@ from datasets import Dataset, IterableDataset
 
 from audiorl.datasets import BadRowsError
 from audiorl.rewards import RewardError
-from audiorl.trainers.logs import write_page
+from audiorl.trainers.report_files import write_page
 from tests.tiny_ctc import tiny_ctc
 from tests.trainers import ctc_rows, grpo_rows, raft_rows
 from tests.trainers.pair_rows import largest_difference, logged, weights
