@@ -463,7 +463,9 @@ def ratios(study: Study, units: Sequence[Mapping[str, Any]]) -> dict[str, tuple[
     return {figure: tuple(np.mean(np.array(values), axis=0).T) for figure, values in found.items()}  # type: ignore[misc]
 
 
-def by_method(study: Study, units: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+def by_method(
+    study: Study, units: Mapping[str, dict[str, Any]], *, tell: bool = True
+) -> dict[str, dict[str, dict[str, Any]]]:
     """method -> speaker -> figure -> (numerators, denominators); methods that lack a fold are left out, and named."""
     grouped: dict[str, dict[str, dict[Any, list[dict]]]] = {}
     for _, unit in sorted(units.items()):
@@ -474,7 +476,8 @@ def by_method(study: Study, units: Mapping[str, dict[str, Any]]) -> dict[str, di
         there = {(name, half) for name, halves in speakers.items() for half in halves}
         if there != wanted:
             lacking = sorted(f"{name}{'' if half is None else f' half {half}'}" for name, half in wanted - there)
-            print(f"{method} is left out: no run yet for {', '.join(lacking)}")
+            if tell:
+                print(f"{method} is left out: no run yet for {', '.join(lacking)}")
             continue
         found[method] = {}
         for name, halves in speakers.items():
@@ -487,10 +490,22 @@ def by_method(study: Study, units: Mapping[str, dict[str, Any]]) -> dict[str, di
 
 
 def summary(study: Study, units: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """figure -> method -> value, interval, paired tests."""
+    """figure -> method -> value, interval, value of each seed, paired tests."""
     found = by_method(study, units)
     figures = next(iter(next(iter(found.values())).values()))
-    return {figure: _figure(study, found, figure) for figure in figures}
+    told = {figure: _figure(study, found, figure) for figure in figures}
+    for seed in sorted({unit["seed"] for unit in units.values()}):
+        mine = {name: unit for name, unit in units.items() if unit["seed"] == seed or unit["method"] == CHECKPOINT}
+        for method, by in by_method(study, mine, tell=False).items():
+            for figure in figures if method in found else ():
+                told[figure][method].setdefault("by_seed", {})[seed] = _value(by, figure)
+    return told
+
+
+def _value(by: Mapping[str, Mapping[str, Any]], figure: str) -> float:
+    """Over all folds."""
+    tops, bottoms = (sum(one[figure][side].sum() for one in by.values()) for side in (0, 1))
+    return float(tops / bottoms)
 
 
 def _figure(study: Study, found: Mapping[str, Mapping[str, Mapping[str, Any]]], figure: str) -> dict[str, Any]:
@@ -500,8 +515,8 @@ def _figure(study: Study, found: Mapping[str, Mapping[str, Mapping[str, Any]]], 
     sampled = {method: rates(tops[method], bottoms[method], drawn) for method in found}
     told: dict[str, Any] = {}
     for method in found:
-        value = sum(map(np.sum, tops[method].values())) / sum(map(np.sum, bottoms[method].values()))
-        told[method] = {"value": float(value), "interval": np.quantile(sampled[method], [0.025, 0.975]).tolist()}
+        value = _value(found[method], figure)
+        told[method] = {"value": value, "interval": np.quantile(sampled[method], [0.025, 0.975]).tolist()}
     against = {
         "against_sft": {method: SFT if SFT in found else CHECKPOINT for method in study.arms},
         "against_nearest": {method: arm.nearest for method, arm in study.arms.items()},
@@ -525,16 +540,17 @@ def table(told: Mapping[str, Mapping[str, Any]]) -> str:
     """A table for each figure, methods in the order of the study."""
     lines = []
     for figure, methods in told.items():
-        lines += [f"\n{figure}\n", "| method | value (95 %) | against SFT | against the nearest |", "|---|---|---|---|"]
+        lines += [f"\n{figure}\n", "| method | value (95 %) | by seed | against SFT | against the nearest |"]
+        lines.append("|---|---|---|---|---|")
         for method, one in methods.items():
             low, high = one["interval"]
             tests = []
             for field in ("against_sft", "against_nearest"):
                 test = one.get(field)
                 tests.append(f"{100 * test['difference']:+.1f}, p = {test['p_holm']:.2g}" if test else "")
-            lines.append(
-                f"| {method} | {100 * one['value']:.1f} % ({100 * low:.1f} to {100 * high:.1f}) | {' | '.join(tests)} |"
-            )
+            value = f"{100 * one['value']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+            by_seed = ", ".join(f"{100 * each:.1f}" for each in one["by_seed"].values())
+            lines.append(f"| {method} | {value} | {by_seed} | {' | '.join(tests)} |")
     return "\n".join(lines)
 
 

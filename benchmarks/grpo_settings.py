@@ -194,6 +194,7 @@ def summary(units: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
             "seeds": sorted(unit["seed"] for unit in of),
             "steps": of[0].get("steps"),
             "wer": float(errors[name].sum() / words.sum()),
+            "by_seed": [each.wer for each in counted[name]],
             **{
                 kind: float(np.mean([getattr(each, kind).sum() for each in counted[name]]) / words.sum())
                 for kind in ("substitutions", "deletions", "insertions")
@@ -217,8 +218,8 @@ def summary(units: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def table(told: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
-        "| arm | steps | WER | against more SFT | WER of samples, of the best of 8 | reward's deviation in a group "
-        "| flat groups | drift |",
+        "| arm | steps | WER (by seed) | against more SFT | WER of samples, of the best of 8 "
+        "| reward's deviation in a group | flat groups | drift |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name in sorted(told, key=lambda name: told[name]["wer"]):
@@ -229,7 +230,7 @@ def table(told: Mapping[str, Mapping[str, Any]]) -> str:
         cells = [
             name,
             str(one["steps"][-1]) if one["steps"] else "",
-            f"{100 * one['wer']:.1f} %",
+            f"{100 * one['wer']:.1f} % ({', '.join(f'{100 * wer:.1f}' for wer in one['by_seed'])})",
             f"{100 * test['difference']:+.1f}, p = {test['p']:.2g}" if test else "",
             f"{100 * one['sample_wer']:.1f}, {100 * one['best_sample_wer']:.1f} %",
             f"{spread[0]:.2f}, {spread[1]:.2f}" if spread else "",

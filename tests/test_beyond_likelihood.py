@@ -85,7 +85,7 @@ def test_methods_are_compared_with_sft_and_with_the_nearest(beyond, capsys):
     assert one["against_sft"]["difference"] == 1.0 and one["against_sft"]["p_holm"] < 0.01
     assert one["against_nearest"]["method"] == "SFT, keywords oftener"
     assert one["against_nearest"]["difference"] == 0.0 and one["against_nearest"]["p"] == 1.0
-    assert "| SFT, keywords oftener | 100.0 % (100.0 to 100.0) | +100.0, p = " in beyond.table(told)
+    assert "| SFT, keywords oftener | 100.0 % (100.0 to 100.0) | 100.0 | +100.0, p = " in beyond.table(told)
     del found["SFT-t"]
     assert "SFT" not in beyond.summary(beyond.KEYWORDS, found)["WER"]
     assert "SFT is left out: no run yet for t" in capsys.readouterr().out
@@ -99,6 +99,18 @@ def test_halves_of_a_speaker_are_put_together_and_seeds_are_averaged(beyond):
     found = {str(i): unit(*each) for i, each in enumerate([(0, 0, "a"), (0, 1, "a b"), (1, 0, "x y"), (1, 1, "x y")])}
     errors, words = beyond.by_method(beyond.NO_TRANSCRIPTS, found)["checkpoint"]["s"]["WER"]
     assert errors.tolist() == [0.5, 2.0] and words.tolist() == [2.0, 2.0]
+
+
+def test_each_seed_has_its_value_beside_that_of_all(beyond):
+    found = units(beyond, {"checkpoint": ["a x c d", "a b c d"], "SFT": ["a b c d", "a b c x"]})
+    found |= {
+        f"{name}-1": one
+        | {"seed": 1, "tests": {"speech": [{**row, "hypothesis": "a"} for row in one["tests"]["speech"]]}}
+        for name, one in found.items()
+        if one["method"] == "SFT"
+    }
+    told = beyond.summary(beyond.KEYWORDS, found)["WER"]
+    assert told["SFT"]["by_seed"] == {0: 1 / 8, 1: 3 / 4} and told["SFT"]["value"] == 7 / 16
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def test_arms_are_compared_with_more_sft_and_their_spread_is_told(settings):
     assert told["GRPO"]["against_more_sft"]["p"] < 0.01
     assert told["GRPO"]["training reward_std"] == pytest.approx([(0.4 + 0.2) / 2, (0.1 + 0.2) / 2])
     assert "training reward_std" not in told["SFT goes on"] and "against_more_sft" not in told["SFT goes on"]
-    assert "| GRPO | 2 | 6.2 % | -18.8, p = " in settings.table(told)
+    assert "| GRPO | 2 | 6.2 % (0.0, 12.5) | -18.8, p = " in settings.table(told)
 
 
 def test_arms_name_an_arm_whose_steps_cost_as_much(settings):
