@@ -35,8 +35,8 @@ from audiorl.datasets.corpora import speech_rows
 from audiorl.datasets.faults import BadRowsError, RowFault
 from audiorl.datasets.formats import EXPORTED_COLUMNS as EXPORTED_COLUMNS
 from audiorl.datasets.formats import ColumnNames
-from audiorl.datasets.manifests import CLIPS
 from audiorl.datasets.storage import OURS, unkept_values
+from audiorl.datasets.tables import CLIPS
 from audiorl.files import whole_file
 
 logger = logging.getLogger(__name__)

@@ -47,21 +47,9 @@ from audiorl.datasets.formats import (
     still_to_rename,
     text_start,
 )
+from audiorl.datasets.kaldi import read_kaldi
 from audiorl.datasets.kept_rows import large_json_rows
-from audiorl.datasets.manifests import (
-    Form,
-    TarRows,
-    common_voice_table,
-    folder_forms,
-    folder_tars,
-    json_form,
-    read_form,
-    read_kaldi,
-    read_shar,
-    read_table,
-    read_tars,
-    tar_audio,
-)
+from audiorl.datasets.manifests import Form, json_form, read_form
 from audiorl.datasets.storage import (
     AUDIO,
     FAULTS,
@@ -79,6 +67,8 @@ from audiorl.datasets.storage import (
     stored_column,
     unkept_values,
 )
+from audiorl.datasets.tables import CLIPS, common_voice_table, read_table
+from audiorl.datasets.tars import TarRows, folder_tars, is_shar_cuts, is_tar, read_shar, read_tars, tar_audio
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +108,7 @@ def rows_of(
 
 def _from_path(name: str, split: str | None, columns: Mapping[str, str] | None, keep_unread: bool) -> Dataset | None:
     """The rows of a file or folder; None for a Parquet file, a saved folder or a name to load."""
-    if forms := folder_forms(name):
+    if forms := _folder_forms(name):
         return _from_form(name, forms, split, columns, keep_unread)
     if is_audio_folder(name):
         _require_split("train", split, name)
@@ -146,7 +136,23 @@ def iterate_batches(rows: Any, size: int) -> Iterator[list[dict[str, Any]]]:
 def is_local(name: str) -> bool:
     """Whether a name means a file or folder that is read here, and not a data set to load by its name."""
     known = os.path.isfile(name) or name.endswith(JSON_SUFFIXES) or _was_saved(name)
-    return known or bool(folder_forms(name)) or is_audio_folder(name)
+    return known or bool(_folder_forms(name)) or is_audio_folder(name)
+
+
+def _folder_forms(name: str) -> dict[str, str]:
+    """The forms of other tools that a folder may have, the first one read -> by which file it is known."""
+    if not os.path.isdir(name):
+        return {}
+    files = sorted(os.listdir(name))
+    tables = [file for file in files if file.endswith((".tsv", ".tsv.gz"))]
+    cuts, tars = [file for file in files if is_shar_cuts(file)], [file for file in files if is_tar(file)]
+    signs = {
+        "Kaldi": ["wav.scp"] if "wav.scp" in files else [],
+        "Lhotse Shar": cuts if tars else [],
+        "WebDataset": [] if cuts else tars,
+        "Common Voice": tables if CLIPS in files else [],
+    }
+    return {form: found[0] for form, found in signs.items() if found}
 
 
 def _was_saved(name: str) -> bool:
