@@ -513,6 +513,15 @@ def renamed(argv: Sequence[str], former: Mapping[str, str]) -> list[str]:
     ]
 
 
+def switched_off(argv: Sequence[str], flags: Mapping[str, Flag]) -> list[str]:
+    """`--no_x` as `--x false`, for every flag that is true or false; trl's parser has it for some of them."""
+    found: list[str] = []
+    for word in argv:
+        off = word[2:].replace("-", "_").removeprefix("no_") if word.startswith(("--no_", "--no-")) else ""
+        found += [f"--{off}", "false"] if off in flags and _kinds(flags[off]) == ["bool"] else [word]
+    return found
+
+
 def with_first_word(command: str, argv: Sequence[str]) -> list[str]:
     """The arguments of a command whose first word may stand for a flag, with that flag."""
     named = command in FIRST_WORD and argv and not argv[0].startswith("-")
@@ -543,7 +552,7 @@ def check_names(
         if refused and flag in refused:
             raise WrongFlag(f"{flag}{where}: {refused[flag]}")
         with_underscores = "--" + flag[2:].replace("-", "_")
-        if not {flag, with_underscores, with_underscores.replace("--no_", "--", 1)} & known:
+        if not {flag, with_underscores} & known:
             near = get_close_matches(with_underscores, known, n=1)
             guess = f"did you mean {near[0]}?" if near else f"{HELP_ALL} lists all"
             raise WrongFlag(f"unknown flag {flag}{where}; {answer_to_flag(flag, names) or guess}")
@@ -555,7 +564,7 @@ def check_words(argv: Sequence[str], flags: Mapping[str, Flag], refused: Mapping
     Raises:
         WrongFlag: a misspelt flag, a value that is not of the flag's kind, or a path that is not there.
     """
-    argv = with_spaces(argv)
+    argv = switched_off(with_spaces(argv), flags)
     check_names((word for word in argv if word.startswith("--")), flags, refused)
     for word, values in _by_flag(argv):
         flag = flags.get(word[2:].replace("-", "_"))
@@ -791,7 +800,7 @@ def read_flags(kind: type[Arguments], argv: Sequence[str]) -> Arguments:
     the program.
     """
     flags, former = flags_of((kind,)), former_flags((kind,))
-    argv = renamed(with_spaces(argv), former)
+    argv = switched_off(renamed(with_spaces(argv), former), flags)
     if asked := {*HELP, HELP_ALL} & set(argv):
         print(help_page(os.path.basename(sys.argv[0]), flags, everything=HELP_ALL in asked), end="")
         raise SystemExit(0)
@@ -804,8 +813,6 @@ def read_flags(kind: type[Arguments], argv: Sequence[str]) -> Arguments:
         name = word[2:].replace("-", "_")
         if name in flags:
             found[name] = _read_words(flags[name], values)
-        elif name.removeprefix("no_") in flags:
-            found[name.removeprefix("no_")] = False
     return kind(**found)
 
 

@@ -28,6 +28,7 @@ from audiorl.command_line import (
     help_page,
     nearest_choice,
     renamed,
+    switched_off,
     with_spaces,
 )
 from audiorl.exits import MISTYPED, stop
@@ -72,7 +73,7 @@ def parse(
     from trl.scripts.utils import TrlParser
 
     former, flags = former_flags(configs), flags_of(configs)
-    argv = renamed(with_spaces(sys.argv[1:] if argv is None else argv), former)
+    argv = switched_off(renamed(with_spaces(sys.argv[1:] if argv is None else argv), former), flags)
     if not any(arg in OF_ONES_OWN for arg in argv):
         argv = [*demo_arguments, *argv]
     if asked := {*HELP, HELP_ALL} & set(argv):

@@ -112,6 +112,7 @@ def flag(kind: str, *choices: str, name: str = "x") -> dict[str, Flag]:
         (flag("float | None"), ["--x=1e-5"]),
         (flag("bool"), ["--x"]),
         (flag("bool"), ["--no_x"]),
+        (flag("bool | None"), ["--no-x"]),
         (flag("bool | None"), ["--x", "False"]),
         (flag("list[str]"), ["--x", "a", "b"]),
         (flag("str | None | float"), ["--x", "auto"]),
@@ -132,6 +133,8 @@ def test_good_words_pass(flags, argv):
         (flag("bool"), ["--x", "ture"], "--x takes true or false; got 'ture'."),
         (flag("str", "adam", "sgd"), ["--x", "adm"], "--x is not 'adm'. Did you mean adam? There are adam, sgd."),
         (flag("str"), ["--x"], "--x has no value. Write one behind it."),
+        (flag("bool"), ["--no_x", "true"], "--x takes true or false; got 'false true'."),
+        (flag("int"), ["--no_x"], "unknown flag --no_x; did you mean --x?"),
     ],
 )
 def test_bad_words_are_told(flags, argv, told):
@@ -164,6 +167,8 @@ SHELF = ["--room", "hall", "--books", "a", "b c", "--heights", "1", "2e-1", "--w
         (["--room", "hall"], "{books: [a, b c], heights: [1, 2e-1], width: 2, planks: 3, locked: true}"),
         (["--no_painted", "--width", "3"], "{room: 1, painted: true}"),
         (["--room", "hall", "--locked", "False"], None),
+        (["--room", "hall", "--no_locked", "--no-painted"], None),
+        (["--no_locked"], "{room: hall, locked: true}"),
     ],
 )
 def test_the_quick_reader_reads_what_the_usual_one_does(argv, text, tmp_path):
