@@ -42,6 +42,7 @@ import numpy as np
 import torch
 from leave_one_out import (
     CHECKPOINT,
+    CYCLE,
     SFT,
     Rows,
     by_speaker,
@@ -374,7 +375,10 @@ NO_TRANSCRIPTS = Study(
                 Phase(
                     partial(RAFTTrainer, reward_funcs="consensus"),
                     RAFTConfig,
-                    {"samples_per_prompt": 8, "max_completion_length": 128, "learning_rate": 2e-5},
+                    {
+                        **{"samples_per_prompt": 8, "max_completion_length": 128, "learning_rate": 2e-5},
+                        "steps_per_cycle": CYCLE,
+                    },
                 )
             ],
             untold,

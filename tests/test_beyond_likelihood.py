@@ -120,7 +120,7 @@ def test_a_study_runs_on_the_smallest_speaker_and_is_told(tmp_path, study):
     seconds = {json.dumps([name, {}]): 2.0 for name in ("SFTConfig", "GRPOConfig", "RAFTConfig", "ORPOConfig")}
     (tmp_path / "seconds.json").write_text(json.dumps(seconds))
     common = ["--out", str(tmp_path), "--study", study, "--minutes", "0.04"]
-    only = {"hallucination": ["SFT", "SFT, silence too"], "no_transcripts": ["GRPO, consensus"]}
+    only = {"hallucination": ["SFT", "SFT, silence too"], "no_transcripts": ["RAFT, consensus", "GRPO, consensus"]}
     methods = ["--methods", "checkpoint", *only.get(study, ["SFT"])]
     run = [sys.executable, str(BENCHMARK), "run", *common, "--seeds", "0", "--speakers", "422", *methods]
     subprocess.run(run, capture_output=True, text=True, check=True)
