@@ -22,7 +22,8 @@ no_transcripts  half of the measured speaker's clips to adapt to, without their 
                 ceiling is SFT on the true transcripts.
 
 Every figure is a ratio of sums over clips. Intervals and p-values are of the bootstrap over speakers and clips, paired
-against SFT and against the nearest method without a reward, with Holm's correction over the methods of a study.
+against SFT (in a study without it, against the checkpoint) and against the nearest method without a reward, with Holm's
+correction over the methods of a study.
 """
 
 from __future__ import annotations
@@ -544,7 +545,8 @@ def table(told: Mapping[str, Mapping[str, Any]]) -> str:
     """A table for each figure, methods in the order of the study."""
     lines = []
     for figure, methods in told.items():
-        lines += [f"\n{figure}\n", "| method | value (95 %) | by seed | against SFT | against the nearest |"]
+        first = next((one["against_sft"]["method"] for one in methods.values() if "against_sft" in one), SFT)
+        lines += [f"\n{figure}\n", f"| method | value (95 %) | by seed | against {first} | against the nearest |"]
         lines.append("|---|---|---|---|---|")
         for method, one in methods.items():
             low, high = one["interval"]
