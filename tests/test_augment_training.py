@@ -132,7 +132,10 @@ def test_training_rows_are_augmented_anew_in_each_epoch_and_evaluation_rows_neve
     )
 
 
-@pytest.mark.parametrize(("stop", "workers"), [(3, 1), (6, 0), (6, 1)])
+@pytest.mark.parametrize(
+    ("stop", "workers"),
+    [pytest.param(3, 1, marks=pytest.mark.slow), pytest.param(6, 0, marks=pytest.mark.slow), (6, 1)],
+)
 def test_resuming_in_the_middle_of_an_epoch_hears_what_an_uninterrupted_run_hears(tmp_path, stop, workers):
     settings = {"augmentation": NOISE, "num_train_epochs": 2, "seed": 5}
     settings |= {"dataloader_num_workers": workers, "dataloader_persistent_workers": workers > 0}

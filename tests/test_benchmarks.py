@@ -128,6 +128,7 @@ def test_targets_are_judged_in_both_directions():
     assert "missed" in tables.targets_table(judged)
 
 
+@pytest.mark.slow
 def test_scoring_benchmark_runs_and_its_last_line_is_json(tmp_path):
     out = tmp_path / "new" / "scoring.json"
     options = "--shape toy --tokens 12 --threads 1 --repeats 1 --hypotheses 2 --clips 2".split()
@@ -300,6 +301,7 @@ def test_memory_options_that_make_no_sense_are_refused(options, capsys):
     assert options[0] in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_windows_are_timed_from_the_longest_to_the_shortest(monkeypatch, capsys):
     window, shapes = import_module("window"), import_module("counting").SHAPES
     monkeypatch.setitem(shapes, "toy", shapes["toy"]._replace(positions=1500))  # 30 s
