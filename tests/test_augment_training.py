@@ -152,6 +152,7 @@ def test_resuming_in_the_middle_of_an_epoch_hears_what_an_uninterrupted_run_hear
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_the_seed_is_the_datas_where_that_is_set(tmp_path):
     def first_clip(**seeds):
         dpo, heard = recording_trainer(tmp_path, augmentation=NOISE, max_steps=4, **seeds)

@@ -55,6 +55,7 @@ def missing(name: str) -> str:
     raise versions.PackageNotFoundError(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constraint, outcome", [("", 1), ("pytest==1.0\n", 0)])
 def test_a_warning_is_an_error_under_the_tested_versions_alone(tmp_path: Path, constraint: str, outcome: int):
     """A copy of the settings with another constraints.txt, and a test that warns."""

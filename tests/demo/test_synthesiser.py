@@ -99,6 +99,7 @@ def test_missing_wheel_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> 
         Synthesiser()
 
 
+@pytest.mark.slow
 def test_a_fresh_process_says_the_same(synthesiser: Synthesiser) -> None:
     answer = subprocess.run([sys.executable, "-c", FRESH, SENTENCE], check=True, capture_output=True)
     assert answer.stdout == synthesiser.say(SENTENCE, Voice("en+f2")).tobytes()

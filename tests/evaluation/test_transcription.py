@@ -308,6 +308,7 @@ def test_a_model_whose_weights_are_not_finite_has_no_error_rate(value):
     assert len(model.calls) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("AUDIORL_TEST_DATA" not in os.environ, reason="AUDIORL_TEST_DATA is not set")
 def test_real_speech_has_the_error_rate_its_readme_states():
     from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor

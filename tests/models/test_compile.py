@@ -154,6 +154,7 @@ def test_a_family_that_does_not_go_through_the_backbone_says_so():
         family.compile_backbone(backend="eager")
 
 
+@pytest.mark.slow
 @unbroken
 def test_a_compiled_run_ends_with_the_weights_of_a_plain_one_and_its_checkpoints_know_nothing_of_it(tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 2}
