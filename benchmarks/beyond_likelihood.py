@@ -502,7 +502,8 @@ def summary(study: Study, units: Mapping[str, dict[str, Any]]) -> dict[str, dict
     for seed in sorted({unit["seed"] for unit in units.values()}):
         mine = {name: unit for name, unit in units.items() if unit["seed"] == seed or unit["method"] == CHECKPOINT}
         for method, by in by_method(study, mine, tell=False).items():
-            for figure in figures if method in found else ():
+            ran = any(unit["method"] == method and unit["seed"] == seed for unit in units.values())
+            for figure in figures if ran and method in found else ():
                 told[figure][method].setdefault("by_seed", {})[seed] = _value(by, figure)
     return told
 
@@ -555,7 +556,7 @@ def table(told: Mapping[str, Mapping[str, Any]]) -> str:
                 test = one.get(field)
                 tests.append(f"{100 * test['difference']:+.1f}, p = {test['p_holm']:.2g}" if test else "")
             value = f"{100 * one['value']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-            by_seed = ", ".join(f"{100 * each:.1f}" for each in one["by_seed"].values())
+            by_seed = ", ".join(f"{100 * each:.1f}" for each in one.get("by_seed", {}).values())
             lines.append(f"| {method} | {value} | {by_seed} | {' | '.join(tests)} |")
     return "\n".join(lines)
 

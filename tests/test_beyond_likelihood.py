@@ -111,6 +111,15 @@ def test_each_seed_has_its_value_beside_that_of_all(beyond):
     }
     told = beyond.summary(beyond.KEYWORDS, found)["WER"]
     assert told["SFT"]["by_seed"] == {0: 1 / 8, 1: 3 / 4} and told["SFT"]["value"] == 7 / 16
+    assert told["checkpoint"]["by_seed"] == {0: 1 / 8}, "it has no seed of its own, and is told once"
+
+
+def test_folds_of_several_seeds_are_told_though_no_seed_has_them_all(beyond):
+    found = units(beyond, {"checkpoint": ["a x c d", "a b c d"], "SFT": ["a b c d", "a b c x"]})
+    found["SFT-t"] = found["SFT-t"] | {"seed": 1}
+    told = beyond.summary(beyond.KEYWORDS, found)
+    assert "by_seed" not in told["WER"]["SFT"]
+    assert "| SFT | 12.5 % (" in beyond.table(told)
 
 
 @pytest.mark.slow
