@@ -514,11 +514,15 @@ def renamed(argv: Sequence[str], former: Mapping[str, str]) -> list[str]:
 
 
 def switched_off(argv: Sequence[str], flags: Mapping[str, Flag]) -> list[str]:
-    """`--no_x` as `--x false`, for every flag that is true or false; trl's parser has it for some of them."""
+    """`--no_x` as `--x false`, for every flag that is true or false; trl's parser has it for some of them.
+
+    With a value behind it, `--no_x` is a flag that nobody knows.
+    """
     found: list[str] = []
-    for word in argv:
+    for word, behind in pairwise([*argv, "--"]):
         off = word[2:].replace("-", "_").removeprefix("no_") if word.startswith(("--no_", "--no-")) else ""
-        found += [f"--{off}", "false"] if off in flags and _kinds(flags[off]) == ["bool"] else [word]
+        is_off = off in flags and _kinds(flags[off]) == ["bool"] and behind.startswith("--")
+        found += [f"--{off}", "false"] if is_off else [word]
     return found
 
 

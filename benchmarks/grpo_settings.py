@@ -9,8 +9,9 @@ The fold, the rows and the first phase are those of `leave_one_out.py`: speaker 
 both arms of a comparison begin with the same weights. Then each arm has --minutes CPU minutes: SFT once more, or GRPO
 with one thing changed (the number of samples, the learning rate, how advantages are scaled, two steps for each rollout,
 flat groups sampled again, the harder half of the clips with more samples, easier clips first, no supervised term).
-Minutes become steps by what `time` measured for that very arm, as there; an arm that differs in the learning rate
-alone, or in the order of rows, takes the seconds of the one that it differs from.
+Minutes become steps by what `time` measured for that very arm; measure all arms in one run, because a machine's speed
+changes from hour to hour by more than the arms differ. An arm that differs in the learning rate alone, or in the order
+of rows, takes the seconds of the one that it differs from. The first phase's steps are those of `leave_one_out.py`.
 
 `tell` prints for each arm: steps, WER of the measured speaker (the last weights, not those of the best look: what is
 asked is what the steps do), the difference to more SFT with a bootstrap over clips, the WER of K = 8 samples and of the
@@ -47,6 +48,7 @@ from leave_one_out import (
     steps_in,
     tuned,
     two_sided,
+    with_seconds,
 )
 from measuring import environment, report
 from wer_after_tuning import Phase, build, checkpoint, grpo, sft
@@ -114,21 +116,26 @@ def measured_rows(root: Path, out: Path, seed: int) -> tuple[Rows, list[dict[str
     return Rows(root, out, train, seed), speakers[looked_at], speakers[MEASURED]
 
 
+def own(out: Path) -> Path:
+    """The folder of this benchmark, with its units and its own `seconds.json`."""
+    return out / "grpo_settings"
+
+
 def measure_steps(root: Path, out: Path, names: Sequence[str]) -> None:
-    """Add to `seconds.json` what is not in it."""
+    """Write into `seconds.json` what a step of these arms costs now."""
     torch.set_num_threads(1)
-    rows, known = measured_rows(root, out, 0)[0], seconds_known(out)
-    for phase in [FIRST, *(ARMS[name].phase for name in names if ARMS[name].seconds_of is None)]:
-        if key(phase) not in known:
-            known[key(phase)] = seconds_for_a_step(root, phase, rows(phase))
-            print(f"{known[key(phase)]:.2f} CPU s for a step of {key(phase)}", flush=True)
-            with whole_file(out / "seconds.json", encoding="utf-8") as file:
-                json.dump(known, file, indent=1)
+    rows, known = measured_rows(root, out, 0)[0], seconds_known(own(out))
+    own(out).mkdir(parents=True, exist_ok=True)
+    for phase in [ARMS[name].phase for name in names if ARMS[name].seconds_of is None]:
+        known[key(phase)] = seconds_for_a_step(root, phase, rows(phase))
+        print(f"{known[key(phase)]:.2f} CPU s for a step of {key(phase)}", flush=True)
+        with whole_file(own(out) / "seconds.json", encoding="utf-8") as file:
+            json.dump(known, file, indent=1)
 
 
 def unit_path(out: Path, minutes: float, seed: int, name: str) -> Path:
     plain = name.lower().replace(" = ", "").replace(", ", "-").replace(" ", "_")
-    return out / "grpo_settings" / "units" / f"{minutes:g}min-{plain}-{seed}.json"
+    return own(out) / "units" / f"{minutes:g}min-{plain}-{seed}.json"
 
 
 def run_arm(root: Path, out: Path, minutes: float, seed_and_name: tuple[int, str]) -> str:
@@ -142,7 +149,7 @@ def run_arm(root: Path, out: Path, minutes: float, seed_and_name: tuple[int, str
     else:
         arm = ARMS[name]
         first = steps_in(out, FIRST_MINUTES, FIRST)
-        then = steps_in(out, minutes, ARMS[arm.seconds_of or name].phase)
+        then = steps_in(own(out), minutes, ARMS[arm.seconds_of or name].phase)
         found = tuned(
             root,
             [FIRST, arm.phase],
@@ -255,10 +262,11 @@ def main() -> None:
         parser.error("AUDIORL_TEST_DATA is not set. Point it at the folder with data/ and models/.")
     root = Path(os.environ["AUDIORL_TEST_DATA"])
     if args.do == "time":
-        args.out.mkdir(parents=True, exist_ok=True)
         measure_steps(root, args.out, args.arms)
         return
-    known = known_units(args.out / "grpo_settings", args.record)
+    own(args.out).mkdir(parents=True, exist_ok=True)
+    with_seconds(own(args.out), args.record)
+    known = known_units(own(args.out), args.record)
     if args.do == "run":
         jobs = [
             (seed, name)
@@ -275,10 +283,10 @@ def main() -> None:
     told = summary(known)
     print(table(told))
     result = {"benchmark": "grpo_settings", "minutes": args.minutes, **environment("cpu", 1)}
-    report({**result, "seconds_for_a_step": seconds_known(args.out), "arms": told}, None)
+    report({**result, "seconds_for_a_step": seconds_known(own(args.out)), "arms": told}, None)
     if args.record is not None:
         with whole_file(args.record, encoding="utf-8") as file:
-            everything = {**result, "seconds_for_a_step": seconds_known(args.out), "arms": told}
+            everything = {**result, "seconds_for_a_step": seconds_known(own(args.out)), "arms": told}
             json.dump({**everything, "units": dict(sorted(known.items()))}, file)
 
 

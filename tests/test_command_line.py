@@ -133,7 +133,8 @@ def test_good_words_pass(flags, argv):
         (flag("bool"), ["--x", "ture"], "--x takes true or false; got 'ture'."),
         (flag("str", "adam", "sgd"), ["--x", "adm"], "--x is not 'adm'. Did you mean adam? There are adam, sgd."),
         (flag("str"), ["--x"], "--x has no value. Write one behind it."),
-        (flag("bool"), ["--no_x", "true"], "--x takes true or false; got 'false true'."),
+        (flag("bool"), ["--no_x", "true"], "unknown flag --no_x; did you mean --x?"),
+        (flag("bool"), ["--no_x=false"], "unknown flag --no_x; did you mean --x?"),
         (flag("int"), ["--no_x"], "unknown flag --no_x; did you mean --x?"),
     ],
 )

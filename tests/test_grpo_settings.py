@@ -54,7 +54,9 @@ def test_arms_name_an_arm_whose_steps_cost_as_much(settings):
 @pytest.mark.skipif("AUDIORL_TEST_DATA" not in os.environ, reason="real speech: AUDIORL_TEST_DATA is not set")
 def test_arms_run_from_one_first_phase_and_are_told(tmp_path):
     seconds = {key: 60.0 for key in map(import_module("leave_one_out").key, arms_and_first())}
-    (tmp_path / "seconds.json").write_text(json.dumps(seconds))
+    for folder in (tmp_path, tmp_path / "grpo_settings"):
+        folder.mkdir(exist_ok=True)
+        (folder / "seconds.json").write_text(json.dumps(seconds))
     common = ["--out", str(tmp_path), "--minutes", "1", "--record", str(tmp_path / "record.json")]
     arms = ["--arms", "SFT goes on", "easier clips first"]
     run = [sys.executable, str(BENCHMARK), "run", *common, "--seeds", "0", *arms]
