@@ -6,7 +6,7 @@
     python benchmarks/grpo_settings.py tell --out loo --record benchmarks/results/grpo_settings.json
 
 The fold, the rows and the first phase are those of `leave_one_out.py`: speaker 1919 is measured, 1993 looked at, and
-both arms of a comparison begin with the same weights. Then each arm has --minutes CPU minutes: SFT once more, or GRPO
+all arms begin with the same weights. Then each arm has --minutes CPU minutes: nothing, SFT once more, or GRPO
 with one thing changed (the number of samples, the learning rate, how advantages are scaled, two steps for each rollout,
 flat groups sampled again, the harder half of the clips with more samples, easier clips first, no supervised term).
 Minutes become steps by what `time` measured for that very arm; measure all arms in one run, because a machine's speed
@@ -61,13 +61,14 @@ FIRST = sft(share=0.5)  # of leave_one_out's four minutes
 FIRST_MINUTES = 4.0
 BASE = "GRPO"
 MORE_SFT = "SFT goes on"
+STOPS = "SFT stops"
 RESAMPLES = 10_000
 
 
 class Arm(NamedTuple):
-    """What follows the first phase."""
+    """What follows the first phase; nothing, if it has no phase."""
 
-    phase: Phase
+    phase: Phase | None
     rows: Callable[[Rows, Phase], list[dict[str, Any]]] = Rows.__call__
     seconds_of: str | None = None  # the arm whose steps cost as much
 
@@ -93,6 +94,7 @@ def changed(**settings: Any) -> Phase:
 
 
 ARMS: dict[str, Arm] = {
+    STOPS: Arm(None),
     MORE_SFT: Arm(sft()),
     BASE: Arm(changed()),
     "K = 4": Arm(changed(num_generations=4)),
@@ -127,6 +129,8 @@ def measure_steps(root: Path, out: Path, names: Sequence[str]) -> None:
     rows, known = measured_rows(root, out, 0)[0], seconds_known(own(out))
     own(out).mkdir(parents=True, exist_ok=True)
     for phase in [ARMS[name].phase for name in names if ARMS[name].seconds_of is None]:
+        if phase is None:
+            continue
         known[key(phase)] = seconds_for_a_step(root, phase, rows(phase))
         print(f"{known[key(phase)]:.2f} CPU s for a step of {key(phase)}", flush=True)
         with whole_file(own(out) / "seconds.json", encoding="utf-8") as file:
@@ -148,11 +152,12 @@ def run_arm(root: Path, out: Path, minutes: float, seed_and_name: tuple[int, str
         model, processor = checkpoint(root)
     else:
         arm = ARMS[name]
+        costs_as = ARMS[arm.seconds_of or name].phase
         first = steps_in(out, FIRST_MINUTES, FIRST)
-        then = steps_in(own(out), minutes, ARMS[arm.seconds_of or name].phase)
+        then = 0 if costs_as is None else steps_in(own(out), minutes, costs_as)
         found = tuned(
             root,
-            [FIRST, arm.phase],
+            [FIRST] if arm.phase is None else [FIRST, arm.phase],
             lambda phase: rows(phase) if phase is FIRST else arm.rows(rows, phase),
             looked_at,
             seed,
@@ -236,7 +241,7 @@ def table(told: Mapping[str, Mapping[str, Any]]) -> str:
         )
         cells = [
             name,
-            str(one["steps"][-1]) if one["steps"] else "",
+            ", ".join(map(str, one["steps"] or [])),
             f"{100 * one['wer']:.1f} % ({', '.join(f'{100 * wer:.1f}' for wer in one['by_seed'])})",
             f"{100 * test['difference']:+.1f}, p = {test['p']:.2g}" if test else "",
             f"{100 * one['sample_wer']:.1f}, {100 * one['best_sample_wer']:.1f} %",

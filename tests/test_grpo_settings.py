@@ -42,7 +42,7 @@ def test_arms_are_compared_with_more_sft_and_their_spread_is_told(settings):
     assert told["GRPO"]["against_more_sft"]["p"] < 0.01
     assert told["GRPO"]["training reward_std"] == pytest.approx([(0.4 + 0.2) / 2, (0.1 + 0.2) / 2])
     assert "training reward_std" not in told["SFT goes on"] and "against_more_sft" not in told["SFT goes on"]
-    assert "| GRPO | 2 | 6.2 % (0.0, 12.5) | -18.8, p = " in settings.table(told)
+    assert "| GRPO | 1, 2 | 6.2 % (0.0, 12.5) | -18.8, p = " in settings.table(told)
 
 
 def test_arms_name_an_arm_whose_steps_cost_as_much(settings):
@@ -58,17 +58,17 @@ def test_arms_run_from_one_first_phase_and_are_told(tmp_path):
         folder.mkdir(exist_ok=True)
         (folder / "seconds.json").write_text(json.dumps(seconds))
     common = ["--out", str(tmp_path), "--minutes", "1", "--record", str(tmp_path / "record.json")]
-    arms = ["--arms", "SFT goes on", "easier clips first"]
+    arms = ["--arms", "SFT stops", "SFT goes on", "easier clips first"]
     run = [sys.executable, str(BENCHMARK), "run", *common, "--seeds", "0", *arms]
     done = subprocess.run(run, capture_output=True, text=True, check=True)
-    assert done.stdout.count(": WER ") == 3 and len(list((tmp_path / "first_phases").iterdir())) == 1
+    assert done.stdout.count(": WER ") == 4 and len(list((tmp_path / "first_phases").iterdir())) == 1
     tell = [sys.executable, str(BENCHMARK), "tell", *common]
     told = json.loads(subprocess.run(tell, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-    assert set(told["arms"]) == {"checkpoint", "SFT goes on", "easier clips first"}
+    assert set(told["arms"]) == {"checkpoint", "SFT stops", "SFT goes on", "easier clips first"}
     shutil.rmtree(tmp_path / "grpo_settings")
     assert "WER" not in subprocess.run(run, capture_output=True, text=True, check=True).stdout, "the record is enough"
 
 
 def arms_and_first():
     module = import_module("grpo_settings")
-    return [module.FIRST, *(arm.phase for arm in module.ARMS.values())]
+    return [module.FIRST, *(arm.phase for arm in module.ARMS.values() if arm.phase is not None)]

@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from audiorl.command_line import former_flags
+from audiorl.command_line import flags_of, former_flags, switched_off, with_spaces
 from audiorl.files import RECIPE_FILE
 
 if TYPE_CHECKING:
@@ -209,7 +209,8 @@ def _flags(argv: Sequence[str]) -> dict[str, Any]:
     """Flags behind the recipe's name, values as YAML reads them; a flag without a value is true."""
     found: dict[str, list[Any]] = {}
     name = None
-    for word in (part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--") else [arg])):
+    known = {name: flag for kinds in _kinds().values() for name, flag in flags_of(kinds).items()}
+    for word in switched_off(with_spaces(argv), known):
         if word.startswith("--"):
             name = word[2:].replace("-", "_")
             found[name] = []

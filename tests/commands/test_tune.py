@@ -238,6 +238,7 @@ def test_a_recipe_that_changed_does_not_go_on_as_the_old_one(world, tmp_path):
 def test_flags_behind_the_name_override_those_at_the_top(world, tmp_path):
     flags = tune._flags(["--max_steps", "1", "--bf16=false", "--columns", "audio=a", "text=b", "--report_html"])
     assert flags == {"max_steps": 1, "bf16": False, "columns": ["audio=a", "text=b"], "report_html": True}
+    assert tune._flags(["--no-freeze_encoder", "--seed", "3"]) == {"freeze_encoder": False, "seed": 3}
     recipe = read_recipe(recipe_file(world, tmp_path, {"method": "sft"}), {"max_steps": 7})
     assert recipe.stages[0].settings["max_steps"] == 7
     with pytest.raises(RecipeError, match="'7' follows no flag"):
