@@ -1,0 +1,92 @@
+"""The tables of the README and of the benchmarks' page say what is in the records."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def rows_under(page: str, heading: str, column: str) -> dict[str, list[str]]:
+    """First cell -> the other cells, of the table under a heading whose header has this column."""
+    lines = page.split(f"\n{heading}\n")[1].split("\n#")[0].splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("|") and f" {column} |" in line)
+    rows = {}
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        rows[name] = cells
+    return rows
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def told(one: Mapping[str, Any]) -> str:
+    return f"{percent(one['wer'])} % ({percent(one['interval'][0])} to {percent(one['interval'][1])})"
+
+
+def compared(one: Mapping[str, Any], field: str) -> str:
+    found = one.get(field)
+    if not found:
+        return ""
+    difference = f"{100 * found['difference']:+.1f}".replace("-0.0", "0.0").replace("+0.0", "0.0")
+    return f"{difference}, p = {found['p_holm']:.2g}"
+
+
+@pytest.mark.parametrize(
+    ("page", "heading"),
+    [
+        ("README.md", "## Results on real speech"),
+        ("benchmarks/README.md", "## Which method lowers the WER of speakers that it never heard?"),
+    ],
+)
+def test_methods_have_the_error_rates_of_the_record(page, heading):
+    record = json.loads((RESULTS / "leave_one_out-4min.json").read_text(encoding="utf-8"))["methods"]
+    rows = rows_under((ROOT / page).read_text(encoding="utf-8"), heading, "against SFT")
+    assert list(rows) == sorted(record, key=lambda method: record[method]["wer"])
+    for method, cells in rows.items():
+        one = record[method]
+        assert cells[0] == told(one), method
+        assert cells[-2:] == [compared(one, "against_checkpoint"), compared(one, "against_sft")], method
+
+
+def test_arms_of_grpo_have_the_figures_of_the_record():
+    record = json.loads((RESULTS / "grpo_settings.json").read_text(encoding="utf-8"))["arms"]
+    page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    rows = rows_under(page, "## Which settings make better use of GRPO's samples?", "against more SFT")
+    assert list(rows) == sorted(record, key=lambda arm: record[arm]["wer"])
+    for arm, cells in rows.items():
+        one = record[arm]
+        assert cells[0] == ", ".join(map(str, one["steps"] or []))
+        assert cells[1] == f"{percent(one['wer'])} %"
+        assert cells[3] == f"{percent(one['sample_wer'])}, {percent(one['best_sample_wer'])} %"
+
+
+@pytest.mark.parametrize(
+    ("study", "heading", "column", "figure"),
+    [
+        ("hallucination", "### Words where nobody speaks", "WER", "WER"),
+        ("keywords", "### Rare words", "keyword F1", "keyword F1"),
+        ("noise", "### Noise", "clean", "WER, clean"),
+        ("no_transcripts", "### Speech without transcripts", "WER", "WER"),
+    ],
+)
+def test_studies_have_the_figures_of_the_record(study, heading, column, figure):
+    record = json.loads((RESULTS / f"beyond-{study}.json").read_text(encoding="utf-8"))["figures"][figure]
+    page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    shown = [cells[0] for cells in rows_under(page, heading, column).values()]
+    expected = {
+        re.sub(" +", " ", f"{percent(one['value'])} % ({percent(one['interval'][0])} to {percent(one['interval'][1])})")
+        for one in record.values()
+    }
+    assert set(shown) == expected
