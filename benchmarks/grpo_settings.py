@@ -128,9 +128,7 @@ def measure_steps(root: Path, out: Path, names: Sequence[str]) -> None:
     torch.set_num_threads(1)
     rows, known = measured_rows(root, out, 0)[0], seconds_known(own(out))
     own(out).mkdir(parents=True, exist_ok=True)
-    for phase in [ARMS[name].phase for name in names if ARMS[name].seconds_of is None]:
-        if phase is None:
-            continue
+    for phase in filter(None, (ARMS[name].phase for name in names if ARMS[name].seconds_of is None)):
         known[key(phase)] = seconds_for_a_step(root, phase, rows(phase))
         print(f"{known[key(phase)]:.2f} CPU s for a step of {key(phase)}", flush=True)
         with whole_file(own(out) / "seconds.json", encoding="utf-8") as file:
