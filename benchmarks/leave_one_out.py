@@ -19,7 +19,8 @@ time that was counted. Methods that begin with the same SFT take it from the fir
 each (minutes, seed, fold, method) under --out and skips those that are there or in --record, so it can be stopped and
 started again; several processes share the work. `tell` pools the folds: WER with a bootstrap over speakers and clips,
 paired tests against the checkpoint and against SFT with Holm's correction over the methods, the spread over folds, and
-what changed (substitutions, deletions, insertions). Its last line is JSON; --record keeps it, with all hypotheses.
+what changed (substitutions, deletions, insertions). With --against it says what more minutes did. Its last line is
+JSON; --record keeps it, with all hypotheses.
 """
 
 from __future__ import annotations
@@ -401,9 +402,12 @@ def units(root: Path, minutes: float, seeds: Sequence[int], methods: Sequence[st
 # ---- what the units say together ----
 
 
-def pooled(units: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, list[tuple[Errors, dict]]]]:
+Found = dict[str, dict[str, list[tuple[Errors, dict]]]]  # method -> speaker -> errors and unit of each seed
+
+
+def pooled(units: Mapping[str, dict[str, Any]]) -> Found:
     """method -> speaker -> (errors, unit) of each seed; methods that lack a fold are left out, and named."""
-    found: dict[str, dict[str, list[tuple[Errors, dict]]]] = {}
+    found: Found = {}
     for _, unit in sorted(units.items()):
         errors = count_errors(unit["transcripts"], unit["hypotheses"], normalise="lower")
         found.setdefault(unit["method"], {}).setdefault(unit["speaker"], []).append((errors, unit))
@@ -459,7 +463,36 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: corrected[name] for name in p_values}
 
 
-def summary(found: Mapping[str, Mapping[str, list[tuple[Errors, dict]]]]) -> dict[str, Any]:
+def paired(differences: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """method -> interval and p of the differences that the draws gave, corrected for the number of methods."""
+    corrected = holm({method: two_sided(values) for method, values in differences.items()})
+    return {
+        method: {
+            "interval": np.quantile(values, [0.025, 0.975]).tolist(),
+            "p": two_sided(values),
+            "p_holm": corrected[method],
+        }
+        for method, values in differences.items()
+    }
+
+
+def against_itself(found: Found, before: Found) -> dict[str, dict[str, Any]]:
+    """method -> how its WER differs from that of the same method after other minutes, clip by clip."""
+    words = {name: np.asarray(units[0][0].words) for name, units in found[CHECKPOINT].items()}
+    drawn, total = draws(words), sum(each.sum() for each in words.values())
+    differences = {
+        method: {name: clip_errors(units) - clip_errors(before[method][name]) for name, units in by.items()}
+        for method, by in found.items()
+        if method in before and method != CHECKPOINT
+    }
+    tests = paired({method: rates(each, words, drawn) for method, each in differences.items()})
+    return {
+        method: {"difference": sum(errors.sum() for errors in differences[method].values()) / total, **test}
+        for method, test in tests.items()
+    }
+
+
+def summary(found: Found) -> dict[str, Any]:
     """method -> pooled WER, interval, tests, folds and kinds of errors."""
     words = {name: np.asarray(units[0][0].words) for name, units in found[CHECKPOINT].items()}
     errors = {method: {name: clip_errors(units) for name, units in by.items()} for method, by in found.items()}
@@ -479,18 +512,11 @@ def summary(found: Mapping[str, Mapping[str, list[tuple[Errors, dict]]]]) -> dic
             **{kind: _kind(by, kind) / total for kind in ("substitutions", "deletions", "insertions")},
         }
     for against, field in ((CHECKPOINT, "against_checkpoint"), (SFT, "against_sft")):
-        others = [method for method in found if method not in (CHECKPOINT, against)]
         if against in found:
+            others = [method for method in found if method not in (CHECKPOINT, against)]
             differences = {method: sampled[method] - sampled[against] for method in others}
-            corrected = holm({method: two_sided(found) for method, found in differences.items()})
-            for method, values in differences.items():
-                low, high = np.quantile(values, [0.025, 0.975])
-                told[method][field] = {
-                    "difference": told[method]["wer"] - told[against]["wer"],
-                    "interval": [low, high],
-                    "p": two_sided(values),
-                    "p_holm": corrected[method],
-                }
+            for method, test in paired(differences).items():
+                told[method][field] = {"difference": told[method]["wer"] - told[against]["wer"], **test}
     return told
 
 
@@ -525,23 +551,38 @@ def table(told: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def changes(found: Mapping[str, Mapping[str, list[tuple[Errors, dict]]]], told: Mapping[str, Any]) -> str:
-    """What changed beside the WER, a line for each method: means over folds and seeds, and which looks were kept."""
+def minutes_table(told: Mapping[str, Any], tests: Mapping[str, Any], now: float, then: float) -> str:
+    """What other minutes did, one line for each method, the lowest WER first."""
+    lines = [f"| method | {then:g} minutes | {now:g} minutes | difference (95 %) |\n|---|---|---|---|"]
+    for method in sorted(tests, key=lambda method: told[method]["wer"]):
+        wer, test = told[method]["wer"], tests[method]
+        low, high = test["interval"]
+        interval = f"{100 * test['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}), p = {test['p_holm']:.2g}"
+        lines.append(f"| {method} | {100 * (wer - test['difference']):.1f} % | {100 * wer:.1f} % | {interval} |")
+    return "\n".join(lines)
+
+
+def changes(found: Found, told: Mapping[str, Any]) -> str:
+    """What changed beside the WER, a line for each method: means over folds and seeds, which looks were kept, and
+    the WER of the speakers looked at, which no weights had heard either: the mean of all folds at each look.
+    """
     lines = [
-        "| method | S, D, I | entropy | samples, best of 8 | flat groups | drift | kept after look 1 to 4 | steps |\n"
-        "|---|---|---|---|---|---|---|---|"
+        "| method | S, D, I | entropy | samples, best of 8 | flat groups | drift | look kept | WER then | steps |\n"
+        "|---|---|---|---|---|---|---|---|---|"
     ]
     for method in sorted(found, key=lambda method: told[method]["wer"]):
         units = [unit for seeds in found[method].values() for _, unit in seeds]
         kinds = ", ".join(f"{100 * told[method][kind]:.1f}" for kind in ("substitutions", "deletions", "insertions"))
         signs = {sign: float(np.mean([unit["signs"][sign] for unit in units])) for sign in units[0]["signs"]}
-        kept = [looks.index(min(looks)) for unit in units if (looks := unit.get("looks"))]
+        looked = [looks for unit in units if (looks := unit.get("looks"))]
+        kept = [looks.index(min(looks)) for looks in looked]
         cells = [
             *(method, kinds, f"{signs['entropy']:.2f}"),
             f"{100 * signs['sample_wer']:.1f}, {100 * signs['best_sample_wer']:.1f} %",
             f"{100 * signs['flat_groups']:.0f} %",
             f"{signs['drift']:.4f}",
             ", ".join(str(kept.count(place)) for place in range(LOOKS)) if kept else "",
+            ", ".join(f"{100 * wer:.1f}" for wer in np.mean(looked, axis=0)) if looked else "",
             ", ".join(map(str, units[0].get("steps", []))),
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -610,6 +651,7 @@ def main() -> None:
     parser.add_argument(
         "--record", type=Path, help="JSON with all units, of other seeds too; `tell` writes it, and an SVG"
     )
+    parser.add_argument("--against", type=Path, help="record of other minutes; `tell` compares each method with itself")
     args = parser.parse_args()
     if "AUDIORL_TEST_DATA" not in os.environ:
         parser.error("AUDIORL_TEST_DATA is not set. Point it at the folder with data/ and models/.")
@@ -629,10 +671,15 @@ def main() -> None:
         run_units(root, args.out, jobs, args.processes)
         return
     known = {name: unit for name, unit in known.items() if unit["minutes"] == args.minutes}
-    asked = {name: unit for name, unit in known.items() if unit["seed"] in args.seeds or unit["method"] == CHECKPOINT}
-    found = pooled(asked)
+    found = pooled(of_seeds(known, args.seeds))
     told = summary(found)
     print(table(told), changes(found, told), sep="\n\n")
+    more = {}
+    if args.against is not None:
+        other = json.loads(args.against.read_text(encoding="utf-8"))
+        compared = against_itself(found, pooled(of_seeds(other["units"], args.seeds)))
+        more = {"against_minutes": other["minutes"], "against_itself": compared}
+        print("\n" + minutes_table(told, compared, args.minutes, other["minutes"]))
     if args.record is not None:
         args.record.with_suffix(".svg").write_text(picture(told), encoding="utf-8")
     result = {
@@ -641,6 +688,7 @@ def main() -> None:
         "seeds": args.seeds,
         "batch": BATCH,
         "looks": LOOKS,
+        **more,
     }
     seconds = seconds_known(args.out)
     report({**result, **environment("cpu", 1), "seconds_for_a_step": seconds, "methods": told}, None)
@@ -648,6 +696,11 @@ def main() -> None:
         with whole_file(args.record, encoding="utf-8") as file:
             everything = {**result, **environment("cpu", 1), "seconds_for_a_step": seconds, "methods": told}
             json.dump({**everything, "units": dict(sorted(known.items()))}, file)
+
+
+def of_seeds(known: Mapping[str, dict[str, Any]], seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """The units of these seeds; the checkpoint has no seed."""
+    return {name: unit for name, unit in known.items() if unit["seed"] in seeds or unit["method"] == CHECKPOINT}
 
 
 def run_units(root: Path, out: Path, jobs: Sequence[Unit], processes: int) -> None:

@@ -72,9 +72,27 @@ def test_pooled_rates_tests_and_kinds_by_hand(loo, tmp_path):
         loo.table(told).splitlines()[2].startswith("| ORPO | 0.0 % (0.0 to 0.0) | 0.0, 0.0 | 0.0 to 0.0 | -37.5, p = ")
     )
     lines = loo.changes(found, told).splitlines()
-    assert lines[4] == "| checkpoint | 12.5, 25.0, 0.0 | 0.50 | 50.0, 50.0 % | 50 % | 0.5000 |  |  |"
-    assert lines[3] == "| SFT | 12.5, 12.5, 0.0 | 0.50 | 50.0, 50.0 % | 50 % | 0.5000 | 0, 4, 0, 0 | 7 |"
+    assert lines[4] == "| checkpoint | 12.5, 25.0, 0.0 | 0.50 | 50.0, 50.0 % | 50 % | 0.5000 |  |  |  |"
+    assert (
+        lines[3]
+        == "| SFT | 12.5, 12.5, 0.0 | 0.50 | 50.0, 50.0 % | 50 % | 0.5000 | 0, 4, 0, 0 | 30.0, 5.0, 20.0, 20.0 | 7 |"
+    )
     ElementTree.fromstring(loo.picture(told))
+
+
+def test_more_minutes_are_compared_with_fewer_clip_by_clip(loo, tmp_path):
+    right, one, two = "a b c d", "a b c x", "a b"
+    checkpoint = {"s": [two, two], "t": [two, two]}
+    for folder, said in (("few", {"s": [one, one], "t": [two, one]}), ("more", {"s": [right, one], "t": [one, right]})):
+        write_units(loo, tmp_path / folder, {"checkpoint": checkpoint, "SFT": said})
+    write_units(loo, tmp_path / "few", {"RAFT": checkpoint})
+    few, more = (loo.pooled(loo.known_units(tmp_path / folder, None)) for folder in ("few", "more"))
+    tests = loo.against_itself(more, few)
+    assert set(tests) == {"SFT"} and tests["SFT"]["difference"] == (2 - 5) / 16
+    # nothing changes where s is drawn twice (1 in 4) and each time its second clip (1 in 16): p is twice 1 / 64
+    assert tests["SFT"]["p"] == pytest.approx(2 / 64, abs=0.006)
+    line = loo.minutes_table(loo.summary(more), tests, 12, 4.0).splitlines()[2]
+    assert line.startswith("| SFT | 31.2 % | 12.5 % | -18.8 (-25.0 to -6.2), p = 0.03")
 
 
 def test_holm_by_hand(loo):
@@ -116,6 +134,11 @@ def test_one_seed_is_told_and_all_are_kept(loo, tmp_path, monkeypatch):
     kept = json.loads(record.read_text())
     assert kept["methods"]["SFT"]["wer"] == 0 and kept["methods"]["SFT"]["seeds"] == kept["seeds"] == [0]
     assert len(kept["units"]) == 3
+    assert "against_itself" not in kept
+    monkeypatch.setattr(sys, "argv", [str(BENCHMARK), *tell, "--against", str(record)])
+    loo.main()
+    again = json.loads(record.read_text())
+    assert again["against_minutes"] == 4.0 and again["against_itself"]["SFT"]["difference"] == 0
 
 
 @pytest.mark.slow
