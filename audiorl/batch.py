@@ -157,6 +157,19 @@ class GroupBatch(Mapping[str, Tensor | BatchRows]):
         return self.tokens.shape[1]
 
     @property
+    def leading(self) -> Tensor:
+        """(B,) the first hypothesis of each clip that counts, 0 where none does.
+
+        It has the clip's prefix. One that does not count may have been masked or filled up, and have none.
+        """
+        return self.keep.any(-1).int().argmax(1)
+
+    @property
+    def leading_tokens(self) -> Tensor:
+        """(B, T + 1) tokens of the leading hypotheses."""
+        return self.tokens[torch.arange(len(self.tokens), device=self.tokens.device), self.leading]
+
+    @property
     def valid(self) -> Tensor:
         """(B,) bool, False for placeholders of dropped rows."""
         return self.row_ids >= 0

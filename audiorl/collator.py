@@ -20,6 +20,9 @@ from audiorl.models.encoder_cache import KeptStates
 from audiorl.text.history import drawn_history
 from audiorl.text.keywords import HOTWORDS_COLUMN, changed_hotwords, read_hotwords
 
+# Where a row says what is said in its clip.
+_SAID = ("text", "chosen", "completion")
+
 
 class UsableRow(NamedTuple):
     """A row with all that a batch needs of it."""
@@ -99,7 +102,7 @@ class HotwordChanges(RowChanges):
         words = changed_hotwords(
             read_hotwords(row.get(HOTWORDS_COLUMN)),
             self.pool,
-            next((row[name] for name in ("text", "chosen") if isinstance(row.get(name), str)), None),
+            next((row[name] for name in _SAID if isinstance(row.get(name), str)), None),
             dropout=self.dropout,
             distractors=self.distractors if distractors is None else distractors,
             rng=self.draws(row),
@@ -187,6 +190,8 @@ class SpeechCollator:
         faults: list[RowFault] = []
         judge, cached = self.judge, self.family.encoder_cache is not None
         for row in rows:
+            if not row:  # a place that a stream fills up, see `FilledStream`
+                continue
             try:
                 usable.append(self._usable(self._in_context(row, judge), judge, cached=cached))
             except _UnusableError as error:

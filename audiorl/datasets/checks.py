@@ -428,13 +428,14 @@ def _conversations(own: Sequence[str], missing: Sequence[str]) -> Problem | None
     )
 
 
-def drop_bad_rows(rows: Dataset, faults: Sequence[RowFault], skipped: SkippedRows | None) -> Dataset:
+def drop_bad_rows(rows: Dataset, faults: Sequence[RowFault], skipped: SkippedRows | None, *, data: str = "") -> Dataset:
     """The rows without faults; they keep their numbers and places.
 
     Args:
         rows: from `speech_rows`.
         faults: from `check_rows`.
         skipped: where the rows that are left out are written; None writes nothing.
+        data: what the rows are called there, see `SkippedRows.add`.
 
     Raises:
         BadRowsError: a fault is the whole data set's, a missing column for example: no row could be kept.
@@ -445,7 +446,7 @@ def drop_bad_rows(rows: Dataset, faults: Sequence[RowFault], skipped: SkippedRow
     if not faults:
         return rows
     if skipped is not None:
-        skipped.add(*faults)
+        skipped.add(*faults, data=data)
     bad = {fault.row_id for fault in faults}
     return rows.select([i for i, row_id in enumerate(rows["row_id"]) if row_id not in bad])
 

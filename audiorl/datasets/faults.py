@@ -102,36 +102,50 @@ class SkippedRows:
 
     Args:
         path: the file to append to; it and its folder are made when the first row is skipped.
+
+    Attributes:
+        begun: bytes that the file had when this was built: what earlier runs in the folder skipped.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = os.fspath(path)
-        self._written: set[tuple[str, int]] = set()
+        self.begun = os.path.getsize(self.path) if os.path.exists(self.path) else 0
+        self._written: set[tuple[str, str, int]] = set()
 
-    def add(self, *faults: RowFault) -> None:
+    def add(self, *faults: RowFault, data: str = "") -> None:
         """Append one line for each row that this process has not written yet, with all its faults given here.
+
+        Args:
+            data: of which data set the rows are, where there are several; the line says it.
 
         Raises:
             OSError: the file cannot be written.
         """
-        rows: dict[tuple[str, int], list[RowFault]] = defaultdict(list)
+        rows: dict[tuple[str, str, int], list[RowFault]] = defaultdict(list)
         for fault in faults:
-            rows[fault.where, fault.row_id].append(fault)
+            rows[data, fault.where, fault.row_id].append(fault)
         for row, same in rows.items():
             if row not in self._written:
-                self._append(_joined(same))
+                self._append(_joined(same), data)
                 self._written.add(row)
 
-    def count(self) -> int:
-        """How many different rows the file holds."""
+    def count(self, since: int = 0) -> int:
+        """How many different rows the file holds.
+
+        Args:
+            since: only in lines behind so many bytes, as `begun`.
+        """
         if not os.path.exists(self.path):
             return 0
-        with open(self.path, encoding="utf-8") as lines:
-            return len({(row["where"], row["row_id"]) for row in map(json.loads, lines)})
+        with open(self.path, "rb") as file:
+            file.seek(since)
+            rows = [json.loads(line) for line in file]
+        return len({(row.get("data", ""), row["where"], row["row_id"]) for row in rows})
 
-    def _append(self, fault: RowFault) -> None:
+    def _append(self, fault: RowFault, data: str) -> None:
         os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
-        line = (json.dumps(asdict(fault), ensure_ascii=False) + "\n").encode()
+        told = asdict(fault) if not data else {"data": data, **asdict(fault)}
+        line = (json.dumps(told, ensure_ascii=False) + "\n").encode()
         file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             written = os.write(file, line)

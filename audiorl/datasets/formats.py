@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import os
 import re
@@ -119,6 +120,23 @@ def read_text(path: str | os.PathLike[str]) -> bytes:
         raise ValueError(
             f"{name} begins as {encoding.upper()}, but is not valid ({error}). Write it anew as UTF-8, for example: "
             f"iconv -c -f {encoding} -t UTF-8 IN > OUT."
+        ) from error
+
+
+def utf8_text(name: str) -> str:
+    """The text of a file; see `read_text`.
+
+    Raises:
+        ValueError: it is in another encoding, with the line.
+    """
+    content = read_text(name)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{name}:{line} is not UTF-8 (byte 0x{content[error.start]:02x}). Write the file anew as UTF-8: "
+            "iconv -f LATIN1 -t UTF-8 IN > OUT."
         ) from error
 
 
@@ -383,19 +401,16 @@ def read_audio_folder(name: str, *, keep_unread: bool = False) -> JsonRows:
 
 
 def _read_csv(path: str) -> JsonRows:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        rows, places = [], []
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise csv.Error(f"it does not have one value for each of the columns {reader.fieldnames}")
-                rows.append(row)
-                places.append(f"{path}:{reader.line_num}")
-        except csv.Error as error:
-            raise ValueError(
-                f"{path}:{reader.line_num} cannot be read: {error}. Quote values that have commas."
-            ) from error
+    reader = csv.DictReader(io.StringIO(utf8_text(path), newline=""), strict=True)
+    rows, places = [], []
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise csv.Error(f"it does not have one value for each of the columns {reader.fieldnames}")
+            rows.append(row)
+            places.append(f"{path}:{reader.line_num}")
+    except csv.Error as error:
+        raise ValueError(f"{path}:{reader.line_num} cannot be read: {error}. Quote values that have commas.") from error
     return JsonRows(rows, places)
 
 
@@ -455,7 +470,7 @@ EXPORTED_NAMES = frozenset({"audio_path", "text", "duration", "task", "metadata"
 # Columns that models, rewards and evaluation read by name; an export keeps them in its metadata.
 _IN_METADATA = (
     *("language", "channel", "prompt", "history", "history_hypothesis", "hotwords", "keywords", "speaker", "id"),
-    "recording",
+    *("recording", "task", "answers", "other_transcripts", "all_labels"),
 )
 
 
@@ -470,8 +485,8 @@ def exported_row(row: Mapping[str, Any]) -> dict[str, Any]:
     ours = {theirs: name for name, theirs in EXPORTED_COLUMNS.items()}
     metadata = row.get("metadata")
     inside = metadata if isinstance(metadata, Mapping) else {}
-    lifted = {name: inside[name] for name in _IN_METADATA if name in inside and name not in row}
-    return {**{ours.get(name, name): value for name, value in row.items()}, **lifted}
+    renamed = {ours.get(name, name): value for name, value in row.items()}
+    return {**renamed, **{name: inside[name] for name in _IN_METADATA if name in inside and name not in renamed}}
 
 
 def exported_rows(rows: Rows) -> Rows:

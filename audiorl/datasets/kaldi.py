@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from audiorl.datasets.faults import BadRowsError, RowFault
-from audiorl.datasets.formats import JsonRows
+from audiorl.datasets.formats import JsonRows, utf8_text
 from audiorl.datasets.manifests import from_working_folder
-from audiorl.datasets.tables import cell, utf8_text
+from audiorl.datasets.tables import cell
 
 _CHANNELS = {"a": 0, "1": 0, "b": 1, "2": 1}
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from audiorl.datasets.formats import JsonRows, read_text
+from audiorl.datasets.formats import JsonRows, utf8_text
 
 Row = Mapping[str, Any]
 
@@ -29,18 +29,6 @@ _UNSAID = (
 _COMMON_VOICE = {"audio": "path", "text": "sentence"}
 _COMMON_VOICE_EXTRAS = {"speaker": "client_id", "language": "locale"}
 CLIPS = "clips"
-
-
-def utf8_text(name: str) -> str:
-    content = read_text(name)
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{name}:{line} is not UTF-8 (byte 0x{content[error.start]:02x}). Write the file anew as UTF-8: "
-            "iconv -f LATIN1 -t UTF-8 IN > OUT."
-        ) from error
 
 
 def read_table(name: str) -> JsonRows:

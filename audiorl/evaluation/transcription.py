@@ -38,8 +38,6 @@ DECODING_SETTINGS = (
     "length_penalty",
     "repetition_penalty",
     "no_repeat_ngram_size",
-    "do_sample",
-    "temperature",
     "language",
     "task",
     "return_timestamps",

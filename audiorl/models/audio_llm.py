@@ -277,7 +277,7 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
         rows = []
         for b, (ids, length, audio, count) in enumerate(
             zip(
-                batch.tokens[:, 0],
+                batch.leading_tokens,
                 prefix_lengths(batch).tolist(),
                 states,
                 batch.tensors["audio_tokens"].tolist(),
@@ -385,7 +385,7 @@ class AudioLLMFamily(PromptedAnswers, AutoregressiveFamily):
 
     def engine_prompts(self, model: nn.Module, batch: GroupBatch, states: Tensor) -> list[EnginePrompt]:
         prefix, lengths = run_inside(model, lambda base: self._prefixes(base, batch, states))
-        rows = zip(batch.tokens[:, 0].tolist(), prefix_lengths(batch).tolist(), prefix, lengths.tolist(), strict=True)
+        rows = zip(batch.leading_tokens.tolist(), prefix_lengths(batch).tolist(), prefix, lengths.tolist(), strict=True)
         return [EnginePrompt(ids[:start], own[:length]) for ids, start, own, length in rows]
 
     def transcribe(

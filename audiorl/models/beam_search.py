@@ -116,7 +116,7 @@ def beam_search(
 
     Args:
         decoder: used up by one search.
-        batch: B clips; the prefix of each one's first hypothesis is where the search starts. Placeholders get
+        batch: B clips; the prefix of each one's leading hypothesis is where the search starts. Placeholders get
             hypotheses without tokens and of score 0.
         settings: K, T and how to rank.
         end_token: ends a hypothesis and fills up shorter ones.

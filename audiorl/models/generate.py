@@ -23,6 +23,9 @@ from audiorl.models.family import SpeechFamily
 from audiorl.models.forward import is_sharded
 from audiorl.models.sampling import Sampler, draw, prefix_lengths, started
 
+# What draws tokens by chance.
+DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
 
 class GenerateFamily(SpeechFamily):
     """A family that samples by `GenerationMixin.generate`."""
@@ -220,6 +223,7 @@ def one_transcript_each(
 
     * has the caller's settings, so that none stands beside another that means the same;
     * asks for the best sequence alone, as plain ids, whatever the config asks for;
+    * draws nothing, unless the caller asks for `do_sample`: what a model says of a clip is the same each time;
     * has the ids, and the length, that the config lacks: an old checkpoint, or one without generation_config.json,
       would not end, or be cut after 20 tokens.
 
@@ -241,6 +245,10 @@ def one_transcript_each(
         setattr(settings, name, False)
     settings.output_hidden_states = False
     settings.num_return_sequences = 1
+    if not generation.get("do_sample"):
+        settings.do_sample = False
+        for name in DRAWING:
+            setattr(settings, name, None)
     for name, value in ids.items():
         if getattr(settings, name, None) is None:
             setattr(settings, name, value)

@@ -135,11 +135,12 @@ class NextLogits(Protocol):
 
 
 def prefix_lengths(batch: GroupBatch) -> Tensor:
-    """(B,) tokens before the first that counts, of each clip's first hypothesis.
+    """(B,) tokens before the first that counts, of each clip's leading hypothesis.
 
-    A placeholder gets the fewest of the others, so that no step is run for it; 1 if there are only placeholders.
+    A clip of which nothing counts (a placeholder) gets the fewest of the others, so that no step is run for it; 1 if
+    there are only such.
     """
-    keep = batch.keep[:, 0]
+    keep = batch.keep[torch.arange(len(batch.keep), device=batch.keep.device), batch.leading]
     counts = keep.any(-1)
     lengths = keep.int().argmax(-1) + 1
     shortest = lengths.masked_fill(~counts, keep.shape[-1]).amin()
@@ -161,7 +162,7 @@ def sample_from(
 
     Args:
         next_logits: see `NextLogits`; used up by one rollout.
-        batch: B clips; the prefix of each one's first hypothesis is where sampling starts.
+        batch: B clips; the prefix of each one's leading hypothesis is where sampling starts.
         noise: (B, K, T) uniform in [0, 1); T limits the tokens drawn for each hypothesis.
         end_token: ends a hypothesis and fills up shorter ones.
         max_tokens: positions of the decoder.
@@ -205,7 +206,7 @@ def started(batch: GroupBatch, prefixes: Tensor, hypotheses: int, length: int, e
     longest = int(prefixes.max())
     in_prefix = torch.arange(longest, device=prefixes.device) < prefixes[:, None]
     tokens = batch.tokens.new_full((len(prefixes), length), end_token)
-    tokens[:, :longest] = torch.where(in_prefix, batch.tokens[:, 0, :longest], end_token)
+    tokens[:, :longest] = torch.where(in_prefix, batch.leading_tokens[:, :longest], end_token)
     return tokens[:, None].repeat(1, hypotheses, 1)
 
 

@@ -356,10 +356,10 @@ class PromptedTransducerFamily(StreamingTransducerFamily):
         return TokenizedText([self.vocab_size + number, *ids[1:]], first_kept)
 
     def _start(self, batch: GroupBatch) -> Tensor:
-        return batch.tokens[:, 0, 0]
+        return batch.leading_tokens[:, 0]
 
     def _heard(self, base: PreTrainedModel, batch: GroupBatch, states: Tensor) -> Tensor:
-        numbers = batch.tokens[:, 0, 0] - self.vocab_size
+        numbers = batch.leading_tokens[:, 0] - self.vocab_size
         # a placeholder has none
         numbers = torch.where(numbers >= 0, numbers, self.default_prompt)
         prompts = nn.functional.one_hot(numbers, self.num_prompts).to(states.dtype)

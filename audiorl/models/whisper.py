@@ -40,8 +40,6 @@ WHISPERS_OWN = (
     "logprob_threshold",
     "no_speech_threshold",
 )
-# What draws tokens; a search without Whisper's temperatures never does, whatever the generation config says.
-DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 # Language, task and prompt of a clip.
 Asked = tuple[str | None, str | None, str | None]
 SHORTEST_WINDOW = 1  # seconds
@@ -154,7 +152,7 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
         )
 
     def engine_prompts(self, model: nn.Module, batch: GroupBatch, states: Tensor) -> list[EnginePrompt]:
-        rows = zip(batch.tokens[:, 0].tolist(), prefix_lengths(batch).tolist(), states, strict=True)
+        rows = zip(batch.leading_tokens.tolist(), prefix_lengths(batch).tolist(), states, strict=True)
         return [EnginePrompt(ids[:length], own) for ids, length, own in rows]
 
     def transcribe(
@@ -332,6 +330,8 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
         whispers = {name: generation.get(name, getattr(own, name, None)) for name in WHISPERS_OWN}
         whispers["temperature"] = generation.get("temperature")  # it does not read the config's
         plain = {name: value for name, value in generation.items() if name not in WHISPERS_OWN}
+        if whispers["temperature"] is not None:
+            plain["do_sample"] = True  # which its own `generate` turns off again at 0
         with one_transcript_each(base, plain, room=None) as others:
             settings = base.generation_config
             # None hides an entry of an old config as well as one of the model's config
@@ -342,9 +342,6 @@ class WhisperFamily(WhisperAudio, EncoderDecoderFamily):
             if others or any(value not in (None, False) for value in whispers.values()):
                 yield {**others, **{name: generation[name] for name in WHISPERS_OWN if name in generation}}
                 return
-            settings.do_sample = False
-            for name in DRAWING:
-                setattr(settings, name, None)
             yield None
 
 

@@ -31,6 +31,7 @@ class ShippedReward(ABC):
 
     default_name: ClassVar[str]
     needed_columns: ClassVar[tuple[str, ...]] = ("text",)
+    ways: ClassVar[tuple[str, ...]] = ()  # settings that change no value, which a resumed run may change
 
     @property
     def __name__(self) -> str:

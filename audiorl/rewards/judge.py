@@ -115,6 +115,9 @@ class Judge(ShippedReward):
     spent: Spent = field(default_factory=Spent, init=False, repr=False, compare=False)
 
     default_name: ClassVar[str] = "judge"
+    ways: ClassVar[tuple[str, ...]] = (
+        *("url", "api_key_variable", "cache", "prices", "requests_in_flight", "max_retries", "timeout"),
+    )
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)

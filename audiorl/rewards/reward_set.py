@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import inspect
+import json
 import math
 import numbers
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence, Set
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -328,6 +330,35 @@ _LOOP = _BackgroundLoop()
 NOT_PASSED = ("prompt", "completion", "completion_ids")
 
 
+def reward_settings(reward: Callable[..., Any]) -> dict[str, Any]:
+    """The settings of a reward that decide its values: fields of a dataclass, keywords of a `functools.partial`.
+
+    Left out are a shipped reward's `ways` (how it gets its answers: addresses, patience) and its name. A long value
+    stands there as a digest.
+    """
+    if isinstance(reward, NamedReward):
+        reward = reward.function
+    if isinstance(reward, functools.partial):
+        return {name: _told(value) for name, value in reward.keywords.items()}
+    if not is_dataclass(reward):
+        return {}
+    left_out = {"name", *getattr(reward, "ways", ())}
+    named = [each.name for each in fields(reward) if each.init and each.name not in left_out]
+    return {name: _told(getattr(reward, name)) for name in named}
+
+
+def _told(value: Any) -> Any:
+    """A setting as JSON has it; functions and objects by their names, which no address in memory changes."""
+
+    def by_name(other: Any) -> str:
+        return str(getattr(other, "__qualname__", None) or getattr(other, "name", None) or type(other).__qualname__)
+
+    written = json.dumps(value, default=by_name, sort_keys=True)
+    if len(written) > SHOWN_CHARACTERS:
+        return hashlib.sha256(written.encode()).hexdigest()[:16]
+    return json.loads(written)
+
+
 class RewardTable(NamedTuple):
     """The rewards of N completions."""
 
@@ -417,6 +448,15 @@ class RewardSet:
             for name, reward in zip(self.names, self.rewards, strict=True)
             if hasattr(reward, "figures")
             for figure, value in reward.figures().items()
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the values beside the rewards' names and weights, as "negative_wer.floor": a run is described
+        by it. Functions and models in settings stand there by their names."""
+        return {
+            f"{name}.{setting}": value
+            for name, reward in zip(self.names, self.rewards, strict=True)
+            for setting, value in reward_settings(reward).items()
         }
 
     def told(self) -> list[str]:

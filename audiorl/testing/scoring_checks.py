@@ -93,6 +93,21 @@ def permuted_hypotheses_have_permuted_scores(case: FamilyCase) -> None:
     torch.testing.assert_close(found, family.score_groups(model, batch).logps[:, order], rtol=1e-5, atol=1e-5)
 
 
+def hypotheses_that_do_not_count_change_no_others(case: FamilyCase) -> None:
+    """Masked ones, and places that were filled up and have no prefix, as the first of a clip too."""
+    family, model, batch = get_ready(case)
+    expected = family.score_groups(model, batch)
+    for dropped in ([0], list(range(batch.num_hypotheses - 1))):
+        keep, filled = batch.keep.clone(), batch.tokens.clone()
+        keep[:, dropped], filled[:, dropped] = False, family.end_token
+        counts = keep if expected.keep.shape == keep.shape else keep.any(-1, keepdim=True)
+        for tokens in (batch.tokens, filled):
+            found = family.score_groups(model, batch.replace(tokens=tokens, keep=keep))
+            for field in ("logps", "entropy", "mean_logits"):
+                values = getattr(expected, field).masked_fill(~counts, 0.0)
+                torch.testing.assert_close(getattr(found, field), values, rtol=1e-5, atol=1e-5)
+
+
 def each_clip_is_encoded_once(case: FamilyCase) -> None:
     family, model, batch = get_ready(case)
     with encoded_rows(case, family, model) as seen:
@@ -262,6 +277,7 @@ SCORING_CHECKS = (
     the_scores_depend_on_audio_and_text,
     what_lies_behind_the_end_changes_nothing,
     permuted_hypotheses_have_permuted_scores,
+    hypotheses_that_do_not_count_change_no_others,
     each_clip_is_encoded_once,
     given_states_nothing_is_encoded,
     kept_states_replace_the_audio,

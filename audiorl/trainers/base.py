@@ -49,7 +49,14 @@ from audiorl.trainers.batch_budget import BatchBudget, batch_seconds, planned_lo
 from audiorl.trainers.callbacks import OwnConfigs, StopOnBadNumbers, StopOnSigterm
 from audiorl.trainers.card import RunCard
 from audiorl.trainers.checkpoints import CheckpointSaver
-from audiorl.trainers.clips import TrainingAugmentation, balance_values, tell_unused_rows, usable_rows
+from audiorl.trainers.clips import (
+    LEFT_OUT_FILE,
+    TrainingAugmentation,
+    balance_values,
+    filled_stream,
+    tell_unused_rows,
+    usable_rows,
+)
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.cost import CostMeter
 from audiorl.trainers.distributed import BalancedRows, check_parallelism
@@ -141,6 +148,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
     data_collator: Any
     text_columns: tuple[str, ...] = ("text",)
     flag_columns: tuple[str, ...] = ()
+    rewards_evaluations = False  # whether an evaluation rewards what the model says, and decodes for it
     distinct_texts = False
     frozen: FrozenPolicy | None = None
     _balanced: BalancedRows | None = None
@@ -170,13 +178,12 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         self.own_configs = OwnConfigs(base_model(model))
         planned = plan_adapter(model, peft_config)
         self.skipped = SkippedRows(os.path.join(args.output_dir, "skipped_rows.jsonl"))
+        self.left_out = SkippedRows(os.path.join(args.output_dir, LEFT_OUT_FILE))
         self.augmentation = TrainingAugmentation(args)
         self.hub, self.card, self.decoder = HubPusher(self), RunCard(self), Decoder(self)
         self._name_data(train_dataset)
         train_rows = self._checked_rows(train_dataset, args, "train_dataset")
-        self.augmentation.read_columns(train_rows)
-        self._balance = balance_values(train_rows, args)
-        batch_seconds(train_rows, args, self.augmentation.longest)  # refuses what has no plan
+        self._read_rows(train_rows, args)
         eval_rows = self._checked_rows(eval_dataset, args, "eval_dataset")
         model = tunable(model, planned, self.family, args)
         if train_dataset is not None:
@@ -265,6 +272,12 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
             judge = replace(judge, text_optional=False)
         return usable_rows(rows, judge, args, name, self.skipped)
 
+    def _read_rows(self, rows: Any, args: SpeechConfig) -> None:
+        """Take from the training rows what the order of an epoch and the changes of its clips need."""
+        self.augmentation.read_columns(rows)
+        self._balance = balance_values(rows, args)
+        batch_seconds(rows, args, self.augmentation.longest)  # refuses what has no plan
+
     def row_judge(self, args: SpeechConfig) -> RowJudge:
         """What the trainer asks of a row: the same before training and in its default collator."""
         return self._default_collator(args).judge
@@ -275,6 +288,11 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
             return super().get_train_dataloader() if self.args.max_batch_seconds is None else self._planned_loader()
         finally:
             self.data_collator = plain
+
+    def _get_dataloader(self, dataset: Any, description: str, batch_size: int, *args: Any, **kwargs: Any) -> DataLoader:
+        if isinstance(self.data_collator, SpeechCollator):
+            dataset = filled_stream(dataset, batch_size, self.accelerator.num_processes)
+        return super()._get_dataloader(dataset, description, batch_size, *args, **kwargs)
 
     def _planned_loader(self) -> DataLoader:
         """The loader of batches under `max_batch_seconds`; this process's share of them."""
@@ -538,7 +556,8 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         alike = self.own_configs.agreeing_with(self.processing_class)
         with self.stop_on_sigterm.listening(), self.checkpoints.with_room(), without_other_bars(), alike:
             output = super().train(checkpoint, *args, **kwargs)
-        output.metrics.update(self.cost.totals() | tell_unused_rows(self.args, self.skipped))
+        unused = tell_unused_rows(self.args, self.skipped, self.left_out, checkpoint is not None)
+        output.metrics.update(self.cost.totals() | unused)
         return output
 
     # ---- files ----

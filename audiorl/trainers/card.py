@@ -379,8 +379,6 @@ def search_of(model: nn.Module, decoding: Mapping[str, Any]) -> str:
     """How hypotheses were searched for, in words."""
     if not getattr(base_model(model), "can_generate", bool)():
         return "best path"
-    if decoding.get("do_sample"):
-        return "sampling"
     return "greedy" if decoding.get("num_beams", 1) == 1 else "beams"
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
 from transformers.utils import logging
@@ -72,7 +73,7 @@ def usable_rows(
     inside = _inside(rows, judged.outside, args, name)
     if judged.faults and args.on_bad_rows == "error":
         raise BadRowsError(judged.faults)
-    kept = drop_bad_rows(inside, judged.faults, skipped if args.process_index == 0 else None)
+    kept = drop_bad_rows(inside, judged.faults, skipped if args.process_index == 0 else None, data=name)
     if len(kept) == 0:
         raise ValueError(
             f"{name} has no usable row left: {len(inside)} rows, {len(judged.faults)} faults. Mend the rows."
@@ -119,19 +120,57 @@ def _inside(rows: Dataset, outside: OutsideSeconds, args: SpeechConfig, name: st
     return kept
 
 
-def tell_unused_rows(args: SpeechConfig, skipped: SkippedRows) -> dict[str, int]:
+def tell_unused_rows(args: SpeechConfig, skipped: SkippedRows, left_out: SkippedRows, resumed: bool) -> dict[str, int]:
     """Count the rows that a run could not use, or left out of a stream for their length: counts for its metrics, and a
     log line for each.
+
+    Args:
+        skipped, left_out: the files, which may hold rows of earlier runs too.
+        resumed: those count, because this run goes on with one of them.
     """
     found: dict[str, int] = {}
-    if args.on_bad_rows == "skip" and (count := skipped.count()):
+    if args.on_bad_rows == "skip" and (count := skipped.count(0 if resumed else skipped.begun)):
         found["skipped_rows"] = count
         logger.warning(f"{count} rows could not be used; {skipped.path} says which and why.")
     bounded = (args.min_audio_seconds, args.max_audio_seconds) != (None, None)
-    if bounded and (count := SkippedRows(os.path.join(args.output_dir, LEFT_OUT_FILE)).count()):
+    if bounded and (count := left_out.count(0 if resumed else left_out.begun)):
         found["left_out_clips"] = count
         logger.warning(f"{count} clips of streams were left out for their length; {LEFT_OUT_FILE} says which.")
     return found
+
+
+class FilledStream(torch.utils.data.IterableDataset):
+    """A stream whose last rows are followed by empty ones, until every process has as many rows.
+
+    Else accelerate fills up with the stream's first rows, which would count twice.
+
+    Args:
+        rows: what each process reads all of.
+        multiple: rows of all processes in a step.
+    """
+
+    def __init__(self, rows: IterableDataset, multiple: int):
+        self.rows, self.multiple = rows, multiple
+
+    def set_epoch(self, epoch: int) -> None:
+        self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        count = 0
+        for row in self.rows:
+            yield row
+            count += 1
+        yield from ({} for _ in range(-count % self.multiple))
+
+
+def filled_stream(rows: Any, batch_size: int, processes: int) -> Any:
+    """What a loader reads: a stream that several processes share row by row is filled up, anything else as it is.
+
+    A stream of as many files as processes, or more, is shared by files, and each process reads its own.
+    """
+    if processes == 1 or not isinstance(rows, IterableDataset) or rows.num_shards >= processes:
+        return rows
+    return FilledStream(rows, batch_size * processes)
 
 
 class TrainingAugmentation:

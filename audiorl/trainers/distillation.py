@@ -200,9 +200,11 @@ class DistillationTrainer(SpeechTrainer):
                     "encoder, which needs the audio. Leave it out, or choose a student that keeps the teacher's "
                     "encoder, or learn its transcripts alone (--transcripts_only true)."
                 )
+        self.saver.fingerprint.frozen("the teacher", self.teacher)
         self.teacher = prepare_frozen(self.teacher, self.accelerator)
         if args.seq_kd:
             self.train_dataset = self._checked_rows(self._taught(self.train_dataset), args, "train_dataset")
+            self._read_rows(self.train_dataset, args)  # of some the teacher may have said nothing
 
     # ---- the teacher ----
 

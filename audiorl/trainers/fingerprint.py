@@ -130,12 +130,18 @@ class RunFingerprint(TrainerCallback):
 
     def __init__(self, trainer: Any):
         self._trainer = trainer
-        self._model = {
-            "name": getattr(base_model(trainer.model).config, "_name_or_path", "") or "a model without a name",
-            "weights": weights_digest(trainer.model),
-        }
+        self._model = _described(trainer.model)
+        self._frozen: Run = {}
         self._run: Run | None = None
         self._steps = 0  # of the whole run that the checkpoint is from
+
+    def frozen(self, name: str, model: nn.Module) -> None:
+        """Describe a second model that the run reads and does not train, as it is now.
+
+        Args:
+            name: what a message calls it, "the teacher" for example.
+        """
+        self._frozen[name] = _described(model)
 
     @property
     def run(self) -> Run:
@@ -147,7 +153,9 @@ class RunFingerprint(TrainerCallback):
                 "trainer": type(trainer).__name__,
                 "model": self._model,
                 "rows": rows_digest(trainer.train_dataset),
+                "frozen": self._frozen,
                 "rewards": {} if rewards is None else dict(zip(rewards.names, rewards.weights, strict=True)),
+                "reward_settings": {} if rewards is None else rewards.settings(),
                 "adapter": _adapter(trainer.model),
                 **settings_of(trainer.args),
                 "parallel": _parallel(trainer),
@@ -194,11 +202,21 @@ def changes(before: Run, now: Run) -> list[str]:
             found.append(f"{label} was {before[name]} and is {now[name]}")
     if "model" in before and "model" in now:
         found += _model_changes(before["model"], now["model"])
+    if "frozen" in before and "frozen" in now:
+        for name in {**before["frozen"], **now["frozen"]}:
+            # a run without one of its own reads the model as it was handed in
+            first, second = (run["frozen"].get(name, run["model"]) for run in (before, now))
+            found += _model_changes(first, second, name)
     if "rows" in before and "rows" in now:
         found += _row_changes(before["rows"], now["rows"])
-    for part, label in (("rewards", "the reward "), ("adapter", "the adapter's "), ("settings", "")):
+    for part, label in (
+        ("rewards", "the reward "),
+        ("reward_settings", "the reward "),
+        ("adapter", "the adapter's "),
+        ("settings", ""),
+    ):
         if part in before and part in now:
-            found += _named_changes(before[part], now[part], label, shared=part == "settings")
+            found += _named_changes(before[part], now[part], label, shared=part in ("settings", "reward_settings"))
     return found
 
 
@@ -252,11 +270,18 @@ def _adapter(model: nn.Module) -> Run:
     return {name: _plain(known[name]) for name in _OF_AN_ADAPTER if name in known}
 
 
-def _model_changes(before: Run, now: Run) -> list[str]:
+def _described(model: nn.Module) -> Run:
+    name = getattr(base_model(model).config, "_name_or_path", "") or "a model without a name"
+    return {"name": name, "weights": weights_digest(model)}
+
+
+def _model_changes(before: Run, now: Run, label: str = "the model") -> list[str]:
     if before["weights"] == now["weights"]:
         return []  # wherever its files lie now
     if before["name"] != now["name"]:
-        return [f"the model was {before['name']} and is {now['name']}"]
+        return [f"{label} was {before['name']} and is {now['name']}"]
+    if label != "the model":
+        return [f"{label} is called {now['name']} as before, but has other weights"]
     return [
         f"the model is called {now['name']} as before, but has other weights (pass the one that was trained at first, "
         "not the tuned one; new heads need a seed before the model is loaded)"

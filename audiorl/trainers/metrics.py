@@ -138,7 +138,13 @@ class Decoder:
     @property
     def asked(self) -> bool:
         """Whether an evaluation of this trainer decodes its rows."""
-        return self.trainer.args.eval_wer or self.trainer.compute_metrics is not None
+        return self._what_asks() is not None
+
+    def _what_asks(self) -> str | None:
+        trainer = self.trainer
+        if trainer.args.eval_wer or trainer.compute_metrics is not None:
+            return "eval_wer and compute_metrics decode"
+        return "Rewards at an evaluation decode" if trainer.rewards_evaluations else None
 
     def check(self) -> None:
         """Decoding at evaluation needs rows that can be read again and weights that are not sharded.
@@ -152,17 +158,19 @@ class Decoder:
         if trainer.args.metric_for_best_model == "wer":
             task = trainer.family.task
             trainer.args.metric_for_best_model, trainer.args.greater_is_better = task.metric, task.greater_is_better
-        if rows is None or not self.asked:
+        asks = self._what_asks()
+        if rows is None or asks is None:
             return
         parts = list(rows.values()) if isinstance(rows, dict) else [rows]
         if any(not isinstance(part, Dataset) for part in parts):
+            instead = "leave it out" if trainer.rewards_evaluations else "turn them off"
             raise ValueError(
-                "eval_wer and compute_metrics decode the evaluation rows again at each evaluation, which a stream "
-                "does not allow. Load eval_dataset as a Dataset (streaming=False), or turn them off."
+                f"{asks} the evaluation rows again at each evaluation, which a stream does not allow. Load "
+                f"eval_dataset as a Dataset (streaming=False), or {instead}."
             )
         for part in parts:
             trainer.transcript_column(part.column_names)
-        check_whole_weights(trainer.accelerator, "eval_wer and compute_metrics decode")
+        check_whole_weights(trainer.accelerator, asks)
 
     def decode(self, rows: Any) -> Decoded:
         """Transcribe rows, spread over the processes; see `SpeechTrainer.decode`."""

@@ -97,7 +97,9 @@ class FrozenPolicy:
         if ref_model is self.trainer.model:
             raise ValueError("ref_model is the model that is trained, so it would not stay fixed. Leave it out.")
         if ref_model is not None:
-            return self._frozen(load_model(ref_model, self.trainer.args).requires_grad_(False).eval())
+            given = load_model(ref_model, self.trainer.args).requires_grad_(False).eval()
+            self.trainer.saver.fingerprint.frozen("the frozen policy", given)
+            return self._frozen(given)
         if is_peft_model(self.trainer.model):
             if self.trainer.args.sync_ref_model:
                 raise ValueError(

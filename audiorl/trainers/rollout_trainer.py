@@ -330,6 +330,7 @@ class RewardedTrainer(SpeechTrainer):
     """
 
     text_columns = ("text",)
+    rewards_evaluations = True
     args: SamplingConfig
 
     def __init__(

@@ -33,6 +33,12 @@ def test_metadata_gives_each_clip_its_texts(clips):
     assert speech_rows(str(clips), columns={"text": "sentence"})["text"] == ["the lazy dog", "all"]
 
 
+def test_a_table_in_another_encoding_is_told_with_its_line(clips):
+    (clips / "metadata.csv").write_bytes("file_name,text\nb.wav,café\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"metadata.csv:2 is not UTF-8 \(byte 0xe9\). Write the file anew"):
+        speech_rows(clips)
+
+
 def test_clips_alone_are_rows_without_texts_and_the_message_says_where_texts_go(clips):
     rows = speech_rows(clips)
     assert [row["audio"]["path"] for row in rows] == [f"{clips}/a/c.flac", f"{clips}/b.wav"]

@@ -42,6 +42,17 @@ def test_a_corpus_is_exported_and_read_back(tmp_path, streaming):
         assert load_audio(row["audio"], RATE).tolist() == load_audio(flac(number), RATE).tolist()
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_a_row_asks_for_comes_back_beside_what_the_file_is_for(tmp_path, clips, streaming):
+    asked = {"task": "translate", "language": "de", "answers": ["yes", "no"], "other_transcripts": ["b"]}
+    export_rows([{"audio": str(clips[0]), "text": "a", **asked}], tmp_path / "rows.jsonl", progress=False)
+    assert lines_of(tmp_path / "rows.jsonl")[0]["task"] == "asr"
+    given = Dataset.from_json(str(tmp_path / "rows.jsonl"), cache_dir=str(tmp_path / "cache"))
+    for source in (tmp_path / "rows.jsonl", given.to_iterable_dataset() if streaming else given):
+        (row,) = speech_rows(source)
+        assert {name: row[name] for name in asked} == asked and row["exported_task"] == "asr"
+
+
 def test_audio_in_files_stays_where_it_is(tmp_path, clips, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [{"audio": str(clips[1].relative_to(tmp_path)), "text": "a", "language": "de", "speaker": None}]

@@ -129,6 +129,18 @@ def test_rows_of_one_number_in_two_places_are_two_rows(tmp_path):
     assert skipped.count() == 2
 
 
+def test_a_row_of_two_data_sets_counts_twice_and_those_of_an_earlier_run_can_be_left_out(tmp_path):
+    skipped = SkippedRows(tmp_path / "skipped_rows.jsonl")
+    skipped.add(fault(3), data="train_dataset")
+    skipped.add(fault(3), data="eval_dataset")
+    assert [line["data"] for line in written(skipped.path)] == ["train_dataset", "eval_dataset"]
+    assert skipped.begun == 0 and skipped.count(skipped.begun) == skipped.count() == 2
+    later = SkippedRows(skipped.path)
+    assert later.count(later.begun) == 0
+    later.add(fault(3), data="train_dataset")
+    assert (later.count(later.begun), later.count()) == (1, 2)
+
+
 def append_many(path: str, first: int, barrier) -> None:
     skipped = SkippedRows(path)
     barrier.wait()

@@ -197,6 +197,19 @@ def test_grpo_raises_the_reward_with_an_adapter_in_the_language_model_alone(kind
     assert grpo.family.encoder_is_frozen(grpo.model)
 
 
+def test_what_is_said_of_a_clip_is_drawn_only_where_the_caller_asks():
+    """Some checkpoints come with do_sample in their generation config."""
+    model, processor = tiny_audio_llm("qwen2_audio")
+    plain = transcribe(model, processor, rows(2), progress=False)
+    model.generation_config.update(do_sample=True, temperature=5.0, top_k=0)
+    torch.manual_seed(0)
+    assert transcribe(model, processor, rows(2), progress=False) == plain
+    family = speech_family(model, processor)
+    audio = family.features(tiny_clips(2))
+    drawn = {tuple(family.transcribe(model, audio, do_sample=True, max_new_tokens=8)) for _ in range(3)}
+    assert len(drawn) == 3
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tuned_model_loads_in_plain_transformers(kind, tmp_path):
     model, processor = tiny_audio_llm(kind)

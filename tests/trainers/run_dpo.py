@@ -1,7 +1,8 @@
 """A small DPO run in a process of its own: `python run_dpo.py '{"output_dir": ..., ...}'`.
 
-Keys that are no config field: `rows` (how many), `columns` (of the rows, with their values), `out` (file for the final
-weights and the log), `resume`, `kill` (where to end the process with SIGKILL, see `arrange_death`).
+Keys that are no config field: `rows` (how many), `columns` (of the rows, with their values), `files` (the rows are a
+stream of so many), `out` (file for the final weights and the log), `resume`, `kill` (where to end the process with
+SIGKILL, see `arrange_death`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -72,9 +74,11 @@ def train_as_told(made, own: dict) -> None:
 
 def main() -> None:
     settings = json.loads(sys.argv[1])
-    own = {name: settings.pop(name, None) for name in ("rows", "columns", "out", "resume", "kill")}
+    own = {name: settings.pop(name, None) for name in ("rows", "columns", "files", "out", "resume", "kill")}
     torch.set_num_threads(1)
     rows = pair_rows(own["rows"] or 8, **(own["columns"] or {}))
+    if own["files"]:
+        rows = Dataset.from_list(rows).to_iterable_dataset(num_shards=own["files"])
     train_as_told(trainer(settings.pop("output_dir"), rows, **settings), own)
 
 

@@ -192,6 +192,17 @@ def test_seq_kd_learns_what_the_teacher_writes(tmp_path):
     assert made.state.global_step == 1
 
 
+def test_where_the_teacher_says_nothing_the_row_and_its_place_in_the_balance_go(tmp_path, monkeypatch):
+    rows = [{**row, "speaker": "b" if i > 5 else "a"} for i, row in enumerate(text_rows(8))]
+    said = ["", *["a fox"] * 7]
+    monkeypatch.setattr("audiorl.trainers.distillation.transcribe", lambda *args, **kwargs: list(said))
+    settings = {"balance_column": "speaker", "on_bad_rows": "skip", "max_steps": 8}
+    made = distillation(tmp_path, rows, seq_kd=True, lmbda=0.0, **settings)
+    assert made._balance == made.train_dataset["speaker"][:] == [*"aaaaabb"]
+    made.train()
+    assert made.state.global_step == 8
+
+
 def made_clip(row: dict[str, Any]) -> Any:
     return row["audio"]["array"]
 

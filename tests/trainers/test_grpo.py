@@ -521,6 +521,13 @@ def test_streams_are_rolled_out_as_data_sets_are(tmp_path):
     assert largest_difference(weights(streamed.model), weights(ordered.model)) < 1e-6
 
 
+@pytest.mark.parametrize("told", ["eval_wer and compute_metrics decode", "Rewards at an evaluation decode"])
+def test_an_evaluation_that_cannot_decode_a_stream_is_refused_before_a_step(tmp_path, told):
+    stream = datasets.Dataset.from_list(rows()).to_iterable_dataset()
+    with pytest.raises(ValueError, match=rf"{told} the evaluation rows again .*streaming=False.*leave it out"):
+        trainer(tmp_path, trainer_eval_dataset=stream, eval_wer=told.startswith("eval_wer"))
+
+
 def test_default_config_writes_beside_the_model_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model, processor = tiny_whisper()

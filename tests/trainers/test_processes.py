@@ -60,6 +60,7 @@ def test_a_synced_reference_survives_a_resume(tmp_path):
     [
         {"loss_type": ["sigmoid", "sft"], "rows": 7},
         {"loss_type": ["aot", "sft"], "rows": 8},
+        {"loss_type": ["sigmoid"], "rows": 7, "files": 1, "max_steps": 4},
         {"loss_type": ["sigmoid"], "freeze_encoder": True, "gradient_accumulation_steps": 2, "rows": 7},
         pytest.param(
             {
@@ -70,7 +71,13 @@ def test_a_synced_reference_survives_a_resume(tmp_path):
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["uneven last batch", "a loss over the whole batch", "frozen encoder, accumulation", "histories drawn"],
+    ids=[
+        "uneven last batch",
+        "a loss over the whole batch",
+        "a stream",
+        "frozen encoder, accumulation",
+        "histories drawn",
+    ],
 )
 def test_two_processes_end_with_the_weights_of_one(tmp_path, settings):
     """Seven rows leave one process without a row of its own in the last step: the repeated row has no weight."""

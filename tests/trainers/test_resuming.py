@@ -21,6 +21,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from audiorl import files
+from audiorl.rewards import NegativeWER
 from audiorl.trainers import callbacks, checkpoints
 from audiorl.trainers.checkpoints import (
     LIST_FILE,
@@ -34,6 +35,7 @@ from audiorl.trainers.fingerprint import FREE, rows_digest, weights_digest
 from tests.tiny_models import tiny_whisper
 from tests.trainers import grpo_rows, raft_rows
 from tests.trainers.pair_rows import config, largest_difference, pair_rows, trainer, weights
+from tests.trainers.text_rows import distillation
 
 SAVING = {"save_strategy": "steps", "save_steps": 1}
 
@@ -159,6 +161,49 @@ def test_processes_and_rewards_are_part_of_a_run(copied, tmp_path):
     with pytest.raises(ValueError, match=r"the reward letters was 1.0 and is None"):
         changed = grpo_rows.trainer(tmp_path / "grpo", max_steps=1, trainer_reward_funcs=[grpo_rows.shortness])
         changed.train(resume_from_checkpoint=True)
+
+
+def frozen_whisper(scale: float):
+    model, _ = tiny_whisper()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(scale)
+    return model
+
+
+def test_the_frozen_policy_is_part_of_a_run(tmp_path):
+    settings = {"max_steps": 2, **SAVING}
+    trainer(tmp_path / "own", **settings).train()
+    trainer(tmp_path / "other", trainer_ref_model=frozen_whisper(1.1), **settings).train()
+    for name, scale in (("own", 1.0), ("other", 1.1)):
+        again = trainer(tmp_path / name, trainer_ref_model=frozen_whisper(scale), **settings)
+        again.train(resume_from_checkpoint=True)
+    for name, scale in (("own", 1.1), ("other", 0.7)):
+        changed = trainer(tmp_path / name, trainer_ref_model=frozen_whisper(scale), **settings)
+        with pytest.raises(ValueError, match=r"the frozen policy is called .* as before, but has other weights"):
+            changed.train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match="the frozen policy is called"):
+        trainer(tmp_path / "other", **settings).train(resume_from_checkpoint=True)
+
+
+def test_a_teacher_is_part_of_a_run(tmp_path):
+    settings = {"max_steps": 1, **SAVING}
+    distillation(tmp_path, trainer_teacher_model=frozen_whisper(1.1), **settings).train()
+    again = distillation(tmp_path, trainer_teacher_model=frozen_whisper(1.1), **settings)
+    again.train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match=r"the teacher is called .* as before, but has other weights"):
+        changed = distillation(tmp_path, trainer_teacher_model=frozen_whisper(0.9), **settings)
+        changed.train(resume_from_checkpoint=True)
+
+
+def test_settings_of_rewards_are_part_of_a_run(tmp_path):
+    def made(floor: float):
+        return grpo_rows.trainer(tmp_path, max_steps=1, trainer_reward_funcs=[NegativeWER(floor=floor)], **SAVING)
+
+    made(-2.0).train()
+    made(-2.0).train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match=r"the reward negative_wer.floor was -2.0 and is -0.5"):
+        made(-0.5).train(resume_from_checkpoint=True)
 
 
 def test_what_changes_nothing_may_differ_and_a_run_may_become_longer(copied, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, IterableDataset
 
+from audiorl.collator import HotwordChanges
 from audiorl.text.keywords import changed_hotwords, distinct_hotwords
 from audiorl.trainers.distributed import BalancedRows, balanced_order
 from tests.trainers import grpo_rows, pair_rows, raft_rows
@@ -132,6 +133,14 @@ def test_hot_words_are_left_out_and_mixed_with_those_of_other_rows():
     kept = sum("Nguyen" in changed(["Nguyen"], dropout=0.25, seed=seed) for seed in range(400))
     assert 270 < kept < 330
     assert distinct_hotwords([["a", "b"], None, "b, c"]) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("column", ["text", "chosen", "completion"])
+def test_words_of_what_is_said_are_no_distractors_whatever_the_rows_are_for(column):
+    changes = HotwordChanges(dropout=0.0, distractors=5, seed=0)
+    changes.pool = ["Nguyen", "noon"]
+    said = changes({"row_id": 0, column: "call Nguyen at noon", "hotwords": None})
+    assert said["hotwords"] == []
 
 
 def test_rewards_see_what_the_model_was_told_and_a_row_has_its_own_changes_each_epoch(tmp_path):

@@ -180,6 +180,18 @@ def test_a_line_that_is_no_json_is_left_out_of_training_where_bad_rows_are(tmp_p
     assert skipped["where"] == f"{path}:3" and "not JSON" in skipped["problem"]
 
 
+def test_rows_that_an_earlier_run_skipped_count_only_where_it_goes_on(tmp_path):
+    bad = pair_rows(4)
+    bad[3]["chosen"] = ""
+    settings = {"on_bad_rows": "skip", "max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    first = trainer(tmp_path, bad, trainer_eval_dataset=bad, **settings)
+    assert first.train().metrics["skipped_rows"] == 2  # of the rows to train on, and of those to measure
+    again = trainer(tmp_path, bad, trainer_eval_dataset=bad, **settings)
+    assert again.train(resume_from_checkpoint=True).metrics["skipped_rows"] == 2
+    other = trainer(tmp_path, pair_rows(4), **settings)
+    assert "skipped_rows" not in other.train().metrics
+
+
 @pytest.mark.parametrize("languages", [None, ("en",)])
 def test_a_line_that_is_no_json_is_left_out_of_mining_where_bad_rows_are(tmp_path, languages):
     path = broken_file(tmp_path, texts(language="en"))
