@@ -488,8 +488,11 @@ def _placed_row(
             del stored[FAULTS_COLUMN]
         row = {**row, **stored}
     worker = torch.utils.data.get_worker_info()
-    share = f" of worker {worker.id}" if worker is not None and worker.num_workers > 1 else ""
-    return {**row, "where": f"row {index}{share}", "row_id": index}
+    if worker is None or worker.num_workers == 1:
+        return {**row, "where": f"row {index}", "row_id": index}
+    # each counts its own rows; what is drawn for a row depends on its number, so no two may share one
+    number = index * worker.num_workers + worker.id
+    return {**row, "where": f"row {index} of worker {worker.id}", "row_id": number}
 
 
 def _has_our_form(features: Mapping[str, Any]) -> bool:

@@ -350,10 +350,12 @@ def test_a_stream_with_our_columns_is_refused_when_built_or_where_unknown_when_r
         next(iter(rows))
 
 
-def test_workers_that_share_a_stream_give_every_row_a_place_of_its_own():
+def test_workers_that_share_a_stream_give_every_row_a_place_and_a_number_of_its_own():
     rows = speech_rows(audio_dataset().to_iterable_dataset(num_shards=2))
     loader = DataLoader(rows, batch_size=None, num_workers=2)
-    places = {row["text"]: row["where"] for row in loader}
+    found = list(loader)
+    assert sorted(row["row_id"] for row in found) == list(range(6))  # noise is drawn by it
+    places = {row["text"]: row["where"] for row in found}
     assert len(set(places.values())) == 6
     assert places["text 0"] == "row 0 of worker 0"
     assert places["text 5"] == "row 2 of worker 1"
