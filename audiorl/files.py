@@ -7,6 +7,7 @@ process are removed when the file is written again, or when a run that holds the
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -22,6 +23,8 @@ from filelock import FileLock, Timeout
 METRICS_FILE = "metrics.jsonl"
 STATE_FILE = "trainer_state.json"
 EVALUATION_FILE = "evaluation.json"
+EARLIER_EVALUATION = "evaluation.earlier.json"
+LIST_FILE = "audiorl_checkpoint.json"  # of a checkpoint: its files, and what it was trained as
 RECIPE_FILE = "recipe.json"
 LEFT_FOLDER = "report"
 AUDIO_FOLDER = "audio"
@@ -187,3 +190,40 @@ def process_lives(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+# ---- content ----
+
+_WHOLE_BYTES = 2**24  # of a larger file, as of weights, some blocks are read
+_BLOCKS, _BLOCK_BYTES = 64, 4096
+# Files of a folder that say what its clips are, or what a model is; there may be thousands of clips.
+_TELLING = {".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".safetensors", ".bin", ".model"}
+
+
+def content_digest(path: str | os.PathLike[str]) -> str | None:
+    """A short digest of a file, or of a folder's files with their names; None where there is no such path.
+
+    Files above 16 MiB are known by size and 64 blocks of 4 KiB, clips and other data in a folder by their size.
+    """
+    found = Path(path)
+    if not found.exists():
+        return None
+    files = [found] if found.is_file() else sorted(file for file in found.rglob("*") if file.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        name = "" if file == found else file.relative_to(found).as_posix()
+        digest.update(f"{name} {size}\n".encode("utf-8", "surrogateescape"))
+        if file == found or file.suffix.lower() in _TELLING:
+            _read_some(file, size, digest)
+    return digest.hexdigest()[:16]
+
+
+def _read_some(path: Path, size: int, digest: Any) -> None:
+    with open(path, "rb") as file:
+        if size <= _WHOLE_BYTES:
+            digest.update(file.read())
+            return
+        for block in range(_BLOCKS):
+            file.seek(block * (size - _BLOCK_BYTES) // (_BLOCKS - 1))
+            digest.update(file.read(_BLOCK_BYTES))

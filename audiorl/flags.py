@@ -257,7 +257,7 @@ def data_source(script: RowScriptArguments, *, test: bool = False, mined: bool =
         return mined_source(data_source(script, test=test), cast(SpeechScriptArguments, script))
     if test and script.eval_share is not None:
         whole = data_source(replace(script, eval_share=None))
-        return DataSource(f"{script.eval_share:.0%} of {whole}, held out")
+        return DataSource(f"{100 * script.eval_share:g}% of {whole}, held out")
     name, split = script.dataset_name, script.dataset_train_split
     if test:
         name, split = script.eval_dataset_name or name, script.dataset_test_split

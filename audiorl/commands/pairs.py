@@ -159,7 +159,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if summary is None or (told_before and folder.rank != 0):
             return  # one process tells and publishes: the last to end, or of a finished run the first
         # written and sent before anything is printed: whoever reads the output may stop reading
-        told = [str(summary), *(str(reward) for reward in config.rewards or () if hasattr(reward, "figures"))]
+        told = [f"{folder.path} was finished before, and nothing is mined again."] if told_before else []
+        told += [str(summary), *(str(reward) for reward in config.rewards or () if hasattr(reward, "figures"))]
         try:
             if summary.labels:
                 told.append(f"The pseudo-labels lie in {os.path.join(folder.path, LABELS)}")
@@ -185,13 +186,19 @@ def _check(arguments: PairsArguments, config: MiningConfig) -> None:
 
 
 def _settings(arguments: PairsArguments, config: MiningConfig) -> dict[str, Any]:
-    """What the rows depend on."""
+    """What the pairs depend on; of models and rows in files what is in them, too."""
+    from audiorl.files import content_digest
+    from audiorl.pairs.folder import CONTENT
+
     names = ("dataset_name", "dataset_config", "dataset_train_split", "limit", "model_name_or_path", "model_revision")
     more: dict[str, Any] = {} if arguments.columns is None else {"columns": arguments.columns}
     if arguments.history_source != "transcript":
         more["history_source"] = arguments.history_source
     if arguments.encoder_cache is not None:  # rounded states give other hypotheses
         more["encoder_cache_dtype"] = arguments.encoder_cache_dtype
+    for path in (arguments.model_name_or_path, arguments.dataset_name):
+        if path is not None and (content := content_digest(path)) is not None:
+            more[f"{CONTENT}{path}"] = content
     return {**{name: getattr(arguments, name) for name in names}, "dtype": arguments.dtype, **more, **asdict(config)}
 
 

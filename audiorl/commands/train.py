@@ -39,6 +39,7 @@ from audiorl.pairs import MinedPairs, mine_pairs, unpaired_rows
 from audiorl.rewards import RewardSet
 from audiorl.terminal import wrapped
 from audiorl.trainers.base import SpeechTrainer
+from audiorl.trainers.clips import warn_of_clips_trained_on
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.dpo import DPOConfig, DPOTrainer
 from audiorl.trainers.grpo import GRPOConfig, GRPOTrainer
@@ -251,6 +252,8 @@ def tune_and_measure(
     args = trainer.args
     if args.process_index == 0:
         trainer.checkpoints.claim()
+    if args.eval_strategy == "no":  # else the trainer has said it
+        warn_of_clips_trained_on(trainer.train_dataset, held_out, args, "the rows to measure on")
     if held_out is None:
         before = None
     elif before is None:

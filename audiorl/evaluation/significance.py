@@ -328,15 +328,15 @@ class Comparison:
         before, after = (
             f"{100 * (1 - errors.wer):.1f} %" if labels else _rate(errors) for errors in (self.before, self.after)
         )
-        sign, share = (-1, "") if labels else (1, f", {-100 * self.relative_gain:+.0f} % relative")
+        sign, share = (-1, "") if labels else (1, f", {_signed(-100 * self.relative_gain, 0)} % relative")
         interval = ""
         if self.tested is not None:
             low, high = sorted(100 * sign * end for end in (self.tested.low, self.tested.high))
-            interval = f" (95 % interval {low:+.1f} to {high:+.1f})"
+            interval = f" (95 % interval {_signed(low)} to {_signed(high)})"
         lines = {
             f"{what} before": f"{before}  on {len(self.before)} held-out clips",
             f"{what} after": f"{after}  on the same clips",
-            "Difference": f"{100 * sign * self.difference:+.1f} points{interval}{share}",
+            "Difference": f"{_signed(100 * sign * self.difference)} points{interval}{share}",
             "Verdict": self._verdict_in_words(),
         }
         return "\n".join(f"{name:<{width}} {line}" for name, line in lines.items())
@@ -383,3 +383,8 @@ def _rate(errors: Errors) -> str:
         return f"{100 * errors.wer:.1f} %"
     low, high = bootstrap_interval(errors)
     return f"{100 * errors.wer:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f})"
+
+
+def _signed(value: float, digits: int = 1) -> str:
+    """With its sign; what rounds to nothing is +0."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"

@@ -64,11 +64,13 @@ class BeforeAndAfter:
         rates: error counts by the rate's name: WER, CER, or WRONG_LABELS; the one that counts first.
         source: of the clips.
         decoding: settings of the search that were in force, and the batch size.
+        trained_on: how many of the clips were trained on too.
     """
 
     rates: Mapping[str, Comparison]
     source: DataSource
     decoding: Mapping[str, Any]
+    trained_on: int = 0
 
     @property
     def main(self) -> tuple[str, Comparison]:
@@ -382,6 +384,7 @@ def _error_rates(facts: CardFacts) -> str:
             _table(("", "before", "after", "difference", "p"), rows),
             f"On {len(rate.after):,} clips of {_data(found.source)}; before: the model that training began "
             "with. In parentheses 95 % bootstrap intervals over clips; differences and p by the paired bootstrap.",
+            *([f"**{found.trained_on:,} of these clips were trained on too.**"] if found.trained_on else []),
             *(["Each answer is compared with the text of its row."] if answers else []),
             f"{normaliser}Decoding: {decoding}.",
         ]

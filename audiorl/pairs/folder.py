@@ -152,6 +152,8 @@ class NumberedBatches:
 
 LABELS = "pseudo_labels.jsonl"
 PAIRS, HYPOTHESES, SUMMARY = "pairs.jsonl", "hypotheses.jsonl", "summary.json"
+# Begins the names of settings that are digests of files; folders of earlier versions have none.
+CONTENT = "content of "
 _PARTS, _SETTINGS = "parts", "settings.json"
 _BATCH = re.compile(rb'\{"batch": (\d+),')
 _CLIPS_OF_A_FOLDER = 1000
@@ -385,11 +387,7 @@ class MiningFolder:
                     f"{self.path} holds {others} that no mining run wrote there. Choose another output_dir, or move "
                     "them."
                 )
-        changed = [
-            f"{name} was {before.get(name)!r} and is {self.settings.get(name)!r}"
-            for name in (() if before is None else dict.fromkeys([*before, *self.settings]))
-            if before is not None and before.get(name) != self.settings.get(name)
-        ]
+        changed = [] if before is None else _changes(before, self.settings)
         if changed and (self._written() or os.path.exists(os.path.join(self.path, SUMMARY))):
             raise ValueError(
                 f"{self.path} was begun with other settings: {'; '.join(changed)}. Go on with those, or choose another "
@@ -435,3 +433,12 @@ def _lines(places: Iterable[_Place], rows_of: Any) -> Iterable[bytes]:
         for clip in batch.clips:
             for row in rows_of(clip):
                 yield json_text(row, "mined rows").encode() + b"\n"
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two runs' settings, a few words for each."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    files = [name for name in names if name.startswith(CONTENT) and name in before and name in now]
+    return [f"{name.removeprefix(CONTENT)} has other content than then" for name in files] + [
+        f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in names if not name.startswith(CONTENT)
+    ]

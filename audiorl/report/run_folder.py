@@ -34,9 +34,11 @@ from audiorl.evaluation.significance import Decoded
 from audiorl.evaluation.transcription import TranscribedRow, audio_path, clip_of, row_channel
 from audiorl.files import (
     AUDIO_FOLDER,
+    EARLIER_EVALUATION,
     EVALUATION_FILE,
     GROUPS_FILE,
     LEFT_FOLDER,
+    LIST_FILE,
     METRICS_FILE,
     PAIRS_FILE,
     RECIPE_FILE,
@@ -64,6 +66,7 @@ class Checkpoint(NamedTuple):
     wer: dict[str, float]  # evaluation set -> error rate measured at its step, a fraction; {} where none was
     best: bool  # the best one by the run's own criterion
     accuracy: dict[str, float]  # as wer, of a model that answers with labels
+    earlier: bool = False  # of a run that was in the folder before this one
 
     def __str__(self) -> str:
         figures = {"loss": self.loss, "evaluation loss": self.eval_loss}
@@ -193,9 +196,24 @@ def run_checkpoints(run: str | os.PathLike, history: Iterable[Record] | None = N
             states.append(_object(folder / STATE_FILE))
         except (OSError, ValueError):
             states.append(None)
-    best = next((s["best_global_step"] for s in reversed(states) if s and s.get("best_global_step")), None)
+    facts = run / LEFT_FOLDER / RUN_FILE
+    own = _object(facts).get("run_id") if facts.is_file() else None
+    earlier = [own is not None and _run_id(folder) not in (own, None) for folder in folders]
+    ours = [state for state, other in zip(states, earlier, strict=True) if state and not other]
+    best = next((s["best_global_step"] for s in reversed(ours) if s.get("best_global_step")), None)
     records = list(history)
-    return [_checkpoint(folder.name, state, records, best) for folder, state in zip(folders, states, strict=True)]
+    return [
+        _checkpoint(folder.name, state, [] if other else records, None if other else best)._replace(earlier=other)
+        for folder, state, other in zip(folders, states, earlier, strict=True)
+    ]
+
+
+def _run_id(checkpoint: Path) -> str | None:
+    """Which run wrote a checkpoint; None where its list of files is missing or does not say."""
+    try:
+        return _object(checkpoint / LIST_FILE)["run"]["id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _checkpoint(name: str, state: Record | None, history: list[Record], best: int | None) -> Checkpoint:
@@ -231,17 +249,24 @@ def pick_checkpoint(checkpoints: Iterable[Checkpoint], by: str) -> Checkpoint:
     Args:
         checkpoints: from `run_checkpoints`.
         by: "wer", the lowest mean over the evaluation sets (of a model that answers with labels, the highest
-            accuracy); "eval_loss", the lowest; "last", the highest step; or a step. Of equal ones the earliest.
+            accuracy); "eval_loss", the lowest; "last", the highest step; or a step. Of equal ones the earliest. One of
+            an earlier run is picked by its step alone.
 
     Raises:
         ValueError: none was measured so, or there is no such step.
     """
     known = [found for found in checkpoints if found.step is not None]
+    ours = [found for found in known if not found.earlier]
     steps = ", ".join(str(found.step) for found in known)
-    if by == "last" and known:
-        return known[-1]
+    if by in ("last", "wer", "eval_loss") and known and not ours:
+        raise ValueError(
+            f"All checkpoints here are of an earlier run, at steps {steps}; the last run wrote none. Pick one by its "
+            "step, or take the model that lies in the folder itself."
+        )
+    if by == "last" and ours:
+        return ours[-1]
     if by in ("wer", "eval_loss"):
-        measured = [(value, found) for found in known if (value := _badness(found, by)) is not None]
+        measured = [(value, found) for found in ours if (value := _badness(found, by)) is not None]
         if not measured:
             raise ValueError(
                 f"No checkpoint has {'a WER' if by == 'wer' else 'an eval_loss'}: none was measured at steps {steps}. "
@@ -274,7 +299,7 @@ def checkpoint_table(checkpoints: Iterable[Checkpoint]) -> str:
             lines.append(f"{found.name:<24}{'not whole: its trainer state cannot be read':>8}")
             continue
         loss = "-" if found.loss is None else f"{found.loss:.4g}"
-        best = "  (best)" if found.best else ""
+        best = "  (best)" if found.best else "  (of an earlier run)" if found.earlier else ""
         rates = describe_rates(found.accuracy if labels else found.wer)
         lines.append(f"{found.name:<24}{found.step:>8}{loss:>12}  {rates}{best}")
     return "\n".join(lines)
@@ -388,12 +413,18 @@ def leave_pairs(run: str | os.PathLike, rows: Iterable[Mapping[str, Any]], kept:
     _write_lines(_folder(run) / PAIRS_FILE, records, "w")
 
 
-def start_run(run: str | os.PathLike, step: int) -> None:
+def start_run(run: str | os.PathLike, step: int, last_step: int) -> None:
     """Take away what is of an earlier run, or will come again.
+
+    What was measured before the run trains is true of other weights: it lies in `EARLIER_EVALUATION` then.
 
     Args:
         step: 0 of a new run, which starts with nothing; of a resumed one its groups of later steps go.
+        last_step: where the run ends.
     """
+    measured = Path(run) / EVALUATION_FILE
+    if step < last_step and measured.exists():
+        measured.replace(Path(run) / EARLIER_EVALUATION)
     folder = _folder(run)
     if step == 0:
         clips = folder.glob(f"{AUDIO_FOLDER}/*.mp3")

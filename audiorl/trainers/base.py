@@ -53,9 +53,11 @@ from audiorl.trainers.clips import (
     LEFT_OUT_FILE,
     TrainingAugmentation,
     balance_values,
+    clips_trained_on,
     filled_stream,
     tell_unused_rows,
     usable_rows,
+    warn_of_clips_trained_on,
 )
 from audiorl.trainers.config import SpeechConfig
 from audiorl.trainers.cost import CostMeter
@@ -185,6 +187,8 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         train_rows = self._checked_rows(train_dataset, args, "train_dataset")
         self._read_rows(train_rows, args)
         eval_rows = self._checked_rows(eval_dataset, args, "eval_dataset")
+        for name, rows in eval_rows.items() if isinstance(eval_rows, dict) else [("eval_dataset", eval_rows)]:
+            warn_of_clips_trained_on(train_rows, rows, args, name)
         model = tunable(model, planned, self.family, args)
         if train_dataset is not None:
             check_trained(model, args)
@@ -649,7 +653,7 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
         Raises:
             ValueError: the two are not of the same clips, or there are fewer than two.
         """
-        comparison = self.card.measure(before, after, source)
+        comparison = self.card.measure(before, after, source, clips_trained_on(self.train_dataset, rows))
         if os.path.exists(os.path.join(self.args.output_dir, MODEL_CARD)):
             self.create_model_card()
         if rows is not None and self.args.process_index == 0:

@@ -132,7 +132,7 @@ class RunCard:
         if tags is not None:
             self._tags = (tags,) if isinstance(tags, str) else tuple(tags)
 
-    def measure(self, before: Decoded, after: Decoded, source: DataSource | None) -> Comparison:
+    def measure(self, before: Decoded, after: Decoded, source: DataSource | None, trained_on: int = 0) -> Comparison:
         """Keep and return the comparison of the hypotheses before and after; see `record_evaluation`."""
         model, args = self.trainer.model, self.trainer.args
         first, second = (
@@ -142,7 +142,7 @@ class RunCard:
         decoding = decoding_in_force(model, {}, args.per_device_eval_batch_size)
         if self.trainer.family.task.writes_text:
             decoding = {"search": search_of(model, decoding), **decoding}
-        self.measurement = BeforeAndAfter(rates, source or DataSource(), decoding)
+        self.measurement = BeforeAndAfter(rates, source or DataSource(), decoding, trained_on)
         return self.measurement.main[1]
 
     def publish(self) -> None:

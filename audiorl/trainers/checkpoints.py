@@ -30,7 +30,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from audiorl.files import file_fault, is_full, lock_folder, sweep_folder
+from audiorl.files import LIST_FILE, file_fault, is_full, lock_folder, sweep_folder
 from audiorl.models import base_model
 from audiorl.trainers.fingerprint import RunFingerprint, changes, check_same_run, settings_of
 
@@ -38,8 +38,6 @@ logger = logging.get_logger(__name__)
 
 STAGING = ".incomplete"
 STATE_FILE = "trainer_state.json"
-# A checkpoint's list of its files, and the description of its run.
-LIST_FILE = "audiorl_checkpoint.json"
 LIST_VERSION = 1
 # People edit these after a run, so they are not in the list.
 NOT_LISTED = (LIST_FILE, "README.md")
@@ -210,7 +208,7 @@ class CheckpointSaver:
         found = self._in_first_process(lambda: self._begin(resume_from_checkpoint))
         if found is not None:
             state = TrainerState.load_from_json(os.path.join(found, STATE_FILE))
-            self.fingerprint.resumes(state.max_steps)
+            self.fingerprint.resumes(state.max_steps, (run_of(found) or {}).get("id"))
         return found
 
     def _begin(self, asked: str | bool | None) -> str | None:
@@ -219,6 +217,12 @@ class CheckpointSaver:
         found = checkpoint_to_resume(asked, args.output_dir, allow_unlisted=args.allow_changed_resume)
         if found is not None and (run := run_of(found)) is not None:
             check_same_run(found, self.fingerprint.changes(run), allowed=args.allow_changed_resume)
+        if found is None and (steps := [_step(path) for path in step_folders(args.output_dir)]):
+            logger.warning(
+                f"{args.output_dir} holds checkpoints of an earlier run (steps {', '.join(map(str, steps))}), and this "
+                "one begins anew. They stay until save_total_limit or a checkpoint of the same step takes their "
+                "place. To go on with them: --resume_from_checkpoint True; to keep them: another --output_dir."
+            )
         return found
 
     def _in_first_process(self, find: Callable[[], str | None]) -> str | None:

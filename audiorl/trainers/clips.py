@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -13,14 +14,16 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
 from transformers.utils import logging
 
+from audiorl.audio.sources import SEGMENT_COLUMNS
 from audiorl.augment import load_augmentation
 from audiorl.collator import HistoryChanges, HotwordChanges, SpeechCollator
-from audiorl.datasets import BadRowsError, RowJudge, SkippedRows, drop_bad_rows
+from audiorl.datasets import BadRowsError, RowJudge, SkippedRows, drop_bad_rows, speech_rows
 from audiorl.datasets.checks import OutsideSeconds, drop_outside, outside_seconds, stream_within_seconds
 from audiorl.datasets.verdicts import judge_rows
 from audiorl.text.history import HISTORY_COLUMN, HYPOTHESIS_COLUMN
 from audiorl.text.keywords import HOTWORDS_COLUMN, distinct_hotwords
 from audiorl.trainers.config import SpeechConfig
+from audiorl.trainers.fingerprint import without_time
 
 logger = logging.get_logger(__name__)
 
@@ -118,6 +121,38 @@ def _inside(rows: Dataset, outside: OutsideSeconds, args: SpeechConfig, name: st
     if args.process_index == 0:
         logger.warning(f"{told}.")
     return kept
+
+
+def clips_trained_on(train: Any, measured: Any) -> int:
+    """How many rows of one data set hear what a row of another hears: file, bytes, part and channel are compared."""
+    if not isinstance(train, Dataset) or measured is None or isinstance(measured, IterableDataset):
+        return 0
+    heard = set(_heard(train))
+    return sum(clip in heard for clip in _heard(speech_rows(measured)))
+
+
+def warn_of_clips_trained_on(train: Any, measured: Any, args: SpeechConfig, name: str) -> None:
+    """Say where a run would be measured on what it learns."""
+    if args.process_index == 0 and (count := clips_trained_on(train, measured)):
+        logger.warning(
+            f"{count} of {len(measured)} clips of {name} are trained on too, so a rate on them says little of speech "
+            "that the model has not heard. Measure on others: --eval_share 0.1, or another --eval_dataset_name."
+        )
+
+
+def _heard(rows: Dataset) -> Iterator[tuple[Any, ...]]:
+    """What tells the clip of each row."""
+    names = [name for name in ("audio", *SEGMENT_COLUMNS, "duration", "channel") if name in rows.column_names]
+    for table in rows.select_columns(names).with_format("arrow").iter(1000):
+        for row in table.to_pylist():
+            entry = row.get("audio") or {}
+            content = entry.get("bytes")
+            clip = entry.get("path") if content is None else hashlib.sha256(without_time(content)).digest()
+            part = [row.get(name) for name in SEGMENT_COLUMNS]
+            # of a row without a part it is how long its file is
+            length = None if part == [None] * len(part) else row.get("duration")
+            if clip is not None:
+                yield clip, *part, length, row.get("channel")
 
 
 def tell_unused_rows(args: SpeechConfig, skipped: SkippedRows, left_out: SkippedRows, resumed: bool) -> dict[str, int]:

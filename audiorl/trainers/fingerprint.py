@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Mapping
 from dataclasses import fields
 from enum import Enum
@@ -131,6 +132,7 @@ class RunFingerprint(TrainerCallback):
     def __init__(self, trainer: Any):
         self._trainer = trainer
         self._model = _described(trainer.model)
+        self.run_id = uuid.uuid4().hex  # tells the checkpoints of two runs in one folder apart
         self._frozen: Run = {}
         self._run: Run | None = None
         self._steps = 0  # of the whole run that the checkpoint is from
@@ -150,6 +152,7 @@ class RunFingerprint(TrainerCallback):
             trainer = self._trainer
             rewards = getattr(trainer, "rewards", None)
             self._run = {
+                "id": self.run_id,
                 "trainer": type(trainer).__name__,
                 "model": self._model,
                 "rows": rows_digest(trainer.train_dataset),
@@ -167,9 +170,12 @@ class RunFingerprint(TrainerCallback):
         """The differences from a checkpoint's run, one line each."""
         return changes(before, self.run)
 
-    def resumes(self, steps: int) -> None:
-        """Remember how long the resumed run was to be."""
+    def resumes(self, steps: int, run_id: str | None) -> None:
+        """Remember how long the resumed run was to be, and which it is."""
         self._steps = steps
+        if run_id is not None:
+            self.run_id = run_id
+            self._run = None if self._run is None else {**self._run, "id": run_id}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         steps, self._steps = self._steps, 0
@@ -327,10 +333,10 @@ def _audio_digest(entry: Any) -> str:
             return path
         with open(path, "rb") as file:
             content = file.read(_BYTES_OF_A_FILE) + str(os.path.getsize(path)).encode()
-    return hashlib.sha256(_without_time(content)).hexdigest()
+    return hashlib.sha256(without_time(content)).hexdigest()
 
 
-def _without_time(content: bytes) -> bytes:
+def without_time(content: bytes) -> bytes:
     """A WAV file without its PEAK chunk, in which libsndfile notes when it was written."""
     if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
         return content

@@ -32,10 +32,11 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from audiorl._version import __version__
+from audiorl.files import LIST_FILE
 from audiorl.model_card import RESULTS_FOLDER
 from audiorl.model_card.card import without
 from audiorl.trainers.card import hub_name
-from audiorl.trainers.checkpoints import LIST_FILE, STATE_FILE
+from audiorl.trainers.checkpoints import STATE_FILE
 from audiorl.trainers.config import without_tokens
 from audiorl.trainers.loading import export_merged
 from audiorl.trainers.reference import REFERENCE_ADAPTER

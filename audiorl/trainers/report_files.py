@@ -46,11 +46,12 @@ class RunReport(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
-        start_run(args.output_dir, state.global_step)
+        start_run(args.output_dir, state.global_step, state.max_steps)
         self.kept = self._kept_audio()
         rows = self.trainer.train_dataset
         pairs = rows if isinstance(rows, Dataset) and {"chosen", "rejected"} <= set(rows.column_names) else None
         facts = {
+            "run_id": self.trainer.saver.fingerprint.run_id,
             "trainer": type(self.trainer).__name__,
             "model": model_name(self.trainer),
             "training_rows": len(rows) if isinstance(rows, Dataset) else "a stream",

@@ -112,6 +112,46 @@ def test_what_contradicts_itself_is_told_with_the_flag(run, flags, message):
         main([str(run), *flags])
 
 
+def test_checkpoints_of_an_earlier_run_are_told_apart_and_not_picked_for_it(tmp_path, capsys, caplog):
+    every = {"save_strategy": "steps", "eval_strategy": "steps", "eval_steps": 2, "eval_wer": True}
+    trainer(tmp_path, trainer_eval_dataset=pair_rows(2), max_steps=4, save_steps=2, **every).train()
+    assert "earlier run" not in caplog.text
+    trainer(tmp_path, max_steps=1, save_strategy="no", learning_rate=2e-3).train()
+    assert "holds checkpoints of an earlier run (steps 2, 4), and this one begins anew" in caplog.text
+    with pytest.raises(ValueError, match=r"of an earlier run, at steps 2, 4; the last run wrote none"):
+        main([str(tmp_path), "--pick", "last"])
+    trainer(tmp_path, max_steps=3, save_strategy="steps", save_steps=3, learning_rate=2e-3).train()
+    capsys.readouterr()
+    main([str(tmp_path), "--pick", "last"])
+    said = capsys.readouterr().out
+    assert said.count("(of an earlier run)") == 2 and said.strip().endswith("checkpoint-3")
+    with pytest.raises(ValueError, match="No checkpoint has a WER"):  # the earlier ones have
+        main([str(tmp_path), "--pick", "wer"])
+    found = {one.step: one for one in run_checkpoints(tmp_path)}
+    states = {step: json.loads((tmp_path / f"checkpoint-{step}" / "trainer_state.json").read_text()) for step in (2, 4)}
+    for step, state in states.items():  # what is told of them is theirs, not the last run's
+        assert found[step].eval_loss == state["log_history"][-1]["eval_loss"]
+    main([str(tmp_path), "--pick", "4"])
+
+
+def test_a_run_that_goes_on_is_the_same_run(tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 1}
+    trainer(tmp_path, max_steps=1, **settings).train()
+    trainer(tmp_path, max_steps=2, **settings).train(resume_from_checkpoint=True)
+    assert [(found.step, found.earlier) for found in run_checkpoints(tmp_path)] == [(1, False), (2, False)]
+
+
+def test_what_was_measured_of_other_weights_is_set_aside(tmp_path):
+    measured, earlier = tmp_path / "evaluation.json", tmp_path / "evaluation.earlier.json"
+    settings = {"save_strategy": "steps", "save_steps": 1}
+    trainer(tmp_path, max_steps=1, **settings).train()
+    measured.write_text("{}")
+    trainer(tmp_path, max_steps=1, **settings).train(resume_from_checkpoint=True)
+    assert measured.exists()  # nothing more was trained
+    trainer(tmp_path, max_steps=2, **settings).train(resume_from_checkpoint=True)
+    assert not measured.exists() and earlier.exists()
+
+
 def test_a_folder_without_checkpoints_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"holds no checkpoint-N folder.*--save_steps"):
         main([str(tmp_path)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -39,13 +40,32 @@ def test_pairs_are_mined_and_told_and_a_second_call_tells_them_again(base, data,
     assert all(sum(row["copies"]) == 4 and row["decoded"] is not None for row in rows)
     assert (out / "pairs" / "state.json").exists() and (out / "hypotheses" / "state.json").exists()
     main(argv)
-    assert capsys.readouterr().out == told
+    assert capsys.readouterr().out == f"{out} was finished before, and nothing is mined again.\n{told}"
     monkeypatch.setenv("RANK", "1")
     main(argv)
     assert capsys.readouterr().out == ""
     monkeypatch.delenv("RANK")
     with pytest.raises(ValueError, match="begun with other settings"):
         main([*argv, "--seed", "1"])
+
+
+def test_a_folder_of_other_weights_or_rows_is_refused_though_their_names_are_the_same(base, data, tmp_path, capsys):
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(base, model)
+    argv = ["--model_name_or_path", str(model), "--dataset_name", str(data), "--output_dir", str(out)]
+    argv += ["--num_generations", "2"]
+    main(argv)
+    text = data.read_text()
+    data.write_text(text.replace("all year", "all day"))
+    with pytest.raises(ValueError, match=r"begun with other settings: .*train.jsonl has other content than then"):
+        main(argv)
+    data.write_text(text)
+    main(argv)
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-100] ^= 1
+    (model / "model.safetensors").write_bytes(weights)
+    with pytest.raises(ValueError, match=r"model has other content than then. Go on with those, or choose another"):
+        main(argv)
 
 
 def test_pairs_are_written_though_nobody_reads_what_is_printed(data, tmp_path, monkeypatch):

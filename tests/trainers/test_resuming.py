@@ -21,10 +21,10 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from audiorl import files
+from audiorl.files import LIST_FILE
 from audiorl.rewards import NegativeWER
 from audiorl.trainers import callbacks, checkpoints
 from audiorl.trainers.checkpoints import (
-    LIST_FILE,
     check_resume,
     checkpoint_to_resume,
     faults,

@@ -15,10 +15,12 @@ from audiorl.evaluation.settings import EvaluationSettings
 from audiorl.evaluation.systems import LocalModel
 from audiorl.pairs.miner import Miner
 from audiorl.pairs.settings import MiningConfig
+from audiorl.trainers.clips import clips_trained_on
 from tests.tiny_ctc import tiny_ctc
 from tests.tiny_models import SAMPLING_RATE, tiny_clips, tiny_whisper
 from tests.trainers import grpo_rows
 from tests.trainers.pair_rows import CHOSEN, pair_rows, trainer
+from tests.trainers.text_rows import sft, text_rows
 
 FORMS = ("list", "file", "dataset", "rows")
 
@@ -201,3 +203,34 @@ def test_a_line_that_is_no_json_is_left_out_of_mining_where_bad_rows_are(tmp_pat
     skipped = SkippedRows(tmp_path / "skipped_rows.jsonl")
     assert mine_pairs(None, None, path, skipped=skipped, **asked).clips == 3
     assert json.loads((tmp_path / "skipped_rows.jsonl").read_text())["where"] == f"{path}:3"
+
+
+# ---- what is trained on and measured ----
+
+
+def parts(path, *starts):
+    return [{"audio": path, "text": "a fox", "start": start, "end": start + 0.4} for start in starts]
+
+
+def test_clips_that_are_trained_on_and_measured_are_counted_by_what_is_heard(tmp_path):
+    clips = [str(tmp_path / name) for name in ("a.wav", "b.wav")]
+    for path, clip in zip(clips, tiny_clips(2), strict=True):
+        soundfile.write(path, clip, 16_000)
+    train = speech_rows([*parts(clips[0], 0.0, 0.4), {"audio": clips[1], "text": "dog", "duration": 0.9}])
+    measured = [*parts(clips[0], 0.4), *parts(clips[1], 0.0), {"audio": clips[1], "text": "another text"}]
+    assert clips_trained_on(train, measured) == 2
+    assert clips_trained_on(train, speech_rows(measured).to_iterable_dataset()) == clips_trained_on(train, None) == 0
+
+
+def test_a_run_that_measures_what_it_learns_says_so_before_it_trains_and_on_its_card(tmp_path, caplog):
+    rows = text_rows(4)
+    made = sft(tmp_path, rows, trainer_eval_dataset=rows[2:], max_steps=1)
+    assert "2 of 2 clips of eval_dataset are trained on too" in caplog.text and "--eval_share 0.1" in caplog.text
+    made.train()
+    made.save_model()
+    said = made.decode(rows[2:])
+    made.record_evaluation(said, said, rows=rows[2:])
+    assert "**2 of these clips were trained on too.**" in (tmp_path / "README.md").read_text()
+    caplog.clear()
+    sft(tmp_path / "apart", rows[:2], trainer_eval_dataset=rows[2:])
+    assert "trained on" not in caplog.text
