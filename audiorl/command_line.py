@@ -32,6 +32,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from audiorl.elsewhere import answer_to_flag
 from audiorl.exits import MISTYPED, stop
+from audiorl.files import check_folder
 from audiorl.text.languages import check_language
 
 HELP = ("--help", "-h")
@@ -621,11 +622,12 @@ def _check_text(flag: Flag, told: str, value: str) -> None:
         raise WrongFlag(f"{told} is not {value!r}. {_meant(value, flag.choices)}")
     if flag.name in PATH_FLAGS:
         _check_path(told, value)
-    if flag.name == "language":
-        try:
-            check_language(value, told)
-        except ValueError as error:
-            raise WrongFlag(str(error)) from error
+    for name, check in (("language", check_language), ("output_dir", check_folder)):
+        if flag.name == name:
+            try:
+                check(value, told)
+            except ValueError as error:
+                raise WrongFlag(str(error)) from error
 
 
 def _reads(kind: Callable[[str], Any], value: str) -> bool:

@@ -192,6 +192,36 @@ def process_lives(pid: int) -> bool:
     return True
 
 
+def check_folder(path: str, told: str) -> None:
+    """Refuse a folder that cannot be made, or not written to, before anything is spent; none is left behind.
+
+    Of several processes the first one looks.
+
+    Args:
+        told: how the message names the setting, as "--output_dir".
+
+    Raises:
+        ValueError: with the reason.
+    """
+    if int(os.environ.get("RANK", "0")) != 0:
+        return
+    made: list[Path] = []
+    folder = Path(path).expanduser()
+    try:
+        for part in [*reversed(folder.parents), folder]:
+            if not part.is_dir():
+                part.mkdir()
+                made.append(part)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ValueError(f"{told} {path}: no folder can be written there ({error.strerror}). Name another.") from error
+    finally:
+        for part in reversed(made):
+            with suppress(OSError):  # somebody writes there by now
+                part.rmdir()
+
+
 # ---- content ----
 
 _WHOLE_BYTES = 2**24  # of a larger file, as of weights, some blocks are read

@@ -33,6 +33,7 @@ from audiorl.command_line import (
 )
 from audiorl.exits import MISTYPED, stop
 from audiorl.rewards.registry import RewardFlags
+from audiorl.terminal import quiet_in_pipes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,6 +71,7 @@ def parse(
     Returns:
         One object for each class, in their order; a trainer's config names the checkpoint to resume from.
     """
+    quiet_in_pipes()
     from trl.scripts.utils import TrlParser
 
     former, flags = former_flags(configs), flags_of(configs)

@@ -1,10 +1,11 @@
 """What a terminal shows: lines that fit, colours where it has them, messages that no progress bar runs into.
 
-Nothing of this changes what is written to files or pipes. NO_COLOR=1 turns colours off, FORCE_COLOR=1 on.
+Files and pipes get whole lines and no colours. NO_COLOR=1 turns colours off, FORCE_COLOR=1 on.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -90,3 +91,54 @@ def in_words(seconds: float) -> str:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+# ---- progress ----
+
+# Seconds between two lines of a file or pipe, and before the first.
+LINE_SECONDS = 60.0
+
+
+def progress_bar(iterable: Any = None, *, progress: bool = True, **settings: Any) -> Any:
+    """A bar of tqdm in a terminal or notebook; in a file or pipe a line each minute, and none of what is done by then.
+
+    Args:
+        iterable, settings: see `tqdm.tqdm`.
+        progress: False shows nothing.
+    """
+    from tqdm.auto import tqdm
+
+    in_notebook = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
+    if not progress or in_notebook or sys.stderr.isatty():
+        return tqdm(iterable, disable=not progress, **settings)
+    whole = "{desc}: {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}]"
+    known = settings.get("total") is not None or hasattr(iterable, "__len__")
+    form = whole if known else "{desc}: {n_fmt} {unit} [{elapsed}]"
+    quiet = {"delay": LINE_SECONDS, "mininterval": LINE_SECONDS, "maxinterval": LINE_SECONDS, "bar_format": form}
+    return tqdm(iterable, file=_Lines(sys.stderr), **{**settings, **quiet})
+
+
+class _Lines:
+    """A stream to which tqdm writes each state as a line of its own."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            self.stream.write(f"{line}\n")
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def quiet_in_pipes() -> None:
+    """Turn off the bars of transformers and the Hub where stderr is no terminal, for a whole program."""
+    if sys.stderr.isatty():
+        return
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # for those that are imported later
+    for name in ("transformers.utils.logging", "huggingface_hub.utils"):
+        module = sys.modules.get(name)
+        disable = getattr(module, "disable_progress_bar", None) or getattr(module, "disable_progress_bars", None)
+        if disable is not None:
+            disable()

@@ -25,6 +25,7 @@ from audiorl.command_line import (
     read_flags,
 )
 from audiorl.commands.train import METHODS
+from audiorl.files import check_folder
 from audiorl.flags import parse
 
 CONFIGS = {name: [pkgutil.resolve_name(path) for path in paths] for name, paths in CLASSES.items()}
@@ -218,3 +219,14 @@ def test_a_class_that_has_moved_is_unreadable_and_not_a_wrong_answer():
         flags_in_source(["audiorl.trainers.sft.Gone"])
     with pytest.raises(UnreadableSource, match=r"no file of the module audiorl.gone"):
         flags_in_source(["audiorl.gone.Config"])
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_with_its_flag_and_none_is_left(tmp_path, monkeypatch):
+    (tmp_path / "rows.jsonl").write_text("{}")
+    for folder in (tmp_path / "rows.jsonl", tmp_path / "rows.jsonl" / "out"):
+        with pytest.raises(ValueError, match=rf"--output_dir {folder}: no folder can be written there \(File exists\)"):
+            check_folder(str(folder), "--output_dir")
+    check_folder(str(tmp_path / "a" / "b"), "--output_dir")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+    monkeypatch.setenv("RANK", "1")
+    check_folder(str(tmp_path / "rows.jsonl"), "--output_dir")

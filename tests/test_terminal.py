@@ -11,7 +11,7 @@ import pytest
 from audiorl.evaluation.document import columns as table_lines
 from audiorl.pairs import MinedPairs
 from audiorl.pairs.records import MiningSummary
-from audiorl.terminal import fitted, in_words, painted, wrapped
+from audiorl.terminal import fitted, in_words, painted, progress_bar, wrapped
 from audiorl.trainers.logs import log_line
 from tests.forks import on_a_screen
 from tests.script_runs import arguments, base, data  # noqa: F401 (fixtures)
@@ -189,3 +189,21 @@ def test_a_table_that_is_too_wide_goes_on_below_with_its_first_column():
         "small   15.2",
     ]
     assert table_lines(rows, 5) == table_lines(rows, 1)  # a column at a time, however narrow
+
+
+# ---- bars in files and pipes ----
+
+
+def test_a_file_gets_a_line_now_and_then_and_none_of_what_is_done_at_once(capfd, monkeypatch):
+    list(progress_bar(range(3), desc="reading", unit="row"))
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr("audiorl.terminal.LINE_SECONDS", 0.0)
+    list(progress_bar(range(2), desc="reading", unit="row"))
+    lines = capfd.readouterr().err.split("\n")
+    assert [line.split(" [")[0] for line in lines if line][-1] == "reading: 2/2 row"
+    assert not any("\r" in line or "%" in line for line in lines)
+    with progress_bar(desc="asking", unit="clip") as bar:
+        bar.update(5)
+    assert capfd.readouterr().err.splitlines()[-1].startswith("asking: 5 clip [")
+    list(progress_bar(range(2), desc="reading", progress=False))
+    assert capfd.readouterr().err == ""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from audiorl.exits import MISTYPED, stop
+from audiorl.terminal import wrapped
 
 if TYPE_CHECKING:
     from audiorl.models import SpeechFamily
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = device_of(asked, precision)
     optimizer = str(getattr(args.optim, "value", args.optim))
     found = estimate(prepared, work, device, precision=precision, optimizer=optimizer)
-    print(in_words(found, work, device, precision, args, asked))
+    print(wrapped(in_words(found, work, device, precision, args, asked)))
 
 
 def _check(asked: EstimateArguments) -> None:

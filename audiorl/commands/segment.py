@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from audiorl.terminal import progress_bar
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -209,12 +211,11 @@ def cut_recordings(model: Any, family: CTCFamily, rows: Dataset, args: SegmentAr
     Raises:
         ValueError: a transcript that cannot be aligned; the message names the row.
     """
-    from tqdm.auto import tqdm
 
     from audiorl.audio import AudioFault, load_row_audio, row_segment
     from audiorl.models.ctc_alignment import align, segments_of
 
-    for row in tqdm(rows, desc="Aligning", unit="recording", disable=None):
+    for row in progress_bar(rows, desc="Aligning", unit="recording"):
         try:
             clip = load_row_audio(row, family.sampling_rate)
             aligned = align(

@@ -545,8 +545,8 @@ def _join_reports(recipe: Recipe, tuned: Sequence[Ended]) -> None:
 def _came_to(one: Ended) -> str:
     if one.before is None or one.after is None:
         return "not measured"
-    worse = ", worse" + ("" if one.kept else " and not kept") if _is_worse(one) else ""
-    return f"WER {one.before:.1%} to {one.after:.1%}{worse}"
+    higher = ", higher" + ("" if one.kept else " and not kept") if _is_worse(one) else ""
+    return f"WER {one.before:.1%} to {one.after:.1%}{higher}"
 
 
 def _compare(recipe: Recipe, first: Ended, last: Ended) -> None:
@@ -587,7 +587,7 @@ def table(ended: Sequence[Ended]) -> str:
     lines = [f"{'stage':<20}{'WER before':>12}{'after':>9}{'minutes':>9}"]
     for one in ended:
         rates = ["-" if rate is None else f"{rate:.1%}" for rate in (one.before, one.after)]
-        kept = "" if one.kept else "  worse, not kept"
+        kept = "" if one.kept else "  higher, not kept"
         lines.append(f"{one.name:<20}{rates[0]:>12}{rates[1]:>9}{one.seconds / 60:>9.1f}{kept}")
     return "\n".join(lines)
 

@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet
 from datasets import Audio, Features
-from tqdm.auto import tqdm
 
 from audiorl.audio import AudioFault, audio_bytes, audio_suffix, row_audio_bytes, row_audio_seconds, row_segment
 from audiorl.audio.load import recording_shape
@@ -38,6 +37,7 @@ from audiorl.datasets.formats import ColumnNames
 from audiorl.datasets.storage import OURS, unkept_values
 from audiorl.datasets.tables import CLIPS
 from audiorl.files import whole_file
+from audiorl.terminal import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def export_rows(
     if form == "jsonl":
         chosen = chosen._replace(write=_own_writer(task, metadata or {}))
         metadata = None
-    counted = _Counted(tqdm(known, desc="Exporting rows", unit="row", disable=not progress))
+    counted = _Counted(progress_bar(known, desc="Exporting rows", unit="row", progress=progress))
     checked = _checked_rows(counted, texts, metadata or {}, chosen.parts, path)
     if chosen.folder:
         with _whole_folder(path) as part:

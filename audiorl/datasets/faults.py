@@ -14,7 +14,7 @@ from typing import Any
 WHOLE_DATASET = -1
 _SHOWN = 20
 # What differs between two faults of one kind: quoted names and numbers.
-_PARTICULARS = re.compile(r"'[^']*'|\"[^\"]*\"|\b\d+(?:\.\d+)?(?:e[+-]?\d+)?\b")
+_PARTICULARS = re.compile(r"0x[0-9a-f]+|'[^']*'|\"[^\"]*\"|\b\d+(?:\.\d+)?(?:e[+-]?\d+)?\b")
 
 
 @dataclass(frozen=True)

@@ -134,10 +134,7 @@ def utf8_text(name: str) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{name}:{line} is not UTF-8 (byte 0x{content[error.start]:02x}). Write the file anew as UTF-8: "
-            "iconv -f LATIN1 -t UTF-8 IN > OUT."
-        ) from error
+        raise ValueError(f"{name}:{line} is not UTF-8 (byte 0x{content[error.start]:02x}). {AS_UTF8}") from error
 
 
 def text_start(path: str | os.PathLike[str]) -> bytes:
@@ -175,6 +172,7 @@ def _encoding(content: bytes) -> str | None:
     return wide.get(zeros) or {"x0": "utf-16-le", "0x": "utf-16-be"}.get(zeros[:2])
 
 
+AS_UTF8 = "Write the file anew as UTF-8: iconv -f LATIN1 -t UTF-8 IN > OUT."
 _REMEDY = 'Write one JSON object for each row, for example {"audio": "clip.wav", "text": "..."}.'
 
 
@@ -273,7 +271,7 @@ def line_rows(name: str, content: bytes, first_line: int = 1) -> tuple[list[Any]
         try:
             row = _DECODER.decode(line.decode())
         except (ValueError, RecursionError) as error:
-            row = RowFault(place, len(rows), _reason(error), _REMEDY)
+            row = RowFault(place, len(rows), _reason(error), _remedy(error))
         rows.append(row if isinstance(row, dict | RowFault) else _no_object(place, len(rows), row))
         places.append(place)
     return rows, places
@@ -315,13 +313,13 @@ def _array_elements(name: str, content: bytes) -> tuple[list[Any], list[int]]:
         if _behind_blank(text, position + 1) != len(text):
             raise json.JSONDecodeError("Extra data behind the array", text, position + 1)
     except json.JSONDecodeError as error:
-        fault = RowFault(f"{name}:{error.lineno}", len(elements), _reason(error), _REMEDY)
+        fault = RowFault(f"{name}:{error.lineno}", len(elements), _reason(error), _remedy(error))
         raise BadRowsError([fault]) from error
     except UnicodeDecodeError as error:
         broken = content.count(b"\n", 0, error.start) + 1
-        raise BadRowsError([RowFault(f"{name}:{broken}", len(elements), _reason(error), _REMEDY)]) from error
+        raise BadRowsError([RowFault(f"{name}:{broken}", len(elements), _reason(error), _remedy(error))]) from error
     except (ValueError, RecursionError) as error:  # a column twice, a number of thousands of digits, a deep nest
-        raise BadRowsError([RowFault(f"{name}:{line}", len(elements), _reason(error), _REMEDY)]) from error
+        raise BadRowsError([RowFault(f"{name}:{line}", len(elements), _reason(error), _remedy(error))]) from error
     return elements, lines
 
 
@@ -338,6 +336,10 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "this is not JSON that can be read (it is nested too deep)"
     return f"this is not JSON that can be read ({error})"
+
+
+def _remedy(error: Exception) -> str:
+    return AS_UTF8 if isinstance(error, UnicodeDecodeError) else _REMEDY
 
 
 def _no_object(place: str, row_id: int, element: Any) -> RowFault:

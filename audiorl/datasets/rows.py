@@ -100,9 +100,10 @@ def rows_of(
         return _from_dataset(source) if isinstance(source, Dataset) else _from_stream(source)
     if isinstance(source, Sequence) and not isinstance(source, bytes):
         return _from_list(source, columns)
+    instead = "Pass its rows" if hasattr(source, "rows") else "Convert it with datasets.Dataset.from_list"
     raise ValueError(
         f"Rows come from a file, a folder, a list of dicts, a Dataset or a Hub name; got {type(source).__name__}. "
-        "Convert it with datasets.Dataset.from_list."
+        f"{instead}."
     )
 
 

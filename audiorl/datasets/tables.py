@@ -41,7 +41,8 @@ def read_table(name: str) -> JsonRows:
     header = text.split("\n", 1)[0]
     tabs = "\t" in header
     if not tabs and "," not in header:
-        split = "columns separated by '|'" if "|" in header else "one column"
+        mark = next((mark for mark in "|;" if mark in header), None)
+        split = "one column" if mark is None else f"columns separated by {mark!r}"
         raise ValueError(
             f"{name} is a text with {split}, which is no known form of rows. Write TSV with a header (audio, text), "
             'or JSON lines: {"audio": "clip.wav", "text": "..."}.'

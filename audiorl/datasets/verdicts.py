@@ -40,7 +40,6 @@ import torch
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from audiorl.datasets.checks import (
     OutsideSeconds,
@@ -54,6 +53,7 @@ from audiorl.datasets.checks import (
 from audiorl.datasets.faults import RowFault
 from audiorl.datasets.kept_rows import FOLDER_VARIABLE, code_state, file_stamp, kept_folder, settled_before
 from audiorl.files import whole_file
+from audiorl.terminal import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def judge_rows(
     count = sum(map(len, todo))
     found = JudgedRows(missing, OutsideSeconds([], []), array("d"))
     written = time.monotonic()
-    with tqdm(desc="Checking rows", unit="row", total=count, disable=not progress, delay=1) as bar:
+    with progress_bar(desc="Checking rows", unit="row", total=count, progress=progress, delay=1) as bar:
         try:
             for judged in _judged(rows, judge, todo, num_threads, _workers(count, num_workers)):
                 found.faults.extend(judged.faults)

@@ -25,7 +25,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, ctc_loss
-from tqdm.auto import tqdm
 from transformers import (
     GenerationConfig,
     WhisperConfig,
@@ -37,6 +36,7 @@ from transformers import (
 
 from audiorl.demo.rows import WINDOW_SECONDS, demo_rows, iterate_demo_rows, split_sentence
 from audiorl.demo.synthesiser import SAMPLING_RATE
+from audiorl.terminal import progress_bar
 
 END, START, NO_TIMESTAMPS = "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"
 _MAX_TARGET_POSITIONS = 64
@@ -232,7 +232,7 @@ def synthesise_corpus(processor: WhisperProcessor, recipe: Recipe, show_progress
     features, texts = torch.empty(shape, dtype=torch.float16), []
     rows = iterate_demo_rows("train", recipe.clips, recipe.seed)
     for index, row in enumerate(
-        tqdm(rows, total=recipe.clips, desc="speaking", disable=not show_progress, mininterval=1.0)
+        progress_bar(rows, total=recipe.clips, desc="speaking", progress=show_progress, mininterval=1.0)
     ):
         audio = row["audio"]
         mel = extractor(audio["array"], sampling_rate=audio["sampling_rate"], return_tensors="pt")
@@ -343,7 +343,7 @@ def train(
     optimizer = torch.optim.AdamW(trainable, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, recipe))
     batches = training_batches(corpus, recipe, np.random.default_rng(recipe.seed))
-    bar = tqdm(batches, total=recipe.steps, desc="training", disable=not show_progress, mininterval=1.0)
+    bar = progress_bar(batches, total=recipe.steps, desc="training", progress=show_progress, mininterval=1.0)
     for step, (features, texts) in enumerate(bar):
         inputs, targets = token_targets(processor, texts)
         out = model(input_features=features, decoder_input_ids=inputs, use_cache=False)

@@ -34,7 +34,6 @@ from urllib.parse import urlsplit, urlunsplit
 import requests
 from datasets import Dataset
 from requests.adapters import HTTPAdapter
-from tqdm import tqdm
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, InvalidHeader, NewConnectionError, SSLError
@@ -42,6 +41,7 @@ from urllib3.util.retry import Retry
 
 from audiorl.audio import AudioFault, audio_suffix, channel_of, row_audio_bytes, row_audio_seconds, row_segment
 from audiorl.evaluation.transcription import Check, FailedRow, Row, TranscribedRow, read_rows, where
+from audiorl.terminal import progress_bar
 from audiorl.text.error_rates import tagged_transcript
 from audiorl.text.languages import DETECT, language_code, language_names, nearest_language
 from audiorl.text.tasks import TRANSCRIPTION, Task
@@ -148,7 +148,10 @@ class Endpoint:
         self.decoding_seconds = 0.0
         start = time.perf_counter()
         pool = ThreadPoolExecutor(self.requests_in_flight)
-        with self._session() as session, tqdm(total=total, unit="clip", desc="asking", disable=not progress) as bar:
+        with (
+            self._session() as session,
+            progress_bar(total=total, unit="clip", desc="asking", progress=progress) as bar,
+        ):
             try:
                 for place, row in enumerate(known):
                     if check is not None:
@@ -167,7 +170,7 @@ class Endpoint:
         return {"endpoint": shown(self.url), "requests_in_flight": self.requests_in_flight, **named}
 
     def _first(
-        self, waiting: deque[Future[TranscribedRow | FailedRow]], start: float, bar: tqdm
+        self, waiting: deque[Future[TranscribedRow | FailedRow]], start: float, bar: Any
     ) -> TranscribedRow | FailedRow:
         found = waiting.popleft().result()
         self.decoding_seconds = time.perf_counter() - start

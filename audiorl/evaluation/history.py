@@ -13,11 +13,11 @@ from typing import Any
 
 from datasets import Dataset, Features, Value
 from torch import nn
-from tqdm.auto import tqdm
 
 from audiorl.datasets import speech_rows
 from audiorl.datasets.formats import ColumnNames
 from audiorl.evaluation.transcription import family_of, generation_settings, transcribed_rows
+from audiorl.terminal import progress_bar
 from audiorl.text.history import HISTORY_COLUMN, HYPOTHESIS_COLUMN, clips_before, joined, last_words
 
 # Columns of rows that are parts of longer recordings, which say when a clip begins.
@@ -127,7 +127,7 @@ def add_history(
         written = transcribed_rows(model, family, turn, generation_settings(max_new_tokens, None), **settings)
         return [family.words(one.hypothesis) for one in written]
 
-    turns = tqdm(_turns(recordings), desc="Decoding recordings", unit="clip each", disable=not progress)
+    turns = progress_bar(_turns(recordings), desc="Decoding recordings", unit="clip each", progress=progress)
     found.rows = _with_column(found.rows, HYPOTHESIS_COLUMN, _own_histories(found, turns, before, characters, decode))
     return found
 

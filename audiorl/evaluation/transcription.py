@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from audiorl.audio import AudioFault, channel_of, load_row_audio, row_segment
 from audiorl.datasets.storage import raise_unkept, text_problem, unkept_values
 from audiorl.evaluation.settings import LABELS, EvaluationSettings
 from audiorl.rewards.labels import accepted_answers, is_answer
+from audiorl.terminal import progress_bar
 from audiorl.text.error_rates import tagged_transcript
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def transcribed_rows(
         _fill_cache(model, family, known, check, transcript_column, progress)
     with (
         evaluation_mode(model),
-        tqdm(total=total, unit="clip", desc="transcribing", disable=not progress) as bar,
+        progress_bar(total=total, unit="clip", desc="transcribing", progress=progress) as bar,
     ):
         for window in _windows(known, batch_size * BATCHES_SORTED_TOGETHER):
             for place, row in window:

@@ -35,7 +35,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from audiorl.audio import SILENCE_PEAK, AudioFault, row_audio_digest, row_audio_seconds
@@ -43,6 +42,7 @@ from audiorl.audio.sources import SEGMENT_COLUMNS, is_number
 from audiorl.batch import KEPT_STATES, audio_alone
 from audiorl.files import is_full, process_lives
 from audiorl.models.forward import base_model, evaluating, is_sharded
+from audiorl.terminal import progress_bar
 
 if TYPE_CHECKING:
     from audiorl.models.family import SpeechFamily
@@ -215,7 +215,7 @@ class EncoderCache:
             self._say(model, family, rows, places, processes)
             clips: Any = _Clips(rows.select(places), family, load)
             loader = DataLoader(clips, batch_size=None, num_workers=workers)
-            for heard in tqdm(loader, desc="Encoding clips", unit="clip", disable=not progress):
+            for heard in progress_bar(loader, desc="Encoding clips", unit="clip", progress=progress):
                 if heard is not None:
                     self._write(heard.digest, self._encoded(model, family, heard))
         self._filled.add(rows._fingerprint)

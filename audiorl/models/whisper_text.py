@@ -199,9 +199,9 @@ class WhisperText:
         if not self.multilingual:
             if code not in ("", "en") or task != "transcribe":
                 raise ValueError(
-                    f"this checkpoint only transcribes English; the row asks for language {language or 'en'!r}, task "
+                    f"this checkpoint only transcribes English; it is asked for language {language or 'en'!r}, task "
                     f"{task!r}. Use a multilingual checkpoint (its generation config says is_multilingual, or it has "
-                    f"{MULTILINGUAL_VOCABULARY} tokens or more), or drop the columns"
+                    f"{MULTILINGUAL_VOCABULARY} tokens or more), or leave language and task out, as column and as flag"
                 )
             return []
         if not code:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any
 
 from datasets import Dataset
 from torch import nn
-from tqdm.auto import tqdm
 
 from audiorl.datasets import BadRowsError, SkippedRows, check_rows, speech_rows
 from audiorl.datasets.checks import UNLIMITED
@@ -26,6 +26,7 @@ from audiorl.pairs.folder import MiningFolder, NumberedBatches
 from audiorl.pairs.miner import Miner
 from audiorl.pairs.records import MinedBatch, MiningSummary, pairs_in_words, rates_in_words
 from audiorl.pairs.settings import MiningConfig
+from audiorl.terminal import progress_bar
 
 
 @dataclass(repr=False)
@@ -105,7 +106,8 @@ def mine_pairs(
 
     Raises:
         BadRowsError: rows without usable audio or text, all of them, before anything is sampled.
-        ValueError: a setting out of its range, both config and settings, or columns that mining writes.
+        ValueError: a setting that there is not or out of its range, both config and settings, or columns that mining
+            writes.
     """
     config = _config(config, settings)
     mined, summary = MinedPairs(), MiningSummary()
@@ -160,6 +162,12 @@ def mine_into(
 def _config(config: MiningConfig | None, settings: dict[str, Any]) -> MiningConfig:
     if config is not None and settings:
         raise ValueError(f"Both config and its fields {sorted(settings)} were given. Pass one of the two.")
+    known = [each.name for each in fields(MiningConfig)]
+    for name in settings:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            meant = f"did you mean {near[0]!r}" if near else f"there are {', '.join(known)}"
+            raise ValueError(f"Mining has no setting {name!r}; {meant}? Change its name, or leave it out.")
     return config or MiningConfig(**settings)
 
 
@@ -214,19 +222,19 @@ def _refuse_bad_rows(rows: Dataset, family: SpeechFamily | None, config: MiningC
         raise BadRowsError(faults)
 
 
-def _bar(source: NumberedBatches, share: tuple[int, int, Any], progress: bool) -> tqdm:
+def _bar(source: NumberedBatches, share: tuple[int, int, Any], progress: bool) -> Any:
     """Clips and clips per second of this process; what earlier runs did counts as done."""
     rank, world, _ = share
     total, initial = None, 0
     if isinstance(source.rows, Dataset):
         total = source.own_clips(rank, world, ())
         initial = total - source.own_clips(*share)
-    return tqdm(
+    return progress_bar(
         desc="Mining pairs",
         unit="clip",
         total=total,
         initial=initial,
-        disable=not progress or int(os.environ.get("RANK", "0")) != 0,
+        progress=progress and int(os.environ.get("RANK", "0")) == 0,
     )
 
 

@@ -38,6 +38,7 @@ from audiorl.collator import SpeechCollator
 from audiorl.datasets import RowJudge, SkippedRows
 from audiorl.datasets.batching import EpochPlan
 from audiorl.datasets.corpora import rows_for
+from audiorl.datasets.storage import OURS
 from audiorl.elsewhere import AnswersWrongArguments
 from audiorl.evaluation import Comparison, Decoded
 from audiorl.model_card import MODEL_CARD, DataSource
@@ -516,8 +517,9 @@ class SpeechTrainer(Trainer, metaclass=AnswersWrongArguments):
             if name in columns:
                 return name
         raise ValueError(
-            "eval_wer and decode compare the model's answers with transcripts, but the rows have no column 'text': "
-            f"{sorted(columns)}. Name rows with transcripts as eval_dataset."
+            "Measuring compares the model's answers with transcripts, but the rows to measure on have no column "
+            f"'text': they have {sorted(set(columns) - set(OURS))}. If it has another name, say so (--columns "
+            "text=transcript); else name rows with transcripts (--eval_dataset_name)."
         )
 
     def decode(self, rows: Any) -> Decoded:

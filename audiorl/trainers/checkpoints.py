@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +33,7 @@ from transformers.utils import logging
 
 from audiorl.files import LIST_FILE, file_fault, is_full, lock_folder, sweep_folder
 from audiorl.models import base_model
+from audiorl.terminal import wrapped
 from audiorl.trainers.fingerprint import RunFingerprint, changes, check_same_run, settings_of
 
 logger = logging.get_logger(__name__)
@@ -218,11 +220,12 @@ class CheckpointSaver:
         if found is not None and (run := run_of(found)) is not None:
             check_same_run(found, self.fingerprint.changes(run), allowed=args.allow_changed_resume)
         if found is None and (steps := [_step(path) for path in step_folders(args.output_dir)]):
-            logger.warning(
+            told = (
                 f"{args.output_dir} holds checkpoints of an earlier run (steps {', '.join(map(str, steps))}), and this "
                 "one begins anew. They stay until save_total_limit or a checkpoint of the same step takes their "
                 "place. To go on with them: --resume_from_checkpoint True; to keep them: another --output_dir."
             )
+            logger.warning(wrapped(told, sys.stderr))
         return found
 
     def _in_first_process(self, find: Callable[[], str | None]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from audiorl.collator import HistoryChanges, HotwordChanges, SpeechCollator
 from audiorl.datasets import BadRowsError, RowJudge, SkippedRows, drop_bad_rows, speech_rows
 from audiorl.datasets.checks import OutsideSeconds, drop_outside, outside_seconds, stream_within_seconds
 from audiorl.datasets.verdicts import judge_rows
+from audiorl.terminal import wrapped
 from audiorl.text.history import HISTORY_COLUMN, HYPOTHESIS_COLUMN
 from audiorl.text.keywords import HOTWORDS_COLUMN, distinct_hotwords
 from audiorl.trainers.config import SpeechConfig
@@ -134,10 +136,11 @@ def clips_trained_on(train: Any, measured: Any) -> int:
 def warn_of_clips_trained_on(train: Any, measured: Any, args: SpeechConfig, name: str) -> None:
     """Say where a run would be measured on what it learns."""
     if args.process_index == 0 and (count := clips_trained_on(train, measured)):
-        logger.warning(
+        told = (
             f"{count} of {len(measured)} clips of {name} are trained on too, so a rate on them says little of speech "
             "that the model has not heard. Measure on others: --eval_share 0.1, or another --eval_dataset_name."
         )
+        logger.warning(wrapped(told, sys.stderr))
 
 
 def _heard(rows: Dataset) -> Iterator[tuple[Any, ...]]:

@@ -92,9 +92,10 @@ def load_checkpoint(model: str | os.PathLike, options: dict[str, Any]) -> nn.Mod
         with loaded_whole():
             return _from_name(model, options)
     except OSError as error:
+        here = "" if os.path.exists(model) else "no folder here has that name, and of the Hub: "
         raise ValueError(
-            f"No model could be loaded from {str(model)!r}: {error}. Check the name; a folder has to hold config.json "
-            "and weights, and a Hub name needs a connection."
+            f"No model could be loaded from {str(model)!r}: {here}{str(error).rstrip('. ')}. Check the name; a folder "
+            "has to hold config.json and weights, and a Hub name needs a connection."
         ) from error
 
 
@@ -223,8 +224,9 @@ def plan_adapter(model: Any, peft_config: Any) -> PeftConfig | None:
         return planned
     if planned is None and not isinstance(model, PeftModel):
         raise ValueError(
-            "The weights of a quantised model cannot be trained. Pass peft_config=LoraConfig(...) to train an adapter "
-            "on it, or load the model without quantization_config."
+            "The weights of a quantised model cannot be trained. Train an adapter on it (--use_peft true, in Python "
+            "peft_config=LoraConfig(...)), or load the model whole (without --load_in_8bit or --load_in_4bit, in "
+            "Python without quantization_config)."
         )
     adapters = [planned] if planned is not None else model.peft_config.values()
     eight_bit_on_cpu = getattr(base, "is_loaded_in_8bit", False) and base.device.type == "cpu"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from audiorl.evaluation import Errors, bootstrap_interval, count_errors, paired_bootstrap, significance
+from audiorl.evaluation import Comparison, Errors, bootstrap_interval, count_errors, paired_bootstrap, significance
 
 
 def make_errors(wrong, words, digest="same", **changes):
@@ -226,3 +226,9 @@ def test_arguments_out_of_range_are_refused(options, message):
 def test_one_utterance_has_no_interval():
     with pytest.raises(ValueError, match="between utterances, so it needs at least 2; got 1"):
         bootstrap_interval(count_errors(["a"], ["b"]))
+
+
+def test_no_difference_has_no_minus():
+    before, after = (make_errors([1, 0, 2] * 100, [5, 5, 5] * 100) for _ in range(2))
+    told = str(Comparison(before, after, paired_bootstrap(before, after)))
+    assert "Difference  +0.0 points (95 % interval +0.0 to +0.0), +0 % relative" in told

@@ -13,7 +13,7 @@ from audiorl.datasets import BadRowsError, SkippedRows, speech_rows
 from audiorl.evaluation import count_errors, transcribe
 from audiorl.flags import SpeechScriptArguments
 from audiorl.models import speech_family
-from audiorl.pairs import MiningConfig, mine_pairs
+from audiorl.pairs import MinedPairs, MiningConfig, mine_pairs
 from audiorl.pairs.miner import Miner
 from audiorl.rewards import RewardError
 from audiorl.testing.case import group_batch
@@ -382,3 +382,10 @@ def test_rows_of_every_form_are_taken(tmp_path):
     for source in (str(path), ours, Dataset.from_list(rows(3))):
         assert [row["speaker"] for row in mined(rows=source).hypotheses] == ["s0", "s1", "s2"]
     assert math.isfinite(mined(rows=ours).mean_margin)
+
+
+def test_a_misspelt_setting_is_told_with_the_one_that_is_meant():
+    with pytest.raises(ValueError, match=r"no setting 'num_generation'; did you mean 'num_generations'\?"):
+        mine_pairs(None, None, [], num_generation=2)
+    with pytest.raises(ValueError, match=r"got MinedPairs. Pass its rows\."):
+        speech_rows(MinedPairs())

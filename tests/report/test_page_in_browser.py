@@ -425,7 +425,7 @@ def test_of_several_data_sets_one_is_shown_at_a_time(browser, tmp_path):
 def test_stages_of_a_recipe_are_a_curve(browser, tmp_path):
     opened(browser, write_report(write_recipe(tmp_path / "recipe")))
     assert shown(browser, "#stages .keys li") == [
-        *("start40.0\u00a0%", "1: 1-sft, 1.5 min25.0\u00a0%", "2: 3-orpo, 1.5 min, worse and not kept30.0\u00a0%")
+        *("start40.0\u00a0%", "1: 1-sft, 1.5 min25.0\u00a0%", "2: 3-orpo, 1.5 min, higher and not kept30.0\u00a0%")
     ]
     assert js(browser, "document.querySelectorAll('#stages .hollow').length") == 1
     assert js(browser, "document.querySelector('#stages path').getAttribute('d').match(/[ML]/g).length") == 2
