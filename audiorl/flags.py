@@ -71,9 +71,9 @@ def parse(
     Returns:
         One object for each class, in their order; a trainer's config names the checkpoint to resume from.
     """
-    quiet_in_pipes()
     from trl.scripts.utils import TrlParser
 
+    quiet_in_pipes()
     former, flags = former_flags(configs), flags_of(configs)
     argv = switched_off(renamed(with_spaces(sys.argv[1:] if argv is None else argv), former), flags)
     if not any(arg in OF_ONES_OWN for arg in argv):

@@ -5,7 +5,6 @@ Files and pipes get whole lines and no colours. NO_COLOR=1 turns colours off, FO
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
@@ -134,11 +133,7 @@ class _Lines:
 
 def quiet_in_pipes() -> None:
     """Turn off the bars of transformers and the Hub where stderr is no terminal, for a whole program."""
-    if sys.stderr.isatty():
-        return
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # for those that are imported later
-    for name in ("transformers.utils.logging", "huggingface_hub.utils"):
-        module = sys.modules.get(name)
-        disable = getattr(module, "disable_progress_bar", None) or getattr(module, "disable_progress_bars", None)
-        if disable is not None:
-            disable()
+    if not sys.stderr.isatty():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()

@@ -383,11 +383,11 @@ def test_checkpoints_are_listed_with_step_loss_and_wer(tmp_path):
 
 
 def test_groups_of_steps_that_will_come_again_go(tmp_path):
-    start_run(tmp_path, 0)
+    start_run(tmp_path, 0, 5)
     leave_groups(tmp_path, [{"step": step} for step in (1, 2, 3)])
     groups = tmp_path / "report" / "groups.jsonl"
     groups.write_text(groups.read_text() + '{"step": 4, "hypo')  # killed while it wrote
-    start_run(tmp_path, 2)
+    start_run(tmp_path, 2, 5)
     assert [json.loads(line)["step"] for line in groups.read_text().splitlines()] == [1, 2]
 
 
@@ -396,10 +396,10 @@ def test_a_new_run_shows_no_clip_pair_or_group_of_the_one_before(tmp_path):
     stored = {"bytes": Path(write_clip(tmp_path / "clip.wav")).read_bytes(), "path": None}
     KeptAudio(run).keep("row-0", stored)
     (run / "report" / "notes.txt").write_text("of the user")
-    start_run(run, 5)
+    start_run(run, 5, 9)
     assert read_run(run).pairs and read_run(run).facts and read_run(run).kept_audio("row-0")
     assert [group["step"] for group in read_run(run).groups] == [1, 2, 3, 4, 5]
-    start_run(run, 0)
+    start_run(run, 0, 9)
     assert {path.name for path in (run / "report").rglob("*")} == {"notes.txt", "audio"}
     assert read_run(run).evaluation is not None
 
