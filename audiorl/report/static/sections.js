@@ -133,7 +133,7 @@ function stageChart(stages) {
   const measured = stages.filter((one) => one.after !== null);
   if (!measured.length) return null;
   const places = [{ name: "start", rate: measured[0].before, interval: null, kept: true, about: "" },
-    ...measured.map((one) => ({ ...one, rate: one.after, about: `${number(Number(one.minutes.toPrecision(2)))} min${one.kept ? "" : ", worse and not kept"}` }))];
+    ...measured.map((one) => ({ ...one, rate: one.after, about: `${number(Number(one.minutes.toPrecision(2)))} min${one.kept ? "" : ", higher and not kept"}` }))];
   const high = Math.max(...places.flatMap((one) => [one.rate, ...(one.interval || [])])) * 1.08 || 1;
   const x = (place) => LEFT + 24 + (place / Math.max(places.length - 1, 1)) * (WIDTH - LEFT - RIGHT - 56);
   const y = (rate) => HEIGHT - BOTTOM - (rate / high) * (HEIGHT - TOP - BOTTOM);
