@@ -226,25 +226,31 @@ def check_folder(path: str, told: str) -> None:
 
 _WHOLE_BYTES = 2**24  # of a larger file, as of weights, some blocks are read
 _BLOCKS, _BLOCK_BYTES = 64, 4096
-# Files of a folder that say what its clips are, or what a model is; there may be thousands of clips.
-_TELLING = {".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".safetensors", ".bin", ".model"}
+# Files of a folder that say what its clips are; there may be thousands of clips.
+_TELLING = {".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet"}
+# What decides what a model says; beside it may lie logs and reports.
+_OF_A_MODEL = ("config.json", "adapter_config.json", "generation_config.json", "*.safetensors", "*.bin")
 
 
 def content_digest(path: str | os.PathLike[str]) -> str | None:
-    """A short digest of a file, or of a folder's files with their names; None where there is no such path.
+    """A short digest of a file, of a model's folder or of one with clips; None where there is no such path.
 
-    Files above 16 MiB are known by size and 64 blocks of 4 KiB, clips and other data in a folder by their size.
+    Files above 16 MiB are known by size and 64 blocks of 4 KiB, clips in a folder by their names and sizes.
     """
     found = Path(path)
     if not found.exists():
         return None
-    files = [found] if found.is_file() else sorted(file for file in found.rglob("*") if file.is_file())
+    is_model = any((found / name).is_file() for name in _OF_A_MODEL[:2])
+    files = [found]
+    if found.is_dir():
+        named = [found.glob(name) for name in _OF_A_MODEL] if is_model else [found.rglob("*")]
+        files = sorted(file for group in named for file in group if file.is_file())
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
         name = "" if file == found else file.relative_to(found).as_posix()
         digest.update(f"{name} {size}\n".encode("utf-8", "surrogateescape"))
-        if file == found or file.suffix.lower() in _TELLING:
+        if file == found or is_model or file.suffix.lower() in _TELLING:
             _read_some(file, size, digest)
     return digest.hexdigest()[:16]
 

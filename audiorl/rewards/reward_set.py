@@ -331,30 +331,30 @@ NOT_PASSED = ("prompt", "completion", "completion_ids")
 
 
 def reward_settings(reward: Callable[..., Any]) -> dict[str, Any]:
-    """The settings of a reward that decide its values: fields of a dataclass, keywords of a `functools.partial`.
+    """The settings of a reward that decide its values: fields of a frozen dataclass, keywords of a `functools.partial`.
 
     Left out are a shipped reward's `ways` (how it gets its answers: addresses, patience) and its name. A long value
-    stands there as a digest.
+    stands there as a digest, and so do keywords, which may be secrets.
     """
     if isinstance(reward, NamedReward):
         reward = reward.function
     if isinstance(reward, functools.partial):
-        return {name: _told(value) for name, value in reward.keywords.items()}
-    if not is_dataclass(reward):
-        return {}
+        return {name: _told(value, shown=0) for name, value in reward.keywords.items()}
+    if not is_dataclass(reward) or not getattr(reward, "__dataclass_params__").frozen:  # noqa: B009
+        return {}  # fields of others may change on the way
     left_out = {"name", *getattr(reward, "ways", ())}
     named = [each.name for each in fields(reward) if each.init and each.name not in left_out]
     return {name: _told(getattr(reward, name)) for name in named}
 
 
-def _told(value: Any) -> Any:
+def _told(value: Any, shown: int = SHOWN_CHARACTERS) -> Any:
     """A setting as JSON has it; functions and objects by their names, which no address in memory changes."""
 
     def by_name(other: Any) -> str:
         return str(getattr(other, "__qualname__", None) or getattr(other, "name", None) or type(other).__qualname__)
 
-    written = json.dumps(value, default=by_name, sort_keys=True)
-    if len(written) > SHOWN_CHARACTERS:
+    written = json.dumps(value, default=by_name, skipkeys=True)
+    if len(written) > shown:
         return hashlib.sha256(written.encode()).hexdigest()[:16]
     return json.loads(written)
 

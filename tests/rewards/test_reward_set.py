@@ -4,13 +4,14 @@ import asyncio
 import functools
 import math
 import threading
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 
-from audiorl.rewards import RewardError, RewardSet, RightScript
+from audiorl.rewards import Judge, KeywordScore, NegativeWER, RewardError, RewardSet, RightScript
 from audiorl.rewards.reward_set import is_async
 
 WHERE = ["rows.jsonl line 1", "rows.jsonl line 1", "rows.jsonl line 2"]
@@ -437,3 +438,31 @@ def test_what_makes_no_sense_is_refused_when_built(rewards, weights, message):
 def test_one_reward_twice_under_two_names():
     rewards = RewardSet([RightScript(), RightScript(max_foreign=0, name="strict_language")])
     assert rewards.names == ("language", "strict_language")
+
+
+def scaled(completions, scale, key, **columns):
+    return [scale * len(text) for text in completions]
+
+
+@dataclass
+class Counting:
+    calls: int = 0
+
+    def __call__(self, completions, **columns):
+        self.calls += 1
+        return [0.0 for _ in completions]
+
+
+def test_settings_tell_what_decides_the_values_and_no_secret():
+    judge = Judge(url="http://127.0.0.1:1", model="large", timeout=3.0)
+    mine = functools.partial(scaled, scale=2.0, key="sk-12345")
+    found = RewardSet(
+        [NegativeWER(floor=-1.0), KeywordScore(keywords=[f"word{i}" for i in range(50)]), judge, mine, Counting()]
+    ).settings()
+    assert found["negative_wer.floor"] == -1.0 and found["negative_wer.normalise"] == "basic"
+    assert found["judge.model"] == "large" and not {"judge.url", "judge.timeout", "judge.name"} & set(found)
+    assert len(found["keywords.keywords"]) == len(found["scaled.key"]) == 16 and "sk-12345" not in str(found)
+    assert not [name for name in found if name.startswith("Counting")]
+    other = functools.partial(scaled, scale=3.0, key="sk-12345")
+    changed = RewardSet([NegativeWER(floor=-1.0), other]).settings()
+    assert changed["scaled.scale"] != found["scaled.scale"] and changed["scaled.key"] == found["scaled.key"]
