@@ -440,7 +440,7 @@ def test_one_reward_twice_under_two_names():
     assert rewards.names == ("language", "strict_language")
 
 
-def scaled(completions, scale, key, **columns):
+def keyed(completions, scale, key, **columns):
     return [scale * len(text) for text in completions]
 
 
@@ -455,14 +455,14 @@ class Counting:
 
 def test_settings_tell_what_decides_the_values_and_no_secret():
     judge = Judge(url="http://127.0.0.1:1", model="large", timeout=3.0)
-    mine = functools.partial(scaled, scale=2.0, key="sk-12345")
+    mine = functools.partial(keyed, scale=2.0, key="sk-12345")
     found = RewardSet(
         [NegativeWER(floor=-1.0), KeywordScore(keywords=[f"word{i}" for i in range(50)]), judge, mine, Counting()]
     ).settings()
     assert found["negative_wer.floor"] == -1.0 and found["negative_wer.normalise"] == "basic"
     assert found["judge.model"] == "large" and not {"judge.url", "judge.timeout", "judge.name"} & set(found)
-    assert len(found["keywords.keywords"]) == len(found["scaled.key"]) == 16 and "sk-12345" not in str(found)
+    assert len(found["keywords.keywords"]) == len(found["keyed.key"]) == 16 and "sk-12345" not in str(found)
     assert not [name for name in found if name.startswith("Counting")]
-    other = functools.partial(scaled, scale=3.0, key="sk-12345")
+    other = functools.partial(keyed, scale=3.0, key="sk-12345")
     changed = RewardSet([NegativeWER(floor=-1.0), other]).settings()
-    assert changed["scaled.scale"] != found["scaled.scale"] and changed["scaled.key"] == found["scaled.key"]
+    assert changed["keyed.scale"] != found["keyed.scale"] and changed["keyed.key"] == found["keyed.key"]
