@@ -74,12 +74,12 @@ def stop(message: str, code: int = FAILED) -> NoReturn:
 
 
 @contextmanager
-def interruptible(go_on: str) -> Iterator[None]:
-    """End the program on Ctrl-C within this block, and say how to go on."""
+def interruptible(go_on: str | Callable[[], str]) -> Iterator[None]:
+    """End the program on Ctrl-C within this block, and say how to go on, as it is known then."""
     try:
         yield
     except KeyboardInterrupt:
-        stop(f"interrupted; {go_on}", INTERRUPTED)
+        stop(f"interrupted; {go_on() if callable(go_on) else go_on}", INTERRUPTED)
 
 
 def run(main: Callable[[], None], *, go_on: str | None = None) -> None:

@@ -175,7 +175,7 @@ def test_no_color_and_ctrl_c_on_a_line_of_its_own_below_the_bar(base, data, tmp_
     lines = shown(written)
     assert code == 130
     assert lines[-2:] == [
-        "error: interrupted; go on with --resume_from_checkpoint True if a checkpoint was written",
+        "error: interrupted; it had written no checkpoint yet (--save_steps says how often)",
         "",
     ]
     assert lines[-3].startswith("training:  33%") and not COLOUR.search(written)

@@ -259,7 +259,7 @@ def tune_and_measure(
     elif before is None:
         before = trainer.decode(held_out)
     trainer.run_report.comes_later = before is not None
-    with interruptible("go on with --resume_from_checkpoint True if a checkpoint was written"):
+    with interruptible(trainer.saver.way_on):
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
     found: list[str] = []

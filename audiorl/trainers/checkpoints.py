@@ -196,6 +196,17 @@ class CheckpointSaver:
 
     # ---- going on ----
 
+    def way_on(self) -> str:
+        """How to go on with the run as it is now, a clause."""
+        own = [
+            path
+            for path in step_folders(self.folder.folder)
+            if (run_of(path) or {}).get("id") == self.fingerprint.run_id
+        ]
+        if own:
+            return f"go on from step {_step(own[-1])} with --resume_from_checkpoint True"
+        return "it had written no checkpoint yet (--save_steps says how often)"
+
     def begin(self, resume_from_checkpoint: str | bool | None) -> str | None:
         """Claim `output_dir` and find the checkpoint to resume from, before anything is spent. Every process calls
         this.

@@ -171,6 +171,14 @@ def frozen_whisper(scale: float):
     return model
 
 
+def test_an_interrupted_run_says_which_of_its_own_checkpoints_it_goes_on_from(copied):
+    again = trainer(copied, max_steps=1, **{**SAVING, "save_steps": 5})
+    assert again.saver.way_on() == "it had written no checkpoint yet (--save_steps says how often)"
+    more = trainer(copied, max_steps=5, **SAVING)
+    more.train(resume_from_checkpoint=True)
+    assert more.saver.way_on() == "go on from step 5 with --resume_from_checkpoint True"
+
+
 def test_the_frozen_policy_is_part_of_a_run(tmp_path):
     settings = {"max_steps": 2, **SAVING}
     trainer(tmp_path / "own", **settings).train()
