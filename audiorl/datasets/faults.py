@@ -116,7 +116,7 @@ class SkippedRows:
         """Append one line for each row that this process has not written yet, with all its faults given here.
 
         Args:
-            data: of which data set the rows are, where there are several; the line says it.
+            data: which data set the rows are of; written into the line.
 
         Raises:
             OSError: the file cannot be written.

@@ -166,8 +166,8 @@ def _config(config: MiningConfig | None, settings: dict[str, Any]) -> MiningConf
     for name in settings:
         if name not in known:
             near = get_close_matches(name, known, n=1)
-            meant = f"did you mean {near[0]!r}" if near else f"there are {', '.join(known)}"
-            raise ValueError(f"Mining has no setting {name!r}; {meant}? Change its name, or leave it out.")
+            meant = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(known)}."
+            raise ValueError(f"Mining has no setting {name!r}. {meant} Change its name, or leave it out.")
     return config or MiningConfig(**settings)
 
 

@@ -31,7 +31,7 @@ class ShippedReward(ABC):
 
     default_name: ClassVar[str]
     needed_columns: ClassVar[tuple[str, ...]] = ("text",)
-    ways: ClassVar[tuple[str, ...]] = ()  # settings that change no value, which a resumed run may change
+    ways: ClassVar[tuple[str, ...]] = ()  # settings that do not change values: a resumed run may change them
 
     @property
     def __name__(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
+from pyarrow.compute import binary_length
 from transformers.utils import logging
 
 from audiorl.audio.sources import SEGMENT_COLUMNS
@@ -129,8 +130,10 @@ def clips_trained_on(train: Any, measured: Any) -> int:
     """How many rows of one data set hear what a row of another hears: file, bytes, part and channel are compared."""
     if not isinstance(train, Dataset) or measured is None or isinstance(measured, IterableDataset):
         return 0
-    heard = set(_heard(train))
-    return sum(clip in heard for clip in _heard(speech_rows(measured)))
+    measured = speech_rows(measured)
+    sizes = set(_sizes(measured))
+    clips = set(_heard(train, sizes))
+    return sum(clip in clips for clip in _heard(measured, sizes))
 
 
 def warn_of_clips_trained_on(train: Any, measured: Any, args: SpeechConfig, name: str) -> None:
@@ -143,19 +146,29 @@ def warn_of_clips_trained_on(train: Any, measured: Any, args: SpeechConfig, name
         logger.warning(wrapped(told, sys.stderr))
 
 
-def _heard(rows: Dataset) -> Iterator[tuple[Any, ...]]:
-    """What tells the clip of each row."""
-    names = [name for name in ("audio", *SEGMENT_COLUMNS, "duration", "channel") if name in rows.column_names]
-    for table in rows.select_columns(names).with_format("arrow").iter(1000):
-        for row in table.to_pylist():
-            entry = row.get("audio") or {}
-            content = entry.get("bytes")
-            clip = entry.get("path") if content is None else hashlib.sha256(without_time(content)).digest()
+def _sizes(rows: Dataset) -> Iterator[int | None]:
+    """Bytes of each row's clip; None of one in a file."""
+    for table in rows.select_columns(["audio"]).with_format("arrow").iter(1000):
+        yield from binary_length(table.column("audio").combine_chunks().field("bytes")).to_pylist()
+
+
+def _heard(rows: Dataset, sizes: set[int | None]) -> Iterator[tuple[Any, ...]]:
+    """What tells the clip of each row; bytes are read only where they are as many as in `sizes`."""
+    columns = [name for name in (*SEGMENT_COLUMNS, "duration", "channel") if name in rows.column_names]
+    for table in rows.select_columns(["audio", *columns]).with_format("arrow").iter(1000):
+        audio = table.column("audio").combine_chunks()
+        content, paths = audio.field("bytes"), audio.field("path").to_pylist()
+        for place, size in enumerate(binary_length(content).to_pylist()):
+            clip = paths[place]
+            if size is not None:
+                clip = hashlib.sha256(without_time(content[place].as_py())).digest() if size in sizes else None
+            if clip is None:
+                continue
+            row = {name: table.column(name)[place].as_py() for name in columns}
             part = [row.get(name) for name in SEGMENT_COLUMNS]
             # of a row without a part it is how long its file is
             length = None if part == [None] * len(part) else row.get("duration")
-            if clip is not None:
-                yield clip, *part, length, row.get("channel")
+            yield clip, *part, length, row.get("channel")
 
 
 def tell_unused_rows(args: SpeechConfig, skipped: SkippedRows, left_out: SkippedRows, resumed: bool) -> dict[str, int]:

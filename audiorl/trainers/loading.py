@@ -92,7 +92,7 @@ def load_checkpoint(model: str | os.PathLike, options: dict[str, Any]) -> nn.Mod
         with loaded_whole():
             return _from_name(model, options)
     except OSError as error:
-        here = "" if os.path.exists(model) else "no folder here has that name, and of the Hub: "
+        here = "" if os.path.exists(model) else "no folder here has that name, and the Hub gave none: "
         raise ValueError(
             f"No model could be loaded from {str(model)!r}: {here}{str(error).rstrip('. ')}. Check the name; a folder "
             "has to hold config.json and weights, and a Hub name needs a connection."

@@ -385,7 +385,7 @@ def test_rows_of_every_form_are_taken(tmp_path):
 
 
 def test_a_misspelt_setting_is_told_with_the_one_that_is_meant():
-    with pytest.raises(ValueError, match=r"no setting 'num_generation'; did you mean 'num_generations'\?"):
+    with pytest.raises(ValueError, match=r"no setting 'num_generation'. Did you mean 'num_generations'\?"):
         mine_pairs(None, None, [], num_generation=2)
     with pytest.raises(ValueError, match=r"got MinedPairs. Pass its rows\."):
         speech_rows(MinedPairs())
